@@ -1,0 +1,171 @@
+//! [`Claim`]: the wish of one holder to have one name for a TTL.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use crate::life::Life;
+use crate::session::{Carrier, Session};
+use crate::sync::locked;
+use crate::{Holder, HolderInfo, LockName, LossReason, observe};
+
+/// The wish of one holder to have one name for a TTL: what a store is asked for, and by which it is asked again.
+///
+/// Every acquisition has a claim of its own, with a fresh [`Holder`]. Cloning is cheap and gives the same claim.
+#[derive(Clone)]
+pub struct Claim(Arc<Inner>);
+
+struct Inner {
+    name: LockName,
+    holder: Holder,
+    ttl: Duration,
+    fixed: bool,
+    queues: bool,
+    info: Arc<HolderInfo>,
+    /// A request for this claim was cut off: it may still be applied, at any time.
+    unclear: AtomicBool,
+    life: Life,
+    carrier: Mutex<Weak<Carrier>>,
+    notes: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl Claim {
+    /// A claim of a fresh holder, renewed and without a place in a queue. The core makes claims for its users; tests
+    /// of a store make their own.
+    pub fn new(name: LockName, ttl: Duration) -> Claim {
+        Claim::with(name, ttl, false, false, Arc::default())
+    }
+
+    /// A claim that enters the queue of a store that has one.
+    pub fn queueing(name: LockName, ttl: Duration) -> Claim {
+        Claim::with(name, ttl, false, true, Arc::default())
+    }
+
+    pub(crate) fn with(name: LockName, ttl: Duration, fixed: bool, queues: bool, info: Arc<HolderInfo>) -> Claim {
+        Claim(Arc::new(Inner {
+            name,
+            holder: Holder::fresh(),
+            ttl,
+            fixed,
+            queues,
+            info,
+            unclear: AtomicBool::new(false),
+            life: Life::until(Life::FOREVER),
+            carrier: Mutex::default(),
+            notes: OnceLock::new(),
+        }))
+    }
+
+    /// The lock's name.
+    pub fn name(&self) -> &LockName {
+        &self.0.name
+    }
+
+    /// Who claims it.
+    pub fn holder(&self) -> Holder {
+        self.0.holder
+    }
+
+    /// How long the store shall keep the lease if it is not renewed.
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// Whether the lease is never renewed; where a store's sessions carry leases, it gets one of its own.
+    pub fn is_fixed(&self) -> bool {
+        self.0.fixed
+    }
+
+    /// Whether the claim takes a place in the store's queue when the lock is held. If not, a request for a held lock
+    /// must write nothing.
+    pub fn queues(&self) -> bool {
+        self.0.queues
+    }
+
+    /// What people shall see of the holder.
+    pub fn info(&self) -> &HolderInfo {
+        &self.0.info
+    }
+
+    /// Whether a request for this claim was cut off before its answer came, so that it may be applied later. A store
+    /// that can leave a mark which such a late request meets leaves it when it releases an unclear claim.
+    pub fn is_unclear(&self) -> bool {
+        self.0.unclear.load(Ordering::Acquire)
+    }
+
+    /// What the store itself keeps with this claim, made at the first call: a key, a vote, a connection.
+    ///
+    /// # Panics
+    ///
+    /// If the same claim was given notes of another type before: a claim belongs to one store.
+    pub fn notes<T: Send + Sync + 'static>(&self, init: impl FnOnce() -> T) -> &T {
+        self.0
+            .notes
+            .get_or_init(|| Box::new(init()))
+            .downcast_ref()
+            .expect("BUG: the notes of a claim have one type, that of its store")
+    }
+
+    /// The session that carries this claim, if a store put it on a shared one.
+    pub fn session(&self) -> Option<Session> {
+        locked(&self.0.carrier).upgrade().map(Session::shared)
+    }
+
+    pub(crate) fn set_unclear(&self) {
+        self.0.unclear.store(true, Ordering::Release);
+    }
+
+    /// Over when its lease is lost or released by itself; the session's life bounds it as well.
+    pub(crate) fn life(&self) -> &Life {
+        &self.0.life
+    }
+
+    /// Its lease is lost; the first reason stays.
+    pub(crate) fn lose(&self, why: LossReason) {
+        if self.0.life.end(why) {
+            observe::lost(self, why);
+        }
+    }
+
+    pub(crate) fn carried_by(&self, carrier: &Arc<Carrier>) {
+        let before = std::mem::replace(&mut *locked(&self.0.carrier), Arc::downgrade(carrier));
+        if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, carrier)) {
+            before.put_down(self.0.holder);
+        }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakClaim {
+        WeakClaim(Arc::downgrade(&self.0))
+    }
+}
+
+/// A claim that somebody else keeps alive.
+pub(crate) struct WeakClaim(Weak<Inner>);
+
+impl WeakClaim {
+    pub(crate) fn upgrade(&self) -> Option<Claim> {
+        self.0.upgrade().map(Claim)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(carrier) = locked(&self.carrier).upgrade() {
+            carrier.put_down(self.holder);
+        }
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("name", &self.0.name)
+            .field("holder", &self.0.holder)
+            .field("ttl", &self.0.ttl)
+            .field("fixed", &self.0.fixed)
+            .field("queues", &self.0.queues)
+            .finish_non_exhaustive()
+    }
+}

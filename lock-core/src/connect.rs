@@ -1,0 +1,149 @@
+//! [`Connect`]: from a URL to [`Locks`].
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::{Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl};
+
+/// Connecting to a store: settings, and then `.await`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
+/// let registry = lock_core::Registry::new().with(lock_core::MemoryDriver);
+/// let locks = registry.connect("memory:").holder_info("nightly").await?;
+/// let refused = registry.connect("memory:").for_correctness().await.unwrap_err();
+/// assert_eq!(refused.kind(), lock_core::ErrorKind::TooWeak);
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that is not accepted or a store that is not there;
+/// [`TooWeak`](ErrorKind::TooWeak) where the store does not promise what was asked for;
+/// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied) from the
+/// store.
+///
+/// # Cancel safety
+///
+/// A store that was not yet open is left as it was.
+#[must_use = "connecting begins when this is awaited"]
+pub struct Connect<G: Guard = LockGuard> {
+    registry: Registry,
+    url: Result<StoreUrl>,
+    clock: Clock,
+    call_timeout: Duration,
+    holder_text: String,
+    ttl: Option<Duration>,
+    wait: Option<Duration>,
+    least: Vec<Guarantees>,
+    guard: PhantomData<fn() -> G>,
+}
+
+impl Connect {
+    pub(crate) fn new(registry: Registry, url: Result<StoreUrl>) -> Connect {
+        Connect {
+            registry,
+            url,
+            clock: Clock::system(),
+            call_timeout: Locks::DEFAULT_CALL_TIMEOUT,
+            holder_text: String::new(),
+            ttl: None,
+            wait: None,
+            least: Vec::new(),
+            guard: PhantomData,
+        }
+    }
+
+    /// For locks whose double hold is a bug: the guards carry fencing tokens, and a store that cannot keep their order
+    /// is refused with the reason.
+    pub fn for_correctness(self) -> Connect<FencedGuard> {
+        Connect {
+            registry: self.registry,
+            url: self.url,
+            clock: self.clock,
+            call_timeout: self.call_timeout,
+            holder_text: self.holder_text,
+            ttl: self.ttl,
+            wait: self.wait,
+            least: self.least,
+            guard: PhantomData,
+        }
+    }
+}
+
+impl<G: Guard> Connect<G> {
+    /// Refuses a store that promises less than this.
+    pub fn require(mut self, least: Guarantees) -> Self {
+        self.least.push(least);
+        self
+    }
+
+    /// Free text that people see of the holders of this process, cut after 256 bytes.
+    pub fn holder_info(mut self, text: impl Into<String>) -> Self {
+        self.holder_text = text.into();
+        self
+    }
+
+    /// The time for one call to the store, connecting among them; by default 5 seconds.
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = limit;
+        self
+    }
+
+    /// How much earlier than the store a holder stops believing; by default 1 % of the TTL plus 2 ms.
+    pub fn margin(mut self, margin: Duration) -> Self {
+        self.clock = self.clock.with_margin(margin);
+        self
+    }
+
+    /// The TTL of locks that set none; by default 30 seconds.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How long locks wait that set nothing; by default without limit.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
+        self
+    }
+
+    async fn connect(self) -> Result<Locks<G>> {
+        let url = self.url?;
+        let opening = self.registry.open(&url, &self.clock);
+        let store = tokio::time::timeout(self.call_timeout, opening).await.unwrap_or_else(|_| {
+            let text = format!("{url} did not answer within {:?}", self.call_timeout);
+            Err(Error::refused(ErrorKind::TimedOut, text))
+        })?;
+        for least in std::iter::once(&G::LEAST).chain(&self.least) {
+            self.registry.require(url.scheme(), &*store, least)?;
+        }
+        let mut builder =
+            Locks::builder_of(store).clock(self.clock).call_timeout(self.call_timeout).holder_info(self.holder_text);
+        if let Some(ttl) = self.ttl {
+            builder = builder.ttl(ttl);
+        }
+        if let Some(wait) = self.wait {
+            builder = builder.wait(wait);
+        }
+        Ok(builder.build().with_guards())
+    }
+}
+
+impl<G: Guard> IntoFuture for Connect<G> {
+    type Output = Result<Locks<G>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.connect())
+    }
+}
+
+impl<G: Guard> fmt::Debug for Connect<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect").field("url", &self.url).field("least", &self.least).finish_non_exhaustive()
+    }
+}

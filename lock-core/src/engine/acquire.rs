@@ -1,0 +1,316 @@
+//! [`acquire`]: the one loop that asks, waits and asks again, for every store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::lines::{Place, held_by};
+use super::withdrawal::{Call, Withdrawal};
+use crate::{
+    Attempt, Claim, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockName, Moment, Result, Session,
+    WaitStyle, Waiting, observe,
+};
+
+/// What the caller wants.
+pub(crate) struct Wanted {
+    pub(crate) name: LockName,
+    pub(crate) ttl: Duration,
+    pub(crate) fixed: bool,
+    /// `None`: never wait. `Some(None)`: wait without limit.
+    pub(crate) wait: Option<Option<Duration>>,
+    pub(crate) on_wait: Option<Arc<dyn Fn(&HeldBy) + Send + Sync>>,
+}
+
+/// What the caller gets.
+pub(crate) struct Grant {
+    pub(crate) claim: Claim,
+    pub(crate) session: Session,
+    pub(crate) token: Option<FencingToken>,
+}
+
+/// Acquires; `None` if the lock is held and the caller does not wait.
+pub(crate) async fn acquire(engine: Arc<Engine>, wanted: Wanted) -> Result<Option<Grant>> {
+    engine.admit()?;
+    let Some(limit) = wanted.wait else { return try_once(&engine, &wanted).await };
+    let started = engine.clock.now();
+    let waiter = Waiter {
+        started,
+        until: limit.map(|limit| started.after(limit)),
+        queues: engine.store.guarantees().waiting == WaitStyle::Queued,
+        engine,
+        wanted,
+    };
+    waiter.acquire().await.map(Some)
+}
+
+async fn try_once(engine: &Arc<Engine>, wanted: &Wanted) -> Result<Option<Grant>> {
+    let mut pending = Pending::new(engine, wanted, false);
+    match pending.request().await? {
+        Answer::Granted(grant) => {
+            observe::acquired(&grant.claim, Duration::ZERO);
+            Ok(Some(grant))
+        }
+        Answer::Held(_) => {
+            observe::contended(&pending.claim);
+            Ok(None)
+        }
+        Answer::TooLate => Err(too_late(&pending.claim)),
+    }
+}
+
+/// An acquire that waits.
+struct Waiter {
+    engine: Arc<Engine>,
+    wanted: Wanted,
+    started: Moment,
+    until: Option<Moment>,
+    queues: bool,
+}
+
+/// For how long a store that fails to answer is asked again, and how soon.
+struct Trouble {
+    since: Moment,
+    pause: Duration,
+}
+
+impl Waiter {
+    async fn acquire(&self) -> Result<Grant> {
+        let mut place = None;
+        if !self.queues {
+            place = self.engine.lines.join_formed(&self.wanted.name);
+        }
+        let mut trouble = None;
+        let mut pending = Pending::new(&self.engine, &self.wanted, self.queues);
+        loop {
+            if let Some(place) = &place {
+                self.take_turn(place, &pending.claim).await?;
+            }
+            match pending.request().await {
+                Ok(Answer::Granted(grant)) => return Ok(self.granted(grant, place)),
+                Ok(Answer::TooLate) => {
+                    self.retry(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
+                    pending = Pending::new(&self.engine, &self.wanted, self.queues);
+                }
+                Ok(Answer::Held(held)) => {
+                    trouble = None;
+                    if !self.wait(&pending.claim, &held, &mut place).await? {
+                        // What carried its place in the queue has ended: a new claim takes a new place.
+                        pending = Pending::new(&self.engine, &self.wanted, self.queues);
+                    }
+                }
+                Err(error) => self.retry(&mut trouble, &pending.claim, error).await?,
+            }
+        }
+    }
+
+    fn granted(&self, grant: Grant, place: Option<Place>) -> Grant {
+        if let Some(place) = place {
+            place.served(&grant.claim, &grant.session);
+        }
+        observe::acquired(&grant.claim, self.engine.clock.now().since(self.started));
+        grant
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| self.engine.clock.now() >= until)
+    }
+
+    async fn over(&self) {
+        match self.until {
+            Some(until) => self.engine.clock.sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until `place` is the head of this process's line, and whom it served before no longer holds the lock.
+    async fn take_turn(&self, place: &Place, claim: &Claim) -> Result<()> {
+        let mut told = false;
+        loop {
+            let holder = place.local_holder();
+            if holder.is_none() && place.is_head() {
+                return Ok(());
+            }
+            let by = holder.as_ref().map(|(holder, _)| held_by(holder)).unwrap_or_default();
+            let by = place.ahead(by);
+            if !std::mem::replace(&mut told, true) {
+                self.tell(&by);
+            }
+            tokio::select! {
+                () = place.called() => {}
+                () = lost(holder) => {}
+                () = self.over() => return Err(self.contended(claim, by)),
+            }
+        }
+    }
+
+    /// Waits for a hint, or until the lease in the way can have ended; false if the waiter's own session has.
+    async fn wait(&self, claim: &Claim, held: &Waiting, place: &mut Option<Place>) -> Result<bool> {
+        observe::waiting(claim, held);
+        self.tell(&held.by);
+        if self.is_over() {
+            return Err(self.contended(claim, held.by.clone()));
+        }
+        if let Some(session) = &held.session {
+            self.engine.keep(session);
+        }
+        if place.is_none() && !self.queues {
+            let joined = place.insert(self.engine.lines.join(&self.wanted.name));
+            if !joined.is_head() {
+                return Ok(true);
+            }
+        }
+        // A store that answers "again, at once" for ever must not keep a processor busy.
+        let look_again = held.look_again.max(Duration::from_millis(1));
+        let hint = async {
+            if self.engine.store.wait(claim, held).await.is_err() {
+                tokio::time::sleep(look_again.min(Duration::from_millis(250))).await;
+            }
+        };
+        let look_again = self.engine.clock.now().after(look_again);
+        tokio::select! {
+            () = hint => {}
+            () = called(place.as_ref()) => {}
+            () = self.engine.clock.sleep_until(look_again) => {}
+            () = ended(held.session.as_ref()) => {}
+            () = self.over() => return Err(self.contended(claim, held.by.clone())),
+        }
+        Ok(held.session.as_ref().is_none_or(Session::is_valid))
+    }
+
+    /// Pauses after a failure that may pass; gives the error back if it may not, or has lasted too long.
+    async fn retry(&self, trouble: &mut Option<Trouble>, claim: &Claim, error: Error) -> Result<()> {
+        let now = self.engine.clock.now();
+        let trouble = trouble.get_or_insert(Trouble { since: now, pause: Duration::from_millis(10) });
+        // Who waits without a limit still wants to hear that there is no store.
+        let patience = self.until.unwrap_or_else(|| trouble.since.after(claim.ttl()));
+        if !error.is_retryable() || now >= patience {
+            return Err(error);
+        }
+        observe::retrying(claim, &error);
+        let jitter = u64::from(claim.holder().as_u128() as u8);
+        let pause = trouble.pause + trouble.pause * jitter as u32 / 512;
+        trouble.pause = (trouble.pause * 2).min(Duration::from_secs(1));
+        self.engine.clock.sleep_until(now.after(pause).min(patience)).await;
+        Ok(())
+    }
+
+    fn tell(&self, by: &HeldBy) {
+        if let Some(on_wait) = &self.wanted.on_wait {
+            on_wait(by);
+        }
+    }
+
+    fn contended(&self, claim: &Claim, by: HeldBy) -> Error {
+        observe::contended(claim);
+        let waited = self.until.map(|until| until.since(self.started)).unwrap_or_default();
+        let text = format!("\"{}\" is held by {by}, and was not free within {waited:?}", claim.name());
+        Error::contended(text, Some(by))
+    }
+}
+
+async fn called(place: Option<&Place>) {
+    match place {
+        Some(place) => place.called().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(session: Option<&Session>) {
+    match session {
+        Some(session) => drop(session.lost().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn lost(holder: Option<(Claim, Session)>) {
+    match holder {
+        Some((_, session)) => drop(session.lost().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn too_late(claim: &Claim) -> Error {
+    let text = format!(
+        "\"{}\" was granted, but the answer came after its validity of {:?} had ended; it is given back",
+        claim.name(),
+        claim.ttl()
+    );
+    Error::new(ErrorKind::TimedOut, Effect::None, text)
+}
+
+/// What a request brought.
+enum Answer {
+    Granted(Grant),
+    Held(Waiting),
+    /// It was granted, but may no longer be believed in.
+    TooLate,
+}
+
+/// A claim that is being asked for. Dropped before it is granted, it is withdrawn.
+struct Pending {
+    engine: Arc<Engine>,
+    claim: Claim,
+    /// The request under way.
+    request: Option<Call<Attempt>>,
+    /// Whether the store may keep something for this claim: a lease, or a place in the queue.
+    may_be_known: bool,
+}
+
+impl Pending {
+    fn new(engine: &Arc<Engine>, wanted: &Wanted, queues: bool) -> Pending {
+        let claim = Claim::with(wanted.name.clone(), wanted.ttl, wanted.fixed, queues, engine.info.clone());
+        Pending { engine: engine.clone(), claim, request: None, may_be_known: false }
+    }
+
+    /// Asks once.
+    async fn request(&mut self) -> Result<Answer> {
+        let (store, claim) = (self.engine.store.clone(), self.claim.clone());
+        // The clock is read before the request can leave.
+        let sent = self.engine.clock.now();
+        let request = self.request.insert(Box::pin(async move { store.request(&claim).await }));
+        let answer = tokio::time::timeout(self.engine.call_timeout, request).await;
+        self.request = None;
+        match answer {
+            Ok(Ok(Attempt::Granted(lease))) => Ok(self.granted(lease, sent)),
+            Ok(Ok(Attempt::Held(held))) => {
+                self.may_be_known |= self.claim.queues();
+                Ok(Answer::Held(held))
+            }
+            Ok(Err(error)) => {
+                if error.may_have_taken_effect() {
+                    self.cut_off();
+                }
+                Err(error)
+            }
+            Err(_) => {
+                self.cut_off();
+                Err(self.engine.no_answer(&format!("asking for \"{}\"", self.claim.name())))
+            }
+        }
+    }
+
+    fn cut_off(&mut self) {
+        self.may_be_known = true;
+        self.claim.set_unclear();
+    }
+
+    fn granted(&mut self, lease: Lease, sent: Moment) -> Answer {
+        self.may_be_known = true;
+        let clock = &self.engine.clock;
+        let session = lease.session.unwrap_or_else(|| Session::of_one(self.claim.clone(), clock, sent, lease.ttl));
+        if session.loss().is_some() || self.claim.life().is_over() {
+            return Answer::TooLate;
+        }
+        self.may_be_known = false;
+        self.engine.keep(&session);
+        Answer::Granted(Grant { claim: self.claim.clone(), session, token: lease.token })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.request.is_some() || self.may_be_known {
+            Withdrawal::later(&self.engine, self.claim.clone(), self.request.take());
+        }
+    }
+}

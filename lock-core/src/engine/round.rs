@@ -1,0 +1,71 @@
+//! [`Round`]: one renewal call, for one batch.
+
+use std::sync::Arc;
+
+use super::Engine;
+use crate::sync::locked;
+use crate::{Error, Renewals, Renewed, Session, observe};
+
+/// One renewal call. From its beginning to its end, however it ends, its sessions are asked again later than others.
+pub(crate) struct Round {
+    engine: Arc<Engine>,
+    batch: Renewals,
+}
+
+impl Round {
+    pub(crate) fn begin(engine: &Arc<Engine>, sessions: Vec<Session>) -> Round {
+        let now = engine.clock.now();
+        let mut timers = locked(&engine.timers);
+        for session in &sessions {
+            session.schedule().asked(now);
+            timers.replan(session);
+        }
+        drop(timers);
+        Round { engine: engine.clone(), batch: Renewals::of_sessions(&engine.clock, sessions) }
+    }
+
+    /// Asks the store. Every answer takes effect at once, also if this is dropped in the middle.
+    pub(crate) async fn ask(&mut self) {
+        // Beyond their validity an answer would come too late.
+        let valid = self.batch.iter().map(|entry| entry.session().remaining()).max().unwrap_or_default();
+        let limit = self.engine.call_timeout.min(valid);
+        if tokio::time::timeout(limit, self.engine.store.renew(&self.batch)).await.is_err() {
+            self.batch.fail(self.engine.no_answer("renewing"));
+        }
+    }
+
+    /// Why something stayed unanswered, if something did.
+    pub(crate) fn unanswered(&self) -> Option<Error> {
+        self.batch
+            .iter()
+            .any(|entry| entry.answered().is_none())
+            .then(|| self.batch.failure().unwrap_or_else(|| self.engine.no_answer("renewing")))
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        let mut unanswered = 0;
+        let mut not_held = 0;
+        let mut sooner = false;
+        let mut timers = locked(&self.engine.timers);
+        for entry in &self.batch {
+            match entry.answered() {
+                None => unanswered += 1,
+                Some(Renewed::NotHeld) => not_held += 1,
+                Some(_) => {}
+            }
+            entry.session().schedule().answered(entry.answered().is_some());
+            sooner |= timers.replan(entry.session());
+        }
+        drop(timers);
+        if unanswered > 0 {
+            observe::renewal_failed(unanswered, self.batch.len(), self.batch.failure().as_ref());
+        } else {
+            observe::renewed(self.batch.len() - not_held, not_held);
+        }
+        if sooner {
+            self.engine.work.notify_one();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! [`Schedule`], when a session is due; [`Timers`], which session is due next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::{Moment, Session};
+
+/// When one session is looked at next.
+///
+/// A lease is renewed a third of its TTL after the last confirmed renewal was *sent*, so that two more tries fit
+/// before its end. While a call is under way it is asked again after a sixth of the TTL (the call that hangs is not
+/// given up: its answer counts if it still comes); after a call that failed, after a twentieth.
+pub(crate) struct Schedule {
+    tick: Option<(Moment, u64)>,
+    renewed: Moment,
+    asked: Moment,
+    under_way: u32,
+    failures: u32,
+}
+
+impl Schedule {
+    pub(crate) fn renewed_at(sent: Moment) -> Schedule {
+        Schedule { tick: None, renewed: sent, asked: sent, under_way: 0, failures: 0 }
+    }
+
+    pub(crate) fn confirmed(&mut self, sent: Moment) {
+        self.renewed = self.renewed.max(sent);
+        self.failures = 0;
+    }
+
+    pub(crate) fn asked(&mut self, now: Moment) {
+        self.asked = now;
+        self.under_way += 1;
+    }
+
+    pub(crate) fn answered(&mut self, answered: bool) {
+        self.under_way -= 1;
+        if !answered {
+            self.failures += 1;
+        }
+    }
+
+    /// How many calls in a row brought no answer.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When the next renewal is due.
+    pub(crate) fn due(&self, ttl: Duration) -> Moment {
+        let due = self.renewed.after(ttl / 3);
+        match (self.under_way, self.failures) {
+            (0, 0) => due,
+            (0, _) => due.max(self.asked.after(ttl / 20)),
+            _ => due.max(self.asked.after(ttl / 6)),
+        }
+    }
+}
+
+/// The sessions by when they are to be looked at. A session that is removed leaves nothing behind.
+#[derive(Default)]
+pub(crate) struct Timers {
+    queue: BTreeMap<(Moment, u64), Session>,
+    added: u64,
+}
+
+impl Timers {
+    /// Looks at `session` from now on, unless it is looked at early enough; gives whether it is now the first of all.
+    pub(crate) fn keep(&mut self, session: &Session) -> bool {
+        let at = Self::next_look(session);
+        let planned = session.schedule().tick;
+        match planned {
+            // A shared session that carried nothing was left to expire; now it carries something again.
+            Some((planned, _)) if planned <= at => false,
+            _ => self.plan(session),
+        }
+    }
+
+    /// Looks at `session` at its next time; gives whether it is now the first of all.
+    pub(crate) fn plan(&mut self, session: &Session) -> bool {
+        let at = Self::next_look(session);
+        self.remove(session);
+        self.added += 1;
+        let tick = (at, self.added);
+        session.schedule().tick = Some(tick);
+        self.queue.insert(tick, session.clone());
+        self.queue.first_key_value().is_some_and(|(first, _)| *first == tick)
+    }
+
+    /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
+    pub(crate) fn replan(&mut self, session: &Session) -> bool {
+        session.schedule().tick.is_some() && self.plan(session)
+    }
+
+    fn next_look(session: &Session) -> Moment {
+        let deadline = session.life().deadline();
+        if session.is_renewed() { deadline.min(session.schedule().due(session.ttl())) } else { deadline }
+    }
+
+    pub(crate) fn remove(&mut self, session: &Session) {
+        let tick = session.schedule().tick.take();
+        if let Some(tick) = tick {
+            self.queue.remove(&tick);
+        }
+    }
+
+    /// The sessions whose time has come. If there are any, those that would follow within a twentieth of their TTL
+    /// come along, so that renewals travel together. They stay in the queue until they are planned anew or removed.
+    pub(crate) fn due(&self, now: Moment) -> Vec<Session> {
+        let mut due = Vec::new();
+        let mut widest = Duration::ZERO;
+        for ((at, _), session) in &self.queue {
+            let early = at.since(now);
+            if early > widest {
+                break;
+            }
+            let slack = if session.is_renewed() { session.ttl() / 20 } else { Duration::ZERO };
+            if early <= slack {
+                widest = widest.max(slack);
+                due.push(session.clone());
+            }
+        }
+        due
+    }
+
+    pub(crate) fn next(&self) -> Option<Moment> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}

@@ -1,0 +1,197 @@
+//! [`Error`], what went wrong; [`LossReason`], why a lease is lost.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::HeldBy;
+
+/// The result of a lock operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. It answers three questions: what [`kind`](Error::kind), may I ask again
+/// ([`is_retryable`](Error::is_retryable)), may it have taken effect
+/// ([`may_have_taken_effect`](Error::may_have_taken_effect)).
+///
+/// It is opaque, one pointer wide and cheap to clone (one failed batch answers many callers); the cause stays in
+/// [`source`](std::error::Error::source). Its text never holds a password.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    effect: Effect,
+    message: String,
+    held_by: Option<HeldBy>,
+    loss: Option<LossReason>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What kind of thing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The lock's name is not accepted.
+    InvalidName,
+    /// A URL, a setting or a duration is not accepted, or the store is none that can be used so.
+    InvalidConfig,
+    /// The store does not promise what was asked for.
+    TooWeak,
+    /// Somebody else holds the lock, and went on holding it for as long as the caller would wait.
+    Contended,
+    /// The lease was lost: the holder may no longer believe in it.
+    Lost,
+    /// A fence refused the token: a later holder was there, or the token is of another realm.
+    Fenced,
+    /// The store cannot be reached, or cannot answer now.
+    Unavailable,
+    /// The store did not answer in time.
+    TimedOut,
+    /// The store refuses this user, certificate or key space.
+    Denied,
+    /// The `Locks` were closed.
+    Closed,
+    /// The store answered something that it should never answer.
+    Protocol,
+}
+
+/// Whether a failed operation may have changed something in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Nothing changed.
+    None,
+    /// It is unknown whether the operation took effect, or still will.
+    Unknown,
+}
+
+/// Why a lease is lost. A lost lease is lost for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// Its validity ended before a renewal was confirmed.
+    Expired,
+    /// The store said that this holder does not hold it: it expired there, or an operator broke it.
+    NotHeld,
+    /// The session that carried it has ended.
+    SessionEnded,
+    /// Its guard was released or dropped.
+    Released,
+}
+
+impl Error {
+    /// An error of this kind; `message` is one line that says what and why.
+    pub fn new(kind: ErrorKind, effect: Effect, message: impl Into<String>) -> Error {
+        Error(Arc::new(Inner { kind, effect, message: message.into(), held_by: None, loss: None, source: None }))
+    }
+
+    /// An error of this kind that certainly changed nothing.
+    pub fn refused(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error::new(kind, Effect::None, message)
+    }
+
+    /// Adds the cause. Its text must hold no secret: it is shown by `Debug` and by error reporters.
+    #[must_use]
+    pub fn with_source(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        self.change(|inner| inner.source = Some(source.into()))
+    }
+
+    pub(crate) fn contended(message: String, held_by: Option<HeldBy>) -> Error {
+        Error::refused(ErrorKind::Contended, message).change(|inner| inner.held_by = held_by)
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Inner)) -> Error {
+        change(Arc::get_mut(&mut self.0).expect("BUG: an error is completed before it is shared"));
+        self
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether asking again may succeed without anybody changing something first.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::Contended)
+    }
+
+    /// Whether the operation may have taken effect all the same, or still may.
+    pub fn may_have_taken_effect(&self) -> bool {
+        self.0.effect == Effect::Unknown
+    }
+
+    /// Who holds the lock, for [`ErrorKind::Contended`] where the store could say.
+    pub fn held_by(&self) -> Option<&HeldBy> {
+        self.0.held_by.as_ref()
+    }
+
+    /// Why the lease was lost, for [`ErrorKind::Lost`].
+    pub fn loss(&self) -> Option<LossReason> {
+        self.0.loss
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Error");
+        shown.field("kind", &self.0.kind).field("effect", &self.0.effect).field("message", &self.0.message);
+        if let Some(source) = &self.0.source {
+            shown.field("source", &source.to_string());
+        }
+        shown.finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LossReason::Expired => "its validity ended before a renewal was confirmed",
+            LossReason::NotHeld => "the store no longer has it as the holder's",
+            LossReason::SessionEnded => "the session that carried it has ended",
+            LossReason::Released => "it was released",
+        })
+    }
+}
+
+impl std::error::Error for LossReason {}
+
+impl From<LossReason> for Error {
+    fn from(reason: LossReason) -> Error {
+        Error::refused(ErrorKind::Lost, format!("the lease is lost: {reason}"))
+            .change(|inner| inner.loss = Some(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_pointer_wide() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn an_unknown_outcome_says_so_and_keeps_its_cause() {
+        let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, "no answer").with_source("reset by peer");
+        assert!(error.is_retryable() && error.may_have_taken_effect());
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "reset by peer");
+    }
+
+    #[test]
+    fn a_loss_becomes_an_error_that_still_knows_its_reason() {
+        let error = Error::from(LossReason::NotHeld);
+        assert_eq!((error.kind(), error.loss()), (ErrorKind::Lost, Some(LossReason::NotHeld)));
+        assert!(!error.is_retryable());
+    }
+}

@@ -1,0 +1,365 @@
+//! [`Guarantees`]: what a store, as configured, promises, as a value that code and configuration can compare.
+
+use std::fmt;
+use std::ops::{BitOr, Sub};
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that can happen to a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Fault {
+    /// The store's process ends (`kill -9`) and is started again.
+    Crash,
+    /// The machine loses power: what was not synced to disk is gone.
+    PowerLoss,
+    /// Another server takes the place of the one that decided.
+    FailOver,
+    /// Less than half of the store's members are lost for good.
+    MinorityLoss,
+    /// The server's wall clock is set forward or back.
+    ClockStep,
+    /// The server stops for a while and goes on.
+    Pause,
+    /// The store's data is put back to an earlier state.
+    Restore,
+}
+
+impl Fault {
+    /// Every fault, in the order in which tables show them.
+    pub const ALL: [Fault; 7] = [
+        Fault::Crash,
+        Fault::PowerLoss,
+        Fault::FailOver,
+        Fault::MinorityLoss,
+        Fault::ClockStep,
+        Fault::Pause,
+        Fault::Restore,
+    ];
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Fault::Crash => "crash",
+            Fault::PowerLoss => "power loss",
+            Fault::FailOver => "fail-over",
+            Fault::MinorityLoss => "loss of a minority",
+            Fault::ClockStep => "server clock step",
+            Fault::Pause => "server pause",
+            Fault::Restore => "restore from backup",
+        })
+    }
+}
+
+/// A set of [`Fault`]s.
+///
+/// ```
+/// use lock_core::{Fault, Faults};
+/// const DURABLE: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
+/// assert!(DURABLE.contains(Fault::Crash.into()) && !DURABLE.contains(Fault::FailOver.into()));
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<Fault>", into = "Vec<Fault>")]
+pub struct Faults(u8);
+
+impl Faults {
+    /// No fault.
+    pub const NONE: Faults = Faults(0);
+    /// Every fault.
+    pub const ALL: Faults = Faults::of(&Fault::ALL);
+
+    /// The set of these faults.
+    pub const fn of(faults: &[Fault]) -> Faults {
+        let (mut bits, mut at) = (0, 0);
+        while at < faults.len() {
+            bits |= faults[at].bit();
+            at += 1;
+        }
+        Faults(bits)
+    }
+
+    /// Whether every fault of `other` is in this set.
+    pub const fn contains(self, other: Faults) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether no fault is in this set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The faults of this set, in the order of [`Fault::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Fault> {
+        Fault::ALL.into_iter().filter(move |fault| self.0 & fault.bit() != 0)
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Faults {
+        Faults(fault.bit())
+    }
+}
+
+impl From<Vec<Fault>> for Faults {
+    fn from(faults: Vec<Fault>) -> Faults {
+        Faults::of(&faults)
+    }
+}
+
+impl From<Faults> for Vec<Fault> {
+    fn from(faults: Faults) -> Vec<Fault> {
+        faults.iter().collect()
+    }
+}
+
+impl BitOr for Faults {
+    type Output = Faults;
+
+    fn bitor(self, other: Faults) -> Faults {
+        Faults(self.0 | other.0)
+    }
+}
+
+impl Sub for Faults {
+    type Output = Faults;
+
+    fn sub(self, other: Faults) -> Faults {
+        Faults(self.0 & !other.0)
+    }
+}
+
+impl fmt::Display for Faults {
+    /// The faults with commas, or `–` for none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.iter().map(|fault| fault.to_string()).collect();
+        f.pad(&if words.is_empty() { "–".to_owned() } else { words.join(", ") })
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// What ends a lease that is not renewed, and whose clock decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Expiry {
+    /// Each lease has a TTL of its own.
+    Ttl(ClockKind),
+    /// A session carries the leases; they end with it.
+    Session(ClockKind),
+    /// A connection carries the lease; it ends when the store sees the connection end.
+    Connection,
+}
+
+/// Which clock decides that a lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ClockKind {
+    /// A clock that never steps; it may stop while the machine is suspended.
+    Monotonic,
+    /// A clock that never steps and counts suspended time.
+    BootTime,
+    /// The time of day, which can be set.
+    Wall,
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, clock) = match self {
+            Expiry::Ttl(clock) => ("TTL", clock),
+            Expiry::Session(clock) => ("session", clock),
+            Expiry::Connection => return f.pad("connection"),
+        };
+        f.pad(&format!("{what}, {clock} clock"))
+    }
+}
+
+impl fmt::Display for ClockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ClockKind::Monotonic => "monotonic",
+            ClockKind::BootTime => "boot-time",
+            ClockKind::Wall => "wall",
+        })
+    }
+}
+
+/// How waiters learn that a lock may be free. The later is the stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WaitStyle {
+    /// They look again and again. Waiters of one process are served in order.
+    Polled,
+    /// They are told. Waiters of one process are served in order.
+    Notified,
+    /// They stand in the store's own queue: first come, first served, across processes.
+    Queued,
+}
+
+impl fmt::Display for WaitStyle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            WaitStyle::Polled => "polled",
+            WaitStyle::Notified => "notified",
+            WaitStyle::Queued => "queued",
+        })
+    }
+}
+
+/// What a store, as configured, promises.
+///
+/// Belief in a lease always rests on time, on every store; what differs is what its record and its tokens survive.
+/// "At least" is "contains": see [`shortfalls`](Guarantees::shortfalls).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Guarantees {
+    /// What the record of a held lock survives. What is missing here can make two holders.
+    pub records_survive: Faults,
+    /// Whether leases carry fencing tokens, and what their order survives. What is missing here can make a fence
+    /// admit an old holder, or refuse a new one.
+    pub tokens_survive: Option<Faults>,
+    /// What ends a lease; `None` asks for nothing.
+    pub expiry: Option<Expiry>,
+    /// How waiters learn that a lock may be free.
+    pub waiting: WaitStyle,
+}
+
+impl Guarantees {
+    /// The promise of nothing but exclusion while nothing goes wrong.
+    pub const NONE: Guarantees =
+        Guarantees { records_survive: Faults::NONE, tokens_survive: None, expiry: None, waiting: WaitStyle::Polled };
+
+    /// What a lock for correctness needs: tokens that survive a crash, a power loss and a fail-over. A store that has
+    /// no fail-over survives it for free; one whose fail-over is asynchronous, or unknown, does not.
+    pub const FOR_CORRECTNESS: Guarantees =
+        Guarantees::NONE.tokens_survive(Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]));
+
+    /// These guarantees with records that survive `faults`.
+    #[must_use]
+    pub const fn records_survive(mut self, faults: Faults) -> Self {
+        self.records_survive = faults;
+        self
+    }
+
+    /// These guarantees with fencing tokens whose order survives `faults`.
+    #[must_use]
+    pub const fn tokens_survive(mut self, faults: Faults) -> Self {
+        self.tokens_survive = Some(faults);
+        self
+    }
+
+    /// These guarantees with this way to end a lease.
+    #[must_use]
+    pub const fn expiry(mut self, expiry: Expiry) -> Self {
+        self.expiry = Some(expiry);
+        self
+    }
+
+    /// These guarantees with this way to wait.
+    #[must_use]
+    pub const fn waiting(mut self, waiting: WaitStyle) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    /// What is missing here from `least`; empty if these guarantees are at least those.
+    pub fn shortfalls(&self, least: &Guarantees) -> Vec<Shortfall> {
+        let mut missing = Vec::new();
+        let records = least.records_survive - self.records_survive;
+        if !records.is_empty() {
+            missing.push(Shortfall::Records(records));
+        }
+        match (least.tokens_survive, self.tokens_survive) {
+            (None, _) => {}
+            (Some(_), None) => missing.push(Shortfall::NoTokens),
+            (Some(asked), Some(kept)) if !kept.contains(asked) => missing.push(Shortfall::Tokens(asked - kept)),
+            (Some(_), Some(_)) => {}
+        }
+        if least.expiry.is_some() && least.expiry != self.expiry {
+            missing.extend(least.expiry.map(Shortfall::Expiry));
+        }
+        if self.waiting < least.waiting {
+            missing.push(Shortfall::Waiting(least.waiting));
+        }
+        missing
+    }
+}
+
+/// One thing that a store does not promise although it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shortfall {
+    /// The record of a held lock does not survive these.
+    Records(Faults),
+    /// Its leases carry no fencing token.
+    NoTokens,
+    /// The order of its tokens does not survive these.
+    Tokens(Faults),
+    /// A lease does not end in this way.
+    Expiry(Expiry),
+    /// Waiters are not served in this way.
+    Waiting(WaitStyle),
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shortfall::Records(faults) => write!(f, "its record of who holds a lock does not survive: {faults}"),
+            Shortfall::NoTokens => f.write_str("it gives no fencing tokens"),
+            Shortfall::Tokens(faults) => write!(f, "its fencing tokens do not survive: {faults}"),
+            Shortfall::Expiry(expiry) => write!(f, "its leases do not end by {expiry}"),
+            Shortfall::Waiting(waiting) => write!(f, "its waiters are not {waiting}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CRASH: Faults = Faults::of(&[Fault::Crash]);
+
+    #[test]
+    fn at_least_means_contains() {
+        let store = Guarantees::NONE.tokens_survive(CRASH | Fault::PowerLoss.into()).waiting(WaitStyle::Notified);
+        assert_eq!(store.shortfalls(&Guarantees::NONE), []);
+        assert_eq!(store.shortfalls(&Guarantees::NONE.tokens_survive(CRASH).waiting(WaitStyle::Polled)), []);
+        assert_eq!(
+            store.shortfalls(&Guarantees::FOR_CORRECTNESS.waiting(WaitStyle::Queued)),
+            [Shortfall::Tokens(Fault::FailOver.into()), Shortfall::Waiting(WaitStyle::Queued)]
+        );
+    }
+
+    #[test]
+    fn tokens_that_survive_nothing_are_still_more_than_no_tokens() {
+        let asked = Guarantees::NONE.tokens_survive(Faults::NONE);
+        assert_eq!(asked.shortfalls(&asked), []);
+        assert_eq!(Guarantees::NONE.shortfalls(&asked), [Shortfall::NoTokens]);
+    }
+
+    #[test]
+    fn a_shortfall_names_the_missing_faults() {
+        let words = Shortfall::Tokens(Faults::of(&[Fault::FailOver, Fault::Crash])).to_string();
+        assert_eq!(words, "its fencing tokens do not survive: crash, fail-over");
+    }
+
+    #[test]
+    fn faults_are_a_list_of_words_in_configuration() {
+        let text = serde_json::to_string(&Faults::of(&[Fault::Crash, Fault::PowerLoss])).unwrap();
+        assert_eq!(text, r#"["crash","power-loss"]"#);
+        assert_eq!(serde_json::from_str::<Faults>(&text).unwrap(), CRASH | Fault::PowerLoss.into());
+    }
+}

@@ -1,0 +1,81 @@
+//! [`HeldBy`]: what a store can say of who holds a lock.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FencingToken, Holder, HolderInfo};
+
+/// Who holds a lock, as far as the store can say. It was true when the store looked; it may not be any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HeldBy {
+    /// The holder; `None` if another program holds it that uses the same layout.
+    pub holder: Option<Holder>,
+    /// What the holder said of itself.
+    pub info: Option<HolderInfo>,
+    /// Its fencing token, where the store gives one.
+    pub token: Option<FencingToken>,
+    /// How long it has held the lock.
+    pub held_for: Option<Duration>,
+    /// How long its lease will last if it is not renewed.
+    pub remaining: Option<Duration>,
+    /// For a waiter in the store's queue: how many are ahead of it, the holder among them.
+    pub ahead: Option<u32>,
+    /// The lease was revoked by an operator: nobody holds the lock, and it stays blocked while `remaining` lasts.
+    pub revoked: bool,
+}
+
+impl HeldBy {
+    /// Held by this holder; everything else is unknown.
+    pub fn holder(holder: Holder) -> HeldBy {
+        HeldBy { holder: Some(holder), ..HeldBy::default() }
+    }
+}
+
+impl fmt::Display for HeldBy {
+    /// One line for people, such as `build-7 pid 4711 (nightly) for 2m 5s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.info, self.holder) {
+            (Some(info), _) => write!(f, "{info}")?,
+            (None, Some(holder)) => write!(f, "holder {holder}")?,
+            (None, None) => f.write_str("an unknown holder")?,
+        }
+        if let Some(time) = self.held_for {
+            write!(f, " for {}", short(time))?;
+        }
+        if self.revoked {
+            f.write_str(", revoked")?;
+        }
+        if let Some(ahead) = self.ahead.filter(|ahead| *ahead > 1) {
+            write!(f, ", {ahead} ahead")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whole seconds, or milliseconds below one second: nobody reads more digits.
+fn short(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(if time < Duration::from_secs(1) {
+        Duration::from_millis(time.as_millis() as u64)
+    } else {
+        Duration::from_secs(time.as_secs())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_shown_as_people_know_it() {
+        let mut by = HeldBy::holder(Holder::from_u128(1));
+        assert_eq!(by.to_string(), "holder 00000000000000000000000000000001");
+        by.info = Some(HolderInfo::new("build-7", 4711, "nightly"));
+        by.held_for = Some(Duration::from_millis(125_900));
+        assert_eq!(by.to_string(), "build-7 pid 4711 (nightly) for 2m 5s");
+        by.ahead = Some(3);
+        assert_eq!(by.to_string(), "build-7 pid 4711 (nightly) for 2m 5s, 3 ahead");
+    }
+}

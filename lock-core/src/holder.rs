@@ -1,0 +1,151 @@
+//! [`Holder`] and [`HolderInfo`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Who holds a lock: a random 128-bit identity, fresh for every acquisition.
+///
+/// It is never a host name or a process id: two acquisitions by one process are two holders, so that a late reply to
+/// the first can never touch what the second holds. Shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Holder(u128);
+
+impl Holder {
+    /// A holder that nobody was before, from the operating system's random source.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no random source, in which case no secure program can run on it.
+    pub fn fresh() -> Holder {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the operating system's random source answers");
+        Holder(u128::from_be_bytes(bytes))
+    }
+
+    /// The holder with this number, as a store kept it.
+    pub const fn from_u128(number: u128) -> Holder {
+        Holder(number)
+    }
+
+    /// The holder as a number, for a store that keeps it.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Holder {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Holder> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        u128::from_str_radix(text, 16).ok().filter(|_| digits).map(Holder).ok_or_else(|| {
+            Error::refused(
+                ErrorKind::InvalidConfig,
+                format!("{text:?} is no holder: a holder is 32 hexadecimal digits"),
+            )
+        })
+    }
+}
+
+impl TryFrom<String> for Holder {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Holder> {
+        text.parse()
+    }
+}
+
+impl From<Holder> for String {
+    fn from(holder: Holder) -> String {
+        holder.to_string()
+    }
+}
+
+/// What people see of a holder: the host, the process and a text of its own.
+///
+/// It travels with the lease and decides nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HolderInfo {
+    /// The host's name.
+    pub host: String,
+    /// The process id on that host.
+    pub pid: u32,
+    /// Free text, empty unless the holder gave one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+}
+
+impl HolderInfo {
+    /// The longest free text, in bytes; what is longer is cut at a character.
+    pub const MAX_TEXT_BYTES: usize = 256;
+
+    /// This process, with a free text.
+    pub fn of_this_process(text: &str) -> HolderInfo {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        HolderInfo::new(host, std::process::id(), text)
+    }
+
+    /// A process on a host, with a free text; control characters become spaces.
+    pub fn new(host: impl Into<String>, pid: u32, text: &str) -> HolderInfo {
+        let mut cut = text.len().min(Self::MAX_TEXT_BYTES);
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let text = text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        HolderInfo { host: host.into(), pid, text }
+    }
+}
+
+impl fmt::Display for HolderInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pid {}", self.host, self.pid)?;
+        if !self.text.is_empty() {
+            write!(f, " ({})", self.text)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_holders_differ_and_read_back_from_their_text() {
+        let (a, b) = (Holder::fresh(), Holder::fresh());
+        assert_ne!(a, b);
+        assert_eq!(a.to_string().len(), 32);
+        assert_eq!(a.to_string().parse::<Holder>().unwrap(), a);
+    }
+
+    #[test]
+    fn a_text_that_is_no_holder_is_refused() {
+        for text in ["", "12", "+0000000000000000000000000000001", "zz345678901234567890123456789012"] {
+            assert!(text.parse::<Holder>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn holder_text_is_cut_at_a_character_and_stays_on_one_line() {
+        let info = HolderInfo::new("h", 1, &format!("a\nb{}", "é".repeat(200)));
+        assert!(info.text.starts_with("a bé") && info.text.len() <= HolderInfo::MAX_TEXT_BYTES);
+    }
+}

@@ -1,0 +1,130 @@
+//! [`Life`]: how long something may be believed, and why no longer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::{LossReason, Moment};
+
+/// The deadline of a belief. It can be moved on until it has passed; once over, it is over for ever.
+///
+/// One atomic word keeps it: a deadline in nanoseconds, or, with the top bit set, the reason of the loss. So that nobody
+/// can see a deadline that was already given up, and a late renewal cannot bring one back.
+pub(crate) struct Life {
+    word: AtomicU64,
+    over: Notify,
+}
+
+const LOST: u64 = 1 << 63;
+const REASONS: [LossReason; 4] =
+    [LossReason::Expired, LossReason::NotHeld, LossReason::SessionEnded, LossReason::Released];
+
+impl Life {
+    pub(crate) const FOREVER: Moment = Moment::from_nanos(LOST - 1);
+
+    pub(crate) fn until(deadline: Moment) -> Life {
+        Life { word: AtomicU64::new(deadline.as_nanos().min(LOST - 1)), over: Notify::new() }
+    }
+
+    /// Why it is over, if it is over at `now`. Whoever looks first after the deadline makes the loss final, and calls
+    /// `noticed`.
+    pub(crate) fn loss(&self, now: Moment, noticed: impl FnOnce()) -> Option<LossReason> {
+        let mut word = self.word.load(Ordering::Acquire);
+        while word & LOST == 0 {
+            if word > now.as_nanos() {
+                return None;
+            }
+            // Fails only if it was moved on or ended meanwhile: then the word that stands now decides.
+            match self.word.compare_exchange(word, lost(LossReason::Expired), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    self.over.notify_waiters();
+                    noticed();
+                    return Some(LossReason::Expired);
+                }
+                Err(stands) => word = stands,
+            }
+        }
+        Some(REASONS[(word & !LOST) as usize])
+    }
+
+    /// Moves the deadline on, never back; gives false if it had passed by `now`, or it was ended.
+    pub(crate) fn extend(&self, now: Moment, deadline: Moment) -> bool {
+        let deadline = deadline.as_nanos().min(LOST - 1);
+        let later = |word: u64| (word & LOST == 0 && word > now.as_nanos()).then_some(word.max(deadline));
+        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
+    }
+
+    /// Ends it for this reason; gives false if it was over before.
+    pub(crate) fn end(&self, reason: LossReason) -> bool {
+        let ended = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & LOST == 0).then_some(lost(reason)))
+            .is_ok();
+        if ended {
+            self.over.notify_waiters();
+        }
+        ended
+    }
+
+    /// Whether it was ended, or noticed to be over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.word.load(Ordering::Acquire) & LOST != 0
+    }
+
+    /// The deadline as it stands; a moment long ago if it is over.
+    pub(crate) fn deadline(&self) -> Moment {
+        let word = self.word.load(Ordering::Acquire);
+        Moment::from_nanos(if word & LOST == 0 { word } else { 0 })
+    }
+
+    /// Completes when it is ended, or noticed to be over; not by itself at the deadline.
+    pub(crate) fn ended(&self) -> tokio::sync::futures::Notified<'_> {
+        self.over.notified()
+    }
+}
+
+fn lost(reason: LossReason) -> u64 {
+    let index = REASONS.iter().position(|r| *r == reason).expect("BUG: every reason has a number");
+    LOST | index as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(nanos: u64) -> Moment {
+        Moment::from_nanos(nanos)
+    }
+
+    #[test]
+    fn a_belief_ends_at_its_deadline_and_cannot_be_moved_on_afterwards() {
+        let life = Life::until(at(10));
+        assert_eq!(life.loss(at(9), || ()), None);
+        assert_eq!(life.loss(at(10), || ()), Some(LossReason::Expired));
+        assert!(!life.extend(at(5), at(100)));
+        assert_eq!(life.loss(at(0), || ()), Some(LossReason::Expired));
+    }
+
+    #[test]
+    fn a_renewal_that_arrives_late_does_not_move_the_deadline() {
+        let life = Life::until(at(10));
+        assert!(!life.extend(at(10), at(100)));
+    }
+
+    #[test]
+    fn the_deadline_never_moves_back() {
+        let life = Life::until(at(10));
+        assert!(life.extend(at(1), at(50)));
+        assert!(life.extend(at(2), at(20)));
+        assert_eq!(life.deadline(), at(50));
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let life = Life::until(at(10));
+        assert!(life.end(LossReason::NotHeld));
+        assert!(!life.end(LossReason::Released));
+        assert_eq!(life.loss(at(0), || ()), Some(LossReason::NotHeld));
+        assert!(!life.extend(at(0), at(20)));
+    }
+}

@@ -1,0 +1,175 @@
+//! [`Lock`]: a lock as it is described, before it is held.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Wanted, acquire};
+use crate::locks::Owner;
+use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result};
+
+/// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
+///
+/// ```
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
+/// let locks = lock_core::Locks::new(lock_core::MemoryStore::new());
+/// let lock = locks.lock("nightly-report").ttl(Duration::from_secs(30)).wait(Duration::from_secs(5));
+/// let guard = lock.acquire().await?;
+/// assert!(lock.try_acquire().await?.is_none());
+/// guard.release().await
+/// # }
+/// ```
+pub struct Lock<G: Guard = LockGuard> {
+    owner: Arc<Owner>,
+    name: Result<LockName>,
+    ttl: Duration,
+    wait: Option<Duration>,
+    fixed: bool,
+    on_wait: Option<OnWait>,
+    guard: PhantomData<fn() -> G>,
+}
+
+type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
+
+impl<G: Guard> Lock<G> {
+    /// The TTL of a lock that sets none: 30 seconds, as Redisson's watchdog has it.
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
+    /// The shortest TTL: 10 ms. Below, the margin and one round trip leave nothing to believe in.
+    pub const MIN_TTL: Duration = Duration::from_millis(10);
+    /// The longest TTL: 30 days. A lock that must last longer is renewed.
+    pub const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+    pub(crate) fn new(owner: &Arc<Owner>, name: &str) -> Lock<G> {
+        Lock {
+            owner: owner.clone(),
+            name: LockName::new(name),
+            ttl: owner.defaults().ttl,
+            wait: owner.defaults().wait,
+            fixed: false,
+            on_wait: None,
+            guard: PhantomData,
+        }
+    }
+
+    /// How long the store keeps the lease if it is not renewed, from [`MIN_TTL`](Lock::MIN_TTL) to
+    /// [`MAX_TTL`](Lock::MAX_TTL); by default [`DEFAULT_TTL`](Lock::DEFAULT_TTL). It is how long others wait after this
+    /// process has died.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long [`acquire`](Lock::acquire) waits at most; without it, there is no limit. Zero asks once.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.wait = Some(limit);
+        self
+    }
+
+    /// Never renews the lease: it is given back when its TTL ends, and its guard is lost then.
+    #[must_use]
+    pub fn fixed(mut self) -> Self {
+        self.fixed = true;
+        self
+    }
+
+    /// Calls `tell` with who is ahead, each time that a waiting acquire learns it. It is called on the acquiring task
+    /// and must not block.
+    #[must_use]
+    pub fn on_wait(mut self, tell: impl Fn(&HeldBy) + Send + Sync + 'static) -> Self {
+        self.on_wait = Some(Arc::new(tell));
+        self
+    }
+
+    /// Acquires the lock, waiting for it up to the limit that [`wait`](Lock::wait) sets.
+    ///
+    /// Where the store queues, waiters are served first come, first served; elsewhere those of one `Locks` are served
+    /// in order, and none of other processes is preferred. A store that does not answer is asked again, with the same
+    /// holder: until the limit, or without one until it has not answered for one TTL. A request under way when the
+    /// limit ends is awaited for the call time-out of these `Locks`.
+    ///
+    /// The future owns what it needs: it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// [`Contended`](ErrorKind::Contended), with who holds it, when the limit ends; [`InvalidName`](ErrorKind::InvalidName)
+    /// and [`InvalidConfig`](ErrorKind::InvalidConfig) for a name or TTL that is not accepted, or without a tokio runtime;
+    /// [`Closed`](ErrorKind::Closed) after [`Locks::close`](crate::Locks::close);
+    /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) and
+    /// [`Protocol`](ErrorKind::Protocol) from the store. Whatever a failed acquire may have left is given back in the
+    /// background.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, whatever it asked for is given back in the background, also what a request under way
+    /// still gets; if the store cannot be reached, nothing outlives one TTL there.
+    pub fn acquire(&self) -> impl Future<Output = Result<G>> + Send + 'static + use<G> {
+        let wanted = self.wanted(Some(self.wait));
+        let owner = self.owner.clone();
+        async move {
+            let grant = acquire(owner.engine().clone(), wanted?).await?;
+            let grant = grant.expect("BUG: an acquire that waits ends with a lease or an error");
+            G::of(LockGuard::granted(owner.engine(), grant))
+        }
+    }
+
+    /// Acquires the lock if it is free now: one request, no waiting; `None` if somebody else holds it.
+    ///
+    /// The future owns what it needs: it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Lock::acquire), without [`Contended`](ErrorKind::Contended). It is not asked again: after an
+    /// error that may have taken effect the lock may be held by nobody's guard until it has been given back in the
+    /// background, for one TTL at most.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Lock::acquire).
+    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<G>>> + Send + 'static + use<G> {
+        let wanted = self.wanted(None);
+        let owner = self.owner.clone();
+        async move {
+            let grant = acquire(owner.engine().clone(), wanted?).await?;
+            grant.map(|grant| G::of(LockGuard::granted(owner.engine(), grant))).transpose()
+        }
+    }
+
+    fn wanted(&self, wait: Option<Option<Duration>>) -> Result<Wanted> {
+        if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl) {
+            let text = format!("the TTL {:?} is not accepted: a TTL is 10 ms to 30 days", self.ttl);
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        let name = self.name.clone()?;
+        Ok(Wanted { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
+    }
+}
+
+impl<G: Guard> Clone for Lock<G> {
+    fn clone(&self) -> Self {
+        Lock {
+            owner: self.owner.clone(),
+            name: self.name.clone(),
+            ttl: self.ttl,
+            wait: self.wait,
+            fixed: self.fixed,
+            on_wait: self.on_wait.clone(),
+            guard: PhantomData,
+        }
+    }
+}
+
+impl<G: Guard> fmt::Debug for Lock<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("name", &self.name)
+            .field("ttl", &self.ttl)
+            .field("wait", &self.wait)
+            .field("fixed", &self.fixed)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,269 @@
+//! [`Locks`]: the locks of one store.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::{
+    Break, Broken, Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
+    LockName, LockStore, Realm, Result,
+};
+
+/// The locks of one store. Cloning is cheap and gives the same locks.
+///
+/// All locks of one `Locks` share one background task, which starts with the first acquire and lives as long as
+/// somebody can acquire or something is held. A program needs one `Locks` per store.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
+/// let locks = lock_core::Locks::new(lock_core::MemoryStore::new());
+/// let guard = locks.lock("nightly-report").acquire().await?;
+/// guard.while_held(async { /* the work */ }).await?;
+/// guard.release().await
+/// # }
+/// ```
+pub struct Locks<G: Guard = LockGuard> {
+    owner: Arc<Owner>,
+    guard: PhantomData<fn() -> G>,
+}
+
+/// The locks of a store that fences: every guard has a token.
+pub type FencedLocks = Locks<FencedGuard>;
+
+/// Whoever can still acquire. The engine's task ends after the last of them has gone.
+pub(crate) struct Owner {
+    engine: Arc<Engine>,
+    defaults: Defaults,
+}
+
+/// What a lock has that sets nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Option<Duration>,
+}
+
+/// Settings of a [`Locks`]; made by [`Locks::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LocksBuilder {
+    store: Arc<dyn LockStore>,
+    clock: Clock,
+    call_timeout: Duration,
+    holder_text: String,
+    defaults: Defaults,
+}
+
+impl Locks {
+    /// The default time for one call to the store: 5 seconds.
+    pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// The locks of this store, with default settings. It needs no runtime.
+    pub fn new(store: impl LockStore) -> Locks {
+        Locks::builder(store).build()
+    }
+
+    /// The locks of this store, with settings.
+    pub fn builder(store: impl LockStore) -> LocksBuilder {
+        Locks::builder_of(Arc::new(store))
+    }
+
+    /// The locks of this store, which is shared, with settings.
+    pub fn builder_of(store: Arc<dyn LockStore>) -> LocksBuilder {
+        LocksBuilder {
+            store,
+            clock: Clock::system(),
+            call_timeout: Self::DEFAULT_CALL_TIMEOUT,
+            holder_text: String::new(),
+            defaults: Defaults { ttl: Lock::<LockGuard>::DEFAULT_TTL, wait: None },
+        }
+    }
+
+    /// The same locks, with guards that carry a fencing token.
+    ///
+    /// # Errors
+    ///
+    /// [`TooWeak`](ErrorKind::TooWeak) if the store does not promise what
+    /// [`Guarantees::FOR_CORRECTNESS`] asks for; the text says what is missing.
+    pub fn for_correctness(&self) -> Result<FencedLocks> {
+        self.require(&Guarantees::FOR_CORRECTNESS)?;
+        Ok(self.clone().with_guards())
+    }
+
+    /// The same locks with other guards, where the store was found to promise enough for them.
+    pub(crate) fn with_guards<G: Guard>(self) -> Locks<G> {
+        Locks { owner: self.owner, guard: PhantomData }
+    }
+}
+
+impl<G: Guard> Locks<G> {
+    /// What the store, as configured, promises.
+    pub fn guarantees(&self) -> Guarantees {
+        self.engine().store.guarantees()
+    }
+
+    /// Whose tokens these are.
+    pub fn realm(&self) -> Realm {
+        self.engine().store.realm()
+    }
+
+    /// Checks that the store promises at least this.
+    ///
+    /// # Errors
+    ///
+    /// [`TooWeak`](ErrorKind::TooWeak); the text says what is missing.
+    pub fn require(&self, least: &Guarantees) -> Result<()> {
+        let missing = self.guarantees().shortfalls(least);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        let text = format!("this store is too weak for what was asked: {}", missing.join("; "));
+        Err(Error::refused(ErrorKind::TooWeak, text))
+    }
+
+    /// A lock of this name; nothing is asked until it is acquired. A name that is not accepted is reported then.
+    pub fn lock(&self, name: impl AsRef<str>) -> Lock<G> {
+        Lock::new(&self.owner, name.as_ref())
+    }
+
+    /// Who holds the lock of this name; `None` if it is free.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`](ErrorKind::InvalidName), [`Unavailable`](ErrorKind::Unavailable),
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) or [`Protocol`](ErrorKind::Protocol).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing.
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Option<HeldBy>> {
+        let name = LockName::new(name)?;
+        self.engine().bounded("inspecting", self.engine().store.inspect(&name)).await
+    }
+
+    /// Up to `limit` held locks whose names come after `after`, in the byte order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Locks::inspect).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing.
+    pub async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.engine().bounded("listing", self.engine().store.list(after, limit)).await
+    }
+
+    /// Ends the lease of the holder that was `seen`, and of nobody else; `None` if it no longer has it. The evicted
+    /// guard learns of it at its next renewal. For operators; see [`Break`] for what it does to others.
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Locks::inspect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not have taken effect; breaking again is safe.
+    pub async fn break_lock(&self, name: impl AsRef<str>, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        let name = LockName::new(name)?;
+        self.engine().bounded("breaking", self.engine().store.break_lock(&name, seen, how)).await
+    }
+
+    /// Begins a new realm, after the store's data was restored from a backup: fences then refuse its tokens until an
+    /// operator adopts the new realm. For operators.
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Locks::inspect); [`InvalidConfig`](ErrorKind::InvalidConfig) where the server decides the realm.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not have taken effect.
+    pub async fn new_realm(&self) -> Result<Realm> {
+        self.engine().bounded("beginning a new realm", self.engine().store.new_realm()).await
+    }
+
+    /// Refuses new acquisitions and waits until everything that was dropped is given back: for before a process
+    /// exits. Guards that are held stay held. If the store cannot be reached, it waits for one TTL at most.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it goes on refusing, and no longer waits.
+    pub async fn close(&self) {
+        self.engine().close().await;
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.owner.engine
+    }
+}
+
+impl LocksBuilder {
+    /// The time for one call to the store; by default 5 seconds. No client library's own time-out is trusted.
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = limit;
+        self
+    }
+
+    /// Free text that people see of the holders of this process, cut after 256 bytes.
+    pub fn holder_info(mut self, text: impl Into<String>) -> Self {
+        self.holder_text = text.into();
+        self
+    }
+
+    /// The clock by which leases are believed, with its margin; by default [`Clock::system`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The TTL of locks that set none; by default [`Lock::DEFAULT_TTL`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.defaults.ttl = ttl;
+        self
+    }
+
+    /// How long locks wait that set nothing; by default without limit.
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.defaults.wait = Some(limit);
+        self
+    }
+
+    /// The locks. It needs no runtime.
+    pub fn build(self) -> Locks {
+        let info = HolderInfo::of_this_process(&self.holder_text);
+        let engine = Engine::new(self.store, self.clock, self.call_timeout, info);
+        Locks { owner: Arc::new(Owner { engine, defaults: self.defaults }), guard: PhantomData }
+    }
+}
+
+impl Owner {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn defaults(&self) -> Defaults {
+        self.defaults
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.engine.abandon();
+    }
+}
+
+impl<G: Guard> Clone for Locks<G> {
+    fn clone(&self) -> Self {
+        Locks { owner: self.owner.clone(), guard: PhantomData }
+    }
+}
+
+impl<G: Guard> fmt::Debug for Locks<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locks").field("store", &self.engine().store).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! [`Registry`]: which stores there are, as a value.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Clock, Connect, Error, ErrorKind, Guarantees, LockStore, Result, StoreUrl};
+
+/// Opens the stores of some schemes; each store crate has one.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// What it opens.
+    fn kind(&self) -> StoreKind;
+
+    /// Opens the store at `url`. `all` is for stores over stores; `clock` is what sessions are stamped with.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL or a store that cannot be used;
+    /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied).
+    async fn open(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>>;
+}
+
+/// A kind of store, as tables and refusals show it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreKind {
+    /// The schemes of its URLs, the usual one first.
+    pub schemes: &'static [&'static str],
+    /// An example of a URL.
+    pub example: &'static str,
+    /// What it promises at best; a store that is open says what it promises as configured.
+    pub at_best: Guarantees,
+    /// On what that depends, in a few words; empty if on nothing.
+    pub provided: &'static str,
+}
+
+/// Which stores there are, and the names of those that were not compiled in. A value: nothing is global.
+#[derive(Clone, Default)]
+pub struct Registry {
+    drivers: Vec<Arc<dyn Driver>>,
+    missing: Vec<Missing>,
+}
+
+/// A store that was not compiled in.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    /// The schemes of its URLs.
+    pub schemes: &'static [&'static str],
+    /// The feature that would bring it.
+    pub feature: &'static str,
+}
+
+impl Registry {
+    /// No stores.
+    pub fn new() -> Registry {
+        Registry::default()
+    }
+
+    /// With this driver.
+    #[must_use]
+    pub fn with(mut self, driver: impl Driver) -> Registry {
+        self.drivers.push(Arc::new(driver));
+        self
+    }
+
+    /// With the names of a store that was not compiled in, so that asking for it says which feature is missing.
+    #[must_use]
+    pub fn without(mut self, schemes: &'static [&'static str], feature: &'static str) -> Registry {
+        self.missing.push(Missing { schemes, feature });
+        self
+    }
+
+    /// The kinds of stores that there are.
+    pub fn kinds(&self) -> impl Iterator<Item = StoreKind> {
+        self.drivers.iter().map(|driver| driver.kind())
+    }
+
+    /// The stores that were not compiled in.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// Begins to connect to the store at this URL; await it.
+    pub fn connect(&self, url: impl AsRef<str>) -> Connect {
+        Connect::new(self.clone(), url.as_ref().parse())
+    }
+
+    /// Opens the store at this URL: what [`connect`](Registry::connect) does first, and stores over stores for each
+    /// member.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::open`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme, with those that do.
+    pub async fn open(&self, url: &StoreUrl, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        self.driver(url.scheme())?.open(url, self, clock).await
+    }
+
+    fn driver(&self, scheme: &str) -> Result<&Arc<dyn Driver>> {
+        if let Some(driver) = self.drivers.iter().find(|driver| driver.kind().schemes.contains(&scheme)) {
+            return Ok(driver);
+        }
+        let text = match self.missing.iter().find(|missing| missing.schemes.contains(&scheme)) {
+            Some(missing) => {
+                format!("the store {scheme}: was not compiled in: it needs the feature `{}`", missing.feature)
+            }
+            None => format!("there is no store {scheme}:"),
+        };
+        Err(Error::refused(ErrorKind::InvalidConfig, format!("{text}; there is {}", self.schemes())))
+    }
+
+    fn schemes(&self) -> String {
+        let schemes: Vec<_> = self.kinds().flat_map(|kind| kind.schemes).map(|scheme| format!("{scheme}:")).collect();
+        if schemes.is_empty() { "no store at all".to_owned() } else { schemes.join(", ") }
+    }
+
+    /// Checks that `store` promises at least `least`.
+    pub(crate) fn require(&self, scheme: &str, store: &dyn LockStore, least: &Guarantees) -> Result<()> {
+        let missing = store.guarantees().shortfalls(least);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        let able: Vec<_> = self
+            .kinds()
+            .filter(|kind| kind.at_best.shortfalls(least).is_empty())
+            .map(|kind| match kind.provided {
+                "" => format!("{}:", kind.schemes[0]),
+                provided => format!("{}: ({provided})", kind.schemes[0]),
+            })
+            .collect();
+        let able = if able.is_empty() { "none that was compiled in".to_owned() } else { able.join(", ") };
+        let text = format!(
+            "the store {scheme}: is too weak for what was asked: {}; stores that promise it: {able}",
+            missing.join("; ")
+        );
+        Err(Error::refused(ErrorKind::TooWeak, text))
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("kinds", &self.kinds().collect::<Vec<_>>())
+            .field("missing", &self.missing)
+            .finish()
+    }
+}
+
+/// The driver of `memory:`: each connection is a store of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryDriver;
+
+#[async_trait]
+impl Driver for MemoryDriver {
+    fn kind(&self) -> StoreKind {
+        StoreKind {
+            schemes: &["memory"],
+            example: "memory:",
+            at_best: crate::MemoryStore::new().guarantees(),
+            provided: "",
+        }
+    }
+
+    async fn open(&self, url: &StoreUrl, _all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        url.only_keys(&[])?;
+        if !url.path().is_empty() || !url.hosts().is_empty() {
+            let text = format!("{url} is not accepted: the store in memory is memory: and has no path or host");
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        Ok(Arc::new(crate::MemoryStore::with_clock(clock.clone())))
+    }
+}

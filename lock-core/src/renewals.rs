@@ -1,0 +1,158 @@
+//! [`Renewals`]: a batch of renewals, answered one by one.
+
+use std::fmt;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use crate::sync::locked;
+use crate::{Claim, Clock, Error, LossReason, Moment, Session};
+
+/// A batch of renewals, one entry per session. A store answers each entry as soon as it knows the answer, so that a
+/// call that hangs loses no answer that came before. What is left unanswered is unknown: it neither extends nor ends a
+/// lease, and is asked again.
+pub struct Renewals {
+    sent: Moment,
+    clock: Clock,
+    entries: Vec<Renewal>,
+    failure: Mutex<Option<Error>>,
+}
+
+/// One entry of [`Renewals`].
+pub struct Renewal {
+    sent: Moment,
+    session: Session,
+    answer: OnceLock<Renewed>,
+}
+
+/// What one renewal is of.
+#[derive(Clone, Copy, Debug)]
+pub enum Beat<'a> {
+    /// A lease with a TTL of its own.
+    Lease(&'a Claim),
+    /// A session that carries leases. Read which of them it still has, too: report those that are gone with
+    /// [`Renewal::not_held`], and delete what belongs to none of its [`claims`](Session::claims).
+    Session(&'a Session),
+}
+
+/// A store's answer to one renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// It is held, and kept for this long, counted from the sending of this batch.
+    For(Duration),
+    /// It is held, and kept for this long, counted from an earlier moment, read from the clock before that heartbeat
+    /// was sent.
+    Since(Moment, Duration),
+    /// The holder does not hold it. This is final.
+    NotHeld,
+}
+
+impl Renewals {
+    /// A batch of these sessions, sent now.
+    pub(crate) fn of_sessions(clock: &Clock, sessions: impl IntoIterator<Item = Session>) -> Renewals {
+        let sent = clock.now();
+        let entries = sessions.into_iter().map(|session| Renewal { sent, session, answer: OnceLock::new() }).collect();
+        Renewals { sent, clock: clock.clone(), entries, failure: Mutex::default() }
+    }
+
+    /// A batch of leases with TTLs of their own, sent now; for tests of a store.
+    pub fn new(clock: &Clock, claims: impl IntoIterator<Item = Claim>) -> Renewals {
+        let of_one = |claim: Claim| Session::of_one(claim.clone(), clock, clock.now(), claim.ttl());
+        Renewals::of_sessions(clock, claims.into_iter().map(of_one))
+    }
+
+    /// The entries.
+    pub fn iter(&self) -> std::slice::Iter<'_, Renewal> {
+        self.entries.iter()
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// When this batch was sent: before it was given to the store.
+    pub fn sent(&self) -> Moment {
+        self.sent
+    }
+
+    /// The clock by which these leases are believed.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Says why entries stay unanswered, for people; the first reason stays.
+    pub fn fail(&self, error: Error) {
+        locked(&self.failure).get_or_insert(error);
+    }
+
+    /// Why entries stayed unanswered, if the store said it.
+    pub fn failure(&self) -> Option<Error> {
+        locked(&self.failure).clone()
+    }
+}
+
+impl<'a> IntoIterator for &'a Renewals {
+    type Item = &'a Renewal;
+    type IntoIter = std::slice::Iter<'a, Renewal>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Renewal {
+    /// What is to be renewed.
+    pub fn of(&self) -> Beat<'_> {
+        match self.session.only_claim() {
+            Some(claim) => Beat::Lease(claim),
+            None => Beat::Session(&self.session),
+        }
+    }
+
+    /// Answers; it takes effect at once. Only the first answer counts.
+    pub fn answer(&self, renewed: Renewed) {
+        if self.answer.set(renewed).is_err() {
+            return;
+        }
+        match renewed {
+            Renewed::For(ttl) => self.session.confirm(self.sent, ttl),
+            // A heartbeat that was sent after this batch cannot count from before it; the batch's own stamp is safe.
+            Renewed::Since(sent, ttl) => self.session.confirm(sent.min(self.sent), ttl),
+            Renewed::NotHeld => self.session.end(match self.of() {
+                Beat::Lease(_) => LossReason::NotHeld,
+                Beat::Session(_) => LossReason::SessionEnded,
+            }),
+        }
+    }
+
+    /// Says that the session no longer has what this claim held on it: that one lease is lost.
+    pub fn not_held(&self, claim: &Claim) {
+        claim.lose(LossReason::NotHeld);
+    }
+
+    /// The answer, if there was one.
+    pub fn answered(&self) -> Option<Renewed> {
+        self.answer.get().copied()
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.entries).finish()
+    }
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal").field("of", &self.of()).field("answer", &self.answered()).finish()
+    }
+}

@@ -1,0 +1,207 @@
+//! [`Session`]: the liveness link that carries leases.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::claim::WeakClaim;
+use crate::engine::Schedule;
+use crate::life::Life;
+use crate::sync::locked;
+use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
+
+/// A liveness link that carries leases: an etcd lease, a ZooKeeper session. A lease with a TTL of its own is a session
+/// of one, which the core makes by itself.
+///
+/// A store opens a session, puts claims on it with [`carry`](Session::carry) *before* it writes anything for them, and
+/// gives it back with each lease. The core renews it while it carries a claim, and loses all its leases when it ends.
+/// Cloning is cheap and gives the same session.
+#[derive(Clone)]
+pub struct Session(Arc<Carrier>);
+
+/// The inside of a session.
+pub(crate) struct Carrier {
+    of: Of,
+    ttl: Duration,
+    clock: Clock,
+    life: Life,
+    schedule: Mutex<Schedule>,
+}
+
+enum Of {
+    One(Claim),
+    Many { key: u64, carried: Mutex<HashMap<Holder, WeakClaim>> },
+}
+
+/// A session that is being opened: it remembers when the request for it was sent.
+#[derive(Debug)]
+pub struct Opening {
+    clock: Clock,
+    sent: Moment,
+}
+
+impl Session {
+    /// Begins to open a session: call it *before* the request leaves.
+    pub fn opening(clock: &Clock) -> Opening {
+        Opening { clock: clock.clone(), sent: clock.now() }
+    }
+
+    /// The session of a lease with a TTL of its own.
+    pub(crate) fn of_one(claim: Claim, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
+        Session::new(Of::One(claim), clock, sent, ttl)
+    }
+
+    fn new(of: Of, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
+        Session(Arc::new(Carrier {
+            of,
+            ttl,
+            clock: clock.clone(),
+            life: Life::until(clock.valid_until(sent, ttl)),
+            schedule: Mutex::new(Schedule::renewed_at(sent)),
+        }))
+    }
+
+    pub(crate) fn shared(carrier: Arc<Carrier>) -> Session {
+        Session(carrier)
+    }
+
+    /// The store's own number for this session; 0 for a session of one.
+    pub fn key(&self) -> u64 {
+        match &self.0.of {
+            Of::One(_) => 0,
+            Of::Many { key, .. } => *key,
+        }
+    }
+
+    /// The TTL that the store granted.
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// How much longer it may be believed in; zero if it is over.
+    pub fn remaining(&self) -> Duration {
+        self.0.clock.until(self.0.life.deadline())
+    }
+
+    /// Whether it may be believed in now.
+    pub fn is_valid(&self) -> bool {
+        self.loss().is_none()
+    }
+
+    /// Puts a claim on this session: from now on what the store keeps for it is no orphan.
+    pub fn carry(&self, claim: &Claim) {
+        if let Of::Many { carried, .. } = &self.0.of {
+            locked(carried).insert(claim.holder(), claim.downgrade());
+            claim.carried_by(&self.0);
+        }
+    }
+
+    /// The claims on this session that somebody still wants or withdraws. What the store keeps on the session beyond
+    /// these is an orphan, to be deleted in the next renewal round.
+    pub fn claims(&self) -> Vec<Claim> {
+        match &self.0.of {
+            Of::One(claim) => vec![claim.clone()],
+            Of::Many { carried, .. } => locked(carried).values().filter_map(WeakClaim::upgrade).collect(),
+        }
+    }
+
+    /// Ends it: every guard and waiter on it learns at once. A store calls this as soon as it knows that the session is
+    /// gone. The first reason stays.
+    pub fn end(&self, why: LossReason) {
+        if self.0.life.end(why) {
+            self.tell_loss(why);
+        }
+    }
+
+    /// Completes when the session has ended or its validity is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn lost(&self) -> LossReason {
+        loop {
+            let ended = self.0.life.ended();
+            if let Some(reason) = self.loss() {
+                return reason;
+            }
+            tokio::select! {
+                () = ended => {}
+                () = self.0.clock.sleep_until(self.0.life.deadline()) => {}
+            }
+        }
+    }
+
+    /// Why it is over, if it is over.
+    pub(crate) fn loss(&self) -> Option<LossReason> {
+        self.0.life.loss(self.0.clock.now(), || self.tell_loss(LossReason::Expired))
+    }
+
+    fn tell_loss(&self, why: LossReason) {
+        self.claims().iter().filter(|claim| !claim.life().is_over()).for_each(|claim| observe::lost(claim, why));
+    }
+
+    /// The store confirmed, at a request sent at `sent`, that it keeps the session for `ttl`.
+    pub(crate) fn confirm(&self, sent: Moment, ttl: Duration) {
+        let clock = &self.0.clock;
+        if self.0.life.extend(clock.now(), clock.valid_until(sent, ttl)) {
+            locked(&self.0.schedule).confirmed(sent);
+        }
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.0.life
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
+        locked(&self.0.schedule)
+    }
+
+    pub(crate) fn only_claim(&self) -> Option<&Claim> {
+        match &self.0.of {
+            Of::One(claim) => Some(claim),
+            Of::Many { .. } => None,
+        }
+    }
+
+    /// Whether it is to be renewed: a fixed lease never is, a shared session while it carries a claim.
+    pub(crate) fn is_renewed(&self) -> bool {
+        match &self.0.of {
+            Of::One(claim) => !claim.is_fixed(),
+            Of::Many { carried, .. } => !locked(carried).is_empty(),
+        }
+    }
+}
+
+impl Carrier {
+    pub(crate) fn put_down(&self, holder: Holder) {
+        if let Of::Many { carried, .. } = &self.of {
+            locked(carried).remove(&holder);
+        }
+    }
+}
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Session) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Session {}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("key", &self.key()).field("ttl", &self.0.ttl).finish_non_exhaustive()
+    }
+}
+
+impl Opening {
+    /// The store opened the session: `key` is its own number for it, `ttl` what it granted.
+    pub fn opened(self, key: u64, ttl: Duration) -> Session {
+        Session::new(Of::Many { key, carried: Mutex::default() }, &self.clock, self.sent, ttl)
+    }
+}

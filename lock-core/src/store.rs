@@ -1,0 +1,192 @@
+//! [`LockStore`]: the contract for stores.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{Claim, FencingToken, Guarantees, HeldBy, LockName, Realm, Renewals, Result, Session};
+
+/// The contract for stores: single steps only.
+///
+/// The core stamps the clock, bounds each call, loops, waits, retries by holder, withdraws, finishes what was
+/// cancelled, and checks the waiter's own session after every wait: once, for every store. A store has no renewal,
+/// retry or waiting loop of its own, and believes no clock but its server's.
+///
+/// Every check-and-act is **one step on the server** (a script, a transaction, a conditional statement), conditional on
+/// the holder. A store must not panic; where a reply never comes, the error says that the effect is unknown
+/// ([`Effect::Unknown`](crate::Effect::Unknown)).
+///
+/// There are no default methods, since a default would hide what a wrapper forgot. The conformance suite (the crate
+/// `lock-conformance`) proves an implementation.
+#[async_trait]
+pub trait LockStore: Debug + Send + Sync + 'static {
+    /// What this store, as configured, promises; it must not claim more than the suite can prove.
+    fn guarantees(&self) -> Guarantees;
+
+    /// Whose tokens these are.
+    fn realm(&self) -> Realm;
+
+    /// Asks for the lock. Idempotent by holder: asking again gives the same lease with the same token and a full TTL,
+    /// and never blocks itself. If the lock is held, the claim enters the store's queue if and only if
+    /// [`claim.queues()`](Claim::queues) and the store has one; else nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable, timed out, denied, or a protocol error; contention is no error.
+    async fn request(&self, claim: &Claim) -> Result<Attempt>;
+
+    /// Waits for a hint that a new request may succeed. It writes nothing, may return early, may be dropped, and may
+    /// pend for ever: the core looks again after [`Waiting::look_again`] anyway.
+    ///
+    /// # Errors
+    ///
+    /// Any; the core then looks again after a while.
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()>;
+
+    /// Renews leases and sessions that are still held; never acquires. Each entry is answered as soon as its answer is
+    /// known; what is not answered is unknown, and [`Renewals::fail`] may say why.
+    async fn renew(&self, batch: &Renewals);
+
+    /// Gives back what this claim holds, and its place in the queue; touches nothing of another holder's. It must
+    /// succeed at a lock that is not held.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable, timed out, denied, or a protocol error.
+    async fn release(&self, claim: &Claim) -> Result<Released>;
+
+    /// Who holds the lock; `None` if it is free.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request).
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>>;
+
+    /// Up to `limit` held locks whose names come after `after`, in the byte order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request).
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>>;
+
+    /// Ends the lease of the holder that was seen, and of nobody else; `None` if that holder no longer has it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request).
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>>;
+
+    /// Begins a new realm, after the store's data was restored from a backup.
+    ///
+    /// # Errors
+    ///
+    /// Invalid configuration where the server itself decides the realm, which then changes by itself at a restore.
+    async fn new_realm(&self) -> Result<Realm>;
+}
+
+/// A store's answer to a request.
+#[derive(Debug)]
+pub enum Attempt {
+    /// The claim was granted.
+    Granted(Lease),
+    /// Somebody else holds the lock.
+    Held(Waiting),
+}
+
+/// A store's grant of a claim.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Lease {
+    /// How long the store keeps it if it is not renewed, counted from this request.
+    pub ttl: Duration,
+    /// Its fencing token, where the store gives one.
+    pub token: Option<FencingToken>,
+    /// The session that carries it; `None` for a lease with a TTL of its own.
+    pub session: Option<Session>,
+}
+
+impl Lease {
+    /// A lease with a TTL of its own.
+    pub fn new(ttl: Duration, token: Option<FencingToken>) -> Lease {
+        Lease { ttl, token, session: None }
+    }
+
+    /// A lease that a session carries.
+    pub fn on_session(session: Session, token: Option<FencingToken>) -> Lease {
+        Lease { ttl: session.ttl(), token, session: Some(session) }
+    }
+}
+
+/// What a waiter needs to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// Who is in the way.
+    pub by: HeldBy,
+    /// When to look again although no hint came: when the lease in the way can have ended.
+    pub look_again: Duration,
+    /// The store's own mark of what it saw, so that its `wait` cannot miss what comes after.
+    pub seen: u64,
+    /// The session that carries the waiter's place in the queue.
+    pub session: Option<Session>,
+}
+
+impl Waiting {
+    /// Held by `by`; look again after `look_again` at the latest.
+    pub fn new(by: HeldBy, look_again: Duration) -> Waiting {
+        Waiting { by, look_again, seen: 0, session: None }
+    }
+
+    /// With the store's own mark of what it saw.
+    #[must_use]
+    pub fn seen(mut self, seen: u64) -> Waiting {
+        self.seen = seen;
+        self
+    }
+
+    /// With the session that carries the waiter's place in the queue.
+    #[must_use]
+    pub fn on_session(mut self, session: Session) -> Waiting {
+        self.session = Some(session);
+        self
+    }
+}
+
+/// What a release found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The claim was held until now.
+    Held,
+    /// The claim was not held; a place in the queue, if it had one, is gone.
+    NotHeld,
+}
+
+/// How to break a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// The holder loses its lease and one token is used up; the name stays blocked until the old lease would have
+    /// ended, so that a holder that does not know yet is still alone.
+    Revoke,
+    /// The name is free at once. Until the old lease would have ended nothing excludes the evicted holder but a fence.
+    Now,
+}
+
+/// What breaking a lock did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Broken {
+    /// Who was evicted.
+    pub evicted: HeldBy,
+    /// The token that was used up: raise a fence to it, and it refuses the evicted holder.
+    pub token: Option<FencingToken>,
+    /// How long the name stays blocked.
+    pub free_in: Duration,
+}
+
+impl Broken {
+    /// This holder was evicted.
+    pub fn new(evicted: HeldBy, token: Option<FencingToken>, free_in: Duration) -> Broken {
+        Broken { evicted, token, free_in }
+    }
+}

@@ -1,0 +1,326 @@
+//! [`StoreUrl`]: where a store is and how to use it, in one line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Where a store is and how to use it, in one line: `scheme://user:password@host:port,host/path?key=value`, or without
+/// hosts `scheme:path`.
+///
+/// Several hosts stand beside each other, with commas. User, password, path and values may be percent-encoded.
+/// `Display` and `Debug` show `***` in place of the password, and of the value of every key whose name ends in
+/// `password`, `secret` or `token`.
+///
+/// ```
+/// # fn main() -> lock_core::Result<()> {
+/// let url: lock_core::StoreUrl = "etcd://app:s3cret@10.0.0.1,10.0.0.2:2379/locks?connect_timeout=2s".parse()?;
+/// assert_eq!(url.hosts(), [("10.0.0.1".to_owned(), None), ("10.0.0.2".to_owned(), Some(2379))]);
+/// assert_eq!(url.to_string(), "etcd://app:***@10.0.0.1,10.0.0.2:2379/locks?connect_timeout=2s");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl {
+    scheme: String,
+    user: Option<String>,
+    password: Option<String>,
+    hosts: Vec<(String, Option<u16>)>,
+    path: String,
+    keys: BTreeMap<String, String>,
+}
+
+const SECRET: &str = "***";
+
+impl StoreUrl {
+    /// A URL of parts; what configuration files spell out.
+    pub fn new(scheme: impl Into<String>) -> StoreUrl {
+        StoreUrl {
+            scheme: scheme.into(),
+            user: None,
+            password: None,
+            hosts: Vec::new(),
+            path: String::new(),
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// With this user, and a password if there is one.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>, password: Option<String>) -> StoreUrl {
+        self.user = Some(user.into());
+        self.password = password;
+        self
+    }
+
+    /// With one more host.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>, port: Option<u16>) -> StoreUrl {
+        self.hosts.push((host.into(), port));
+        self
+    }
+
+    /// With this path.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> StoreUrl {
+        self.path = path.into();
+        self
+    }
+
+    /// With this value of a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>, value: impl Into<String>) -> StoreUrl {
+        self.keys.insert(key.into(), value.into());
+        self
+    }
+
+    /// The scheme, which chooses the store.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The user, if there is one.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// The password, if there is one. Keep it out of every text.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// The hosts with their ports; empty for `scheme:path`.
+    pub fn hosts(&self) -> &[(String, Option<u16>)] {
+        &self.hosts
+    }
+
+    /// The path, with its leading slash if there are hosts; empty if there is none.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value of a key.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.keys.get(key).map(String::as_str)
+    }
+
+    /// Checks that there are no keys but these.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the keys that are accepted.
+    pub fn only_keys(&self, accepted: &[&str]) -> Result<()> {
+        match self.keys.keys().find(|key| !accepted.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) if accepted.is_empty() => {
+                Err(invalid(format!("the key {key:?} is not accepted in a {}: URL; it takes no keys", self.scheme)))
+            }
+            Some(key) => Err(invalid(format!(
+                "the key {key:?} is not accepted in a {}: URL; its keys are {}",
+                self.scheme,
+                accepted.join(", ")
+            ))),
+        }
+    }
+
+    /// The value of a key as a time, such as `500ms`, `2s` or `1m 30s`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is no time.
+    pub fn duration(&self, key: &str) -> Result<Option<Duration>> {
+        self.parsed(key, "a time such as 500ms, 2s or 1m", |text| humantime::parse_duration(text).ok())
+    }
+
+    /// The value of a key as a number.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is none.
+    pub fn number(&self, key: &str) -> Result<Option<u64>> {
+        self.parsed(key, "a whole number", |text| text.parse().ok())
+    }
+
+    /// The value of a key as yes or no: `true` or `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is neither.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.parsed(key, "true or false", |text| text.parse().ok())
+    }
+
+    fn parsed<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+        let Some(text) = self.value(key) else { return Ok(None) };
+        parse(text).map(Some).ok_or_else(|| invalid(format!("{key}={text} is not accepted: it takes {what}")))
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<StoreUrl> {
+        // The text may hold a password anywhere, so that a refusal never shows more of it than the scheme.
+        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+            invalid("a store URL is scheme:path or scheme://host,host/path, and this one has no scheme")
+        })?;
+        let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-".contains(c);
+        if scheme.is_empty() || !scheme.chars().all(named) {
+            return Err(invalid("the scheme of a store URL has lower-case letters, digits, + and - only"));
+        }
+        let refuse = |why: &str| invalid(format!("this {scheme}: URL is not accepted: {why}"));
+        let decode = |text: &str| {
+            percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| refuse("it decodes to no UTF-8"))
+        };
+
+        let (place, keys) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut url = StoreUrl::new(scheme);
+        let path = match place.strip_prefix("//") {
+            None => place,
+            Some(place) => {
+                let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+                let (login, hosts) = match authority.rsplit_once('@') {
+                    Some((login, hosts)) => (Some(login), hosts),
+                    None => (None, authority),
+                };
+                if let Some(login) = login {
+                    let (user, password) = match login.split_once(':') {
+                        Some((user, password)) => (user, Some(decode(password)?)),
+                        None => (login, None),
+                    };
+                    url = url.with_user(decode(user)?, password);
+                }
+                for host in hosts.split(',').filter(|_| !hosts.is_empty()) {
+                    let (host, port) = parse_host(host).map_err(refuse)?;
+                    url = url.with_host(host, port);
+                }
+                path
+            }
+        };
+        url.path = decode(path)?;
+        for pair in keys.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| refuse("a key without a value: keys are key=value"))?;
+            let key = decode(key)?;
+            if url.keys.contains_key(&key) {
+                return Err(refuse(&format!("the key {key:?} is given twice")));
+            }
+            url = url.with_key(key, decode(value)?);
+        }
+        Ok(url)
+    }
+}
+
+fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or("an IPv6 address lacks its ]")?;
+            (host, port.strip_prefix(':').or_else(|| (!port.is_empty()).then_some("?")))
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err("a host is empty");
+    }
+    let port = port.map(|port| port.parse().map_err(|_| "a port is no number from 0 to 65535")).transpose()?;
+    Ok((host.to_owned(), port))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, message)
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.scheme)?;
+        if !self.hosts.is_empty() || self.user.is_some() {
+            f.write_str("//")?;
+            if let Some(user) = &self.user {
+                write!(f, "{user}{}@", if self.password.is_some() { ":***" } else { "" })?;
+            }
+            for (at, (host, port)) in self.hosts.iter().enumerate() {
+                let comma = if at > 0 { "," } else { "" };
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(f, "{comma}{open}{host}{close}")?;
+                if let Some(port) = port {
+                    write!(f, ":{port}")?;
+                }
+            }
+        }
+        f.write_str(&self.path)?;
+        for (at, (key, value)) in self.keys.iter().enumerate() {
+            let secret = ["password", "secret", "token"].iter().any(|word| key.ends_with(word));
+            let value = if secret { SECRET } else { value };
+            write!(f, "{}{key}={value}", if at == 0 { "?" } else { "&" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> StoreUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_url_without_hosts_has_a_path() {
+        for (text, path) in [("sqlite:locks.db", "locks.db"), ("sqlite:/a/b%20c", "/a/b c"), ("sqlite:///a", "/a")] {
+            assert_eq!(url(text).path(), path);
+            assert!(url(text).hosts().is_empty());
+        }
+    }
+
+    #[test]
+    fn hosts_ports_login_and_keys_are_read() {
+        let url = url("redis://me:p%40ss,w:rd@[::1]:7000,b/2?wait=1&ca=%2Fetc%2Fca.pem");
+        assert_eq!((url.user(), url.password()), (Some("me"), Some("p@ss,w:rd")));
+        assert_eq!(url.hosts(), [("::1".to_owned(), Some(7000)), ("b".to_owned(), None)]);
+        assert_eq!((url.path(), url.value("ca")), ("/2", Some("/etc/ca.pem")));
+        assert_eq!(url.number("wait").unwrap(), Some(1));
+    }
+
+    #[test]
+    fn no_text_of_a_url_shows_a_secret() {
+        let url = url("redis://me:hunter2@h?sentinel_password=hunter3&x=1");
+        assert_eq!(url.to_string(), "redis://me:***@h?sentinel_password=***&x=1");
+        assert!(!format!("{url:?}").contains("hunter"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_be_accepted_and_shows_no_secret() {
+        for text in [
+            "",
+            "no scheme",
+            "HTTP://x",
+            "a://h:99999/",
+            "a://:hunter2@/",
+            "a://u:hunter2@h:port",
+            "a:p?key",
+            "a:p?k=1&k=2",
+        ] {
+            let refusal = text.parse::<StoreUrl>().map(|url| url.hosts().len());
+            if let Err(error) = refusal {
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+                assert!(!error.to_string().contains("hunter2"), "{error}");
+            } else {
+                assert_eq!(text, "a://:hunter2@/", "{text:?} is accepted");
+            }
+        }
+        let error = url("sqlite:x?tpyo=1").only_keys(&["busy", "prefix"]).unwrap_err();
+        assert_eq!(error.to_string(), "the key \"tpyo\" is not accepted in a sqlite: URL; its keys are busy, prefix");
+        let error = url("x:y?t=soon").duration("t").unwrap_err();
+        assert!(error.to_string().contains("t=soon") && error.to_string().contains("500ms"), "{error}");
+    }
+}
