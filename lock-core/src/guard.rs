@@ -119,7 +119,15 @@ impl fmt::Debug for LockGuard {
 }
 
 /// Holds a lock whose [`token`](FencedGuard::token) the store promises to keep in order: what a function that must be
-/// fenced asks for. It derefs to [`LockGuard`].
+/// fenced asks for. It derefs to [`LockGuard`]; an unfenced guard in its place does not compile:
+///
+/// ```compile_fail,E0308
+/// # use lock_core::{FencedGuard, LockGuard};
+/// fn write_invoice(guard: &FencedGuard) {}
+/// fn with_an_unfenced_guard(guard: &LockGuard) {
+///     write_invoice(guard);
+/// }
+/// ```
 #[must_use = "dropping the guard gives the lock back at once; `let _ = …` drops it too: bind it to a name"]
 pub struct FencedGuard {
     guard: LockGuard,

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Wanted, acquire};
+use crate::engine::{OnWait, Wanted, acquire};
 use crate::locks::Owner;
 use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result};
 
@@ -31,8 +31,6 @@ pub struct Lock<G: Guard = LockGuard> {
     on_wait: Option<OnWait>,
     guard: PhantomData<fn() -> G>,
 }
-
-type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
 
 impl<G: Guard> Lock<G> {
     /// The TTL of a lock that sets none: 30 seconds, as Redisson's watchdog has it.

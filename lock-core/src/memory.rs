@@ -189,10 +189,8 @@ impl State {
     }
 
     fn put_back(&mut self, name: &LockName, record: Record) {
-        if record.held.is_none() {
-            if let Some(head) = record.queue.front() {
-                head.called.notify_one();
-            }
+        if let Some(head) = record.queue.front().filter(|_| record.held.is_none()) {
+            head.called.notify_one();
         }
         if record.held.is_some() || !record.queue.is_empty() {
             self.records.insert(name.clone(), record);

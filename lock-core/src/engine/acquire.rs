@@ -18,8 +18,11 @@ pub(crate) struct Wanted {
     pub(crate) fixed: bool,
     /// `None`: never wait. `Some(None)`: wait without limit.
     pub(crate) wait: Option<Option<Duration>>,
-    pub(crate) on_wait: Option<Arc<dyn Fn(&HeldBy) + Send + Sync>>,
+    pub(crate) on_wait: Option<OnWait>,
 }
+
+/// Whom a waiter tells who is ahead.
+pub(crate) type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
 
 /// What the caller gets.
 pub(crate) struct Grant {

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-pub(crate) use self::acquire::{Grant, Wanted, acquire};
+pub(crate) use self::acquire::{Grant, OnWait, Wanted, acquire};
 use self::lines::Lines;
 use self::round::Round;
 pub(crate) use self::schedule::Schedule;

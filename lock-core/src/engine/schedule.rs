@@ -129,9 +129,4 @@ impl Timers {
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.queue.len()
-    }
 }

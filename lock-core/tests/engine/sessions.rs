@@ -1,0 +1,121 @@
+//! Leases that a shared session carries.
+
+use crate::hooked::{Fate, Hooked, SECOND};
+use lock_core::*;
+use tokio::time::{Instant, sleep, timeout};
+
+fn sessions() -> (MemoryStore, Hooked) {
+    let memory = MemoryStore::with_sessions(Clock::system());
+    (memory.clone(), Hooked::new(memory))
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_leases_on_one_session_are_one_renewal() {
+    let (_, store) = sessions();
+    let locks = store.locks();
+    let mut guards = Vec::new();
+    for number in 0..1_000 {
+        guards.push(locks.lock(format!("lock {number}")).ttl(9 * SECOND).acquire().await.unwrap());
+    }
+    sleep(90 * SECOND).await;
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+    assert!((29..=31).contains(&store.renew.count()), "{} renewals in ten TTLs", store.renew.count());
+    assert!(store.batches.lock().unwrap().iter().all(|size| *size == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_is_told_to_every_guard_at_once() {
+    let (memory, store) = sessions();
+    let locks = store.locks();
+    let a = locks.lock("a").acquire().await.unwrap();
+    let b = locks.lock("b").acquire().await.unwrap();
+    let start = Instant::now();
+    memory.end_sessions();
+    assert_eq!((a.lost().await, b.lost().await), (LossReason::SessionEnded, LossReason::SessionEnded));
+    assert!(start.elapsed().is_zero());
+    let again = locks.lock("a").acquire().await.unwrap();
+    assert!(again.is_valid(), "the next acquire is on a new session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_session_has_ended_takes_a_new_place_and_is_not_granted_on_the_old_one() {
+    let (memory, store) = sessions();
+    let holder = Locks::new(memory.clone()).lock("a").fixed().ttl(60 * SECOND).acquire().await.unwrap();
+    let waiter = tokio::spawn(store.locks().lock("a").ttl(9 * SECOND).acquire());
+    sleep(SECOND).await;
+    memory.end_sessions();
+    sleep(SECOND).await;
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(guard.is_valid());
+    sleep(60 * SECOND).await;
+    assert!(guard.is_valid(), "it is carried by a session that is renewed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_broken_lock_on_a_session_is_noticed_in_one_round_and_the_others_stay() {
+    let (memory, store) = sessions();
+    let locks = store.locks();
+    let a = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    let b = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
+    let seen = locks.inspect("a").await.unwrap().unwrap();
+    Locks::new(memory).break_lock("a", &seen, Break::Now).await.unwrap().unwrap();
+    let start = Instant::now();
+    assert_eq!(a.lost().await, LossReason::NotHeld);
+    assert!(start.elapsed() <= 4 * SECOND && b.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_claims_any_more_is_deleted_from_the_session_in_the_next_round() {
+    let (memory, store) = sessions();
+    let _other = store.locks().lock("b").ttl(9 * SECOND).acquire().await.unwrap();
+    // A claim that reached the store, and whose owner knows nothing of it.
+    let lost = Claim::new(LockName::new("a").unwrap(), 9 * SECOND);
+    assert!(matches!(memory.request(&lost).await.unwrap(), Attempt::Granted(_)));
+    drop(lost);
+    sleep(4 * SECOND).await;
+    assert_eq!(memory.inspect(&LockName::new("a").unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_idle_is_renewed_again_when_it_carries_a_lease() {
+    let (_, store) = sessions();
+    let locks = store.locks();
+    locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap().release().await.unwrap();
+    sleep(4 * SECOND).await;
+    let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    sleep(60 * SECOND).await;
+    assert!(guard.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_is_left_to_expire() {
+    let (_, store) = sessions();
+    let locks = store.locks();
+    locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap().release().await.unwrap();
+    sleep(60 * SECOND).await;
+    assert!(store.renew.count() <= 1, "{} renewals of nothing", store.renew.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_the_queue_is_kept_alive_by_its_session() {
+    let (memory, store) = sessions();
+    let holder = Locks::new(memory).lock("a").acquire().await.unwrap();
+    let mut waiter = Box::pin(store.locks().lock("a").ttl(9 * SECOND).acquire());
+    assert!(timeout(60 * SECOND, &mut waiter).await.is_err());
+    let renewals = store.renew.count();
+    assert!(renewals >= 18, "{renewals} renewals");
+    holder.release().await.unwrap();
+    assert!(waiter.await.unwrap().is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_stays_unclear_retires_its_session() {
+    let (_, store) = sessions();
+    let locks = Locks::builder(store.clone()).call_timeout(SECOND).build();
+    let guard = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
+    store.request.next(1, Fate::Mute);
+    store.release.all(Fate::Refused);
+    assert!(locks.lock("a").ttl(9 * SECOND).try_acquire().await.is_err());
+    assert_eq!(guard.lost().await, LossReason::SessionEnded);
+}

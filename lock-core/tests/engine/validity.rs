@@ -1,0 +1,196 @@
+//! P1 and P2: validity is true, and loss is on time.
+
+use std::time::Duration;
+
+use crate::hooked::{Fate, Hooked, SECOND};
+use lock_core::*;
+use tokio::time::{Instant, advance, sleep};
+
+fn hooked() -> Hooked {
+    Hooked::new(MemoryStore::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_counts_from_the_sending_of_the_request() {
+    let store = hooked();
+    store.request.next(1, Fate::Late(3 * SECOND));
+    let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
+    assert_eq!(guard.remaining(), Duration::from_millis(10_000 - 3_000 - 100 - 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_arrives_after_its_validity_is_given_back_and_asked_for_anew() {
+    let store = hooked();
+    store.request.next(1, Fate::Late(2 * SECOND));
+    let guard = store.locks().lock("a").ttl(SECOND).acquire().await.unwrap();
+    assert!(guard.is_valid());
+    assert_eq!(guard.token_if_any().unwrap().number(), 2, "the first grant was of another holder");
+    assert_eq!(store.request.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_nothing() {
+    let store = hooked();
+    store.request.next(1, Fate::Late(2 * SECOND));
+    let locks = store.locks();
+    let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    locks.close().await;
+    assert_eq!(store.memory.inspect(&LockName::new("a").unwrap()).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_at_a_third_of_its_ttl() {
+    let store = hooked();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    sleep(90 * SECOND).await;
+    assert!(guard.is_valid());
+    assert!((29..=31).contains(&store.renew.count()), "{} renewals in ten TTLs", store.renew.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
+    let store = hooked();
+    let start = Instant::now();
+    let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
+    store.renew.all(Fate::Mute);
+    assert_eq!(guard.lost().await, LossReason::Expired);
+    assert_eq!(start.elapsed().as_millis(), 10_000 - 102);
+    store.renew.all(Fate::Answered);
+    sleep(20 * SECOND).await;
+    assert_eq!(guard.check(), Err(LossReason::Expired), "lost is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
+    let store = hooked();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    store.renew.next(1, Fate::Mute);
+    sleep(30 * SECOND).await;
+    assert!(guard.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
+    let store = hooked();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    store.renew.next(3, Fate::Refused);
+    sleep(30 * SECOND).await;
+    assert!(guard.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_the_deadline_revives_nothing() {
+    let store = hooked();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    store.renew.all(Fate::Late(7 * SECOND));
+    sleep(60 * SECOND).await;
+    assert_eq!(guard.check(), Err(LossReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_past_the_ttl_wakes_without_the_lease() {
+    let (clock, machine) = Clock::for_tests();
+    let store = MemoryStore::with_clock(clock.clone());
+    let guard = Locks::builder(store).clock(clock).build().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
+    machine.suspend(11 * SECOND);
+    assert!(!guard.is_valid());
+    let start = Instant::now();
+    assert_eq!(guard.lost().await, LossReason::Expired);
+    assert!(start.elapsed() <= SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_lease_is_never_renewed_and_is_given_back_at_its_end() {
+    let store = hooked();
+    let locks = store.locks();
+    let guard = locks.lock("a").ttl(10 * SECOND).fixed().acquire().await.unwrap();
+    assert_eq!(guard.lost().await, LossReason::Expired);
+    assert_eq!(store.renew.count(), 0);
+    let other = locks.lock("a").acquire().await.unwrap();
+    assert!(other.is_valid());
+    assert!(store.release.count() > 0, "it was given back before the store would have ended it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_lock_is_noticed_at_the_next_renewal() {
+    let store = hooked();
+    let locks = store.locks();
+    let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    let seen = locks.inspect("a").await.unwrap().unwrap();
+    let broken = locks.break_lock("a", &seen, Break::Revoke).await.unwrap().unwrap();
+    assert!(broken.token.unwrap() > *guard.token_if_any().unwrap());
+    let start = Instant::now();
+    assert_eq!(guard.lost().await, LossReason::NotHeld);
+    assert!(start.elapsed() <= 3 * SECOND);
+    assert_eq!(guard.release().await.unwrap_err().loss(), Some(LossReason::NotHeld));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
+    let store = hooked();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    store.renew.all(Fate::Mute);
+    let mut steps = 0;
+    let work = async {
+        loop {
+            sleep(SECOND).await;
+            steps += 1;
+        }
+    };
+    let ended: Result<(), LossReason> = guard.while_held(work).await;
+    assert_eq!(ended, Err(LossReason::Expired));
+    assert_eq!(steps, 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_ends_after_the_loss_is_reported_as_lost() {
+    let guard = hooked().locks().lock("a").ttl(SECOND).fixed().acquire().await.unwrap();
+    // One step that blocks past the deadline, as a pause of the process does.
+    let ended = guard.while_held(advance(2 * SECOND)).await;
+    assert_eq!(ended, Err(LossReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_ends_in_time_gives_its_output() {
+    let guard = hooked().locks().lock("a").acquire().await.unwrap();
+    assert_eq!(guard.while_held(async { 42 }).await, Ok(42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
+    let store = hooked();
+    let guard = store.locks().lock("a").acquire().await.unwrap();
+    let helper = guard.validity();
+    store.release.next(1, Fate::Delayed(SECOND));
+    let release = tokio::spawn(guard.release());
+    assert_eq!(helper.lost().await, LossReason::Released);
+    assert!(!release.is_finished());
+    release.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
+    let store = hooked();
+    let locks = store.locks();
+    let guard = locks.lock("a").ttl(9 * SECOND).fixed().acquire().await.unwrap();
+    advance(5 * SECOND).await;
+    guard.renew().await.unwrap();
+    assert!(guard.remaining() > 8 * SECOND);
+    store.renew.next(1, Fate::Refused);
+    assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(guard.is_valid(), "unknown neither extends nor ends");
+    let seen = locks.inspect("a").await.unwrap().unwrap();
+    locks.break_lock("a", &seen, Break::Now).await.unwrap();
+    assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_that_leaves_nothing_to_believe_in_is_refused_with_what_is_accepted() {
+    let locks = hooked().locks();
+    for ttl in [Duration::ZERO, Duration::from_millis(9), Duration::from_secs(31 * 86_400)] {
+        let error = locks.lock("a").ttl(ttl).acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("10 ms to 30 days"), "{error}");
+    }
+}

@@ -1,0 +1,104 @@
+//! Waiting: in order, one remote waiter for each name and process, nothing on faith.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use crate::hooked::{Hooked, SECOND};
+use lock_core::*;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test(start_paused = true)]
+async fn sixteen_waiters_of_one_process_are_one_remote_waiter_and_are_served_in_order() {
+    let store = Hooked::polled(MemoryStore::new());
+    let locks = store.locks();
+    let first = locks.lock("a").acquire().await.unwrap();
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut waiters = Vec::new();
+    for number in 0..16 {
+        let (acquire, served) = (locks.lock("a").acquire(), served.clone());
+        waiters.push(tokio::spawn(async move {
+            let guard = acquire.await.unwrap();
+            served.lock().unwrap().push(number);
+            sleep(SECOND).await;
+            guard.release().await.unwrap();
+        }));
+        sleep(SECOND / 100).await;
+    }
+    first.release().await.unwrap();
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    assert_eq!(*served.lock().unwrap(), (0..16).collect::<Vec<_>>());
+    assert_eq!(store.most_waits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handing_over_within_a_process_takes_two_calls() {
+    let store = Hooked::polled(MemoryStore::new());
+    let locks = store.locks();
+    let first = locks.lock("a").acquire().await.unwrap();
+    let waiters: Vec<_> = (0..10)
+        .map(|_| {
+            let acquire = locks.lock("a").acquire();
+            tokio::spawn(async move { acquire.await.unwrap().release().await.unwrap() })
+        })
+        .collect();
+    sleep(SECOND).await;
+    let before = store.request.count() + store.release.count();
+    first.release().await.unwrap();
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    let calls = store.request.count() + store.release.count() - before;
+    assert!(calls <= 2 * 11, "{calls} calls for ten holders");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gives_up_lets_the_next_one_on() {
+    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+        let locks = store.locks();
+        let holder = locks.lock("a").acquire().await.unwrap();
+        let impatient = tokio::spawn(locks.lock("a").wait(SECOND).acquire());
+        sleep(SECOND / 10).await;
+        let patient = tokio::spawn(locks.lock("a").acquire());
+        assert_eq!(impatient.await.unwrap().unwrap_err().kind(), ErrorKind::Contended);
+        holder.release().await.unwrap();
+        assert!(patient.await.unwrap().unwrap().is_valid());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_passes_a_holder_that_died_when_its_lease_has_ended() {
+    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+        // A claim that nobody renews: its process has died.
+        let dead = Claim::new(LockName::new("a").unwrap(), 10 * SECOND);
+        assert!(matches!(store.memory.request(&dead).await.unwrap(), Attempt::Granted(_)));
+        let start = Instant::now();
+        let guard = store.locks().lock("a").ttl(30 * SECOND).acquire().await.unwrap();
+        assert!(guard.is_valid());
+        assert!((10 * SECOND..11 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_told_who_is_ahead() {
+    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+        let locks = store.locks();
+        let holder = locks.lock("a").acquire().await.unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = told.clone();
+        let lock = locks.lock("a").wait(SECOND).on_wait(move |by| listener.lock().unwrap().push(by.holder));
+        assert!(lock.acquire().await.is_err());
+        assert_eq!(told.lock().unwrap().first(), Some(&Some(holder.holder())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_takes_no_place_in_the_queue() {
+    let store = Hooked::new(MemoryStore::new());
+    let locks = store.locks();
+    let guard = locks.lock("a").acquire().await.unwrap();
+    assert!(locks.lock("a").try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    assert!(locks.lock("a").try_acquire().await.unwrap().is_some());
+}
