@@ -1,5 +1,6 @@
 //! [`Holder`] and [`HolderInfo`].
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,9 +23,7 @@ impl Holder {
     ///
     /// If the operating system has no random source, in which case no secure program can run on it.
     pub fn fresh() -> Holder {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system's random source answers");
-        Holder(u128::from_be_bytes(bytes))
+        POOL.with(|pool| Holder(u128::from_be_bytes(pool.borrow_mut().take())))
     }
 
     /// The holder with this number, as a store kept it.
@@ -75,6 +74,34 @@ impl TryFrom<String> for Holder {
 impl From<Holder> for String {
     fn from(holder: Holder) -> String {
         holder.to_string()
+    }
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { process: 0, bytes: [0; POOL_BYTES], left: 0 }) };
+}
+
+const POOL_BYTES: usize = 512;
+
+/// Random bytes, asked for many at a time: asking the operating system costs as much as all else in an acquisition that
+/// needs no network. No byte is given twice, also after the process has forked.
+struct Pool {
+    process: u32,
+    bytes: [u8; POOL_BYTES],
+    left: usize,
+}
+
+impl Pool {
+    fn take(&mut self) -> [u8; 16] {
+        let process = std::process::id();
+        if self.left == 0 || self.process != process {
+            getrandom::fill(&mut self.bytes).expect("the operating system's random source answers");
+            (self.process, self.left) = (process, POOL_BYTES);
+        }
+        self.left -= 16;
+        let mut taken = [0; 16];
+        taken.copy_from_slice(&self.bytes[self.left..][..16]);
+        taken
     }
 }
 

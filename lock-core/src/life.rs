@@ -66,9 +66,15 @@ impl Life {
         ended
     }
 
+    /// Why it was ended, or noticed to be over.
+    pub(crate) fn ended_by(&self) -> Option<LossReason> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & LOST != 0).then(|| REASONS[(word & !LOST) as usize])
+    }
+
     /// Whether it was ended, or noticed to be over.
     pub(crate) fn is_over(&self) -> bool {
-        self.word.load(Ordering::Acquire) & LOST != 0
+        self.ended_by().is_some()
     }
 
     /// The deadline as it stands; a moment long ago if it is over.

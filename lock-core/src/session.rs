@@ -134,7 +134,11 @@ impl Session {
 
     /// Why it is over, if it is over.
     pub(crate) fn loss(&self) -> Option<LossReason> {
-        self.0.life.loss(self.0.clock.now(), || self.tell_loss(LossReason::Expired))
+        self.loss_at(self.0.clock.now())
+    }
+
+    pub(crate) fn loss_at(&self, now: Moment) -> Option<LossReason> {
+        self.0.life.loss(now, || self.tell_loss(LossReason::Expired))
     }
 
     fn tell_loss(&self, why: LossReason) {

@@ -72,8 +72,7 @@ impl Validity {
     }
 
     fn loss(&self) -> Option<LossReason> {
-        let own = self.claim.life().loss(self.session.clock().now(), || ());
-        own.or_else(|| self.session.loss())
+        self.claim.life().ended_by().or_else(|| self.session.loss())
     }
 
     /// Completes when the lease is lost, with the reason; at its deadline at the latest, whatever hangs.

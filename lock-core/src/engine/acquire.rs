@@ -34,31 +34,31 @@ pub(crate) struct Grant {
 /// Acquires; `None` if the lock is held and the caller does not wait.
 pub(crate) async fn acquire(engine: Arc<Engine>, wanted: Wanted) -> Result<Option<Grant>> {
     engine.admit()?;
-    let Some(limit) = wanted.wait else { return try_once(&engine, &wanted).await };
     let started = engine.clock.now();
-    let waiter = Waiter {
-        started,
-        until: limit.map(|limit| started.after(limit)),
-        queues: engine.store.guarantees().waiting == WaitStyle::Queued,
-        engine,
-        wanted,
-    };
-    waiter.acquire().await.map(Some)
-}
-
-async fn try_once(engine: &Arc<Engine>, wanted: &Wanted) -> Result<Option<Grant>> {
-    let mut pending = Pending::new(engine, wanted, false);
-    match pending.request().await? {
-        Answer::Granted(grant) => {
-            observe::acquired(&grant.claim, Duration::ZERO);
-            Ok(Some(grant))
+    let waits = wanted.wait.is_some();
+    let queued = waits && engine.store.guarantees().waiting == WaitStyle::Queued;
+    let place = if waits && !queued { engine.lines.join_formed(&wanted.name) } else { None };
+    let mut pending = Pending::new(&engine, &wanted, queued);
+    let mut first = None;
+    if place.is_none() {
+        match pending.request(started).await {
+            Ok(Answer::Granted(grant, now)) => {
+                observe::acquired(&grant.claim, now.since(started));
+                return Ok(Some(grant));
+            }
+            answer if waits => first = Some(answer),
+            Ok(Answer::Held(_)) => {
+                observe::contended(&pending.claim);
+                return Ok(None);
+            }
+            Ok(Answer::TooLate) => return Err(too_late(&pending.claim)),
+            Err(error) => return Err(error),
         }
-        Answer::Held(_) => {
-            observe::contended(&pending.claim);
-            Ok(None)
-        }
-        Answer::TooLate => Err(too_late(&pending.claim)),
     }
+    let until = wanted.wait.flatten().map(|limit| started.after(limit));
+    let waiter = Waiter { engine, wanted, started, until, queued };
+    // Boxed, so that the future of a lock that is free stays small.
+    Box::pin(waiter.acquire(pending, place, first)).await.map(Some)
 }
 
 /// An acquire that waits.
@@ -67,7 +67,7 @@ struct Waiter {
     wanted: Wanted,
     started: Moment,
     until: Option<Moment>,
-    queues: bool,
+    queued: bool,
 }
 
 /// For how long a store that fails to answer is asked again, and how soon.
@@ -77,28 +77,41 @@ struct Trouble {
 }
 
 impl Waiter {
-    async fn acquire(&self) -> Result<Grant> {
-        let mut place = None;
-        if !self.queues {
-            place = self.engine.lines.join_formed(&self.wanted.name);
-        }
+    /// Goes on from the `first` answer, or from its `place` in the line of those who came before.
+    async fn acquire(
+        &self,
+        mut pending: Pending,
+        mut place: Option<Place>,
+        mut first: Option<Result<Answer>>,
+    ) -> Result<Grant> {
         let mut trouble = None;
-        let mut pending = Pending::new(&self.engine, &self.wanted, self.queues);
         loop {
-            if let Some(place) = &place {
-                self.take_turn(place, &pending.claim).await?;
-            }
-            match pending.request().await {
-                Ok(Answer::Granted(grant)) => return Ok(self.granted(grant, place)),
+            let answer = match first.take() {
+                Some(answer) => answer,
+                None => {
+                    if let Some(place) = &place {
+                        self.take_turn(place, &pending.claim).await?;
+                    }
+                    pending.request(self.engine.clock.now()).await
+                }
+            };
+            match answer {
+                Ok(Answer::Granted(grant, now)) => {
+                    if let Some(place) = place {
+                        place.served(&grant.claim, &grant.session);
+                    }
+                    observe::acquired(&grant.claim, now.since(self.started));
+                    return Ok(grant);
+                }
                 Ok(Answer::TooLate) => {
                     self.retry(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
-                    pending = Pending::new(&self.engine, &self.wanted, self.queues);
+                    pending = self.anew();
                 }
                 Ok(Answer::Held(held)) => {
                     trouble = None;
                     if !self.wait(&pending.claim, &held, &mut place).await? {
                         // What carried its place in the queue has ended: a new claim takes a new place.
-                        pending = Pending::new(&self.engine, &self.wanted, self.queues);
+                        pending = self.anew();
                     }
                 }
                 Err(error) => self.retry(&mut trouble, &pending.claim, error).await?,
@@ -106,12 +119,8 @@ impl Waiter {
         }
     }
 
-    fn granted(&self, grant: Grant, place: Option<Place>) -> Grant {
-        if let Some(place) = place {
-            place.served(&grant.claim, &grant.session);
-        }
-        observe::acquired(&grant.claim, self.engine.clock.now().since(self.started));
-        grant
+    fn anew(&self) -> Pending {
+        Pending::new(&self.engine, &self.wanted, self.queued)
     }
 
     fn is_over(&self) -> bool {
@@ -156,7 +165,7 @@ impl Waiter {
         if let Some(session) = &held.session {
             self.engine.keep(session);
         }
-        if place.is_none() && !self.queues {
+        if place.is_none() && !self.queued {
             let joined = place.insert(self.engine.lines.join(&self.wanted.name));
             if !joined.is_head() {
                 return Ok(true);
@@ -243,7 +252,8 @@ fn too_late(claim: &Claim) -> Error {
 
 /// What a request brought.
 enum Answer {
-    Granted(Grant),
+    /// A lease, and when its answer came.
+    Granted(Grant, Moment),
     Held(Waiting),
     /// It was granted, but may no longer be believed in.
     TooLate,
@@ -265,11 +275,9 @@ impl Pending {
         Pending { engine: engine.clone(), claim, request: None, may_be_known: false }
     }
 
-    /// Asks once.
-    async fn request(&mut self) -> Result<Answer> {
+    /// Asks once. `sent` was read from the clock before: the request cannot leave earlier.
+    async fn request(&mut self, sent: Moment) -> Result<Answer> {
         let (store, claim) = (self.engine.store.clone(), self.claim.clone());
-        // The clock is read before the request can leave.
-        let sent = self.engine.clock.now();
         let request = self.request.insert(Box::pin(async move { store.request(&claim).await }));
         let answer = tokio::time::timeout(self.engine.call_timeout, request).await;
         self.request = None;
@@ -301,12 +309,13 @@ impl Pending {
         self.may_be_known = true;
         let clock = &self.engine.clock;
         let session = lease.session.unwrap_or_else(|| Session::of_one(self.claim.clone(), clock, sent, lease.ttl));
-        if session.loss().is_some() || self.claim.life().is_over() {
+        let now = clock.now();
+        if session.loss_at(now).is_some() || self.claim.life().is_over() {
             return Answer::TooLate;
         }
         self.may_be_known = false;
         self.engine.keep(&session);
-        Answer::Granted(Grant { claim: self.claim.clone(), session, token: lease.token })
+        Answer::Granted(Grant { claim: self.claim.clone(), session, token: lease.token }, now)
     }
 }
 

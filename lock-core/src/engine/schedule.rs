@@ -61,10 +61,12 @@ impl Schedule {
 pub(crate) struct Timers {
     queue: BTreeMap<(Moment, u64), Session>,
     added: u64,
+    /// When the engine's task will look by itself.
+    looks_at: Option<Moment>,
 }
 
 impl Timers {
-    /// Looks at `session` from now on, unless it is looked at early enough; gives whether it is now the first of all.
+    /// Looks at `session` from now on, unless it is looked at early enough; gives whether the engine must be told.
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
         let at = Self::next_look(session);
         let planned = session.schedule().tick;
@@ -75,7 +77,7 @@ impl Timers {
         }
     }
 
-    /// Looks at `session` at its next time; gives whether it is now the first of all.
+    /// Looks at `session` at its next time; gives whether the engine must be told.
     pub(crate) fn plan(&mut self, session: &Session) -> bool {
         let at = Self::next_look(session);
         self.remove(session);
@@ -83,7 +85,11 @@ impl Timers {
         let tick = (at, self.added);
         session.schedule().tick = Some(tick);
         self.queue.insert(tick, session.clone());
-        self.queue.first_key_value().is_some_and(|(first, _)| *first == tick)
+        let sooner = self.looks_at.is_none_or(|looks_at| at < looks_at);
+        if sooner {
+            self.looks_at = Some(at);
+        }
+        sooner
     }
 
     /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
@@ -122,8 +128,10 @@ impl Timers {
         due
     }
 
-    pub(crate) fn next(&self) -> Option<Moment> {
-        self.queue.first_key_value().map(|((at, _), _)| *at)
+    /// When to look next; the engine's task promises to.
+    pub(crate) fn next(&mut self) -> Option<Moment> {
+        self.looks_at = self.queue.first_key_value().map(|((at, _), _)| *at);
+        self.looks_at
     }
 
     pub(crate) fn is_empty(&self) -> bool {
