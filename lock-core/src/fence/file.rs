@@ -328,7 +328,8 @@ fn check_version(start: &[u8], path: &Path) -> Result<()> {
     }
     let path = path.display();
     let version = start.strip_prefix(KIND.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
-    Err(invalid(match version.and_then(|version| std::str::from_utf8(version).ok()?.parse::<u32>().ok()) {
+    let version = version.and_then(|version| std::str::from_utf8(version).ok()?.parse::<u32>().ok());
+    Err(invalid(match version.filter(|version| *version != 1) {
         Some(version) => format!("the fence in {path} has format {version}; this version of leasehold reads format 1"),
         None if start.is_empty() => format!(
             "{path} is empty, and no fence: it is not taken for a new one, since a fence that forgets admits old \

@@ -401,7 +401,7 @@ fn no_pass_of_a_killed_process_is_forgotten_and_none_stays_in_the_way() {
         while hear(lines.next().unwrap()) < 3 * round as usize {}
         child.kill().unwrap();
         child.wait().unwrap();
-        lines.for_each(|line| drop(hear(line)));
+        lines.for_each(|line| _ = hear(line));
         assert!(seen.is_sorted_by(|a, b| a < b), "two passes for one number, or numbers that go down: {seen:?}");
         let last = *seen.last().unwrap();
         let highest = fence.highest(&name("a")).unwrap().unwrap().number();
