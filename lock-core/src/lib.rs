@@ -27,6 +27,7 @@
 
 mod claim;
 mod clock;
+mod config;
 mod connect;
 mod engine;
 mod error;
@@ -54,6 +55,7 @@ pub use async_trait::async_trait;
 
 pub use self::claim::Claim;
 pub use self::clock::{Clock, Moment, Suspender};
+pub use self::config::{Config, KeyValue, Profile, Purpose, Require, StoreParts};
 pub use self::connect::Connect;
 pub use self::error::{Effect, Error, ErrorKind, LossReason, Result};
 pub use self::fence::{Fence, Pass};

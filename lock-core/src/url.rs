@@ -214,7 +214,8 @@ impl FromStr for StoreUrl {
     }
 }
 
-fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
+/// A host with its port, if it has one; the refusal shows nothing of the text.
+pub(crate) fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').ok_or("an IPv6 address lacks its ]")?;
