@@ -4,34 +4,37 @@
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
+use std::time::{Duration, Instant};
+
 use criterion::{Criterion, criterion_group, criterion_main};
-use leasehold::{Locks, MemoryStore};
+use leasehold::{LockGuard, Locks, MemoryStore};
+
+async fn cycles(locks: &Locks, count: u64) -> Duration {
+    let start = Instant::now();
+    for _ in 0..count {
+        let guard = locks.lock("name").acquire().await.expect("it is free");
+        guard.release().await.expect("it was held");
+    }
+    start.elapsed()
+}
+
+async fn hold(locks: &Locks, count: usize) -> Vec<LockGuard> {
+    let mut held = Vec::with_capacity(count);
+    for number in 0..count {
+        held.push(locks.lock(format!("held {number}")).acquire().await.expect("it is free"));
+    }
+    held
+}
 
 fn memory(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let locks = Locks::new(MemoryStore::new());
     criterion.bench_function("memory: uncontended acquire + release", |bencher| {
-        bencher.iter(|| {
-            runtime.block_on(async {
-                let guard = locks.lock("name").acquire().await.expect("it is free");
-                guard.release().await.expect("it was held");
-            });
-        });
+        bencher.iter_custom(|count| runtime.block_on(cycles(&locks, count)));
     });
-
-    let mut held = Vec::new();
-    runtime.block_on(async {
-        for number in 0..10_000 {
-            held.push(locks.lock(format!("held {number}")).acquire().await.expect("it is free"));
-        }
-    });
+    let held = runtime.block_on(hold(&locks, 10_000));
     criterion.bench_function("memory: the same beside 10,000 held locks", |bencher| {
-        bencher.iter(|| {
-            runtime.block_on(async {
-                let guard = locks.lock("name").acquire().await.expect("it is free");
-                guard.release().await.expect("it was held");
-            });
-        });
+        bencher.iter_custom(|count| runtime.block_on(cycles(&locks, count)));
     });
     let validity = held[0].validity();
     criterion.bench_function("asking a guard whether it is valid", |bencher| bencher.iter(|| validity.is_valid()));

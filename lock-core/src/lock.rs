@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{OnWait, Wanted, acquire};
+use tracing::Instrument as _;
+
+use crate::engine::{Grant, OnWait, Wanted, acquire};
 use crate::locks::Owner;
 use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result};
 
@@ -109,7 +111,7 @@ impl<G: Guard> Lock<G> {
         let wanted = self.wanted(Some(self.wait));
         let owner = self.owner.clone();
         async move {
-            let grant = acquire(owner.engine().clone(), wanted?).await?;
+            let grant = granted(&owner, wanted?).await?;
             let grant = grant.expect("BUG: an acquire that waits ends with a lease or an error");
             G::of(LockGuard::granted(owner.engine(), grant))
         }
@@ -132,7 +134,7 @@ impl<G: Guard> Lock<G> {
         let wanted = self.wanted(None);
         let owner = self.owner.clone();
         async move {
-            let grant = acquire(owner.engine().clone(), wanted?).await?;
+            let grant = granted(&owner, wanted?).await?;
             grant.map(|grant| G::of(LockGuard::granted(owner.engine(), grant))).transpose()
         }
     }
@@ -145,6 +147,11 @@ impl<G: Guard> Lock<G> {
         let name = self.name.clone()?;
         Ok(Wanted { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
     }
+}
+
+async fn granted(owner: &Owner, wanted: Wanted) -> Result<Option<Grant>> {
+    let span = tracing::debug_span!("acquire", name = %wanted.name, ttl = ?wanted.ttl);
+    acquire(owner.engine().clone(), wanted).instrument(span).await
 }
 
 impl<G: Guard> Clone for Lock<G> {

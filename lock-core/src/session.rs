@@ -157,10 +157,6 @@ impl Session {
         &self.0.life
     }
 
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.0.clock
-    }
-
     pub(crate) fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
         locked(&self.0.schedule)
     }

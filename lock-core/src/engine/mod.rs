@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 pub(crate) use self::acquire::{Grant, OnWait, Wanted, acquire};
 use self::lines::Lines;
@@ -195,7 +196,8 @@ impl Running {
     fn start_withdrawals(&self, tasks: &mut JoinSet<()>) {
         let waiting = std::mem::take(&mut *locked(&self.engine.withdrawals));
         for rest in waiting {
-            tasks.spawn(Withdrawal::resume(&self.engine, rest).finish());
+            let span = tracing::debug_span!("withdraw", name = %rest.name());
+            tasks.spawn(Withdrawal::resume(&self.engine, rest).finish().instrument(span));
         }
     }
 
@@ -212,7 +214,8 @@ impl Running {
             let size = (BATCH >> (3 * failures).min(usize::BITS - 1)).max(1);
             let alike = due.iter().take(size).take_while(|session| session.schedule().failures() == failures).count();
             let mut round = Round::begin(engine, due.drain(..alike).collect());
-            tasks.spawn(async move { round.ask().await });
+            let span = tracing::debug_span!("renew", sessions = alike);
+            tasks.spawn(async move { round.ask().await }.instrument(span));
         }
     }
 

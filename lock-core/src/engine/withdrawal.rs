@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
-use crate::{Attempt, Claim, Effect, Error, ErrorKind, LossReason, Moment, Released, Result, observe};
+use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockName, LossReason, Moment, Released, Result, observe};
 
 /// A call to the store that owns all it needs, so that whoever began it can be dropped and another can finish it.
 pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -38,6 +38,12 @@ struct Calls {
 pub(crate) struct Unfinished {
     claim: Claim,
     calls: Calls,
+}
+
+impl Unfinished {
+    pub(crate) fn name(&self) -> &LockName {
+        self.claim.name()
+    }
 }
 
 impl Withdrawal {
@@ -141,7 +147,8 @@ impl Withdrawal {
 
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        if self.done {
+        // A store that panicked would do so again.
+        if self.done || std::thread::panicking() {
             if self.engine.withdrawing.fetch_sub(1, Ordering::AcqRel) == 1 {
                 self.engine.settled.notify_waiters();
             }
