@@ -1,0 +1,170 @@
+//! `leasehold run`: holds a lock while a command runs.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use leasehold::{Connect, ErrorKind, FencedGuard, FencingToken, Guard, LockGuard, LockName, Locks};
+
+use crate::cli::Run;
+use crate::failure::{Failure, status};
+use crate::supervise::{Ending, Job, Signals, Terms, supervise};
+use crate::waiting_line::WaitingLine;
+use crate::{output, store};
+
+/// How long an end waits for what is still to be given back.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Holds the lock while the command runs.
+pub(crate) async fn run(args: Run, url: Option<&str>) -> Result<ExitCode, Failure> {
+    let name = store::name(&args.name)?;
+    let grace = grace(&args)?;
+    let mut signals = Signals::new()?;
+    let mut connect = leasehold::connect(store::url(url)?);
+    if let Some(info) = &args.info {
+        connect = connect.holder_info(info);
+    }
+    if args.correctness {
+        let locks = connecting(connect.for_correctness(), &mut signals).await?;
+        hold(&locks, &name, &args, grace, &mut signals, FencedGuard::into_parts).await
+    } else {
+        let locks = connecting(connect, &mut signals).await?;
+        let with_token = |guard: LockGuard| {
+            let token = guard.token_if_any().cloned();
+            (guard, token)
+        };
+        hold(&locks, &name, &args, grace, &mut signals, with_token).await
+    }
+}
+
+/// The time between SIGTERM and SIGKILL. With more than half of the TTL the command would be told to end although the
+/// first renewals may still succeed.
+fn grace(args: &Run) -> Result<Duration, Failure> {
+    let default = (args.ttl / 4).min(Duration::from_secs(5));
+    match args.grace {
+        Some(grace) if grace > args.ttl / 2 => {
+            let text = format!("--grace {} is not accepted: it is half of --ttl at most", output::time(grace));
+            Err(Failure::usage(text))
+        }
+        grace => Ok(grace.unwrap_or(default)),
+    }
+}
+
+async fn connecting<G: Guard>(connect: Connect<G>, signals: &mut Signals) -> Result<Locks<G>, Failure> {
+    tokio::select! {
+        locks = connect => Ok(locks?),
+        signal = signals.ending() => Err(ended_by(signal)),
+    }
+}
+
+fn ended_by(signal: i32) -> Failure {
+    Failure::new(status::SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()), "")
+}
+
+async fn hold<G: Guard, T: Into<Option<FencingToken>>>(
+    locks: &Locks<G>,
+    name: &LockName,
+    args: &Run,
+    grace: Duration,
+    signals: &mut Signals,
+    parts: impl FnOnce(G) -> (LockGuard, T),
+) -> Result<ExitCode, Failure> {
+    let ended = match acquire(locks, name, args, signals).await {
+        Ok(guard) => {
+            let (guard, token) = parts(guard);
+            run_held(guard, token.into(), args, grace, signals).await
+        }
+        Err(failure) => Err(failure),
+    };
+    // What was asked for and no longer wanted is given back before the process ends.
+    if tokio::time::timeout(CLOSING, locks.close()).await.is_err() {
+        output::complain(&format!("\"{name}\" may stay held for up to {}: giving it back took too long", output::time(args.ttl)));
+    }
+    ended
+}
+
+async fn acquire<G: Guard>(
+    locks: &Locks<G>,
+    name: &LockName,
+    args: &Run,
+    signals: &mut Signals,
+) -> Result<G, Failure> {
+    let mut line = WaitingLine::new(name, args.quiet);
+    let ahead = line.ahead();
+    let mut lock = locks.lock(name).ttl(args.ttl).on_wait(move |by| ahead.tell(by));
+    if args.try_once {
+        return tokio::select! {
+            guard = lock.try_acquire() => match guard? {
+                Some(guard) => Ok(guard),
+                None => Err(held(locks, name).await),
+            },
+            signal = signals.ending() => Err(ended_by(signal)),
+        };
+    }
+    if let Some(limit) = args.wait {
+        lock = lock.wait(limit);
+    }
+    let mut acquiring = std::pin::pin!(lock.acquire());
+    let mut looks = tokio::time::interval(WaitingLine::EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            guard = &mut acquiring => return Ok(guard?),
+            signal = signals.ending() => return Err(ended_by(signal)),
+            _ = looks.tick() => line.draw(),
+        }
+    }
+}
+
+/// Why a lock was not free: with its holder, if that can still be found out.
+async fn held<G: Guard>(locks: &Locks<G>, name: &LockName) -> Failure {
+    let by = locks.inspect(name).await.ok().flatten().map(|by| format!(" by {by}")).unwrap_or_default();
+    Failure::new(status::NOT_FREE, format!("\"{name}\" is held{by}"))
+}
+
+async fn run_held(
+    guard: LockGuard,
+    token: Option<FencingToken>,
+    args: &Run,
+    grace: Duration,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let mut job = Job::new(&args.command)
+        .env("LEASEHOLD_NAME", guard.name().as_str())
+        .env("LEASEHOLD_HOLDER", guard.holder().to_string());
+    // An outer `leasehold run` may have set these, for another lock.
+    job = match &token {
+        Some(token) => {
+            job.env("LEASEHOLD_TOKEN", token.number().to_string()).env("LEASEHOLD_REALM", token.realm().as_str())
+        }
+        None => job.env_remove("LEASEHOLD_TOKEN").env_remove("LEASEHOLD_REALM"),
+    };
+    let validity = guard.validity();
+    let ending = supervise(job, Some(&validity), Terms::new(validity.ttl(), grace), signals).await;
+    let lost = |why: &str| {
+        Failure::new(status::LOST, format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()))
+    };
+    let loss = validity.check().err();
+    let released = guard.release().await;
+    match ending? {
+        Ending::Stopped(why) => {
+            Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string())))
+        }
+        ending => {
+            match released {
+                Err(error) if error.kind() == ErrorKind::Lost => {
+                    let why = error.loss().map_or_else(|| error.to_string(), |reason| reason.to_string());
+                    let text = format!("the lease on \"{}\" was lost before the command ended: {why}", validity.name());
+                    return Err(Failure::new(status::LOST, text));
+                }
+                Err(error) => output::complain(&format!(
+                    "whether \"{}\" was given back is unknown, it may stay held for up to {}: {error}",
+                    validity.name(),
+                    output::time(validity.ttl())
+                )),
+                Ok(()) => {}
+            }
+            ending.code()
+        }
+    }
+}

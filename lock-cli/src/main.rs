@@ -1,0 +1,35 @@
+//! `leasehold`: holds a distributed lock around a command, and shows and breaks locks.
+
+mod cli;
+mod commands;
+mod failure;
+mod logs;
+mod output;
+mod store;
+mod supervise;
+mod waiting_line;
+
+use std::process::ExitCode;
+
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::system(format!("no runtime: {error}")).report(),
+    };
+    let ended = if let Some(order) = supervise::WatchdogOrder::from_args(std::env::args_os()) {
+        runtime.block_on(supervise::watch(order))
+    } else {
+        match cli::parse() {
+            Ok(cli) => runtime.block_on(commands::run(cli)),
+            Err(ended) => ended,
+        }
+    };
+    // A store's thread may hang in a call that was given up: it is not waited for.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,69 @@
+//! Which store the command uses.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use leasehold::LockName;
+
+use crate::failure::Failure;
+
+/// The URL of the store: `--store`, else `LEASEHOLD_STORE`, else an SQLite file in the user's state folder, which is
+/// made if it is not there.
+pub(crate) fn url(option: Option<&str>) -> Result<String, Failure> {
+    if let Some(url) = option {
+        return Ok(url.to_owned());
+    }
+    if let Some(url) = std::env::var_os("LEASEHOLD_STORE").filter(|url| !url.is_empty()) {
+        return url.into_string().map_err(|_| Failure::config("LEASEHOLD_STORE is not accepted: it is no UTF-8"));
+    }
+    let folder = state_folder()?.join("leasehold");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
+        Failure::config(format!("the folder {} cannot be made: {error}; name a store with --store", folder.display()))
+    })?;
+    Ok(sqlite_url(&folder.join("locks.db")))
+}
+
+fn state_folder() -> Result<PathBuf, Failure> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state"))).ok_or_else(|| {
+        Failure::config("there is no state folder, since HOME names none: name a store with --store or LEASEHOLD_STORE")
+    })
+}
+
+/// The URL of this file: whatever would end or change the path is percent-encoded, and so is what is no UTF-8.
+fn sqlite_url(path: &Path) -> String {
+    let mut url = "sqlite:".to_owned();
+    for (at, byte) in path.as_os_str().as_bytes().iter().enumerate() {
+        let plain = byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) || (*byte == b'/' && at != 1);
+        if plain {
+            url.push(char::from(*byte));
+        } else {
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url
+}
+
+/// The lock's name from the command line.
+pub(crate) fn name(text: &OsStr) -> Result<LockName, Failure> {
+    match text.to_str() {
+        Some(text) => Ok(LockName::new(text)?),
+        None => Err(Failure::usage(format!("the lock name {text:?} is not accepted: it is no UTF-8"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_survives_its_way_through_a_url() {
+        for path in ["/home/a b/locks.db", "/tmp/50%?x=1/é", "//odd/locks.db"] {
+            let url: leasehold::StoreUrl = sqlite_url(Path::new(path)).parse().unwrap();
+            assert_eq!((url.path(), url.hosts().len()), (path, 0));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! [`Job`], the command that is run; [`Ending`], how it ended.
+
+use std::ffi::{OsStr, OsString};
+use std::process::{Command, ExitCode};
+
+use crate::failure::{Failure, status};
+
+/// A command with its arguments, and what its environment gets and loses.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) command: Vec<OsString>,
+    env: Vec<(&'static str, Option<OsString>)>,
+}
+
+impl Job {
+    /// This command with these arguments.
+    pub(crate) fn new(command: &[OsString]) -> Job {
+        Job { command: command.to_vec(), env: Vec::new() }
+    }
+
+    /// With this variable.
+    pub(crate) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Job {
+        self.env.push((name, Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Without this variable.
+    pub(crate) fn env_remove(mut self, name: &'static str) -> Job {
+        self.env.push((name, None));
+        self
+    }
+
+    pub(crate) fn apply_env(&self, command: &mut Command) {
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal, which was not ours.
+    Killed(i32),
+    /// It could not be started; the system's error number.
+    NotStarted(i32, OsString),
+    /// It was stopped since its lease ended, or could no longer be watched; why.
+    Stopped(&'static str),
+}
+
+impl Ending {
+    /// The exit status that passes this on.
+    pub(crate) fn code(self) -> Result<ExitCode, Failure> {
+        match self {
+            Ending::Exited(code) => Ok(ExitCode::from(code as u8)),
+            Ending::Killed(signal) => Ok(ExitCode::from(status::SIGNALLED.saturating_add(signal as u8))),
+            Ending::NotStarted(number, command) => {
+                let error = std::io::Error::from_raw_os_error(number);
+                let code = match error.kind() {
+                    std::io::ErrorKind::NotFound => status::NOT_FOUND,
+                    _ => status::NOT_EXECUTABLE,
+                };
+                Err(Failure::new(code, format!("{} cannot be run: {error}", command.display())))
+            }
+            Ending::Stopped(why) => Err(Failure::new(status::LOST, format!("the command was stopped: {why}"))),
+        }
+    }
+}

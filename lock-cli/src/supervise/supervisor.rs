@@ -1,0 +1,314 @@
+//! The supervisor: keeps the watchdog told, passes signals on, and says how the command ended.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use leasehold::{LossReason, Validity};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, test_kill_process_group};
+
+use super::frame::{Link, Order, Report};
+use super::terminal::Terminal;
+use super::{Ending, Job, Signals, Terms, WatchdogOrder, boot_time};
+use crate::failure::Failure;
+
+/// How long a command may take to stop when `leasehold` was told to, before it is stopped by force.
+const SUSPENDING: Duration = Duration::from_millis(500);
+
+/// By how much a deadline must be later, in nanoseconds, to be a renewal.
+const NOISE: u64 = 500_000;
+
+/// How long the end of a group is watched that has lost its watchdog.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// Runs the command until it ends, or until it had to be stopped. Without a lease nothing stops it but the end of this
+/// process.
+pub(crate) async fn supervise(
+    job: Job,
+    lease: Option<&Validity>,
+    terms: Terms,
+    signals: &mut Signals,
+) -> Result<Ending, Failure> {
+    signals.with_job_control()?;
+    let deadline = Deadline::of(lease);
+    let (link, watchdog) = start_watchdog(&job, terms, deadline.at)
+        .map_err(|error| Failure::system(format!("the watchdog cannot be started: {error}")))?;
+    let mut supervisor = Supervisor {
+        job,
+        link,
+        terms,
+        deadline,
+        group: None,
+        terminal: Terminal::open(),
+        had_terminal: Terminal::is_wanted(),
+        suspend_by: None,
+        stopped: None,
+        unread: None,
+    };
+    let ending = supervisor.run(lease, signals).await;
+    supervisor.end(watchdog);
+    ending
+}
+
+/// Until when the watchdog was told that the lease is valid.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    at: u64,
+    /// How often it is looked at: a renewal shall reach the watchdog soon, and cost nothing while there is none.
+    every: Duration,
+}
+
+impl Deadline {
+    /// The clock is read before the lease is asked: what passes in between makes the deadline earlier.
+    fn of(lease: Option<&Validity>) -> Deadline {
+        let now = boot_time::now();
+        match lease {
+            None => Deadline { at: u64::MAX, every: Duration::from_secs(3600) },
+            Some(lease) => Deadline {
+                at: now.saturating_add(u64::try_from(lease.remaining().as_nanos()).unwrap_or(u64::MAX)),
+                every: (lease.ttl() / 20).clamp(Duration::from_millis(2), Duration::from_secs(1)),
+            },
+        }
+    }
+}
+
+/// Starts the watchdog, out of reach of the terminal's signals, and gives it our standard streams for the command.
+fn start_watchdog(job: &Job, terms: Terms, deadline: u64) -> io::Result<(Link, Child)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(executable()?);
+    command.arg0("lock-watchdog").args(WatchdogOrder::args(terms, &job.command));
+    job.apply_env(&mut command);
+    let watchdog =
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0).spawn()?;
+    drop(command);
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&streams)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    let frame = Order::Begin(deadline).to_frame();
+    sendmsg(&ours, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok((Link::new(ours)?, watchdog))
+}
+
+/// This executable, also when its file was replaced since this process was started.
+fn executable() -> io::Result<std::path::PathBuf> {
+    let itself = std::path::Path::new("/proc/self/exe");
+    if itself.exists() { Ok(itself.to_owned()) } else { std::env::current_exe() }
+}
+
+struct Supervisor {
+    job: Job,
+    link: Link,
+    terms: Terms,
+    deadline: Deadline,
+    /// The command's group, once it runs and until nobody may signal it any more.
+    group: Option<Pid>,
+    terminal: Option<Terminal>,
+    /// Whether the command has, or had before it was suspended, the terminal.
+    had_terminal: bool,
+    /// We were told to stop: by then the command has stopped, or is made to.
+    suspend_by: Option<u64>,
+    /// Why the command is being stopped for good.
+    stopped: Option<&'static str>,
+    /// A signal that came before the command ran.
+    unread: Option<i32>,
+}
+
+impl Supervisor {
+    async fn run(&mut self, lease: Option<&Validity>, signals: &mut Signals) -> Result<Ending, Failure> {
+        let mut loss_told = false;
+        loop {
+            let next_look = self.next_look();
+            tokio::select! {
+                biased;
+                frame = self.link.next() => match frame.map(Report::from_frame) {
+                    Some(Ok(report)) => {
+                        if let Some(ending) = self.hear(report) {
+                            return Ok(ending);
+                        }
+                    }
+                    Some(Err(_)) => {}
+                    None => return Ok(self.without_watchdog().await),
+                },
+                signal = signals.next() => self.pass_on(signal),
+                reason = lost(lease), if !loss_told => {
+                    loss_told = true;
+                    self.lose(reason);
+                }
+                () = tokio::time::sleep(next_look) => self.look(lease),
+            }
+        }
+    }
+
+    fn next_look(&self) -> Duration {
+        let soon = self.suspend_by.map_or(self.deadline.every, boot_time::until);
+        soon.min(self.deadline.every)
+    }
+
+    /// Tells the watchdog of a renewal; and does its work if it has not been done.
+    fn look(&mut self, lease: Option<&Validity>) {
+        let deadline = Deadline::of(lease);
+        // Two readings of the same deadline differ by the time between reading the clock and asking the lease.
+        if deadline.at > self.deadline.at.saturating_add(NOISE) && self.stopped.is_none() {
+            self.deadline = deadline;
+            self.link.send(Order::Extend(deadline.at).to_frame());
+        }
+        if boot_time::until(self.deadline.at) <= self.terms.lead {
+            self.signal(Signal::KILL);
+        }
+        if self.suspend_by.is_some_and(|at| boot_time::until(at).is_zero()) {
+            self.signal(Signal::STOP);
+            self.suspended_as_told();
+        }
+    }
+
+    /// The lease is lost. Where time has ended it, the watchdog knows by itself, and earlier.
+    fn lose(&mut self, reason: LossReason) {
+        if reason != LossReason::Expired {
+            self.link.send(Order::Stop.to_frame());
+        }
+    }
+
+    fn hear(&mut self, report: Report) -> Option<Ending> {
+        match report {
+            Report::Started(pid) => {
+                self.group = Pid::from_raw(pid);
+                if self.had_terminal {
+                    self.had_terminal = self.give_terminal();
+                }
+                if let Some(signal) = self.unread.take() {
+                    self.pass_on(signal);
+                }
+            }
+            Report::Stopping => self.stopped = Some("it could not be renewed in time"),
+            Report::Suspended(signal) => self.suspended(signal),
+            Report::NotStarted(error) if error == rustix::io::Errno::TIMEDOUT.raw_os_error() => {
+                return Some(Ending::Stopped("its validity ended before the command was started"));
+            }
+            Report::NotStarted(error) => {
+                return Some(Ending::NotStarted(error, self.job.command.first().cloned().unwrap_or_default()));
+            }
+            Report::Exited(_) | Report::Killed(_) if self.stopped.is_some() => return self.stopped.map(Ending::Stopped),
+            Report::Exited(status) => return Some(Ending::Exited(status)),
+            Report::Killed(signal) => return Some(Ending::Killed(signal)),
+        }
+        None
+    }
+
+    /// Passes a signal on to the command's group.
+    fn pass_on(&mut self, signal: i32) {
+        let Some(signal) = Signal::from_named_raw(signal) else { return };
+        if self.group.is_none() {
+            // What ends a command comes before what only tells it something.
+            if signal != Signal::WINCH && signal != Signal::CONT {
+                self.unread = Some(signal.as_raw());
+            }
+            return;
+        }
+        match signal {
+            Signal::CONT => self.resume(),
+            Signal::TSTP => {
+                let by = boot_time::now().saturating_add(SUSPENDING.as_nanos() as u64);
+                self.suspend_by.get_or_insert(by);
+                self.signal(Signal::TSTP);
+            }
+            signal => self.signal(signal),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// A signal has suspended the command.
+    fn suspended(&mut self, signal: i32) {
+        if self.suspend_by.is_some() {
+            return self.suspended_as_told();
+        }
+        let (Some(group), Some(terminal)) = (self.group, &self.terminal) else { return };
+        let asks = [Signal::TTIN, Signal::TTOU].map(Signal::as_raw).contains(&signal);
+        if asks && (terminal.is_ours() || terminal.is_at(group)) {
+            terminal.give(group);
+            self.had_terminal = true;
+            return self.signal(Signal::CONT);
+        }
+        if !asks && !terminal.is_at(group) && !terminal.is_ours() {
+            // Somebody stopped a command in the background: that is between the two.
+            return;
+        }
+        if Terminal::has_job_control() {
+            terminal.take_back(group);
+            // The shell sees its job stop when all of our group have stopped; SIGCONT goes on from here.
+            let _ = rustix::process::kill_current_process_group(Signal::STOP);
+        } else if signal == Signal::TSTP.as_raw() {
+            self.signal(Signal::CONT);
+        }
+    }
+
+    /// We were told to stop, and the command has stopped: now we do.
+    fn suspended_as_told(&mut self) {
+        self.suspend_by = None;
+        if let (Some(group), Some(terminal)) = (self.group, &self.terminal) {
+            terminal.take_back(group);
+        }
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+
+    /// We were continued, and so is the command.
+    fn resume(&mut self) {
+        self.suspend_by = None;
+        if self.had_terminal {
+            self.give_terminal();
+        }
+        self.signal(Signal::CONT);
+    }
+
+    /// Gives the command the terminal if we have it.
+    fn give_terminal(&self) -> bool {
+        let (Some(group), Some(terminal)) = (self.group, &self.terminal) else { return false };
+        if terminal.is_ours() {
+            terminal.give(group);
+        }
+        terminal.is_at(group)
+    }
+
+    /// The watchdog has ended before the command: the command is ended at once, since nobody would do it in time.
+    async fn without_watchdog(&mut self) -> Ending {
+        self.signal(Signal::KILL);
+        // The lock is given back after this: nobody of the group may still run then. In a container without anybody who
+        // reaps orphans the group never ends, although it is dead.
+        let until = boot_time::now().saturating_add(ENDING.as_nanos() as u64);
+        while self.group.is_some_and(|group| test_kill_process_group(group).is_ok()) && !boot_time::until(until).is_zero()
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ending::Stopped("its watchdog has ended")
+    }
+
+    /// Lets the watchdog reap the command, and end.
+    fn end(mut self, mut watchdog: Child) {
+        if let (Some(group), Some(terminal)) = (self.group.take(), &self.terminal) {
+            terminal.take_back(group);
+        }
+        self.link.send(Order::Goodbye.to_frame());
+        drop(self.link);
+        // It ends by itself; a watchdog that hangs is left to the system.
+        let _ = watchdog.try_wait();
+    }
+}
+
+async fn lost(lease: Option<&Validity>) -> LossReason {
+    match lease {
+        Some(lease) => lease.lost().await,
+        None => std::future::pending().await,
+    }
+}
