@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Real servers and processes for leasehold's own tests: start, stop, kill, pause.
+//!
+//! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds. What does not happen within a
+//! generous bound fails the test, and so does a program that is not installed.
+
+mod port;
+mod process;
+mod until;
+
+pub use self::port::free_port;
+pub use self::process::Process;
+pub use self::until::{BOUND, until};

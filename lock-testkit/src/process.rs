@@ -1,0 +1,123 @@
+//! [`Process`]: a program under test, or a server for it.
+
+use std::process::{Child, Command, ExitStatus};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::until;
+
+/// A program that runs beside a test. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started: a program that a test needs and that is not installed fails the test.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Process {
+        let name = command.get_program().to_string_lossy().into_owned();
+        match command.spawn() {
+            Ok(child) => Process { name, child },
+            Err(error) => panic!("{name} cannot be started: {error}; ./test.sh installs what the tests need"),
+        }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The child itself, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Stops it where it stands, as a long pause of the machine does (`SIGSTOP`).
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after a [`pause`](Process::pause).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to end (`SIGTERM`).
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends it without a word (`kill -9`), and waits until it has ended.
+    pub fn kill(&mut self) {
+        // It may have ended by itself, which is as good.
+        drop(self.child.kill());
+        self.wait();
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap_or_else(|error| panic!("{} cannot be waited for: {error}", self.name))
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        until(&what, || self.ended())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process has an id");
+        if let Err(error) = kill_process(pid, signal) {
+            panic!("{} got no signal: {error}", self.name);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> Process {
+        Process::start(Command::new("sleep").arg("1000"))
+    }
+
+    #[test]
+    fn a_process_is_gone_when_it_is_killed() {
+        let mut process = sleeper();
+        assert!(process.ended().is_none());
+        process.kill();
+        assert!(!process.ended().expect("it has ended").success());
+    }
+
+    #[test]
+    fn a_paused_process_stays_until_it_goes_on() {
+        let mut process = sleeper();
+        process.pause();
+        let status = format!("/proc/{}/stat", process.id());
+        until("its stop", || std::fs::read_to_string(&status).ok().filter(|stat| stat.contains(") T ")));
+        process.ask_to_end();
+        assert!(process.ended().is_none());
+        process.resume();
+        process.wait();
+    }
+}
