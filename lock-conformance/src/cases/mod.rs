@@ -1,0 +1,35 @@
+//! The cases, a file per group.
+
+mod cancellation;
+mod exclusion;
+mod expiry;
+mod guarantees;
+mod inspection;
+mod loss;
+mod names;
+mod release;
+mod renewal;
+mod tokens;
+mod unknown;
+mod waiting;
+
+use crate::case::Case;
+
+/// Every case; those that take no time come first.
+pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+    let groups = [
+        guarantees::CASES,
+        release::CASES,
+        inspection::CASES,
+        tokens::CASES,
+        names::CASES,
+        exclusion::CASES,
+        renewal::CASES,
+        expiry::CASES,
+        waiting::CASES,
+        unknown::CASES,
+        cancellation::CASES,
+        loss::CASES,
+    ];
+    groups.into_iter().flatten()
+}

@@ -1,0 +1,267 @@
+//! P9: no name collides with another's, and every name comes back as it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lock_core::{Claim, LockName, LockStore};
+
+use crate::Random;
+use crate::case::{Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "names";
+    [] {
+        that_look_alike_are_kept_apart,
+        of_every_length_are_kept_apart,
+        at_random_are_kept_apart,
+        of_other_alphabets_and_forms_are_kept_apart,
+        are_listed_as_they_are_in_byte_order,
+        are_listed_page_by_page,
+        of_free_locks_are_not_listed,
+    }
+}
+
+/// Holds all these at once, each by a holder of its own, and checks that each is shown with its own.
+async fn kept_apart(cx: &Context, texts: impl IntoIterator<Item = String>) -> Proof {
+    let (a, b) = (cx.open().await?, cx.open().await?);
+    let held = hold(cx, &a, texts).await?;
+    for claim in held.values() {
+        cx.shows_holder(&b, claim).await?;
+    }
+    let listed = b.list(None, held.len() + 1).await?;
+    let names: Vec<_> = listed.iter().map(|(name, _)| name).collect();
+    ensure!(names.len() == held.len(), "{} locks are held, and {} are listed", held.len(), names.len());
+    for ((listed, by), (name, claim)) in listed.iter().zip(&held) {
+        ensure!(listed == name, "{name:?} is listed as {listed:?}");
+        ensure!(by.holder == Some(claim.holder()), "{name:?} is listed with another holder: {by:?}");
+    }
+    for claim in held.values() {
+        cx.give_back(&a, claim).await?;
+    }
+    Ok(())
+}
+
+async fn hold(
+    cx: &Context,
+    store: &Arc<dyn LockStore>,
+    texts: impl IntoIterator<Item = String>,
+) -> Result<BTreeMap<LockName, Claim>, crate::Failure> {
+    let mut held = BTreeMap::new();
+    for text in texts {
+        let name = name(&text);
+        if held.contains_key(&name) {
+            continue;
+        }
+        let claim = cx.claim(&name);
+        cx.grant(store, &claim).await.map_err(|error| format!("{name:?} collides with another name: {error}"))?;
+        held.insert(name, claim);
+    }
+    Ok(held)
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+async fn that_look_alike_are_kept_apart(cx: Context) -> Proof {
+    let alike = [
+        "a",
+        "A",
+        " a",
+        "a ",
+        "a  ",
+        "a/",
+        "/a",
+        "a/b",
+        "a//b",
+        "a/./b",
+        "a/../b",
+        "a\\b",
+        "a%2Fb",
+        "a%2fb",
+        "a%252Fb",
+        "a_b",
+        "a-b",
+        "a.b",
+        "a:b",
+        "a+b",
+        "a b",
+        "a~b",
+        "a,b",
+        ".",
+        "..",
+        "...",
+        "/",
+        "//",
+        "%",
+        "%%",
+        "%25",
+        "%00",
+        "%41",
+        "=41",
+        "\\x41",
+        "&#65;",
+        "'",
+        "\"",
+        "''",
+        "'; DROP TABLE leases; --",
+        "a'b",
+        "a\"b",
+        "`",
+        "$1",
+        "${a}",
+        "{a}",
+        "[a]",
+        "(a)",
+        "*",
+        "?",
+        "a*",
+        "a?",
+        "_",
+        "__",
+        "a{b}",
+        "0",
+        "00",
+        "0x0",
+        "1",
+        "1.0",
+        "1e0",
+        "-1",
+        "null",
+        "NULL",
+        "true",
+        "lock-0000000000",
+        "_c_a-lock-0000000001",
+        "a/694d8b2e1f",
+        "leasehold:a",
+        "key/a",
+        "#a",
+        "a#",
+        "@",
+        "!",
+        "\u{7e}",
+        "|",
+        ";",
+        "<a>",
+        "&",
+        "a\u{a0}",
+        "a\u{200b}",
+        "\u{feff}a",
+    ];
+    kept_apart(&cx, owned(&alike)).await
+}
+
+async fn of_every_length_are_kept_apart(cx: Context) -> Proof {
+    let mut texts = Vec::new();
+    for length in [1, 2, 31, 32, 33, 62, 63, 64, 65, 127, 128, 129, 199, 200, 254, 255, 256, 257, 400, 511, 512] {
+        texts.push("x".repeat(length));
+        texts.push(format!("{}y", "x".repeat(length - 1)));
+        texts.push("%".repeat(length));
+    }
+    texts.push("é".repeat(256));
+    texts.push("\u{10ffff}".repeat(128));
+    kept_apart(&cx, texts).await
+}
+
+async fn of_other_alphabets_and_forms_are_kept_apart(cx: Context) -> Proof {
+    let alike = [
+        "é",
+        "e\u{301}",
+        "e",
+        "E\u{301}",
+        "É",
+        "ß",
+        "ss",
+        "SS",
+        "ẞ",
+        "ı",
+        "i",
+        "İ",
+        "I",
+        "i\u{307}",
+        "K",
+        "\u{212a}",
+        "k",
+        "Å",
+        "\u{212b}",
+        "A\u{30a}",
+        "ﬁ",
+        "fi",
+        "a",
+        "а",
+        "ａ",
+        "日本",
+        "日本 ",
+        "ﷺ",
+        "☃",
+        "🔒",
+        "🔓",
+        "\u{10ffff}",
+        "\u{fffd}",
+        "\u{e000}",
+        "\u{d7ff}",
+        "ὀ",
+        "ό",
+        "ό",
+    ];
+    kept_apart(&cx, owned(&alike)).await
+}
+
+async fn at_random_are_kept_apart(cx: Context) -> Proof {
+    let mut random = Random::new(7);
+    let pieces = ["a", "A", "/", "%", "%2F", "_", "'", "\\", " ", ".", "é", "e\u{301}", "0", ":", "\u{10ffff}"];
+    let mut texts = Vec::new();
+    for _ in 0..60 {
+        let length = 1 + random.below(8);
+        let text: String = (0..length).map(|_| pieces[random.below(pieces.len() as u64) as usize]).collect();
+        // Its neighbour differs in one piece only.
+        texts.push(format!("{text}{}", pieces[random.below(pieces.len() as u64) as usize]));
+        texts.push(text);
+    }
+    kept_apart(&cx, texts).await
+}
+
+async fn are_listed_as_they_are_in_byte_order(cx: Context) -> Proof {
+    let texts =
+        ["b", "a/b", "a", "a.b", "Z", "é", "z", "\u{10ffff}", "\u{e000}", "a b", "%", "aa", "A", "0", "a\u{7e}"];
+    let store = cx.open().await?;
+    let held = hold(&cx, &store, owned(&texts)).await?;
+    let listed: Vec<_> = store.list(None, 100).await?.into_iter().map(|(name, _)| name).collect();
+    let expected: Vec<_> = held.into_keys().collect();
+    ensure!(listed == expected, "listed: {listed:?}, in byte order: {expected:?}");
+    Ok(())
+}
+
+async fn are_listed_page_by_page(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let texts = (0..23).map(|i| format!("job/{}%{i}", if i % 2 == 0 { "a" } else { "é" }));
+    let held = hold(&cx, &store, texts).await?;
+    for size in [1, 5, 23, 24] {
+        let mut names: Vec<LockName> = Vec::new();
+        loop {
+            let page = store.list(names.last(), size).await?;
+            ensure!(page.len() <= size, "a page of {size} has {} locks", page.len());
+            if page.is_empty() {
+                break;
+            }
+            names.extend(page.into_iter().map(|(name, _)| name));
+            ensure!(names.len() <= held.len(), "the pages have more locks than are held");
+        }
+        ensure!(names.iter().eq(held.keys()), "pages of {size} give {names:?}");
+    }
+    let after = store.list(Some(&name("job/b")), 100).await?;
+    let expected = held.keys().filter(|held| held.as_str() > "job/b");
+    ensure!(after.iter().map(|(name, _)| name).eq(expected), "after a name that is not held comes {after:?}");
+    let none = store.list(None, 0).await?;
+    ensure!(none.is_empty(), "a page of none has {} locks", none.len());
+    Ok(())
+}
+
+async fn of_free_locks_are_not_listed(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let held = hold(&cx, &store, owned(&["a", "b", "c"])).await?;
+    cx.give_back(&store, &held[&name("b")]).await?;
+    let listed: Vec<_> = store.list(None, 10).await?.into_iter().map(|(name, _)| name).collect();
+    ensure!(listed == ["a", "c"].map(name), "listed: {listed:?}");
+    Ok(())
+}

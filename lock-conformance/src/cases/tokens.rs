@@ -1,0 +1,230 @@
+//! P4: fencing tokens rise.
+
+use lock_core::{Break, ErrorKind, Fault, FencingToken};
+
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "tokens";
+    [] { the_realm_is_the_same_on_every_handle, a_new_realm_is_another }
+    [Need::Tokens] {
+        are_of_the_realm_of_the_store,
+        rise_across_releases,
+        rise_across_breaks,
+        rise_for_each_of_many_names,
+        rise_when_all_handles_were_closed_and_opened_again,
+        stay_the_same_when_the_same_holder_asks_again,
+        stay_the_same_while_a_guard_is_renewed,
+        of_a_new_realm_do_not_compare_with_the_old,
+    }
+    [Need::Tokens, Need::Time] { rise_across_ends_of_leases, rise_from_holder_to_waiter }
+    [Need::TokensSurvive(Fault::Crash)] { rise_across_a_crash }
+    [Need::TokensSurvive(Fault::PowerLoss)] { rise_across_a_power_loss }
+    [Need::TokensSurvive(Fault::FailOver)] { rise_across_a_fail_over }
+    [Need::TokensSurvive(Fault::MinorityLoss)] { rise_across_the_loss_of_a_minority }
+    [Need::TokensSurvive(Fault::ClockStep)] { rise_across_a_clock_step }
+    [Need::TokensSurvive(Fault::Pause)] { rise_across_a_pause }
+}
+
+/// One acquisition and release; checks that its token is greater than `last`, which it becomes.
+async fn next(
+    cx: &Context,
+    store: &std::sync::Arc<dyn lock_core::LockStore>,
+    job: &lock_core::LockName,
+    last: &mut Option<FencingToken>,
+) -> Proof {
+    let claim = cx.claim(job);
+    let token = cx.grant_within(store, &claim, cx.soon()).await?.token()?;
+    rises(last, token)?;
+    cx.give_back(store, &claim).await
+}
+
+fn rises(last: &mut Option<FencingToken>, token: FencingToken) -> Proof {
+    if let Some(last) = last {
+        ensure!(token > *last, "a later lease has token {token}, after {last}");
+    }
+    *last = Some(token);
+    Ok(())
+}
+
+async fn the_realm_is_the_same_on_every_handle(cx: Context) -> Proof {
+    let first = cx.open().await?;
+    let realm = first.realm();
+    for _ in 0..2 {
+        let other = cx.open().await?.realm();
+        ensure!(realm == other, "one handle is of {realm}, another of {other}");
+    }
+    drop(first);
+    let later = cx.open().await?.realm();
+    ensure!(realm == later, "it was {realm}, and became {later} when it was opened again");
+    Ok(())
+}
+
+async fn a_new_realm_is_another(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let old = store.realm();
+    match store.new_realm().await {
+        Ok(new) => {
+            ensure!(new != old, "the new realm is the old one: {old}");
+            ensure!(store.realm() == new, "a handle that began {new} is of {}", store.realm());
+            let later = cx.open().await?.realm();
+            ensure!(later == new, "a handle that was opened after {new} began is of {later}");
+        }
+        // Where the server decides, it stays.
+        Err(error) => {
+            ensure!(error.kind() == ErrorKind::InvalidConfig, "beginning a realm failed: {error:?}");
+            ensure!(store.realm() == old, "beginning a realm was refused, and changed it to {}", store.realm());
+        }
+    }
+    Ok(())
+}
+
+async fn of_a_new_realm_do_not_compare_with_the_old(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let mut last = None;
+    next(&cx, &store, &job, &mut last).await?;
+    if store.new_realm().await.is_err() {
+        return Ok(());
+    }
+    let claim = cx.claim(&job);
+    let token = cx.grant(&store, &claim).await?.token()?;
+    ensure!(token.partial_cmp(last.as_ref().ok_or("no token")?).is_none(), "{token} compares with {last:?}");
+    Ok(())
+}
+
+async fn are_of_the_realm_of_the_store(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let token = cx.grant(&store, &cx.claim(&name("job"))).await?.token()?;
+    ensure!(*token.realm() == store.realm(), "the token {token} is not of the realm {}", store.realm());
+    Ok(())
+}
+
+async fn rise_across_releases(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let mut last = None;
+    for round in 0..20 {
+        next(&cx, if round % 3 == 0 { &a } else { &b }, &job, &mut last).await?;
+    }
+    Ok(())
+}
+
+async fn rise_across_ends_of_leases(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let mut last = None;
+    for store in [&a, &b, &a] {
+        let claim = cx.brief(&job);
+        rises(&mut last, cx.grant_within(store, &claim, cx.patience()).await?.token()?)?;
+    }
+    Ok(())
+}
+
+async fn rise_from_holder_to_waiter(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    let first = a.lock("job").acquire().await?;
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let tell = move |_: &lock_core::HeldBy| drop(told.send(()));
+    let waiter = tokio::spawn(b.lock("job").wait(cx.soon()).on_wait(tell).acquire());
+    hears.recv().await.ok_or("the waiter did not wait")?;
+    let mut last = first.token_if_any().cloned();
+    ensure!(last.is_some(), "a guard has no token");
+    first.release().await?;
+    let second = waiter.await??;
+    rises(&mut last, second.token_if_any().cloned().ok_or("a guard has no token")?)?;
+    second.release().await?;
+    Ok(())
+}
+
+async fn rise_across_breaks(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let mut last = None;
+    for _ in 0..4 {
+        let claim = cx.claim(&job);
+        rises(&mut last, cx.grant(&store, &claim).await?.token()?)?;
+        let seen = cx.shows_holder(&store, &claim).await?;
+        store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    }
+    next(&cx, &store, &job, &mut last).await
+}
+
+async fn rise_for_each_of_many_names(cx: Context) -> Proof {
+    let (a, b) = (cx.open().await?, cx.open().await?);
+    let mut names: Vec<_> = (0..30).map(|i| (name(&format!("job/{i}")), None)).collect();
+    for store in [&a, &b, &a] {
+        for (job, last) in &mut names {
+            next(&cx, store, job, last).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn rise_when_all_handles_were_closed_and_opened_again(cx: Context) -> Proof {
+    let job = name("job");
+    let mut last = None;
+    for _ in 0..4 {
+        let store = cx.open().await?;
+        next(&cx, &store, &job, &mut last).await?;
+    }
+    Ok(())
+}
+
+async fn stay_the_same_when_the_same_holder_asks_again(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let claim = cx.claim(&job);
+    let token = cx.grant(&a, &claim).await?.token()?;
+    for _ in 0..3 {
+        let again = cx.grant(&a, &claim).await?.token()?;
+        ensure!(again == token, "the same holder was given {token}, and then {again}");
+        // Somebody else's try in between must not matter.
+        cx.refused(&b, &cx.claim(&job)).await?;
+    }
+    cx.give_back(&a, &claim).await
+}
+
+async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> Proof {
+    let (locks, store) = (cx.locks().await?, cx.open().await?);
+    let guard = locks.lock("job").acquire().await?;
+    let token = guard.token_if_any().cloned();
+    guard.renew().await?;
+    guard.renew().await?;
+    let by = store.inspect(guard.name()).await?.ok_or("a renewed lock is shown as free")?;
+    ensure!(by.token == token, "renewing changed the token from {token:?} to {:?}", by.token);
+    guard.release().await?;
+    Ok(())
+}
+
+async fn survive(cx: Context, fault: Fault) -> Proof {
+    let job = name("job");
+    let mut last = None;
+    for _ in 0..3 {
+        let store = cx.open().await?;
+        for _ in 0..3 {
+            next(&cx, &store, &job, &mut last).await?;
+        }
+        cx.deployment().inflict(fault).await?;
+    }
+    next(&cx, &cx.open().await?, &job, &mut last).await
+}
+
+async fn rise_across_a_crash(cx: Context) -> Proof {
+    survive(cx, Fault::Crash).await
+}
+
+async fn rise_across_a_power_loss(cx: Context) -> Proof {
+    survive(cx, Fault::PowerLoss).await
+}
+
+async fn rise_across_a_fail_over(cx: Context) -> Proof {
+    survive(cx, Fault::FailOver).await
+}
+
+async fn rise_across_the_loss_of_a_minority(cx: Context) -> Proof {
+    survive(cx, Fault::MinorityLoss).await
+}
+
+async fn rise_across_a_clock_step(cx: Context) -> Proof {
+    survive(cx, Fault::ClockStep).await
+}
+
+async fn rise_across_a_pause(cx: Context) -> Proof {
+    survive(cx, Fault::Pause).await
+}

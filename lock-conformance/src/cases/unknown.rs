@@ -1,0 +1,3 @@
+//! Cases of this group.
+use crate::case::Case;
+pub(crate) const CASES: &[Case] = &[];

@@ -1,0 +1,66 @@
+//! [`Factory`] and [`Deployment`]: how the suite gets the store under test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lock_core::{Fault, Faults, LockStore};
+
+/// Why a case failed, or a deployment could not be made.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes deployments of the store under test.
+#[async_trait]
+pub trait Factory: Send + Sync + 'static {
+    /// A deployment with data of its own: a directory, a database, a key prefix that no other case uses. Cases run at
+    /// the same time, use the same names, and begin new realms.
+    ///
+    /// # Errors
+    ///
+    /// Any; the case then fails with it.
+    async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure>;
+
+    /// The shortest TTL that makes sense for this store: long against one call to it, and short against patience. All
+    /// times of the suite are multiples of it.
+    fn ttl(&self) -> Duration;
+
+    /// What its deployments can [inflict](Deployment::inflict). Cases for other faults are shown as ignored.
+    fn faults(&self) -> Faults {
+        Faults::NONE
+    }
+
+    /// Whether its deployments can [end sessions](Deployment::end_sessions).
+    fn ends_sessions(&self) -> bool {
+        false
+    }
+}
+
+/// One deployment of the store under test. Dropping it removes its temporary resources.
+#[async_trait]
+pub trait Deployment: Send + Sync + 'static {
+    /// A new handle on the data of this deployment, as another process would have it. Handles may be dropped and opened
+    /// again while the deployment lives.
+    ///
+    /// # Errors
+    ///
+    /// Any; the case then fails with it.
+    async fn open(&self) -> Result<Arc<dyn LockStore>, Failure>;
+
+    /// Lets `fault` happen and waits until the store can be used again; handles that were opened before may be broken.
+    ///
+    /// # Errors
+    ///
+    /// Any; the case then fails with it.
+    async fn inflict(&self, fault: Fault) -> Result<(), Failure> {
+        Err(format!("this deployment cannot make the fault: {fault}").into())
+    }
+
+    /// Ends every session at the server, as if it had lost their heartbeats, so that their handles learn it early.
+    ///
+    /// # Errors
+    ///
+    /// Any; the case then fails with it.
+    async fn end_sessions(&self) -> Result<(), Failure> {
+        Err("this deployment cannot end sessions".into())
+    }
+}

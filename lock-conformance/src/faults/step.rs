@@ -1,0 +1,76 @@
+//! [`Step`], what happens to one call; [`Mix`], how often.
+
+use std::time::Duration;
+
+use crate::Random;
+
+/// A kind of call to a store that faults are made for. Calls for operators are never touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Op {
+    /// [`LockStore::request`](lock_core::LockStore::request).
+    Request,
+    /// [`LockStore::renew`](lock_core::LockStore::renew).
+    Renew,
+    /// [`LockStore::release`](lock_core::LockStore::release).
+    Release,
+}
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Nothing: it is applied and answered.
+    Pass,
+    /// It reaches the store late.
+    Delay(Duration),
+    /// It is applied, and its reply comes late.
+    DelayReply(Duration),
+    /// It does not reach the store, and an error says so.
+    Fail,
+    /// It is applied, and an error says that this is unknown.
+    FailApplied,
+    /// It is applied, and its reply never comes.
+    LoseReply,
+    /// It never reaches the store, and no reply comes.
+    Hang,
+    /// An error says at once that its outcome is unknown, and it is applied this much later.
+    Ghost(Duration),
+    /// It is applied and answered, and applied once more this much later.
+    Repeat(Duration),
+}
+
+/// How often what happens, in a random schedule.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Mix {
+    /// Of a hundred calls, how many something happens to.
+    pub percent: u64,
+    /// The longest delay.
+    pub longest: Duration,
+}
+
+impl Mix {
+    /// Something happens to this many of a hundred calls, with delays up to `longest`.
+    pub fn new(percent: u64, longest: Duration) -> Mix {
+        Mix { percent, longest }
+    }
+
+    pub(crate) fn step(&self, random: &mut Random) -> Step {
+        if random.below(100) >= self.percent {
+            return Step::Pass;
+        }
+        let nanos = u64::try_from(self.longest.as_nanos()).unwrap_or(u64::MAX);
+        let delay = Duration::from_nanos(random.below(nanos));
+        match random.below(10) {
+            0..2 => Step::Delay(delay),
+            2..4 => Step::DelayReply(delay),
+            4 => Step::Fail,
+            5 => Step::FailApplied,
+            6 => Step::LoseReply,
+            7 => Step::Hang,
+            8 => Step::Ghost(delay),
+            _ => Step::Repeat(delay),
+        }
+    }
+}
