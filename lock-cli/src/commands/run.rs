@@ -77,17 +77,15 @@ async fn hold<G: Guard, T: Into<Option<FencingToken>>>(
     };
     // What was asked for and no longer wanted is given back before the process ends.
     if tokio::time::timeout(CLOSING, locks.close()).await.is_err() {
-        output::complain(&format!("\"{name}\" may stay held for up to {}: giving it back took too long", output::time(args.ttl)));
+        output::complain(&format!(
+            "\"{name}\" may stay held for up to {}: giving it back took too long",
+            output::time(args.ttl)
+        ));
     }
     ended
 }
 
-async fn acquire<G: Guard>(
-    locks: &Locks<G>,
-    name: &LockName,
-    args: &Run,
-    signals: &mut Signals,
-) -> Result<G, Failure> {
+async fn acquire<G: Guard>(locks: &Locks<G>, name: &LockName, args: &Run, signals: &mut Signals) -> Result<G, Failure> {
     let mut line = WaitingLine::new(name, args.quiet);
     let ahead = line.ahead();
     let mut lock = locks.lock(name).ttl(args.ttl).on_wait(move |by| ahead.tell(by));
@@ -142,14 +140,15 @@ async fn run_held(
     let validity = guard.validity();
     let ending = supervise(job, Some(&validity), Terms::new(validity.ttl(), grace), signals).await;
     let lost = |why: &str| {
-        Failure::new(status::LOST, format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()))
+        Failure::new(
+            status::LOST,
+            format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()),
+        )
     };
     let loss = validity.check().err();
     let released = guard.release().await;
     match ending? {
-        Ending::Stopped(why) => {
-            Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string())))
-        }
+        Ending::Stopped(why) => Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string()))),
         ending => {
             match released {
                 Err(error) if error.kind() == ErrorKind::Lost => {
