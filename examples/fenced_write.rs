@@ -54,7 +54,7 @@ async fn connect(directory: &Path) -> Result<FencedLocks> {
 }
 
 async fn slow_client(directory: &Path, orders: &Orders, go: impl FnOnce(), wake: Receiver<()>) -> Result<()> {
-    let lock = connect(directory).await?.lock("orders").ttl(Duration::from_millis(500));
+    let lock = connect(directory).await?.lock("orders").ttl(Duration::from_secs(1));
     let guard = lock.acquire().await?;
     println!("  The slow client holds the lock with the token {}.", guard.token().number());
     let written = add_order(orders, "order of the slow client", &guard, || {
