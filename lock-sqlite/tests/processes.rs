@@ -1,6 +1,7 @@
-//! What several processes do to one file: real ones, killed, stopped, with a stepped wall clock, without room.
+//! What several processes do to one file: real ones, killed, stopped, with a stepped wall clock, without room, without
+//! power.
 //!
-//! Needs root and the programs `mount`, `unshare` and `faketime`; a missing one fails its test.
+//! Needs root and the programs `mount`, `mkfs.ext4`, `unshare` and `faketime`; a missing one fails its test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         processes_that_write_all_the_time_do_not_starve_each_other,
         a_waiter_wakes_when_another_process_releases,
         a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it_ends,
+        what_was_acknowledged_survives_a_power_loss,
         a_full_disk_is_unavailable_loses_nothing_and_passes,
         a_read_only_file_system_is_denied,
         a_stepped_wall_clock_neither_frees_nor_pins_a_lock,
@@ -321,14 +323,24 @@ async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it
     assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
 }
 
-/// A small file system in memory, gone when it is dropped.
+/// A small file system, gone when it is dropped.
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(folder: &Folder) -> Mounted {
-        let at = folder.path().with_file_name("small");
+    fn in_memory(folder: &Folder) -> Mounted {
+        Mounted::new(folder, "memory", &["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
+    }
+
+    /// On a disk that is itself a file.
+    fn on(folder: &Folder, disk: &Path) -> Mounted {
+        let name = format!("on-{}", disk.file_name().unwrap().to_str().unwrap());
+        Mounted::new(folder, &name, &["-o", "loop", disk.to_str().unwrap()])
+    }
+
+    fn new(folder: &Folder, name: &str, arguments: &[&str]) -> Mounted {
+        let at = folder.path().with_file_name(name);
         std::fs::create_dir(&at).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", "size=512k", "tmpfs", at.to_str().unwrap()]);
+        run("mount", &[arguments, &[at.to_str().unwrap()]].concat());
         Mounted(at)
     }
 
@@ -351,9 +363,41 @@ impl Drop for Mounted {
     }
 }
 
+/// What is on the disk, and not in the memory of its file system, is what a power loss leaves. So the disk is copied
+/// while the store is in use, and the copy is looked at.
+async fn what_was_acknowledged_survives_a_power_loss() {
+    let folder = Folder::new();
+    let disk = folder.path().with_file_name("disk");
+    std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+    run("mkfs.ext4", &["-q", disk.to_str().unwrap()]);
+    let before = Mounted::on(&folder, &disk);
+    let store = SqliteStore::open(before.config()).await.unwrap();
+    let mine = claim("mine");
+    let mut last = 0;
+    for round in 0..3 {
+        let released = claim("released");
+        last = token(&store, &released).await.max(last);
+        assert_eq!(store.release(&released).await.unwrap(), Released::Held);
+        let kept = acquired(&store, &mine).await.token.unwrap();
+        std::fs::write(before.0.join("not synced"), "x".repeat(5000)).unwrap();
+        let copy = folder.path().with_file_name(format!("disk-{round}"));
+        std::fs::copy(&disk, &copy).unwrap();
+
+        let after = Mounted::on(&folder, &copy);
+        let left = std::fs::read(after.0.join("not synced")).unwrap_or_default();
+        assert!(left.is_empty(), "the copy has what was never synced, so that it proves nothing");
+        let found = SqliteStore::open(after.config()).await.unwrap();
+        let by = held(&found, &claim("mine")).await.by;
+        assert_eq!((by.holder, by.token), (Some(mine.holder()), Some(kept)));
+        assert!(free(&found, "released").await);
+        assert!(token(&found, &claim("released")).await > last);
+        std::fs::remove_file(before.0.join("not synced")).unwrap();
+    }
+}
+
 async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
     let folder = Folder::new();
-    let small = Mounted::new(&folder);
+    let small = Mounted::in_memory(&folder);
     let store = SqliteStore::open(small.config()).await.unwrap();
     let mine = claim("mine");
     let first = token(&store, &mine).await;
@@ -382,7 +426,7 @@ async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
 
 async fn a_read_only_file_system_is_denied() {
     let folder = Folder::new();
-    let small = Mounted::new(&folder);
+    let small = Mounted::in_memory(&folder);
     let store = SqliteStore::open(small.config()).await.unwrap();
     acquired(&store, &claim("x")).await;
     drop(store);
