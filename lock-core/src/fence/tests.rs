@@ -307,6 +307,18 @@ fn a_torn_tail_that_another_handle_left_is_passed_over() {
 }
 
 #[test]
+fn nothing_of_a_torn_tail_is_left_behind_a_shorter_mark() {
+    let (_directory, path) = place();
+    let fence = Fence::open(&path).unwrap();
+    fence.raise(&name("a"), &token(5)).unwrap();
+    let mark = fs::read(&path).unwrap().split(|byte| *byte == b'\n').nth(1).unwrap().len() + 1;
+    // One byte longer than the next mark, which would leave an empty line.
+    File::options().append(true).open(&path).unwrap().write_all(&[&vec![0; mark], &b"\n"[..]].concat()).unwrap();
+    fence.raise(&name("a"), &token(6)).unwrap();
+    assert_eq!(Fence::open(&path).unwrap().list().unwrap(), [(name("a"), token(6))]);
+}
+
+#[test]
 fn damage_is_an_error_wherever_it_is() {
     let (_directory, path) = place();
     let fence = Fence::open(&path).unwrap();
