@@ -10,6 +10,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{Folder, TTL, acquired, claim, connect, free, held, token};
@@ -398,14 +399,18 @@ async fn what_was_acknowledged_survives_a_power_loss() {
 async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
     let folder = Folder::new();
     let small = Mounted::in_memory(&folder);
-    let store = SqliteStore::open(small.config()).await.unwrap();
+    let store = Arc::new(SqliteStore::open(small.config()).await.unwrap());
     let mine = claim("mine");
     let first = token(&store, &mine).await;
     let filler = small.fill();
-    // More at once than one page holds: each of them is told.
+    // More at once than one page holds, in one transaction: each of them is told.
     let others: Vec<_> = (0..20).map(|n| claim(&format!("{n}-{}", "x".repeat(400)))).collect();
-    for other in &others {
-        let error = store.request(other).await.unwrap_err();
+    let asking = others.iter().map(|other| {
+        let (store, other) = (store.clone(), other.clone());
+        tokio::spawn(async move { store.request(&other).await.unwrap_err() })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        let error = asked.await.unwrap();
         assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Unavailable, false), "{error:?}");
         assert!(error.to_string().contains("full") && error.is_retryable(), "{error}");
     }

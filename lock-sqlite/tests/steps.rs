@@ -429,6 +429,11 @@ async fn a_file_that_is_removed_or_replaced_while_in_use_is_noticed() {
     let error = store.request(&claim("y")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("removed or replaced") && !error.may_have_taken_effect(), "{error}");
+    assert_eq!(store.inspect(claim("x").name()).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    // Another file in its place has other leases.
+    let new = folder.open().await;
+    acquired(&new, &claim("x")).await;
+    assert!(store.request(&claim("x")).await.is_err());
 }
 
 #[tokio::test]
