@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::{
     Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, FencingToken, Guarantees,
-    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm, Released, Renewals, Renewed, Result, Waiting,
+    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Raise, Realm, Released, Remembers, Renewals, Renewed,
+    Result, Waiting,
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +92,7 @@ impl LockStore for JsonStore {
             Ok(token)
         });
         Ok(match granted.await? {
-            Ok(number) => Attempt::Granted(Lease::new(claim.ttl(), Some(self.token(number)))),
+            Ok(number) => Attempt::Granted(Lease::new(claim.ttl(), Some(self.token(number)), Remembers::Everything)),
             Err(row) => Attempt::Held(Waiting::new(self.held_by(row), Duration::from_millis(50))),
         })
     }
@@ -123,6 +124,10 @@ impl LockStore for JsonStore {
             held.then(|| book.rows.remove(wish.name()))
         };
         Ok(if self.step(own).await?.is_some() { Released::Held } else { Released::NotHeld })
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None // only members of a quorum that gives tokens need it
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {

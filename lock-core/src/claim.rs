@@ -28,6 +28,8 @@ struct Inner {
     unclear: AtomicBool,
     /// It was given back, and nothing is withdrawn any more.
     settled: AtomicBool,
+    /// Its store wants to be asked with another claim.
+    spent: AtomicBool,
     life: Life,
     carrier: Mutex<Weak<Carrier>>,
     notes: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -45,16 +47,30 @@ impl Claim {
         Claim::with(name, ttl, false, true, Arc::default())
     }
 
+    /// The same holder's claim at one of several stores that vote on it: with notes of its own, and without a place in
+    /// a queue. Its end is observed where the whole claim's is.
+    pub fn vote(&self) -> Claim {
+        let inner = &self.0;
+        let vote = Claim::of(inner.holder, inner.name.clone(), inner.ttl, inner.fixed, false, inner.info.clone());
+        vote.0.life.end(LossReason::Released);
+        vote
+    }
+
     pub(crate) fn with(name: LockName, ttl: Duration, fixed: bool, queues: bool, info: Arc<HolderInfo>) -> Claim {
+        Claim::of(Holder::fresh(), name, ttl, fixed, queues, info)
+    }
+
+    fn of(holder: Holder, name: LockName, ttl: Duration, fixed: bool, queues: bool, info: Arc<HolderInfo>) -> Claim {
         Claim(Arc::new(Inner {
             name,
-            holder: Holder::fresh(),
+            holder,
             ttl,
             fixed,
             queues,
             info,
             unclear: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            spent: AtomicBool::new(false),
             life: Life::until(Life::FOREVER),
             carrier: Mutex::default(),
             notes: OnceLock::new(),
@@ -96,6 +112,17 @@ impl Claim {
     /// that can leave a mark which such a late request meets leaves it when it releases an unclear claim.
     pub fn is_unclear(&self) -> bool {
         self.0.unclear.load(Ordering::Acquire)
+    }
+
+    /// Says that what was asked for this claim can no longer be told apart from what will be: a release of it, say, may
+    /// still be applied. The core then asks with another claim, of a fresh holder.
+    pub fn spend(&self) {
+        self.0.spent.store(true, Ordering::Release);
+    }
+
+    /// Whether its store wants to be asked with another claim.
+    pub fn is_spent(&self) -> bool {
+        self.0.spent.load(Ordering::Acquire)
     }
 
     /// What the store itself keeps with this claim, made at the first call: a key, a vote, a connection.

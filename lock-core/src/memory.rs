@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::sync::locked;
 use crate::{
     Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Faults, FencingToken,
-    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, LossReason, Moment, Realm, Released, Renewals,
-    Renewed, Result, Session, WaitStyle, Waiting,
+    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, LossReason, Moment, Raise, Raised, Realm,
+    Released, Remembers, Renewals, Renewed, Result, Session, WaitStyle, Waiting,
 };
 
 /// A store in this process's memory: for tests, for examples, and as the model that every other store is held against.
@@ -40,6 +40,8 @@ struct State {
     /// The last token given: one counter for all names rises for each of them, and outlives every record.
     last_token: u64,
     last_session: u64,
+    /// When it forgot everything, if it ever did.
+    forgot: Option<Moment>,
 }
 
 /// A lock that is held or waited for.
@@ -105,6 +107,15 @@ impl MemoryStore {
         for (_, session) in locked(sessions).drain() {
             session.end(LossReason::SessionEnded);
         }
+    }
+
+    /// Loses all that it knows and begins a new realm, as a server does that writes nothing to a disk and is started
+    /// again; for tests. From then on it remembers [for](Remembers::For) the time since.
+    pub fn forget(&self) {
+        let now = self.0.clock.now();
+        *locked(&self.0.realm) = Realm::fresh("memory");
+        *locked(&self.0.state) = State { forgot: Some(now), ..State::default() };
+        self.end_sessions();
     }
 
     fn token(&self, number: u64) -> FencingToken {
@@ -246,13 +257,18 @@ impl LockStore for MemoryStore {
             Some(session) => Until::Session(session.key()),
             None => Until::Moment(now.after(claim.ttl())),
         };
-        let lease = |number| match session.clone() {
-            Some(session) => Lease::on_session(session, Some(self.token(number))),
-            None => Lease::new(claim.ttl(), Some(self.token(number))),
-        };
         let notes = claim.notes(Notes::default);
 
         let mut state = locked(&self.0.state);
+        let remembers = match state.forgot {
+            // It ends with its realm, so that there is nothing in this realm that it could have forgotten.
+            None => Remembers::Everything,
+            Some(forgot) => Remembers::For(now.since(forgot)),
+        };
+        let lease = |number| match session.clone() {
+            Some(session) => Lease::on_session(session, Some(self.token(number)), remembers),
+            None => Lease::new(claim.ttl(), Some(self.token(number)), remembers),
+        };
         let state = &mut *state;
         state.expire(claim.name(), now);
         if let Some(held) = state.held_mut(claim) {
@@ -335,6 +351,10 @@ impl LockStore for MemoryStore {
         Ok(if held { Released::Held } else { Released::NotHeld })
     }
 
+    fn raises(&self) -> Option<&dyn Raise> {
+        Some(self)
+    }
+
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
@@ -381,6 +401,25 @@ impl LockStore for MemoryStore {
         let realm = Realm::fresh("memory");
         *locked(&self.0.realm) = realm.clone();
         Ok(realm)
+    }
+}
+
+#[async_trait]
+impl Raise for MemoryStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        if number == u64::MAX {
+            return Err(Error::refused(ErrorKind::Protocol, "no token can follow the greatest number"));
+        }
+        let now = self.0.clock.now();
+        let mut state = locked(&self.0.state);
+        state.expire(claim.name(), now);
+        // The lease's own token is compared, and not the counter, which other names raise too.
+        let Some(held) = state.held_mut(claim).filter(|held| held.token <= number) else {
+            return Ok(Raised::Refused);
+        };
+        held.token = number;
+        state.last_token = state.last_token.max(number);
+        Ok(Raised::Raised)
     }
 }
 

@@ -56,6 +56,10 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// Unavailable, timed out, denied, or a protocol error.
     async fn release(&self, claim: &Claim) -> Result<Released>;
 
+    /// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters, if this store has it.
+    /// A store whose tokens are given by the server itself, such as revisions, has not.
+    fn raises(&self) -> Option<&dyn Raise>;
+
     /// Who holds the lock; `None` if it is free.
     ///
     /// # Errors
@@ -85,6 +89,30 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     async fn new_realm(&self) -> Result<Realm>;
 }
 
+/// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters.
+#[async_trait]
+pub trait Raise: Send + Sync {
+    /// Raises the token of the lease that this claim has to `number`. One step on the server: if this holder has the
+    /// lock, and the token of its lease is not greater than `number`, then its token becomes `number`, and every later
+    /// lease of this name gets a greater one. Else nothing changes.
+    ///
+    /// It moves no end of a lease, and asking again with the same number gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockStore::request`]; a protocol error for a number that no other could follow.
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised>;
+}
+
+/// What a raise did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// The lease has this token now, and no later lease of this name can have it, or a smaller one.
+    Raised,
+    /// Nothing changed: this holder does not have the lock, or its token is greater.
+    Refused,
+}
+
 /// A store's answer to a request.
 #[derive(Debug)]
 pub enum Attempt {
@@ -104,18 +132,31 @@ pub struct Lease {
     pub token: Option<FencingToken>,
     /// The session that carries it; `None` for a lease with a TTL of its own.
     pub session: Option<Session>,
+    /// How far back the store that granted it remembers, read in the same step.
+    pub remembers: Remembers,
 }
 
 impl Lease {
     /// A lease with a TTL of its own.
-    pub fn new(ttl: Duration, token: Option<FencingToken>) -> Lease {
-        Lease { ttl, token, session: None }
+    pub fn new(ttl: Duration, token: Option<FencingToken>, remembers: Remembers) -> Lease {
+        Lease { ttl, token, session: None, remembers }
     }
 
     /// A lease that a session carries.
-    pub fn on_session(session: Session, token: Option<FencingToken>) -> Lease {
-        Lease { ttl: session.ttl(), token, session: Some(session) }
+    pub fn on_session(session: Session, token: Option<FencingToken>, remembers: Remembers) -> Lease {
+        Lease { ttl: session.ttl(), token, session: Some(session), remembers }
     }
+}
+
+/// How far back a store remembers what it granted, which decides whether it has a vote in a [`Quorum`](crate::Quorum):
+/// a server that forgot its leases would grant to a second holder what the first still believes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remembers {
+    /// It has forgotten nothing: every write is kept through whatever ends the server.
+    Everything,
+    /// It may have forgotten what was granted longer ago than this: a server that does not keep every write, and
+    /// was started then.
+    For(Duration),
 }
 
 /// What a waiter needs to know.

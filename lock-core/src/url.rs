@@ -153,6 +153,15 @@ impl StoreUrl {
         self.parsed(key, "true or false", |text| text.parse().ok())
     }
 
+    /// The URL of the member at the `at`-th host of a store over stores: of this scheme, without these keys.
+    pub(crate) fn for_member(&self, scheme: &str, at: usize, without: &[&str]) -> StoreUrl {
+        let mut url = self.clone();
+        url.scheme = scheme.to_owned();
+        url.hosts = vec![self.hosts[at].clone()];
+        url.keys.retain(|key, _| !without.contains(&key.as_str()));
+        url
+    }
+
     fn parsed<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.value(key) else { return Ok(None) };
         parse(text).map(Some).ok_or_else(|| invalid(format!("{key}={text} is not accepted: it takes {what}")))

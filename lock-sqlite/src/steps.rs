@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Break, Broken, Claim, HeldBy, Holder, Lease, LockName, Realm, Released, Renewed, Waiting};
+use lock_core::{
+    Attempt, Break, Broken, Claim, HeldBy, Holder, Lease, LockName, Raised, Realm, Released, Remembers, Renewed,
+    Waiting,
+};
 
 use crate::error::Failure;
 use crate::row::{Row, after};
@@ -72,7 +75,7 @@ impl Step for Request {
             }
             row => tables.grant(name, row.as_ref(), holder, after(tables.now(), ttl), self.claim.info())?,
         };
-        Ok(Attempt::Granted(Lease::new(ttl, Some(tables.token(token)))))
+        Ok(Attempt::Granted(Lease::new(ttl, Some(tables.token(token)), Remembers::Everything)))
     }
 }
 
@@ -117,6 +120,33 @@ impl Step for Release {
                 Ok(Released::Held)
             }
             _ => Ok(Released::NotHeld),
+        }
+    }
+}
+
+/// Raises the token of a lease.
+pub(crate) struct RaiseToken {
+    pub(crate) name: LockName,
+    pub(crate) holder: Holder,
+    pub(crate) number: i64,
+}
+
+impl Step for RaiseToken {
+    type Answer = Raised;
+
+    fn looks(&self) -> bool {
+        false
+    }
+
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Raised, Failure> {
+        match tables.find(&self.name)? {
+            Some(row) if row.is_held_by(self.holder) && row.token <= self.number => {
+                if row.token < self.number {
+                    tables.raise(&self.name, self.number)?;
+                }
+                Ok(Raised::Raised)
+            }
+            _ => Ok(Raised::Refused),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use lock_core::{
     Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, Guarantees,
-    HeldBy, LockName, LockStore, Realm, Released, Renewals, Result, WaitStyle, Waiting, async_trait,
+    HeldBy, LockName, LockStore, Raise, Raised, Realm, Released, Renewals, Result, WaitStyle, Waiting, async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ use crate::SqliteConfig;
 use crate::filesystem::Filesystem;
 use crate::job::Job;
 use crate::shared::Shared;
-use crate::steps::{BreakLock, Inspect, List, NewRealm, Release, Renew, Request, Step};
+use crate::steps::{BreakLock, Inspect, List, NewRealm, RaiseToken, Release, Renew, Request, Step};
 use crate::worker::{self, Message};
 
 /// The store in one SQLite file, for many processes of one machine.
@@ -171,6 +171,10 @@ impl LockStore for SqliteStore {
         self.ask(Release { name: claim.name().clone(), holder: claim.holder() }).await
     }
 
+    fn raises(&self) -> Option<&dyn Raise> {
+        Some(self)
+    }
+
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.ask(Inspect(name.clone())).await
     }
@@ -186,6 +190,17 @@ impl LockStore for SqliteStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.ask(NewRealm).await
+    }
+}
+
+#[async_trait]
+impl Raise for SqliteStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        let number = i64::try_from(number).ok().filter(|number| *number < i64::MAX).ok_or_else(|| {
+            let text = format!("{}: no token can follow {number} in a lease file", self.path.display());
+            Error::refused(ErrorKind::Protocol, text)
+        })?;
+        self.ask(RaiseToken { name: claim.name().clone(), holder: claim.holder(), number }).await
     }
 }
 

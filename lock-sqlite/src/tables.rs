@@ -45,6 +45,7 @@ pub(crate) struct Tables<'c> {
     extend: Statement<'c>,
     free: Statement<'c>,
     revoke: Statement<'c>,
+    raise: Statement<'c>,
     count_row: Statement<'c>,
     sweep: Statement<'c>,
     raise_floor: Statement<'c>,
@@ -88,6 +89,7 @@ impl<'c> Tables<'c> {
             )?,
             free: db.prepare("update lease set holder = null, token = ?2 where name = ?1")?,
             revoke: db.prepare("update lease set holder = ?3, token = ?2, revoked = 1 where name = ?1")?,
+            raise: db.prepare("update lease set token = ?2 where name = ?1")?,
             count_row: db.prepare(
                 "update lease_floor set rows = rows + 1 where id = 1 and floor between 0 and 9223372036854775806
                  returning floor, rows, swept",
@@ -299,6 +301,12 @@ impl<'c> Tables<'c> {
     pub(crate) fn revoke(&mut self, name: &LockName, token: i64) -> Result<(), Failure> {
         let nobody = Holder::fresh().as_u128().to_be_bytes();
         self.revoke.execute(params![name.as_str(), token, nobody])?;
+        Ok(())
+    }
+
+    /// Gives the lease of a held name this token.
+    pub(crate) fn raise(&mut self, name: &LockName, token: i64) -> Result<(), Failure> {
+        self.raise.execute(params![name.as_str(), token])?;
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, LockName, LockStore, Realm,
-    Released, Renewals, Result, Waiting,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, LockName, LockStore, Raise,
+    Raised, Realm, Released, Renewals, Result, Waiting,
 };
 
 use crate::Random;
@@ -212,6 +212,10 @@ impl LockStore for Faulty {
         .await
     }
 
+    fn raises(&self) -> Option<&dyn Raise> {
+        self.store.raises().map(|_| self as &dyn Raise)
+    }
+
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.store.inspect(name).await
     }
@@ -226,6 +230,20 @@ impl LockStore for Faulty {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.store.new_realm().await
+    }
+}
+
+#[async_trait]
+impl Raise for Faulty {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        self.play(Op::Raise, || {
+            let (store, claim) = (self.store.clone(), claim.clone());
+            async move {
+                let raise = store.raises().expect("BUG: only a store that raises is asked to");
+                raise.raise(&claim, number).await
+            }
+        })
+        .await
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Op {
     Renew,
     /// [`LockStore::release`](lock_core::LockStore::release).
     Release,
+    /// [`Raise::raise`](lock_core::Raise::raise).
+    Raise,
 }
 
 /// What happens to one call.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lock_conformance::async_trait;
 use lock_core::{
     Attempt, Beat, Break, Broken, Claim, Clock, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder,
-    LockName, LockStore, MemoryStore, Realm, Released, Renewals, Renewed, Result, WaitStyle, Waiting,
+    LockName, LockStore, MemoryStore, Raise, Realm, Released, Remembers, Renewals, Renewed, Result, WaitStyle, Waiting,
 };
 
 use super::flaw::Flaw;
@@ -249,7 +249,7 @@ impl LockStore for Mutant {
             Flaw::RetryKeepsTheOldEnd => {
                 let before = held(&self.state.granted).get(&claim.holder()).cloned();
                 if let Some((ttl, token)) = before {
-                    return Ok(Attempt::Granted(lock_core::Lease::new(ttl, token)));
+                    return Ok(Attempt::Granted(lock_core::Lease::new(ttl, token, Remembers::Everything)));
                 }
             }
             Flaw::LastComeFirstServed => {
@@ -286,7 +286,11 @@ impl LockStore for Mutant {
                 self.break_whoever_holds(&self.name(claim.name())).await?;
             }
             Flaw::GrantsEveryTenth if self.state.count.fetch_add(1, Ordering::SeqCst) % 10 == 9 => {
-                return Ok(Attempt::Granted(lock_core::Lease::new(claim.ttl(), self.token(claim, 1 << 40))));
+                return Ok(Attempt::Granted(lock_core::Lease::new(
+                    claim.ttl(),
+                    self.token(claim, 1 << 40),
+                    Remembers::Everything,
+                )));
             }
             Flaw::SaysNoEffectThoughApplied if self.state.count.fetch_add(1, Ordering::SeqCst) % 4 == 3 => {
                 self.ask(claim).await?;
@@ -368,6 +372,10 @@ impl LockStore for Mutant {
             held(&self.state.tokens).remove(claim.name());
         }
         found
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {

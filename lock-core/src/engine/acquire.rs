@@ -92,6 +92,9 @@ impl Waiter {
                     if let Some(place) = &place {
                         self.take_turn(place, &pending.claim).await?;
                     }
+                    if pending.claim.is_spent() {
+                        pending = self.anew();
+                    }
                     pending.request(self.engine.clock.now()).await
                 }
             };

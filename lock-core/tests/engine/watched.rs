@@ -106,6 +106,10 @@ impl LockStore for Watching {
         self.memory.release(claim).await
     }
 
+    fn raises(&self) -> Option<&dyn Raise> {
+        self.memory.raises()
+    }
+
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.memory.inspect(name).await
     }

@@ -1,0 +1,49 @@
+//! Listing what a majority of members shows as held.
+
+use std::collections::BTreeMap;
+
+use super::Quorum;
+use crate::{HeldBy, LockName, Result};
+
+impl Quorum {
+    pub(super) async fn list_held(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        let mut held = Vec::new();
+        let mut after = after.cloned();
+        while held.len() < limit {
+            let left = limit - held.len();
+            let next = self.page(&mut held, after.as_ref(), left).await?;
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        held.truncate(limit);
+        Ok(held)
+    }
+
+    /// Adds what the next page of every member shows, and gives the name up to which all have shown what they have, if
+    /// one of them may have more.
+    async fn page(
+        &self,
+        held: &mut Vec<(LockName, HeldBy)>,
+        after: Option<&LockName>,
+        size: usize,
+    ) -> Result<Option<LockName>> {
+        let answers = self.all(|store| {
+            let after = after.cloned();
+            async move { store.list(after.as_ref(), size).await }
+        });
+        let (pages, missing) = self.answered(answers.await)?;
+        let full = pages.iter().filter(|page| page.len() >= size);
+        let horizon = full.filter_map(|page| page.last()).map(|(name, _)| name.clone()).min();
+        let mut shown: BTreeMap<LockName, Vec<HeldBy>> = BTreeMap::new();
+        for (name, by) in pages.into_iter().flatten() {
+            if horizon.as_ref().is_none_or(|horizon| name <= *horizon) {
+                shown.entry(name).or_default().push(by);
+            }
+        }
+        let least = self.majority.saturating_sub(missing).max(1);
+        held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, self.shown(by, least)?))));
+        Ok(horizon)
+    }
+}

@@ -1,0 +1,331 @@
+//! [`Quorum`]: a store over several independent stores, of which a majority decides.
+
+mod ballot;
+mod break_lock;
+mod driver;
+mod list;
+mod promises;
+mod renewal;
+mod shown;
+mod vote;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use self::ballot::Ballot;
+pub use self::driver::QuorumDriver;
+use self::vote::{Vote, Votes};
+use crate::{
+    Attempt, Break, Broken, Claim, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder, LockName,
+    LockStore, Raise, Realm, Released, Renewals, Result, Waiting,
+};
+
+/// A store over several independent stores, of any kind, of which a majority decides: the algorithm that Redis calls
+/// Redlock, with every rule of its specification, and fencing tokens where the members can raise theirs.
+///
+/// - All members are asked at once, each with its own short time-out. Who is granted the lock by a majority has it, for
+///   as long as the shortest of those leases lasts, counted from before the first request left.
+/// - Who does not get a majority gives everything back at once, also where no answer came, and looks again after a
+///   random time.
+/// - A lease is renewed if a majority renews it, and lost if so many members no longer have it that none can.
+/// - A member that may have forgotten what it granted within the longest TTL has no vote ([`Remembers`](crate::Remembers)):
+///   the rule that the specification calls *delayed restarts*.
+/// - A token is the greatest of those of a granting majority, and is given out only after a majority has
+///   [raised](crate::Raise) its own to it.
+///
+/// The members must be independent and different. Leases that sessions carry have no vote, so that stores whose
+/// sessions end leases are refused. The realm of a quorum is made of its members': one member that begins a new realm,
+/// or is exchanged, begins a new realm of the quorum.
+///
+/// With n members a majority is n / 2 + 1, and so many may fail as are left: none of 1 or 2, one of 3 or 4, two of 5.
+pub struct Quorum {
+    members: Vec<Arc<dyn LockStore>>,
+    majority: usize,
+    guarantees: Guarantees,
+    longest_ttl: Duration,
+    member_timeout: Option<Duration>,
+}
+
+impl Quorum {
+    /// The longest TTL that is granted, and for which a member that may have forgotten leases has no vote, unless set
+    /// otherwise.
+    pub const DEFAULT_LONGEST_TTL: Duration = Duration::from_secs(60);
+
+    /// A quorum of these members.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for no members, for two with the same data, and for one whose leases
+    /// do not each end by a TTL of their own.
+    pub fn new(members: impl IntoIterator<Item = Arc<dyn LockStore>>) -> Result<Quorum> {
+        let members: Vec<_> = members.into_iter().collect();
+        let guarantees = promises::of(&members)?;
+        Ok(Quorum {
+            majority: members.len() / 2 + 1,
+            members,
+            guarantees,
+            longest_ttl: Quorum::DEFAULT_LONGEST_TTL,
+            member_timeout: None,
+        })
+    }
+
+    /// With another longest TTL; the same for everybody who uses these members.
+    #[must_use]
+    pub fn longest_ttl(mut self, ttl: Duration) -> Quorum {
+        self.longest_ttl = ttl;
+        self
+    }
+
+    /// With another time for one call to one member; by default a tenth of the TTL, from 50 to 500 milliseconds.
+    #[must_use]
+    pub fn member_timeout(mut self, limit: Duration) -> Quorum {
+        self.member_timeout = Some(limit);
+        self
+    }
+
+    fn limit(&self, ttl: Duration) -> Duration {
+        // The specification proposes 5 to 50 ms for a TTL of 10 s and Redis in one network; members may be slower.
+        let proposed = (ttl / 10).clamp(Duration::from_millis(50), Duration::from_millis(500));
+        self.member_timeout.unwrap_or(proposed)
+    }
+
+    /// How many members are more than can be missing from a majority.
+    fn too_many(&self) -> usize {
+        self.members.len() - self.majority + 1
+    }
+
+    fn has_tokens(&self) -> bool {
+        self.guarantees.tokens_survive.is_some()
+    }
+
+    fn token(&self, number: u64) -> FencingToken {
+        FencingToken::new(self.realm(), number)
+    }
+
+    fn votes(&self, claim: &Claim) -> Arc<Votes> {
+        claim.notes(|| Arc::new(Votes::new(claim, self.members.len()))).clone()
+    }
+
+    /// Asks every member at once, each in a task of its own that goes on to its end when nobody waits for it any more;
+    /// the answers, as they come.
+    fn each<T, F>(&self, call: impl Fn(usize, Arc<dyn LockStore>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.these(0..self.members.len(), call)
+    }
+
+    fn these<T, F>(
+        &self,
+        members: impl IntoIterator<Item = usize>,
+        call: impl Fn(usize, Arc<dyn LockStore>) -> F,
+    ) -> mpsc::UnboundedReceiver<(usize, T)>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (answer, answers) = mpsc::unbounded_channel();
+        for at in members {
+            let (answer, call) = (answer.clone(), call(at, self.members[at].clone()));
+            tokio::spawn(async move {
+                // Nobody listens when it was decided without this one.
+                let _ = answer.send((at, call.await));
+            });
+        }
+        answers
+    }
+
+    /// The answers of all members to a question that changes nothing.
+    async fn all<T, F>(&self, call: impl Fn(Arc<dyn LockStore>) -> F) -> Vec<Result<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let limit = self.member_timeout.unwrap_or(Duration::from_millis(500));
+        let mut answers = self.each(|at, store| {
+            let call = call(store);
+            async move { bounded(at, limit, call).await }
+        });
+        let mut all = Vec::with_capacity(self.members.len());
+        while let Some((_, answer)) = answers.recv().await {
+            all.push(answer);
+        }
+        all
+    }
+
+    /// The answers that came, if there is a majority of them, and how many did not.
+    fn answered<T>(&self, answers: Vec<Result<T>>) -> Result<(Vec<T>, usize)> {
+        let (mut came, mut failed) = (Vec::with_capacity(answers.len()), Vec::new());
+        for answer in answers {
+            match answer {
+                Ok(answer) => came.push(answer),
+                Err(error) => failed.push(error),
+            }
+        }
+        if came.len() < self.majority {
+            return Err(self.too_few(came.len(), &failed, Effect::None));
+        }
+        Ok((came, failed.len()))
+    }
+
+    /// The error of a step for which too few members were there.
+    fn too_few(&self, there: usize, failed: &[Error], effect: Effect) -> Error {
+        let kinds: Vec<_> = failed.iter().map(Error::kind).collect();
+        let kind = match kinds.split_first() {
+            Some((first, rest)) if rest.iter().all(|kind| kind == first) => *first,
+            _ => ErrorKind::Unavailable,
+        };
+        let text = format!("{there} of {} members answered, and {} must", self.members.len(), self.majority);
+        match failed.first() {
+            Some(first) => Error::new(kind, effect, format!("{text}: {first}")).with_source(first.clone()),
+            None => Error::new(kind, effect, text),
+        }
+    }
+
+    /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
+    async fn give_back(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
+        let held = (0..self.members.len()).filter(|at| votes.each[*at].may_hold());
+        let mut left: Vec<_> = awaited.iter().copied().filter(|at| votes.each[*at].may_hold()).collect();
+        let mut answers = self.these(held, |at, store| {
+            let (vote, claim) = (votes.each[at].clone(), claim.clone());
+            async move { vote.give_back(at, &*store, &claim, limit).await }
+        });
+        while !left.is_empty() {
+            let Some((at, _)) = answers.recv().await else { return };
+            left.retain(|awaited| *awaited != at);
+        }
+    }
+}
+
+#[async_trait]
+impl LockStore for Quorum {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn realm(&self) -> Realm {
+        promises::realm(self.members.iter().map(|member| member.realm()))
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        if claim.ttl() > self.longest_ttl {
+            let text = format!(
+                "a TTL of {:?} is longer than the longest of this quorum, {:?}: a member that was restarted longer ago \
+                 than that has a vote again",
+                claim.ttl(),
+                self.longest_ttl
+            );
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
+        let mut ballot = Ballot::open(self);
+        let mut answers = self.each(|at, store| {
+            let vote: Arc<Vote> = votes.each[at].clone();
+            async move { vote.ask(at, &*store, limit).await }
+        });
+        while !ballot.is_decided() {
+            let Some((at, answer)) = answers.recv().await else { break };
+            ballot.count(at, answer);
+        }
+        // What still comes is no part of this decision; it is found by the next, or given back in its turn.
+        drop(answers);
+        if ballot.is_won() {
+            if let Some(lease) = ballot.lease(&votes, limit).await {
+                return Ok(Attempt::Granted(lease));
+            }
+        }
+        self.give_back(claim, &votes, &ballot.granted(), limit).await;
+        ballot.refusal(votes.each.iter().any(|vote| vote.may_hold())).map(Attempt::Held)
+    }
+
+    async fn wait(&self, _claim: &Claim, _held: &Waiting) -> Result<()> {
+        std::future::pending().await
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        self.renew_all(batch).await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
+        votes.forget();
+        // To all members, also where no answer came or the answer was no.
+        let mut answers = self.each(|at, store| {
+            let (vote, claim) = (votes.each[at].clone(), claim.clone());
+            async move { vote.give_back(at, &*store, &claim, limit).await }
+        });
+        let (mut held, mut not_held, mut failed) = (0, 0, Vec::new());
+        while let Some((_, answer)) = answers.recv().await {
+            match answer {
+                Ok(Released::Held) => held += 1,
+                Ok(Released::NotHeld) => not_held += 1,
+                Err(error) => failed.push(error),
+            }
+            if held >= self.majority {
+                return Ok(Released::Held);
+            }
+            if not_held >= self.too_many() {
+                return Ok(Released::NotHeld);
+            }
+        }
+        Err(self.too_few(held + not_held, &failed, Effect::Unknown))
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        let name = name.clone();
+        let answers = self.all(|store| {
+            let name = name.clone();
+            async move { store.inspect(&name).await }
+        });
+        let (shown, missing) = self.answered(answers.await)?;
+        // Where it is unknown whether a majority has it, the lock may be held.
+        let least = self.majority.saturating_sub(missing).max(1);
+        Ok(self.shown(shown.into_iter().flatten(), least))
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.list_held(after, limit).await
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        self.evict(name, seen, how).await
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        // One that refused leaves the others in new realms, which is a new realm all the same; who asks hears of it.
+        for answer in self.all(|store| async move { store.new_realm().await }).await {
+            answer?;
+        }
+        Ok(self.realm())
+    }
+}
+
+impl fmt::Debug for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quorum").field("members", &self.members).field("longest_ttl", &self.longest_ttl).finish()
+    }
+}
+
+/// One call to one member, within its time.
+async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let text = format!("member {} brought no answer within {limit:?}", at + 1);
+        Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
+    })
+}
+
+/// A time between these two, so that those who split the votes do not split them again and again.
+fn random_between(least: Duration, most: Duration) -> Duration {
+    let part = Holder::fresh().as_u128() as u32;
+    least + (most.saturating_sub(least) / 1024) * (part % 1025)
+}

@@ -1,0 +1,99 @@
+//! Renewing at every member, in batches, by majority.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Quorum;
+use super::vote::Votes;
+use crate::{Beat, Clock, Error, ErrorKind, LockStore, Moment, Renewal, Renewals, Renewed};
+
+/// One entry of a batch, while the members answer.
+struct Tally<'b> {
+    entry: &'b Renewal,
+    /// How long each member that renewed it keeps it, counted from the sending of the whole batch.
+    kept: Vec<Duration>,
+    gone: usize,
+}
+
+impl Quorum {
+    pub(super) async fn renew_all(&self, batch: &Renewals) {
+        let mut tallies = Vec::with_capacity(batch.len());
+        let mut claims = Vec::with_capacity(batch.len());
+        let mut shortest = Duration::MAX;
+        for entry in batch {
+            match entry.of() {
+                Beat::Lease(claim) => {
+                    tallies.push(Tally { entry, kept: Vec::new(), gone: 0 });
+                    claims.push(self.votes(claim));
+                    shortest = shortest.min(claim.ttl());
+                }
+                Beat::Session(_) => {
+                    batch.fail(Error::refused(ErrorKind::Protocol, "a quorum has no sessions that could be renewed"));
+                }
+            }
+        }
+        if tallies.is_empty() {
+            return;
+        }
+        let (claims, limit) = (Arc::new(claims), self.limit(shortest));
+        let mut answers = self.each(|at, store| {
+            let (claims, clock) = (claims.clone(), batch.clock().clone());
+            async move { renew_at(at, &*store, &claims, &clock, limit).await }
+        });
+        while let Some((_, (renewed, failure))) = answers.recv().await {
+            for (tally, renewed) in tallies.iter_mut().zip(renewed) {
+                tally.count(renewed, batch.sent());
+                tally.answer(self);
+            }
+            if tallies.iter().all(|tally| tally.entry.answered().is_some()) {
+                return;
+            }
+            if let Some(failure) = failure {
+                batch.fail(failure);
+            }
+        }
+        batch.fail(self.too_few(0, &[], crate::Effect::Unknown));
+    }
+}
+
+impl Tally<'_> {
+    fn count(&mut self, renewed: Option<Renewed>, sent: Moment) {
+        match renewed {
+            Some(Renewed::For(ttl)) => self.kept.push(ttl),
+            Some(Renewed::Since(from, ttl)) => self.kept.push(ttl.min(from.after(ttl).since(sent))),
+            Some(Renewed::NotHeld) => self.gone += 1,
+            None => {}
+        }
+    }
+
+    fn answer(&self, quorum: &Quorum) {
+        if self.kept.len() >= quorum.majority {
+            // The core believes it only if it was still valid: "extend only within the validity".
+            let least = self.kept.iter().min().copied().unwrap_or_default();
+            self.entry.answer(Renewed::For(least));
+        } else if self.gone >= quorum.too_many() {
+            self.entry.answer(Renewed::NotHeld);
+        }
+    }
+}
+
+/// What one member says to these, in their order, and why it said nothing to some.
+async fn renew_at(
+    at: usize,
+    store: &dyn LockStore,
+    claims: &[Arc<Votes>],
+    clock: &Clock,
+    limit: Duration,
+) -> (Vec<Option<Renewed>>, Option<Error>) {
+    let votes = claims.iter().map(|votes| &votes.each[at]);
+    let asked: Vec<_> = votes.map(|vote| (!vote.is_spoiled()).then(|| vote.claim.clone())).collect();
+    let batch = Renewals::new(clock, asked.iter().flatten().cloned());
+    let call = async {
+        store.renew(&batch).await;
+        Ok(())
+    };
+    let failure = super::bounded(at, limit, call).await.err().or_else(|| batch.failure());
+    let mut answers = batch.iter().map(Renewal::answered);
+    let renewed = asked.iter().map(|asked| asked.as_ref().and_then(|_| answers.next().flatten())).collect();
+    (renewed, failure)
+}

@@ -1,0 +1,116 @@
+//! [`Vote`]: what a quorum keeps of one claim at one member.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::bounded;
+use crate::sync::locked;
+use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockStore, Raised, Released, Result};
+
+/// What a quorum keeps with a claim.
+pub(super) struct Votes {
+    /// By member.
+    pub(super) each: Vec<Arc<Vote>>,
+    /// The token that was given out for this claim.
+    token: Mutex<Option<u64>>,
+}
+
+/// One claim at one member. Its calls are made one after the other, so that a release never overtakes the request that
+/// it takes back.
+pub(super) struct Vote {
+    pub(super) claim: Claim,
+    turn: tokio::sync::Mutex<()>,
+    /// Whether the member may have, or may still get, a lease of this claim.
+    may_hold: AtomicBool,
+    /// A release was cut off, and may still be applied: a lease that this member grants to this holder may be gone
+    /// without a word, so that it has no vote for this claim any more.
+    spoiled: AtomicBool,
+}
+
+impl Votes {
+    pub(super) fn new(claim: &Claim, members: usize) -> Votes {
+        let vote = || {
+            let (may_hold, spoiled) = (AtomicBool::new(false), AtomicBool::new(false));
+            Arc::new(Vote { claim: claim.vote(), turn: tokio::sync::Mutex::new(()), may_hold, spoiled })
+        };
+        Votes { each: (0..members).map(|_| vote()).collect(), token: Mutex::default() }
+    }
+
+    pub(super) fn token(&self) -> Option<u64> {
+        *locked(&self.token)
+    }
+
+    pub(super) fn gave(&self, token: u64) {
+        *locked(&self.token) = Some(token);
+    }
+
+    pub(super) fn forget(&self) {
+        *locked(&self.token) = None;
+    }
+}
+
+impl Vote {
+    pub(super) fn may_hold(&self) -> bool {
+        self.may_hold.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Acquire)
+    }
+
+    /// Asks the member for its vote. One that still works on an earlier call for this claim gives none.
+    pub(super) async fn ask(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<Attempt> {
+        let silent = |why: &str| {
+            Error::new(ErrorKind::Unavailable, Effect::Unknown, format!("member {} has not answered {why}", at + 1))
+        };
+        let Ok(_turn) = self.turn.try_lock() else { return Err(silent("an earlier call")) };
+        if self.is_spoiled() {
+            return Err(silent("an earlier release"));
+        }
+        let before = self.may_hold.swap(true, Ordering::AcqRel);
+        let answer = bounded(at, limit, store.request(&self.claim)).await;
+        let holds = match &answer {
+            Ok(Attempt::Granted(_)) => true,
+            Ok(Attempt::Held(_)) => self.claim.is_unclear(),
+            Err(error) if error.may_have_taken_effect() => {
+                self.claim.set_unclear();
+                true
+            }
+            Err(_) => before,
+        };
+        self.may_hold.store(holds, Ordering::Release);
+        answer
+    }
+
+    /// Raises the token of the lease that this claim has at the member.
+    pub(super) async fn raise(&self, at: usize, store: &dyn LockStore, token: u64, limit: Duration) -> Result<Raised> {
+        let _turn = self.turn.lock().await;
+        let raises = store.raises().ok_or_else(|| {
+            Error::refused(ErrorKind::Protocol, format!("member {} raises no tokens any more", at + 1))
+        })?;
+        bounded(at, limit, raises.raise(&self.claim, token)).await
+    }
+
+    /// Gives back what the member has of this claim. If that stays unclear, `whole` is spent: a release that is applied
+    /// later must not meet a lease of the same holder.
+    pub(super) async fn give_back(
+        &self,
+        at: usize,
+        store: &dyn LockStore,
+        whole: &Claim,
+        limit: Duration,
+    ) -> Result<Released> {
+        let _turn = self.turn.lock().await;
+        let answer = bounded(at, limit, store.release(&self.claim)).await;
+        match &answer {
+            Ok(_) => self.may_hold.store(false, Ordering::Release),
+            Err(error) if error.may_have_taken_effect() => {
+                self.spoiled.store(true, Ordering::Release);
+                whole.spend();
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+}

@@ -1,0 +1,235 @@
+//! [`Model`]: what can happen next.
+
+use stateright::Property;
+
+use crate::Rule;
+use crate::state::{Attempt, Link, MAJORITY, MEMBERS, MOST_HOLDERS, Member, Phase, State};
+
+/// The model, and how far it goes.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// How tokens are made.
+    pub rule: Rule,
+    /// How many clients there are.
+    pub clients: usize,
+    /// How often each acquires, by a fresh holder each time; clients times attempts are 4 at most.
+    pub attempts: usize,
+    /// How often one request can arrive.
+    pub copies: u8,
+    /// Whether who was given a token may ask again once, as after a reply that was lost.
+    pub asks_again: bool,
+    /// How many times a member loses its data.
+    pub losses: u8,
+    /// How many times another name raises a counter.
+    pub bumps: u8,
+    /// Beyond this counter the search does not go.
+    pub greatest: u8,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Begin { holder: usize },
+    Request { holder: usize, member: usize, answered: bool },
+    Choose { holder: usize },
+    Raise { holder: usize, member: usize, answered: bool },
+    Hold { holder: usize },
+    AskAgain { holder: usize },
+    End { holder: usize },
+    Release { holder: usize, member: usize },
+    Expire { member: usize },
+    Lose { member: usize },
+    Bump { member: usize },
+}
+
+impl Model {
+    fn holders(&self) -> usize {
+        self.clients * self.attempts
+    }
+
+    fn link_actions(&self, state: &State, holder: usize, member: usize, actions: &mut Vec<Action>) {
+        let (at, link) = (&state.members[member], &state.members[member].links[holder]);
+        let has_it = at.holder == Some(holder as u8);
+        let phase = state.attempts[holder].phase;
+        if link.requests > 0 && (at.holder.is_none() || has_it) {
+            if phase == Phase::Asking {
+                actions.push(Action::Request { holder, member, answered: true });
+            }
+            // Unanswered at a member that this holder has anyway, it does nothing.
+            if !has_it {
+                actions.push(Action::Request { holder, member, answered: false });
+            }
+        }
+        let mut probe = *at;
+        if link.raise > 0 && probe.raise(holder, link.raise, self.rule) {
+            if phase == Phase::Raising && state.attempts[holder].token == link.raise {
+                actions.push(Action::Raise { holder, member, answered: true });
+            }
+            actions.push(Action::Raise { holder, member, answered: false });
+        }
+        if link.release && has_it {
+            actions.push(Action::Release { holder, member });
+        }
+    }
+
+    fn choose(&self, state: &mut State, holder: usize) {
+        let counts: Vec<u8> = state.members.iter().map(|m| m.links[holder].heard).filter(|heard| *heard > 0).collect();
+        let attempt = &mut state.attempts[holder];
+        // Where a majority has had nobody else since, the token stays.
+        let stays = counts.iter().filter(|count| **count <= attempt.given).count() >= MAJORITY;
+        let (least, greatest) = counts.iter().fold((u8::MAX, 0), |(least, most), c| (least.min(*c), most.max(*c)));
+        attempt.token = match self.rule {
+            _ if stays => attempt.given,
+            Rule::LeastCount => least,
+            _ => greatest,
+        };
+        attempt.phase = Phase::Raising;
+        let token = attempt.token;
+        if self.rule == Rule::NoSecondPhase {
+            return state.give(holder);
+        }
+        for member in &mut state.members {
+            let link = &mut member.links[holder];
+            let asked = link.heard > 0 && (link.heard <= token || self.rule == Rule::LeastCount);
+            link.acknowledged = self.rule == Rule::GrantsAcknowledge && asked && link.heard == token;
+            link.raise = if asked && !link.acknowledged { token } else { 0 };
+            link.heard = 0;
+        }
+    }
+
+    fn has_heard(&self, state: &State, holder: usize, of: impl Fn(&Link) -> bool) -> usize {
+        state.members.iter().filter(|member| of(&member.links[holder])).count()
+    }
+}
+
+impl stateright::Model for Model {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        assert!(self.holders() <= MOST_HOLDERS, "a model has {MOST_HOLDERS} holders at most");
+        vec![State {
+            members: [Member::default(); MEMBERS],
+            attempts: [Attempt::default(); MOST_HOLDERS],
+            given: 0,
+            broken: false,
+            losses: self.losses,
+            bumps: self.bumps,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken {
+            return;
+        }
+        for holder in 0..self.holders() {
+            let is_first = holder % self.attempts == 0;
+            match state.attempts[holder].phase {
+                Phase::Idle if is_first || state.attempts[holder - 1].phase == Phase::Over => {
+                    actions.push(Action::Begin { holder });
+                }
+                Phase::Asking if self.has_heard(state, holder, |link| link.heard > 0) >= MAJORITY => {
+                    actions.push(Action::Choose { holder });
+                }
+                Phase::Raising => {
+                    let enough = if self.rule == Rule::OneAcknowledges { 1 } else { MAJORITY };
+                    if self.has_heard(state, holder, |link| link.acknowledged) >= enough {
+                        actions.push(Action::Hold { holder });
+                    }
+                }
+                Phase::Holding if self.asks_again && !state.attempts[holder].asked_again => {
+                    actions.push(Action::AskAgain { holder });
+                }
+                _ => {}
+            }
+            if matches!(state.attempts[holder].phase, Phase::Asking | Phase::Raising | Phase::Holding) {
+                actions.push(Action::End { holder });
+            }
+            for member in 0..MEMBERS {
+                self.link_actions(state, holder, member, actions);
+            }
+        }
+        for member in 0..MEMBERS {
+            if state.members[member].holder.is_some() {
+                actions.push(Action::Expire { member });
+            }
+            if state.losses > 0 {
+                actions.push(Action::Lose { member });
+            }
+            if state.bumps > 0 {
+                actions.push(Action::Bump { member });
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Begin { holder } => {
+                state.attempts[holder].phase = Phase::Asking;
+                state.attempts[holder].floor = state.greatest_given();
+                for member in &mut state.members {
+                    member.links[holder].requests = self.copies;
+                }
+            }
+            Action::Request { holder, member, answered } => {
+                let member = &mut state.members[member];
+                let count = member.request(holder, self.rule)?;
+                member.links[holder].requests -= 1;
+                if answered {
+                    member.links[holder].heard = count;
+                }
+            }
+            Action::Choose { holder } => self.choose(&mut state, holder),
+            Action::Raise { holder, member, answered } => {
+                let member = &mut state.members[member];
+                let token = std::mem::take(&mut member.links[holder].raise);
+                let acknowledged = member.raise(holder, token, self.rule);
+                member.links[holder].acknowledged |= acknowledged && answered;
+            }
+            Action::Hold { holder } => state.give(holder),
+            Action::AskAgain { holder } => {
+                state.attempts[holder].asked_again = true;
+                state.attempts[holder].phase = Phase::Asking;
+                for member in &mut state.members {
+                    let link = &mut member.links[holder];
+                    (link.requests, link.heard, link.acknowledged) = (link.requests.max(1), 0, false);
+                }
+            }
+            Action::End { holder } => {
+                let attempt = &mut state.attempts[holder];
+                *attempt = Attempt { phase: Phase::Over, ..Attempt::default() };
+                for member in &mut state.members {
+                    let link = &mut member.links[holder];
+                    (link.heard, link.acknowledged, link.release) = (0, false, true);
+                }
+            }
+            Action::Release { holder, member } => {
+                state.members[member].release(self.rule);
+                state.members[member].links[holder].release = false;
+            }
+            Action::Expire { member } => state.members[member].end(),
+            Action::Lose { member } => {
+                state.losses -= 1;
+                state.members[member].lose();
+            }
+            Action::Bump { member } => {
+                state.bumps -= 1;
+                state.members[member].counter += 1;
+            }
+        }
+        state.tidy(self.rule);
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("tokens are unique and rise", |_: &Model, state: &State| !state.broken),
+            Property::sometimes("two believe that they hold", |_: &Model, state: &State| state.holding() >= 2),
+        ]
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        state.members.iter().all(|member| member.counter <= self.greatest)
+    }
+}
