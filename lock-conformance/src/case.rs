@@ -41,6 +41,8 @@ pub(crate) enum Need {
     RecordsSurvive(Fault),
     /// The deployment can end sessions.
     EndsSessions,
+    /// The store raises tokens.
+    Raises,
 }
 
 /// What is known of the store before the cases run.
@@ -49,6 +51,7 @@ pub(crate) struct Known {
     pub(crate) guarantees: Guarantees,
     pub(crate) faults: Faults,
     pub(crate) ends_sessions: bool,
+    pub(crate) raises: bool,
 }
 
 impl Case {
@@ -80,6 +83,7 @@ impl Need {
                 Some(survived) => survives("tokens", survived, fault),
             },
             Need::RecordsSurvive(fault) => survives("records", promised.records_survive, fault),
+            Need::Raises => lacks(known.raises, "no raising of tokens"),
             Need::EndsSessions => lacks(known.ends_sessions, "the deployment cannot end sessions"),
         }
     }

@@ -97,14 +97,15 @@ impl Suite {
     /// Opens the store once, to see what it promises.
     pub(crate) fn look(&self) -> Result<Known, Failure> {
         let runtime = runtime()?;
-        let guarantees = runtime.block_on(async {
+        let looked: Result<_, Failure> = runtime.block_on(async {
             let deployment = self.factory.deploy().await?;
             let opened = tokio::time::timeout(self.deadline, deployment.open()).await;
-            opened.map_err(|_| "opening the store brought no answer")?.map(|store| store.guarantees())
+            let store = opened.map_err(|_| "opening the store brought no answer")??;
+            Ok((store.guarantees(), store.raises().is_some()))
         });
         runtime.shutdown_background();
         let (faults, ends_sessions) = (self.factory.faults(), self.factory.ends_sessions());
-        guarantees.map(|guarantees| Known { guarantees, faults, ends_sessions })
+        looked.map(|(guarantees, raises)| Known { guarantees, faults, ends_sessions, raises })
     }
 
     fn verdict(&self, case: &Case, known: &Known, stop: &AtomicBool) -> Option<Verdict> {

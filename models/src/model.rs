@@ -14,9 +14,9 @@ pub struct Model {
     pub clients: usize,
     /// How often each acquires, by a fresh holder each time; clients times attempts are 4 at most.
     pub attempts: usize,
-    /// How often one request can arrive.
+    /// How often each request of the first client can arrive; those of the others arrive once.
     pub copies: u8,
-    /// Whether who was given a token may ask again once, as after a reply that was lost.
+    /// Whether the first client, when it was given a token, may ask again once, as after a reply that was lost.
     pub asks_again: bool,
     /// How many times a member loses its data.
     pub losses: u8,
@@ -45,6 +45,16 @@ pub enum Action {
 impl Model {
     fn holders(&self) -> usize {
         self.clients * self.attempts
+    }
+
+    /// The orders of the holders that make no difference.
+    fn alike(&self) -> &'static [[u8; MOST_HOLDERS]] {
+        match (self.clients, self.attempts, self.copies) {
+            (2, 1, 1) if !self.asks_again => &[[0, 1, 2, 3], [1, 0, 2, 3]],
+            (3, 1, 1) => &[[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 2, 3], [1, 2, 0, 3], [2, 0, 1, 3], [2, 1, 0, 3]],
+            (3, 1, _) => &[[0, 1, 2, 3], [0, 2, 1, 3]],
+            _ => &[[0, 1, 2, 3]],
+        }
     }
 
     fn link_actions(&self, state: &State, holder: usize, member: usize, actions: &mut Vec<Action>) {
@@ -77,12 +87,7 @@ impl Model {
         let attempt = &mut state.attempts[holder];
         // Where a majority has had nobody else since, the token stays.
         let stays = counts.iter().filter(|count| **count <= attempt.given).count() >= MAJORITY;
-        let (least, greatest) = counts.iter().fold((u8::MAX, 0), |(least, most), c| (least.min(*c), most.max(*c)));
-        attempt.token = match self.rule {
-            _ if stays => attempt.given,
-            Rule::LeastCount => least,
-            _ => greatest,
-        };
+        attempt.token = if stays { attempt.given } else { counts.iter().copied().max().unwrap_or(0) };
         attempt.phase = Phase::Raising;
         let token = attempt.token;
         if self.rule == Rule::NoSecondPhase {
@@ -90,9 +95,8 @@ impl Model {
         }
         for member in &mut state.members {
             let link = &mut member.links[holder];
-            let asked = link.heard > 0 && (link.heard <= token || self.rule == Rule::LeastCount);
-            link.acknowledged = self.rule == Rule::GrantsAcknowledge && asked && link.heard == token;
-            link.raise = if asked && !link.acknowledged { token } else { 0 };
+            let asked = link.heard > 0 && link.heard <= token;
+            link.raise = if asked { token } else { 0 };
             link.heard = 0;
         }
     }
@@ -137,7 +141,7 @@ impl stateright::Model for Model {
                         actions.push(Action::Hold { holder });
                     }
                 }
-                Phase::Holding if self.asks_again && !state.attempts[holder].asked_again => {
+                Phase::Holding if self.asks_again && holder == 0 && !state.attempts[holder].asked_again => {
                     actions.push(Action::AskAgain { holder });
                 }
                 _ => {}
@@ -169,12 +173,12 @@ impl stateright::Model for Model {
                 state.attempts[holder].phase = Phase::Asking;
                 state.attempts[holder].floor = state.greatest_given();
                 for member in &mut state.members {
-                    member.links[holder].requests = self.copies;
+                    member.links[holder].requests = if holder == 0 { self.copies } else { 1 };
                 }
             }
             Action::Request { holder, member, answered } => {
                 let member = &mut state.members[member];
-                let count = member.request(holder, self.rule)?;
+                let count = member.request(holder)?;
                 member.links[holder].requests -= 1;
                 if answered {
                     member.links[holder].heard = count;
@@ -205,10 +209,10 @@ impl stateright::Model for Model {
                 }
             }
             Action::Release { holder, member } => {
-                state.members[member].release(self.rule);
+                state.members[member].end(self.rule);
                 state.members[member].links[holder].release = false;
             }
-            Action::Expire { member } => state.members[member].end(),
+            Action::Expire { member } => state.members[member].end(self.rule),
             Action::Lose { member } => {
                 state.losses -= 1;
                 state.members[member].lose();
@@ -219,6 +223,7 @@ impl stateright::Model for Model {
             }
         }
         state.tidy(self.rule);
+        let state = state.canonical(self.alike());
         (state != *last).then_some(state)
     }
 

@@ -13,25 +13,22 @@ pub enum Rule {
     AnyHolderIsRaised,
     /// A member whose count is greater than the token acknowledges too: it is above the token, after all.
     GreaterCountsAcknowledge,
-    /// A member that granted with just this count needs not be asked again.
-    GrantsAcknowledge,
-    /// The counter is incremented when a lock is given back, so that the next one gets a greater count.
-    ReleasesIncrement,
+    /// The lease gets the token, and the counter stays: the lease is what is asked for, after all.
+    LeaseIsRaisedAlone,
+    /// The counter is kept with the lease, and ends with it.
+    CounterEndsWithTheLease,
     /// One acknowledgement is enough: a majority has granted, after all.
     OneAcknowledges,
-    /// The least count of the granting majority is the token.
-    LeastCount,
 }
 
 impl Rule {
     /// The rules that look right and are not.
-    pub const WRONG: [Rule; 7] = [
+    pub const WRONG: [Rule; 6] = [
         Rule::NoSecondPhase,
         Rule::AnyHolderIsRaised,
         Rule::GreaterCountsAcknowledge,
-        Rule::GrantsAcknowledge,
-        Rule::ReleasesIncrement,
+        Rule::LeaseIsRaisedAlone,
+        Rule::CounterEndsWithTheLease,
         Rule::OneAcknowledges,
-        Rule::LeastCount,
     ];
 }

@@ -8,7 +8,7 @@ pub(crate) const MAJORITY: usize = 2;
 pub(crate) const MOST_HOLDERS: usize = 4;
 
 /// One moment. Members that stand alike are told apart by nothing, so that they are kept in order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct State {
     pub(crate) members: [Member; MEMBERS],
     pub(crate) attempts: [Attempt; MOST_HOLDERS],
@@ -71,16 +71,14 @@ pub(crate) enum Phase {
 
 impl Member {
     /// What the member answers to a request: the count of its lease, if this holder has it or it was free.
-    pub(crate) fn request(&mut self, holder: usize, rule: Rule) -> Option<u8> {
+    pub(crate) fn request(&mut self, holder: usize) -> Option<u8> {
         match self.holder {
             Some(other) if usize::from(other) != holder => return None,
             Some(_) => {}
             None => {
                 self.holder = Some(holder as u8);
                 self.count = self.counter + 1;
-                if rule != Rule::ReleasesIncrement {
-                    self.counter += 1;
-                }
+                self.counter += 1;
             }
         }
         Some(self.count)
@@ -101,27 +99,24 @@ impl Member {
             return false;
         }
         self.count = self.count.max(token);
-        self.counter = self.counter.max(token);
+        if rule != Rule::LeaseIsRaisedAlone {
+            self.counter = self.counter.max(token);
+        }
         true
     }
 
-    pub(crate) fn release(&mut self, rule: Rule) {
-        self.end();
-        if rule == Rule::ReleasesIncrement {
-            self.counter += 1;
-        }
-    }
-
     /// The lease ends.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self, rule: Rule) {
         self.holder = None;
         self.count = 0;
+        if rule == Rule::CounterEndsWithTheLease {
+            self.counter = 0;
+        }
     }
 
     /// Its data are gone, and what was under way to it still is.
     pub(crate) fn lose(&mut self) {
-        self.end();
-        self.counter = 0;
+        (self.holder, self.count, self.counter) = (None, 0, 0);
     }
 }
 
@@ -161,6 +156,26 @@ impl State {
             }
         }
         self.members.sort_unstable();
+    }
+
+    /// This state, or another that differs from it by the names of its holders alone: the same one for all of those.
+    pub(crate) fn canonical(self, orders: &[[u8; MOST_HOLDERS]]) -> State {
+        let renamed = |order: &[u8; MOST_HOLDERS]| {
+            let mut renamed = self.clone();
+            for (holder, name) in order.iter().map(|name| usize::from(*name)).enumerate() {
+                renamed.attempts[name] = self.attempts[holder];
+                for (new, old) in renamed.members.iter_mut().zip(&self.members) {
+                    new.links[name] = old.links[holder];
+                    new.holder = old.holder.map(|holder| order[usize::from(holder)]);
+                }
+            }
+            renamed.members.sort_unstable();
+            renamed
+        };
+        match orders.iter().skip(1).map(renamed).min() {
+            Some(other) => self.min(other),
+            None => self,
+        }
     }
 
     pub(crate) fn holding(&self) -> usize {

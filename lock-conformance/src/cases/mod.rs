@@ -7,6 +7,7 @@ mod guarantees;
 mod inspection;
 mod loss;
 mod names;
+mod raising;
 mod release;
 mod renewal;
 mod tokens;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         release::CASES,
         inspection::CASES,
         tokens::CASES,
+        raising::CASES,
         names::CASES,
         exclusion::CASES,
         renewal::CASES,

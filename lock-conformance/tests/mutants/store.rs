@@ -165,7 +165,7 @@ impl Mutant {
     async fn ask(&self, claim: &Claim) -> Result<Attempt> {
         let shadow = self.shadow(claim);
         if self.flaw == Flaw::RetryLosesTheToken && held(&self.state.granted).contains_key(&claim.holder()) {
-            return Ok(Attempt::Granted(lock_core::Lease::new(claim.ttl(), None)));
+            return Ok(Attempt::Granted(lock_core::Lease::new(claim.ttl(), None, Remembers::Everything)));
         }
         let mut attempt = self.inner.request(shadow).await?;
         match &mut attempt {

@@ -183,7 +183,10 @@ impl Quorum {
         };
         let text = format!("{there} of {} members answered, and {} must", self.members.len(), self.majority);
         match failed.first() {
-            Some(first) => Error::new(kind, effect, format!("{text}: {first}")).with_source(first.clone()),
+            Some(first) => {
+                let each: Vec<_> = failed.iter().map(ToString::to_string).collect();
+                Error::new(kind, effect, format!("{text}: {}", each.join("; "))).with_source(first.clone())
+            }
             None => Error::new(kind, effect, text),
         }
     }

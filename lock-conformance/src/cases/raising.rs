@@ -1,0 +1,136 @@
+//! What makes a store a voter of a quorum: tokens that can be raised, and an honest memory.
+
+use std::sync::Arc;
+
+use lock_core::{Break, Claim, ErrorKind, Fault, LockStore, Raised, Remembers};
+
+use crate::Failure;
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "raising";
+    [] { a_store_whose_records_survive_a_crash_remembers_everything }
+    [Need::Raises, Need::Tokens] {
+        gives_the_lease_the_token_and_later_leases_greater_ones,
+        to_the_same_token_again_changes_nothing,
+        below_the_token_of_the_lease_is_refused,
+        by_a_stranger_is_refused_and_changes_nothing,
+        of_a_lease_that_was_given_back_or_broken_is_refused,
+        beyond_what_a_token_can_follow_is_no_success,
+    }
+    [Need::Raises, Need::Tokens, Need::Time] { moves_no_end_of_a_lease }
+}
+
+async fn raise(store: &Arc<dyn LockStore>, claim: &Claim, number: u64) -> Result<Raised, Failure> {
+    let raises = store.raises().ok_or("one handle raises tokens, and another does not")?;
+    Ok(raises.raise(claim, number).await?)
+}
+
+/// The number of the token that the store shows for this claim.
+async fn shown(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<u64, Failure> {
+    let by = cx.shows_holder(store, claim).await?;
+    Ok(by.token.ok_or("a lease is shown without its token")?.number())
+}
+
+async fn a_store_whose_records_survive_a_crash_remembers_everything(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let lease = cx.grant(&store, &cx.claim(&name("job"))).await?.lease;
+    let survives = cx.guarantees.records_survive.contains(Fault::Crash.into());
+    ensure!(!survives || lease.remembers == Remembers::Everything, "it says that it remembers {:?}", lease.remembers);
+    Ok(())
+}
+
+async fn gives_the_lease_the_token_and_later_leases_greater_ones(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let claim = cx.claim(&job);
+    let number = cx.grant(&a, &claim).await?.token()?.number() + 1000;
+    ensure!(raise(&b, &claim, number).await? == Raised::Raised, "a lease that is held was not raised to {number}");
+    ensure!(shown(&cx, &a, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
+    let again = cx.grant(&a, &claim).await?.token()?.number();
+    ensure!(again == number, "raised to {number}, the same holder is given {again}");
+    cx.give_back(&a, &claim).await?;
+    let later = cx.grant(&b, &cx.claim(&job)).await?.token()?.number();
+    ensure!(later > number, "a later lease has {later}, after one was raised to {number}");
+    Ok(())
+}
+
+async fn to_the_same_token_again_changes_nothing(cx: Context) -> Proof {
+    let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
+    let number = cx.grant(&store, &claim).await?.token()?.number();
+    // Other names may share the counter: what they are given meanwhile is no reason to refuse.
+    let other = cx.claim(&name("other"));
+    cx.grant(&store, &other).await?;
+    for number in [number, number, number + 7, number + 7] {
+        ensure!(raise(&store, &claim, number).await? == Raised::Raised, "it was not raised to {number}");
+        ensure!(shown(&cx, &store, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
+    }
+    Ok(())
+}
+
+async fn below_the_token_of_the_lease_is_refused(cx: Context) -> Proof {
+    let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
+    let number = cx.grant(&store, &claim).await?.token()?.number() + 10;
+    raise(&store, &claim, number).await?;
+    ensure!(raise(&store, &claim, number - 1).await? == Raised::Refused, "a token was lowered");
+    ensure!(shown(&cx, &store, &claim).await? == number, "a refused raise changed the token");
+    Ok(())
+}
+
+async fn by_a_stranger_is_refused_and_changes_nothing(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let holder = cx.claim(&job);
+    let number = cx.grant(&a, &holder).await?.token()?.number();
+    for stranger in [cx.claim(&job), cx.claim(&name("free"))] {
+        let answer = raise(&b, &stranger, number + 100).await?;
+        ensure!(answer == Raised::Refused, "a stranger's raise was acknowledged");
+    }
+    ensure!(shown(&cx, &a, &holder).await? == number, "a stranger's raise changed the token of the holder");
+    cx.is_free(&a, &name("free")).await?;
+    cx.give_back(&a, &holder).await
+}
+
+async fn of_a_lease_that_was_given_back_or_broken_is_refused(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let given_back = cx.claim(&job);
+    let number = cx.grant(&store, &given_back).await?.token()?.number();
+    cx.give_back(&store, &given_back).await?;
+    ensure!(raise(&store, &given_back, number + 50).await? == Raised::Refused, "what was given back was raised");
+    for how in [Break::Now, Break::Revoke] {
+        let broken = cx.claim(&job);
+        let number = cx.grant(&store, &broken).await?.token()?.number();
+        let seen = cx.shows_holder(&store, &broken).await?;
+        store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
+        ensure!(raise(&store, &broken, number + 50).await? == Raised::Refused, "after {how:?} it was raised");
+    }
+    Ok(())
+}
+
+async fn beyond_what_a_token_can_follow_is_no_success(cx: Context) -> Proof {
+    let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
+    let number = cx.grant(&store, &claim).await?.token()?.number();
+    let raises = store.raises().ok_or("one handle raises tokens, and another does not")?;
+    match raises.raise(&claim, u64::MAX).await {
+        Ok(answer) => ensure!(answer == Raised::Refused, "the greatest number was acknowledged"),
+        Err(error) => ensure!(error.kind() == ErrorKind::Protocol, "it failed otherwise: {error:?}"),
+    }
+    ensure!(shown(&cx, &store, &claim).await? == number, "a raise that failed changed the token");
+    cx.give_back(&store, &claim).await?;
+    cx.is_free(&store, &name("job")).await
+}
+
+async fn moves_no_end_of_a_lease(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let claim = cx.brief(&job);
+    let granted = cx.grant(&a, &claim).await?;
+    let number = granted.token()?.number();
+    let until = granted.sent.after(granted.lease.ttl).after(cx.patience());
+    let mut raised = 0;
+    while b.inspect(&job).await?.is_some() {
+        raised += 1;
+        raise(&a, &claim, number + raised).await?;
+        ensure!(cx.clock.now() < until, "raises kept the lease");
+        tokio::time::sleep(cx.ttl / 10).await;
+    }
+    ensure!(raise(&a, &claim, number + raised + 1).await? == Raised::Refused, "a lease that has ended was raised");
+    cx.is_free(&b, &job).await
+}
