@@ -45,6 +45,7 @@ pub(crate) async fn supervise(
         link,
         terms,
         deadline,
+        watchdog: Pid::from_child(&watchdog),
         group: None,
         terminal: Terminal::open(),
         had_terminal: Terminal::is_wanted(),
@@ -70,7 +71,7 @@ impl Deadline {
     fn of(lease: Option<&Validity>) -> Deadline {
         let now = boot_time::now();
         match lease {
-            None => Deadline { at: u64::MAX, every: Duration::from_secs(3600) },
+            None => Deadline { at: u64::MAX, every: Duration::from_secs(1) },
             Some(lease) => Deadline {
                 at: now.saturating_add(u64::try_from(lease.remaining().as_nanos()).unwrap_or(u64::MAX)),
                 every: (lease.ttl() / 20).clamp(Duration::from_millis(2), Duration::from_secs(1)),
@@ -110,6 +111,7 @@ struct Supervisor {
     link: Link,
     terms: Terms,
     deadline: Deadline,
+    watchdog: Pid,
     /// The command's group, once it runs and until nobody may signal it any more.
     group: Option<Pid>,
     terminal: Option<Terminal>,
@@ -156,6 +158,8 @@ impl Supervisor {
 
     /// Tells the watchdog of a renewal; and does its work if it has not been done.
     fn look(&mut self, lease: Option<&Validity>) {
+        // A watchdog that somebody stopped would neither stop the command nor tell of its end.
+        let _ = kill_process(self.watchdog, Signal::CONT);
         let deadline = Deadline::of(lease);
         // Two readings of the same deadline differ by the time between reading the clock and asking the lease.
         if deadline.at > self.deadline.at.saturating_add(NOISE) && self.stopped.is_none() {
