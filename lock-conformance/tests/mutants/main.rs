@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let chosen = |flaw: Flaw| filters.is_empty() || filters.iter().any(|part| format!("{flaw:?}").contains(*part));
     let started = Instant::now();
 
-    let unflawed = Suite::new(Mutants(Flaw::None)).run().unwrap();
+    let unflawed = Suite::new(Mutants(Flaw::None)).threads(8).run().unwrap();
     if !unflawed.is_clean() {
         println!("the wrapper without a flaw must pass:\n{unflawed}");
         return ExitCode::FAILURE;
