@@ -105,4 +105,4 @@ done
 [ "$examples" -gt 0 ] || fail "no example ran"
 
 say "all tests and $examples examples, in $SECONDS s:"
-say "$passed passed, $failed failed, $ignored ignored"
+say "$passed passed, $failed failed, $ignored skipped"
