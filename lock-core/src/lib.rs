@@ -46,6 +46,7 @@ mod quorum;
 mod registry;
 mod renewals;
 mod session;
+mod settings;
 mod store;
 mod sync;
 mod token;
