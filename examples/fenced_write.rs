@@ -54,7 +54,7 @@ async fn connect(directory: &Path) -> Result<FencedLocks> {
 }
 
 async fn slow_client(directory: &Path, orders: &Orders, go: impl FnOnce(), wake: Receiver<()>) -> Result<()> {
-    let lock = connect(directory).await?.lock("orders").ttl(Duration::from_millis(500));
+    let lock = connect(directory).await?.lock("orders").ttl(Duration::from_secs(1));
     let guard = lock.acquire().await?;
     println!("  The slow client holds the lock with the token {}.", guard.token().number());
     let written = add_order(orders, "order of the slow client", &guard, || {
@@ -91,7 +91,9 @@ fn race(directory: &Path, orders: &Orders) -> Result<Result<()>> {
 }
 
 fn main() -> Result<()> {
-    let directory = tempfile::tempdir()?;
+    // Beside this program, on a disk: where the temporary folder is in memory, the store is refused for correctness.
+    let program = std::env::current_exe()?;
+    let directory = tempfile::tempdir_in(program.parent().ok_or("this program is in no folder")?)?;
     let unfenced = Orders { file: directory.path().join("orders"), fence: None };
 
     println!("Without a fence:");

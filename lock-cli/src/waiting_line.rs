@@ -92,7 +92,11 @@ fn whole_seconds(time: Duration) -> Duration {
 }
 
 fn columns() -> usize {
-    rustix::termios::tcgetwinsize(io::stderr()).map(|size| usize::from(size.ws_col)).ok().filter(|n| *n > 0).unwrap_or(80)
+    rustix::termios::tcgetwinsize(io::stderr())
+        .map(|size| usize::from(size.ws_col))
+        .ok()
+        .filter(|n| *n > 0)
+        .unwrap_or(80)
 }
 
 /// The beginning of `text` that fits on one line: a line that wraps cannot be erased.

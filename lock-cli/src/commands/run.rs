@@ -52,12 +52,8 @@ fn grace(args: &Run) -> Result<Duration, Failure> {
 async fn connecting<G: Guard>(connect: Connect<G>, signals: &mut Signals) -> Result<Locks<G>, Failure> {
     tokio::select! {
         locks = connect => Ok(locks?),
-        signal = signals.ending() => Err(ended_by(signal)),
+        signal = signals.ending() => Err(Failure::ended_by(signal)),
     }
-}
-
-fn ended_by(signal: i32) -> Failure {
-    Failure::new(status::SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()), "")
 }
 
 async fn hold<G: Guard, T: Into<Option<FencingToken>>>(
@@ -77,17 +73,15 @@ async fn hold<G: Guard, T: Into<Option<FencingToken>>>(
     };
     // What was asked for and no longer wanted is given back before the process ends.
     if tokio::time::timeout(CLOSING, locks.close()).await.is_err() {
-        output::complain(&format!("\"{name}\" may stay held for up to {}: giving it back took too long", output::time(args.ttl)));
+        output::complain(&format!(
+            "\"{name}\" may stay held for up to {}: giving it back took too long",
+            output::time(args.ttl)
+        ));
     }
     ended
 }
 
-async fn acquire<G: Guard>(
-    locks: &Locks<G>,
-    name: &LockName,
-    args: &Run,
-    signals: &mut Signals,
-) -> Result<G, Failure> {
+async fn acquire<G: Guard>(locks: &Locks<G>, name: &LockName, args: &Run, signals: &mut Signals) -> Result<G, Failure> {
     let mut line = WaitingLine::new(name, args.quiet);
     let ahead = line.ahead();
     let mut lock = locks.lock(name).ttl(args.ttl).on_wait(move |by| ahead.tell(by));
@@ -97,7 +91,7 @@ async fn acquire<G: Guard>(
                 Some(guard) => Ok(guard),
                 None => Err(held(locks, name).await),
             },
-            signal = signals.ending() => Err(ended_by(signal)),
+            signal = signals.ending() => Err(Failure::ended_by(signal)),
         };
     }
     if let Some(limit) = args.wait {
@@ -110,7 +104,7 @@ async fn acquire<G: Guard>(
         tokio::select! {
             biased;
             guard = &mut acquiring => return Ok(guard?),
-            signal = signals.ending() => return Err(ended_by(signal)),
+            signal = signals.ending() => return Err(Failure::ended_by(signal)),
             _ = looks.tick() => line.draw(),
         }
     }
@@ -142,14 +136,15 @@ async fn run_held(
     let validity = guard.validity();
     let ending = supervise(job, Some(&validity), Terms::new(validity.ttl(), grace), signals).await;
     let lost = |why: &str| {
-        Failure::new(status::LOST, format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()))
+        Failure::new(
+            status::LOST,
+            format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()),
+        )
     };
     let loss = validity.check().err();
     let released = guard.release().await;
     match ending? {
-        Ending::Stopped(why) => {
-            Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string())))
-        }
+        Ending::Stopped(why) => Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string()))),
         ending => {
             match released {
                 Err(error) if error.kind() == ErrorKind::Lost => {

@@ -18,8 +18,9 @@ pub(crate) fn run(args: Stores) -> Result<(), Failure> {
             .map(|missing| json!({ "schemes": missing.schemes, "compiled_in": false, "feature": missing.feature }));
         return output::print(&Value::Array(there.chain(missing).collect()).to_string());
     }
-    let mut rows = vec![["STORE", "RECORDS SURVIVE", "TOKENS SURVIVE", "LEASE ENDS BY", "WAITERS", "CORRECTNESS"]
-        .map(str::to_owned)];
+    let mut rows = vec![
+        ["STORE", "RECORDS SURVIVE", "TOKENS SURVIVE", "LEASE ENDS BY", "WAITERS", "CORRECTNESS"].map(str::to_owned),
+    ];
     let mut notes = Vec::new();
     for kind in registry.kinds() {
         rows.push(row(&kind));

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::net::SendFlags;
 use tokio::net::UnixStream;
 
 /// What the supervisor tells the watchdog. Moments are those of [`boot_time`](super::boot_time).
@@ -116,7 +117,8 @@ impl Link {
     /// Sends a frame, or gives up at once. A frame that does not fit was for somebody who has not read for hours; whoever
     /// never gets it believes in an earlier deadline, which is safe.
     pub(crate) fn send(&self, frame: Frame) {
-        let _ = self.socket.try_write(&frame);
+        // Not `try_write`, which would wait to be told that the socket is ready.
+        let _ = rustix::net::send(&self.socket, &frame, SendFlags::NOSIGNAL);
     }
 
     /// The next frame; `None` if the other side has ended.

@@ -25,6 +25,9 @@ const NOISE: u64 = 500_000;
 /// How long the end of a group is watched that has lost its watchdog.
 const ENDING: Duration = Duration::from_secs(2);
 
+/// How long the watchdog may take to end.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// Runs the command until it ends, or until it had to be stopped. Without a lease nothing stops it but the end of this
 /// process.
 pub(crate) async fn supervise(
@@ -50,7 +53,7 @@ pub(crate) async fn supervise(
         unread: None,
     };
     let ending = supervisor.run(lease, signals).await;
-    supervisor.end(watchdog);
+    supervisor.end(watchdog).await;
     ending
 }
 
@@ -82,8 +85,7 @@ fn start_watchdog(job: &Job, terms: Terms, deadline: u64) -> io::Result<(Link, C
     let mut command = Command::new(executable()?);
     command.arg0("lock-watchdog").args(WatchdogOrder::args(terms, &job.command));
     job.apply_env(&mut command);
-    let watchdog =
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0).spawn()?;
+    let watchdog = command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0).spawn()?;
     drop(command);
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
@@ -195,7 +197,9 @@ impl Supervisor {
             Report::NotStarted(error) => {
                 return Some(Ending::NotStarted(error, self.job.command.first().cloned().unwrap_or_default()));
             }
-            Report::Exited(_) | Report::Killed(_) if self.stopped.is_some() => return self.stopped.map(Ending::Stopped),
+            Report::Exited(_) | Report::Killed(_) if self.stopped.is_some() => {
+                return self.stopped.map(Ending::Stopped);
+            }
             Report::Exited(status) => return Some(Ending::Exited(status)),
             Report::Killed(signal) => return Some(Ending::Killed(signal)),
         }
@@ -236,8 +240,7 @@ impl Supervisor {
         }
         let (Some(group), Some(terminal)) = (self.group, &self.terminal) else { return };
         let asks = [Signal::TTIN, Signal::TTOU].map(Signal::as_raw).contains(&signal);
-        if asks && (terminal.is_ours() || terminal.is_at(group)) {
-            terminal.give(group);
+        if asks && self.give_terminal() {
             self.had_terminal = true;
             return self.signal(Signal::CONT);
         }
@@ -272,7 +275,7 @@ impl Supervisor {
         self.signal(Signal::CONT);
     }
 
-    /// Gives the command the terminal if we have it.
+    /// Gives the command the terminal if we have it; whether the command has it now.
     fn give_terminal(&self) -> bool {
         let (Some(group), Some(terminal)) = (self.group, &self.terminal) else { return false };
         if terminal.is_ours() {
@@ -287,22 +290,24 @@ impl Supervisor {
         // The lock is given back after this: nobody of the group may still run then. In a container without anybody who
         // reaps orphans the group never ends, although it is dead.
         let until = boot_time::now().saturating_add(ENDING.as_nanos() as u64);
-        while self.group.is_some_and(|group| test_kill_process_group(group).is_ok()) && !boot_time::until(until).is_zero()
+        while self.group.is_some_and(|group| test_kill_process_group(group).is_ok())
+            && !boot_time::until(until).is_zero()
         {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ending::Stopped("its watchdog has ended")
     }
 
-    /// Lets the watchdog reap the command, and end.
-    fn end(mut self, mut watchdog: Child) {
+    /// Lets the watchdog reap the command and end, and reaps it; one that hangs is left to the system.
+    async fn end(mut self, mut watchdog: Child) {
         if let (Some(group), Some(terminal)) = (self.group.take(), &self.terminal) {
             terminal.take_back(group);
         }
         self.link.send(Order::Goodbye.to_frame());
-        drop(self.link);
-        // It ends by itself; a watchdog that hangs is left to the system.
-        let _ = watchdog.try_wait();
+        let ended = async { while self.link.next().await.is_some() {} };
+        if tokio::time::timeout(LEAVING, ended).await.is_ok() {
+            let _ = watchdog.wait();
+        }
     }
 }
 

@@ -95,8 +95,7 @@ fn begin(socket: &UnixStream) -> io::Result<Option<(u64, [OwnedFd; 3])>> {
     let mut frame = [0; FRAME];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        recvmsg(socket, &mut [IoSliceMut::new(&mut frame)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut frame)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
     if received == 0 {
         return Ok(None);
     }
@@ -122,8 +121,7 @@ fn start(order: &WatchdogOrder, deadline: u64, [stdin, stdout, stderr]: [OwnedFd
     let [program, args @ ..] = order.command.as_slice() else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    let child =
-        Command::new(program).args(args).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0).spawn()?;
+    let child = Command::new(program).args(args).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0).spawn()?;
     // It is never waited for through this handle: reaping it would free the group's id.
     Ok(Pid::from_child(&child))
 }

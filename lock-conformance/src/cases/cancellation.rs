@@ -1,3 +1,157 @@
-//! Cases of this group.
-use crate::case::Case;
-pub(crate) const CASES: &[Case] = &[];
+//! P6: whatever is dropped, at whatever await point, leaves nothing behind.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use lock_core::{LockGuard, Locks};
+
+use crate::case::{Proof, cases, ensure};
+use crate::context::{Context, name};
+use crate::faults::{Faulty, Op, Step};
+
+cases! { "cancellation";
+    [] {
+        of_an_acquire_of_a_free_lock_leaves_nothing,
+        of_a_try_leaves_nothing,
+        of_a_waiting_acquire_leaves_no_place,
+        of_a_release_still_releases,
+        of_a_renewal_keeps_the_lease,
+        of_the_runtime_leaves_what_another_runtime_gives_back,
+    }
+}
+
+/// More await points than any of these futures has.
+const MOST: usize = 200;
+
+/// Polls `work` up to `polls` times, each time that it is woken, and drops it; gives its output if it was done by then.
+async fn up_to<F: Future>(polls: usize, work: F) -> Option<F::Output> {
+    let mut left = polls;
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match work.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            // Dropped here, at the await point where it stands.
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// A store whose every call has an await point before and after it is applied.
+fn slow(store: Arc<dyn lock_core::LockStore>) -> Arc<Faulty> {
+    let slow = Faulty::new(store);
+    slow.always(Op::Request, Step::Around(Duration::from_millis(2)));
+    slow.always(Op::Renew, Step::Delay(Duration::from_millis(2)));
+    slow.always(Op::Release, Step::Around(Duration::from_millis(2)));
+    slow
+}
+
+async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> Proof {
+    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    for polls in 1..MOST {
+        let job = name(&format!("job/{polls}"));
+        let acquired = up_to(polls, locks.lock(job.as_str()).acquire()).await;
+        cx_free_unless(&cx, &b, &job, acquired.is_some()).await?;
+        if let Some(guard) = acquired {
+            ensure!(polls > 2, "the acquire has no await points");
+            guard?.release().await?;
+            return cx.is_free(&b, &job).await;
+        }
+    }
+    Err("the acquire came to no end".into())
+}
+
+async fn cx_free_unless(
+    cx: &Context,
+    store: &Arc<dyn lock_core::LockStore>,
+    job: &lock_core::LockName,
+    acquired: bool,
+) -> Proof {
+    if acquired { Ok(()) } else { cx.becomes_free(store, job).await }
+}
+
+async fn of_a_try_leaves_nothing(cx: Context) -> Proof {
+    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    for polls in 1..MOST {
+        let job = name(&format!("job/{polls}"));
+        let tried = up_to(polls, locks.lock(job.as_str()).try_acquire()).await;
+        cx_free_unless(&cx, &b, &job, tried.is_some()).await?;
+        if let Some(guard) = tried {
+            guard?.ok_or("a free lock was not granted")?.release().await?;
+            return cx.is_free(&b, &job).await;
+        }
+    }
+    Err("the try came to no end".into())
+}
+
+async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> Proof {
+    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    for polls in 1..12 {
+        let job = name(&format!("job/{polls}"));
+        let holder = cx.claim(&job);
+        cx.grant(&b, &holder).await?;
+        let waited = up_to(polls, locks.lock(job.as_str()).wait(cx.ttl).acquire()).await;
+        ensure!(!matches!(waited, Some(Ok(_))), "a held lock was granted to a waiter");
+        cx.give_back(&b, &holder).await?;
+        cx.becomes_free(&b, &job).await?;
+        // Nothing comes back later either.
+        locks.lock(job.as_str()).wait(cx.soon()).acquire().await?.release().await?;
+        if waited.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn of_a_release_still_releases(cx: Context) -> Proof {
+    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    for polls in 1..MOST {
+        let job = name(&format!("job/{polls}"));
+        let guard = locks.lock(job.as_str()).acquire().await?;
+        let validity = guard.validity();
+        let released = up_to(polls, guard.release()).await;
+        ensure!(!validity.is_valid(), "a guard is believed in whose release was begun");
+        cx.becomes_free(&b, &job).await?;
+        if let Some(released) = released {
+            return Ok(released?);
+        }
+    }
+    Err("the release came to no end".into())
+}
+
+async fn of_a_renewal_keeps_the_lease(cx: Context) -> Proof {
+    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    let guard: LockGuard = locks.lock("job").acquire().await?;
+    for polls in 1..MOST {
+        let renewed = up_to(polls, guard.renew()).await;
+        guard.check().map_err(|why| format!("a renewal that was dropped ended the lease: {why}"))?;
+        cx.refused(&b, &cx.claim(&name("job"))).await?;
+        if let Some(renewed) = renewed {
+            renewed?;
+            guard.renew().await?;
+            guard.release().await?;
+            return cx.is_free(&b, &name("job")).await;
+        }
+    }
+    Err("the renewal came to no end".into())
+}
+
+/// A guard that is dropped where its runtime has gone is given back by the next runtime that uses the locks.
+async fn of_the_runtime_leaves_what_another_runtime_gives_back(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let locks: Locks = cx.locks_on(store.clone());
+    let guard = locks.lock("job").acquire().await?;
+    let dropped = std::thread::spawn(move || drop(guard)).join();
+    ensure!(dropped.is_ok(), "dropping a guard outside a runtime panicked");
+    // Whatever comes next on these locks takes it along.
+    locks.lock("other").acquire().await?.release().await?;
+    cx.becomes_free(&cx.open().await?, &name("job")).await
+}

@@ -1,3 +1,104 @@
-//! Cases of this group.
-use crate::case::Case;
-pub(crate) const CASES: &[Case] = &[];
+//! P1: a lease is kept for as long as its holder may believe in it, and freed afterwards though nobody renews it.
+
+use lock_core::{ErrorKind, Expiry, LossReason, Moment};
+
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "expiry";
+    [Need::Time] {
+        a_lease_is_kept_while_it_may_be_believed_in_and_freed_afterwards,
+        a_lease_that_ended_is_granted_to_the_next_on_another_handle,
+        asking_again_gives_a_full_ttl,
+        a_fixed_lease_is_lost_at_its_end_and_freed,
+        a_lease_ends_without_harm_to_those_of_other_names,
+    }
+    [] { a_guard_is_believed_in_for_less_than_the_ttl_that_was_granted }
+}
+
+/// Asks on `handle` until the lock is granted, which must not be before `valid_until`, and must be soon after.
+async fn freed_no_earlier(
+    cx: &Context,
+    handle: &std::sync::Arc<dyn lock_core::LockStore>,
+    job: &lock_core::LockName,
+    valid_until: Moment,
+) -> Proof {
+    let next = cx.claim(job);
+    let limit = cx.clock.until(valid_until) + cx.patience();
+    cx.grant_within(handle, &next, limit).await?;
+    let early = valid_until.since(cx.clock.now());
+    ensure!(early.is_zero(), "granted to another {early:?} before the belief of its holder ended");
+    cx.give_back(handle, &next).await
+}
+
+async fn a_lease_is_kept_while_it_may_be_believed_in_and_freed_afterwards(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    for claim in [cx.brief(&job), cx.brief(&job)] {
+        let granted = cx.grant(&a, &claim).await?;
+        freed_no_earlier(&cx, &b, &job, granted.valid_until).await?;
+    }
+    Ok(())
+}
+
+async fn a_lease_that_ended_is_granted_to_the_next_on_another_handle(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let earlier = cx.brief(&job);
+    cx.grant(&a, &earlier).await?;
+    let next = cx.claim(&job);
+    cx.grant_within(&b, &next, cx.patience()).await?;
+    cx.shows_holder(&a, &next).await?;
+    // The one whose lease ended is now a stranger.
+    cx.refused(&a, &earlier).await?;
+    cx.give_back(&b, &next).await
+}
+
+async fn asking_again_gives_a_full_ttl(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let claim = cx.brief(&job);
+    cx.grant(&a, &claim).await?;
+    tokio::time::sleep(cx.ttl / 2).await;
+    let again = cx.grant(&a, &claim).await?;
+    if matches!(cx.guarantees.expiry, Some(Expiry::Ttl(_))) {
+        ensure!(again.lease.ttl >= cx.ttl, "asked for {:?}, and given {:?}", cx.ttl, again.lease.ttl);
+    }
+    freed_no_earlier(&cx, &b, &job, again.valid_until).await
+}
+
+async fn a_fixed_lease_is_lost_at_its_end_and_freed(cx: Context) -> Proof {
+    let (locks, b, job) = (cx.locks().await?, cx.open().await?, name("job"));
+    let sent = cx.clock.now();
+    let guard = locks.lock("job").ttl(cx.ttl).fixed().acquire().await?;
+    let ends = sent.after(guard.ttl());
+    let lost = tokio::time::timeout(guard.ttl() + cx.patience(), guard.lost()).await?;
+    ensure!(lost == LossReason::Expired, "a fixed lease was lost otherwise: {lost}");
+    ensure!(cx.clock.now() >= sent.after(guard.remaining()), "it was lost before its time");
+    let error = guard.renew().await.err().ok_or("a fixed lease was renewed after its end")?;
+    ensure!(error.kind() == ErrorKind::Lost, "the renewal of a lost lease failed otherwise: {error:?}");
+    let next = cx.claim(&job);
+    cx.grant_within(&b, &next, cx.clock.until(ends) + cx.patience()).await?;
+    ensure!(!guard.is_valid(), "granted to another while its guard is believed in");
+    Ok(())
+}
+
+async fn a_lease_ends_without_harm_to_those_of_other_names(cx: Context) -> Proof {
+    let (a, b) = (cx.open().await?, cx.open().await?);
+    let (brief, long) = (cx.brief(&name("job")), cx.claim(&name("job/other")));
+    cx.grant(&a, &brief).await?;
+    cx.grant(&a, &long).await?;
+    cx.grant_within(&b, &cx.claim(&name("job")), cx.patience()).await?;
+    cx.shows_holder(&b, &long).await?;
+    cx.give_back(&a, &long).await
+}
+
+async fn a_guard_is_believed_in_for_less_than_the_ttl_that_was_granted(cx: Context) -> Proof {
+    let locks = cx.locks().await?;
+    let sent = cx.clock.now();
+    let guard = locks.lock("job").acquire().await?;
+    let believed = cx.clock.now().after(guard.remaining());
+    // Renewed in between at most: then the TTL counts from now.
+    let limit = sent.after(guard.ttl() + cx.clock.now().since(sent));
+    ensure!(believed <= limit, "it is believed in {:?} beyond its TTL", believed.since(limit));
+    ensure!(guard.is_valid(), "a fresh guard is lost: {:?}", guard.check());
+    guard.release().await?;
+    Ok(())
+}

@@ -1,3 +1,151 @@
-//! Cases of this group.
-use crate::case::Case;
-pub(crate) const CASES: &[Case] = &[];
+//! P2: loss is on time, and final.
+
+use std::time::Duration;
+
+use lock_core::{Break, ErrorKind, LossReason};
+
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+use crate::faults::{Faulty, Op, Step};
+
+cases! { "loss";
+    [Need::Time] {
+        is_on_time_when_renewals_hang,
+        is_on_time_when_renewals_fail,
+        is_on_time_when_replies_to_renewals_are_lost,
+        is_final_when_the_store_answers_later,
+        stops_work_that_needs_the_lock,
+        is_averted_when_the_store_answers_again_in_time,
+    }
+    [] { comes_with_the_next_renewal_after_a_break, comes_to_every_copy_of_a_validity }
+    [Need::EndsSessions] { comes_to_all_guards_when_the_sessions_end }
+}
+
+async fn is_on_time_when_renewals_hang(cx: Context) -> Proof {
+    on_time(cx, Step::Hang).await
+}
+
+async fn is_on_time_when_renewals_fail(cx: Context) -> Proof {
+    on_time(cx, Step::Fail).await
+}
+
+async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> Proof {
+    on_time(cx, Step::LoseReply).await
+}
+
+/// When renewals stop, the guard is lost before another can be granted.
+async fn on_time(cx: Context, step: Step) -> Proof {
+    let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
+    faulty.always(Op::Renew, step);
+    let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
+    let validity = guard.validity();
+    let lost = tokio::spawn(async move { validity.lost().await });
+    // An applied renewal whose reply was lost keeps the lease in the store for another TTL.
+    let limit = guard.ttl() * 2 + cx.patience();
+    let next = cx.claim(&job);
+    cx.grant_within(&b, &next, limit).await?;
+    ensure!(!guard.is_valid(), "granted to another while the guard is believed in");
+    ensure!(guard.remaining().is_zero(), "a lost guard has {:?} left", guard.remaining());
+    let why = tokio::time::timeout(cx.patience(), lost).await.map_err(|_| "nobody was told of the loss")??;
+    ensure!(matches!(why, LossReason::Expired | LossReason::SessionEnded), "it was lost otherwise: {why}");
+    ensure!(faulty.calls(Op::Renew) > 0, "the lease was never renewed");
+    drop(guard);
+    tokio::time::sleep(cx.ttl / 4).await;
+    cx.shows_holder(&b, &next).await?;
+    cx.give_back(&b, &next).await
+}
+
+async fn is_final_when_the_store_answers_later(cx: Context) -> Proof {
+    let (faulty, store) = (Faulty::new(cx.open().await?), cx.open().await?);
+    let locks = cx.locks_on(faulty.clone());
+    faulty.always(Op::Renew, Step::DelayReply(cx.ttl * 3 / 2));
+    let guard = locks.lock("job").ttl(cx.ttl).acquire().await?;
+    let limit = guard.ttl() + cx.patience();
+    tokio::time::timeout(limit, guard.lost()).await.map_err(|_| "the guard was not lost at its end")?;
+    faulty.heal();
+    let until = cx.clock.now().after(guard.ttl() * 2);
+    while cx.clock.now() < until {
+        ensure!(!guard.is_valid() && guard.remaining().is_zero(), "a lost guard is believed in again");
+        tokio::time::sleep(cx.ttl / 10).await;
+    }
+    let error = guard.renew().await.err().ok_or("a lost guard was renewed")?;
+    ensure!(error.kind() == ErrorKind::Lost, "the renewal of a lost guard failed otherwise: {error:?}");
+    let error = guard.release().await.err().ok_or("the release of a lost guard says that it was held until now")?;
+    ensure!(error.kind() == ErrorKind::Lost, "the release of a lost guard failed otherwise: {error:?}");
+    cx.becomes_free(&store, &name("job")).await
+}
+
+async fn stops_work_that_needs_the_lock(cx: Context) -> Proof {
+    let faulty = Faulty::new(cx.open().await?);
+    faulty.always(Op::Renew, Step::Hang);
+    let guard = cx.locks_on(faulty).lock("job").ttl(cx.ttl).acquire().await?;
+    let limit = guard.ttl() + cx.patience();
+    let work = guard.while_held(std::future::pending::<()>());
+    let ended = tokio::time::timeout(limit, work).await.map_err(|_| "work went on after the loss")?;
+    ensure!(ended.is_err(), "work that came to no end says that it did");
+    let after = guard.while_held(async {}).await;
+    ensure!(after.is_err(), "work was done under a lost guard");
+    Ok(())
+}
+
+async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> Proof {
+    let faulty = Faulty::new(cx.open().await?);
+    faulty.next(Op::Renew, [Step::Fail, Step::FailApplied]);
+    let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
+    let until = cx.clock.now().after(guard.ttl() * 2);
+    while cx.clock.now() < until {
+        guard.check().map_err(|why| format!("lost after two renewals that failed: {why}"))?;
+        tokio::time::sleep(cx.ttl / 10).await;
+    }
+    ensure!(faulty.calls(Op::Renew) > 2, "it was renewed {} times", faulty.calls(Op::Renew));
+    guard.release().await?;
+    Ok(())
+}
+
+async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
+    let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
+    for how in [Break::Now, Break::Revoke] {
+        let other = locks.lock("other").ttl(cx.ttl).acquire().await?;
+        let guard = locks.lock("job").ttl(cx.ttl).wait(cx.soon()).acquire().await?;
+        let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+        store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
+        // Renewals go on, and say so: it is not lost by time.
+        let lost = tokio::time::timeout(guard.ttl() * 2 + Duration::from_secs(5), guard.lost()).await;
+        let why = lost.map_err(|_| format!("after {how:?} the guard is still believed in"))?;
+        ensure!(why == LossReason::NotHeld, "after {how:?} it was lost otherwise: {why}");
+        other.check().map_err(|why| format!("{how:?} of one lock lost another: {why}"))?;
+        other.release().await?;
+    }
+    Ok(())
+}
+
+async fn comes_to_every_copy_of_a_validity(cx: Context) -> Proof {
+    let guard = cx.locks().await?.lock("job").acquire().await?;
+    let copies: Vec<_> = (0..4).map(|_| guard.validity()).collect();
+    let told: Vec<_> = copies.iter().cloned().map(|copy| tokio::spawn(async move { copy.lost().await })).collect();
+    guard.release().await?;
+    for copy in copies {
+        ensure!(copy.check() == Err(LossReason::Released), "a copy of a released guard says {:?}", copy.check());
+    }
+    for told in told {
+        ensure!(tokio::time::timeout(cx.soon(), told).await?? == LossReason::Released, "a copy was told otherwise");
+    }
+    Ok(())
+}
+
+async fn comes_to_all_guards_when_the_sessions_end(cx: Context) -> Proof {
+    let (locks, store) = (cx.locks().await?, cx.open().await?);
+    let mut guards = Vec::new();
+    for i in 0..5 {
+        guards.push(locks.lock(format!("job/{i}")).acquire().await?);
+    }
+    cx.deployment().end_sessions().await?;
+    for guard in &guards {
+        let lost = tokio::time::timeout(cx.soon(), guard.lost()).await;
+        let why = lost.map_err(|_| "a guard is believed in whose session has ended")?;
+        ensure!(why == LossReason::SessionEnded, "it was lost otherwise: {why}");
+    }
+    cx.becomes_free(&store, guards[0].name()).await?;
+    locks.lock("job/0").wait(cx.soon()).acquire().await?.release().await?;
+    Ok(())
+}

@@ -1,3 +1,254 @@
-//! Cases of this group.
-use crate::case::Case;
-pub(crate) const CASES: &[Case] = &[];
+//! P2 and P3: a renewal extends what is held, and never acquires.
+
+use std::sync::Arc;
+
+use lock_core::{Break, Claim, ErrorKind, LockStore, Renewals, Renewed};
+
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "renewal";
+    [] {
+        by_hand_keeps_the_lock,
+        of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back,
+        of_a_released_guard_does_not_take_it_back,
+    }
+    [Need::Time] { keeps_a_guard_beyond_its_ttl, keeps_many_guards_beyond_their_ttl }
+    [Need::OwnLeases] {
+        of_a_lock_that_was_never_held_is_refused,
+        of_a_released_lease_is_refused,
+        of_a_broken_lease_is_refused,
+        by_a_stranger_is_refused,
+        of_a_lease_that_another_has_now_is_refused,
+        of_a_revoked_lease_is_refused,
+        answers_each_entry_of_a_batch_by_itself,
+        of_a_thousand_entries_answers_all,
+        of_an_empty_batch_does_nothing,
+    }
+    [Need::OwnLeases, Need::Time] {
+        extends_the_lease_for_as_long_as_it_says,
+        of_an_ended_lease_is_refused,
+    }
+}
+
+/// The renewal of this claim must be answered with "not held".
+async fn refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Proof {
+    let (_, answer) = cx.renew(store, claim).await?;
+    ensure!(answer == Renewed::NotHeld, "the renewal of a lease that is not held was answered with {answer:?}");
+    Ok(())
+}
+
+async fn extends_the_lease_for_as_long_as_it_says(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let claim = cx.brief(&job);
+    let mut valid_until = cx.grant(&a, &claim).await?.valid_until;
+    for _ in 0..3 {
+        tokio::time::sleep(cx.ttl / 2).await;
+        valid_until = match cx.renew(&a, &claim).await? {
+            (sent, Renewed::For(ttl)) => cx.clock.valid_until(sent, ttl),
+            (sent, Renewed::Since(earlier, ttl)) => cx.clock.valid_until(earlier.min(sent), ttl),
+            (_, Renewed::NotHeld) => return Err("the renewal of a held lease was answered with \"not held\"".into()),
+        };
+    }
+    ensure!(cx.clock.until(valid_until) > cx.ttl / 4, "a renewed lease lasts {:?}", cx.clock.until(valid_until));
+    let next = cx.claim(&job);
+    cx.grant_within(&b, &next, cx.clock.until(valid_until) + cx.patience()).await?;
+    let early = valid_until.since(cx.clock.now());
+    ensure!(early.is_zero(), "granted to another {early:?} before the belief of its holder ended");
+    Ok(())
+}
+
+async fn of_an_ended_lease_is_refused(cx: Context) -> Proof {
+    let (a, job) = (cx.open().await?, name("job"));
+    let claim = cx.brief(&job);
+    cx.grant(&a, &claim).await?;
+    let until = cx.clock.now().after(cx.patience());
+    while a.inspect(&job).await?.is_some() {
+        ensure!(cx.clock.now() < until, "the lease does not end");
+        tokio::time::sleep(cx.ttl / 20).await;
+    }
+    refused(&cx, &a, &claim).await?;
+    cx.is_free(&a, &job).await
+}
+
+async fn of_a_lock_that_was_never_held_is_refused(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    for claim in [cx.claim(&job), cx.queueing(&job)] {
+        refused(&cx, &store, &claim).await?;
+        cx.is_free(&store, &job).await?;
+    }
+    Ok(())
+}
+
+async fn of_a_released_lease_is_refused(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let claim = cx.claim(&job);
+    cx.grant(&store, &claim).await?;
+    cx.give_back(&store, &claim).await?;
+    refused(&cx, &store, &claim).await?;
+    cx.is_free(&store, &job).await
+}
+
+async fn of_a_broken_lease_is_refused(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let claim = cx.claim(&job);
+    cx.grant(&store, &claim).await?;
+    let seen = cx.shows_holder(&store, &claim).await?;
+    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    refused(&cx, &store, &claim).await?;
+    cx.is_free(&store, &job).await
+}
+
+async fn of_a_revoked_lease_is_refused(cx: Context) -> Proof {
+    let (store, job) = (cx.open().await?, name("job"));
+    let claim = cx.claim(&job);
+    cx.grant(&store, &claim).await?;
+    let seen = cx.shows_holder(&store, &claim).await?;
+    store.break_lock(&job, &seen, Break::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
+    refused(&cx, &store, &claim).await?;
+    cx.refused(&store, &claim).await?;
+    Ok(())
+}
+
+async fn by_a_stranger_is_refused(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let holder = cx.claim(&job);
+    cx.grant(&a, &holder).await?;
+    for handle in [&a, &b] {
+        refused(&cx, handle, &cx.claim(&job)).await?;
+    }
+    let (_, answer) = cx.renew(&a, &holder).await?;
+    ensure!(answer != Renewed::NotHeld, "after a stranger's renewal the holder's was refused");
+    cx.shows_holder(&b, &holder).await?;
+    cx.give_back(&a, &holder).await
+}
+
+async fn of_a_lease_that_another_has_now_is_refused(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let earlier = cx.claim(&job);
+    cx.grant(&a, &earlier).await?;
+    cx.give_back(&a, &earlier).await?;
+    let now = cx.brief(&job);
+    let granted = cx.grant(&b, &now).await?;
+    refused(&cx, &a, &earlier).await?;
+    cx.shows_holder(&b, &now).await?;
+    // Nor does it keep the other's lease: that ends by its own TTL.
+    let until = granted.sent.after(granted.lease.ttl).after(cx.patience());
+    while b.inspect(&job).await?.is_some() {
+        refused(&cx, &a, &earlier).await?;
+        ensure!(cx.clock.now() < until, "a stranger's renewals kept the lease");
+        tokio::time::sleep(cx.ttl / 10).await;
+    }
+    Ok(())
+}
+
+async fn answers_each_entry_of_a_batch_by_itself(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let (one, two, stranger) = (cx.claim(&name("one")), cx.claim(&name("two")), cx.claim(&name("one")));
+    let (unknown, released) = (cx.claim(&name("unknown")), cx.claim(&name("released")));
+    for claim in [&one, &two, &released] {
+        cx.grant(&store, claim).await?;
+    }
+    cx.give_back(&store, &released).await?;
+    let entries = [(&unknown, false), (&one, true), (&stranger, false), (&released, false), (&two, true)];
+    let batch = Renewals::new(&cx.clock, entries.map(|(claim, _)| claim.clone()));
+    store.renew(&batch).await;
+    for (entry, (claim, held)) in batch.iter().zip(entries) {
+        let answer = entry.answered().ok_or_else(|| format!("{} was not answered", claim.name()))?;
+        ensure!((answer != Renewed::NotHeld) == held, "\"{}\", held: {held}: {answer:?}", claim.name());
+    }
+    for claim in [&one, &two] {
+        cx.shows_holder(&store, claim).await?;
+    }
+    cx.is_free(&store, unknown.name()).await?;
+    cx.is_free(&store, released.name()).await
+}
+
+async fn of_a_thousand_entries_answers_all(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let claims: Vec<Claim> = (0..1000).map(|i| cx.claim(&name(&format!("job/{i}")))).collect();
+    // Every fifth is held; the others are unknown to the store.
+    for claim in claims.iter().step_by(5) {
+        cx.grant(&store, claim).await?;
+    }
+    let batch = Renewals::new(&cx.clock, claims.iter().cloned());
+    store.renew(&batch).await;
+    for (i, entry) in batch.iter().enumerate() {
+        let answer = entry.answered().ok_or_else(|| format!("entry {i} was not answered: {:?}", batch.failure()))?;
+        ensure!((answer != Renewed::NotHeld) == (i % 5 == 0), "entry {i} was answered with {answer:?}");
+    }
+    Ok(())
+}
+
+async fn of_an_empty_batch_does_nothing(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let batch = Renewals::new(&cx.clock, []);
+    store.renew(&batch).await;
+    ensure!(batch.failure().is_none(), "an empty batch failed: {:?}", batch.failure());
+    cx.is_free(&store, &name("job")).await
+}
+
+async fn by_hand_keeps_the_lock(cx: Context) -> Proof {
+    let (locks, store) = (cx.locks().await?, cx.open().await?);
+    let guard = locks.lock("job").acquire().await?;
+    for _ in 0..3 {
+        guard.renew().await?;
+        cx.refused(&store, &cx.claim(&name("job"))).await?;
+    }
+    guard.release().await?;
+    cx.is_free(&store, &name("job")).await
+}
+
+async fn of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back(cx: Context) -> Proof {
+    let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
+    let guard = locks.lock("job").acquire().await?;
+    let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    let error = guard.renew().await.err().ok_or("the renewal of a broken lock says that it is held")?;
+    ensure!(error.kind() == ErrorKind::Lost, "it failed otherwise: {error:?}");
+    cx.is_free(&store, &job).await
+}
+
+async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> Proof {
+    let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
+    // A second lock of the same process, so that a shared session goes on being renewed.
+    let other = locks.lock("other").acquire().await?;
+    let guard = locks.lock("job").acquire().await?;
+    guard.release().await?;
+    for _ in 0..3 {
+        other.renew().await?;
+        cx.is_free(&store, &job).await?;
+    }
+    other.release().await?;
+    Ok(())
+}
+
+async fn keeps_a_guard_beyond_its_ttl(cx: Context) -> Proof {
+    keeps(cx, 1).await
+}
+
+async fn keeps_many_guards_beyond_their_ttl(cx: Context) -> Proof {
+    keeps(cx, 40).await
+}
+
+async fn keeps(cx: Context, count: usize) -> Proof {
+    let (locks, store) = (cx.locks().await?, cx.open().await?);
+    let mut guards = Vec::new();
+    for i in 0..count {
+        guards.push(locks.lock(format!("job/{i}")).ttl(cx.ttl).acquire().await?);
+    }
+    let ttl = guards.iter().map(|guard| guard.ttl()).max().unwrap_or_default();
+    let until = cx.clock.now().after(ttl * 5 / 2);
+    while cx.clock.now() < until {
+        tokio::time::sleep(ttl / 4).await;
+        for guard in &guards {
+            guard.check().map_err(|why| format!("{} was lost although it is renewed: {why}", guard.name()))?;
+        }
+        let another = &guards[count / 2];
+        cx.refused(&store, &cx.claim(another.name())).await?;
+    }
+    for guard in guards {
+        guard.release().await?;
+    }
+    Ok(())
+}

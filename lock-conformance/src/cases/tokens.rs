@@ -122,7 +122,10 @@ async fn rise_from_holder_to_waiter(cx: Context) -> Proof {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let first = a.lock("job").acquire().await?;
     let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let tell = move |_: &lock_core::HeldBy| drop(told.send(()));
+    let tell = move |_: &lock_core::HeldBy| {
+        // Nobody hears the later ones.
+        let _ = told.send(());
+    };
     let waiter = tokio::spawn(b.lock("job").wait(cx.soon()).on_wait(tell).acquire());
     hears.recv().await.ok_or("the waiter did not wait")?;
     let mut last = first.token_if_any().cloned();

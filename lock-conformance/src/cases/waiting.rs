@@ -1,3 +1,282 @@
-//! Cases of this group.
-use crate::case::Case;
-pub(crate) const CASES: &[Case] = &[];
+//! P8: who waits is served, in order, and does not trust in hints.
+
+use std::time::Duration;
+
+use lock_core::{ErrorKind, HeldBy, LockGuard, Locks};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::Failure;
+use crate::case::{Need, Proof, cases, ensure};
+use crate::context::{Context, name};
+
+cases! { "waiting";
+    [] {
+        trying_writes_nothing_while_another_holds,
+        trying_does_not_extend_the_lease_in_the_way,
+        ends_soon_after_a_release,
+        ends_soon_after_a_release_on_the_same_handle,
+        ends_soon_after_a_drop,
+        ends_soon_after_a_break,
+        beyond_its_limit_says_who_holds,
+        beyond_its_limit_leaves_no_place,
+        of_sixteen_serves_all,
+        of_one_handle_is_served_in_order,
+        goes_on_when_the_one_ahead_gives_up,
+    }
+    [Need::Queue] {
+        of_several_handles_is_served_in_order,
+        asking_again_keeps_the_place,
+        shows_how_many_are_ahead,
+    }
+    [Need::Time] { passes_a_dead_holder_at_the_end_of_its_lease }
+    [Need::Queue, Need::Time] { passes_a_dead_waiter }
+}
+
+type Waiter = JoinHandle<lock_core::Result<LockGuard>>;
+
+/// Begins to wait, and comes back when the waiter was told who is ahead.
+async fn wait(cx: &Context, locks: &Locks, limit: Option<Duration>) -> Result<Waiter, Failure> {
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let tell = move |_: &HeldBy| {
+        // Nobody hears the later ones.
+        let _ = told.send(());
+    };
+    let limit = limit.unwrap_or(cx.long() * 4);
+    let waiter = tokio::spawn(locks.lock("job").wait(limit).on_wait(tell).acquire());
+    hears.recv().await.ok_or("the waiter ended before it waited")?;
+    Ok(waiter)
+}
+
+async fn served(cx: &Context, waiter: Waiter) -> Result<LockGuard, Failure> {
+    let served = tokio::time::timeout(cx.soon(), waiter).await;
+    Ok(served.map_err(|_| format!("a waiter was not served within {:?}", cx.soon()))???)
+}
+
+async fn trying_writes_nothing_while_another_holds(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let holder = cx.claim(&job);
+    cx.grant(&a, &holder).await?;
+    let tries: Vec<_> = (0..4).map(|_| cx.claim(&job)).collect();
+    for claim in &tries {
+        cx.refused(&b, claim).await?;
+    }
+    ensure!(cx.locks().await?.lock("job").try_acquire().await?.is_none(), "a held lock was granted");
+    cx.give_back(&a, &holder).await?;
+    cx.is_free(&a, &job).await
+}
+
+async fn trying_does_not_extend_the_lease_in_the_way(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let holder = cx.claim(&job);
+    let granted = cx.grant(&a, &holder).await?;
+    tokio::time::sleep(cx.ttl).await;
+    let before = cx.clock.now().since(granted.sent);
+    cx.refused(&b, &cx.claim(&job)).await?;
+    let by = cx.shows_holder(&b, &holder).await?;
+    if let Some(remaining) = by.remaining {
+        let most = granted.lease.ttl.saturating_sub(before / 2);
+        ensure!(remaining <= most, "{remaining:?} of {:?} remain after {before:?} and a try", granted.lease.ttl);
+    }
+    cx.give_back(&a, &holder).await
+}
+
+async fn ends_soon_after_a_release(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    for _ in 0..3 {
+        let holder = a.lock("job").acquire().await?;
+        let waiter = wait(&cx, &b, None).await?;
+        holder.release().await?;
+        served(&cx, waiter).await?.release().await?;
+    }
+    Ok(())
+}
+
+async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> Proof {
+    let locks = cx.locks().await?;
+    for _ in 0..3 {
+        let holder = locks.lock("job").acquire().await?;
+        let waiter = wait(&cx, &locks, None).await?;
+        holder.release().await?;
+        served(&cx, waiter).await?.release().await?;
+    }
+    Ok(())
+}
+
+async fn ends_soon_after_a_drop(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    let holder = a.lock("job").acquire().await?;
+    let waiter = wait(&cx, &b, None).await?;
+    drop(holder);
+    served(&cx, waiter).await?.release().await?;
+    Ok(())
+}
+
+async fn ends_soon_after_a_break(cx: Context) -> Proof {
+    let (a, b) = (cx.open().await?, cx.locks().await?);
+    let holder = cx.claim(&name("job"));
+    cx.grant(&a, &holder).await?;
+    let waiter = wait(&cx, &b, None).await?;
+    let seen = cx.shows_holder(&a, &holder).await?;
+    a.break_lock(holder.name(), &seen, lock_core::Break::Now).await?.ok_or("the holder was not evicted")?;
+    served(&cx, waiter).await?.release().await?;
+    Ok(())
+}
+
+async fn beyond_its_limit_says_who_holds(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    let holder = a.lock("job").acquire().await?;
+    for limit in [Duration::ZERO, cx.ttl / 2] {
+        let ended = b.lock("job").wait(limit).acquire().await;
+        let error = ended.err().ok_or("a held lock was granted to a waiter")?;
+        ensure!(error.kind() == ErrorKind::Contended, "it failed otherwise: {error:?}");
+        let by = error.held_by().and_then(|by| by.holder);
+        ensure!(by == Some(holder.holder()), "{} holds it, and the error says {by:?}", holder.holder());
+    }
+    holder.release().await?;
+    Ok(())
+}
+
+async fn beyond_its_limit_leaves_no_place(cx: Context) -> Proof {
+    let (a, b, store) = (cx.locks().await?, cx.locks().await?, cx.open().await?);
+    let holder = a.lock("job").acquire().await?;
+    for _ in 0..3 {
+        let ended = b.lock("job").wait(cx.ttl / 4).acquire().await;
+        ensure!(ended.is_err(), "a held lock was granted to a waiter");
+    }
+    b.close().await;
+    holder.release().await?;
+    cx.is_free(&store, &name("job")).await
+}
+
+async fn of_sixteen_serves_all(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    let holder = a.lock("job").acquire().await?;
+    let mut waiters = tokio::task::JoinSet::new();
+    for i in 0..16 {
+        let lock = if i % 2 == 0 { &a } else { &b }.lock("job").wait(cx.long() * 4);
+        waiters.spawn(async move { lock.acquire().await?.release().await });
+    }
+    tokio::time::sleep(cx.ttl / 4).await;
+    holder.release().await?;
+    while let Some(served) = waiters.join_next().await {
+        served??;
+    }
+    Ok(())
+}
+
+async fn of_one_handle_is_served_in_order(cx: Context) -> Proof {
+    let locks = cx.locks().await?;
+    in_order(&cx, &locks, &[&locks, &locks, &locks, &locks, &locks]).await
+}
+
+async fn of_several_handles_is_served_in_order(cx: Context) -> Proof {
+    let handles = [cx.locks().await?, cx.locks().await?, cx.locks().await?];
+    let [a, b, c] = &handles;
+    in_order(&cx, a, &[b, c, a, c, b, a]).await
+}
+
+async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> Proof {
+    let first = holder.lock("job").acquire().await?;
+    let (done, mut order) = mpsc::unbounded_channel();
+    let mut waiters = Vec::new();
+    for (i, locks) in handles.iter().enumerate() {
+        let waiter = wait(cx, locks, None).await?;
+        let done = done.clone();
+        waiters.push(tokio::spawn(async move {
+            let guard = waiter.await??;
+            // Nobody hears it if the case has failed.
+            let _ = done.send(i);
+            guard.release().await?;
+            Proof::Ok(())
+        }));
+    }
+    first.release().await?;
+    for waiter in waiters {
+        waiter.await??;
+    }
+    drop(done);
+    let mut served = Vec::new();
+    while let Some(i) = order.recv().await {
+        served.push(i);
+    }
+    ensure!(served.is_sorted(), "waiters that came one after the other were served in the order {served:?}");
+    Ok(())
+}
+
+async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> Proof {
+    let (a, b, c) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
+    let holder = a.lock("job").acquire().await?;
+    let ahead = wait(&cx, &b, None).await?;
+    let behind = wait(&cx, &c, None).await?;
+    let same = wait(&cx, &b, None).await?;
+    ahead.abort();
+    holder.release().await?;
+    let second = served(&cx, behind);
+    let third = served(&cx, same);
+    let release = |guard: LockGuard| async { Proof::Ok(guard.release().await?) };
+    let (second, third) = tokio::join!(async { release(second.await?).await }, async { release(third.await?).await });
+    second.and(third)
+}
+
+async fn shows_how_many_are_ahead(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let (holder, second, third) = (cx.claim(&job), cx.queueing(&job), cx.queueing(&job));
+    cx.grant(&a, &holder).await?;
+    let waiting = cx.refused(&a, &second).await?;
+    ensure!(waiting.by.ahead.is_none_or(|ahead| ahead == 1), "first in the queue, and {:?} ahead", waiting.by.ahead);
+    let waiting = cx.refused(&b, &third).await?;
+    ensure!(waiting.by.ahead.is_none_or(|ahead| ahead == 2), "second in the queue, and {:?} ahead", waiting.by.ahead);
+    let again = cx.refused(&b, &third).await?;
+    ensure!(again.by.ahead == waiting.by.ahead, "asking again moved it to {:?}", again.by.ahead);
+    b.release(&third).await?;
+    a.release(&second).await?;
+    cx.give_back(&a, &holder).await?;
+    cx.is_free(&a, &job).await
+}
+
+async fn asking_again_keeps_the_place(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let (holder, second, third) = (cx.claim(&job), cx.queueing(&job), cx.queueing(&job));
+    cx.grant(&a, &holder).await?;
+    cx.refused(&a, &second).await?;
+    cx.refused(&b, &third).await?;
+    cx.refused(&a, &second).await?;
+    cx.give_back(&a, &holder).await?;
+    cx.refused(&b, &third).await?;
+    cx.grant_within(&a, &second, cx.soon()).await?;
+    cx.give_back(&a, &second).await?;
+    cx.grant_within(&b, &third, cx.soon()).await?;
+    cx.give_back(&b, &third).await
+}
+
+async fn passes_a_dead_holder_at_the_end_of_its_lease(cx: Context) -> Proof {
+    let (store, locks) = (cx.open().await?, cx.locks().await?);
+    let dead = cx.brief(&name("job"));
+    let granted = cx.grant(&store, &dead).await?;
+    let limit = granted.lease.ttl + cx.patience();
+    let guard = locks.lock("job").wait(limit).acquire().await?;
+    let early = granted.valid_until.since(cx.clock.now());
+    ensure!(early.is_zero(), "granted to the waiter {early:?} before the belief of the holder ended");
+    guard.release().await?;
+    Ok(())
+}
+
+async fn passes_a_dead_waiter(cx: Context) -> Proof {
+    let (store, locks, job) = (cx.open().await?, cx.locks().await?, name("job"));
+    let (holder, dead) = (cx.claim(&job), lock_core::Claim::queueing(job.clone(), cx.ttl));
+    cx.grant(&store, &holder).await?;
+    cx.refused(&store, &dead).await?;
+    // A waiter looks again within its own TTL.
+    let lock = locks.lock("job").ttl(cx.ttl).wait(cx.soon());
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let tell = move |_: &HeldBy| {
+        // Nobody hears the later ones.
+        let _ = told.send(());
+    };
+    let waiter = tokio::spawn(lock.on_wait(tell).acquire());
+    hears.recv().await.ok_or("the waiter ended before it waited")?;
+    cx.give_back(&store, &holder).await?;
+    served(&cx, waiter).await?.release().await?;
+    Ok(())
+}

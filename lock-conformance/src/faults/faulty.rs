@@ -92,6 +92,12 @@ impl Faulty {
                 tokio::time::sleep(time).await;
                 call().await
             }
+            Step::Around(time) => {
+                tokio::time::sleep(time).await;
+                let reply = call().await;
+                tokio::time::sleep(time).await;
+                reply
+            }
             Step::DelayReply(time) => {
                 let reply = call().await;
                 tokio::time::sleep(time).await;
@@ -161,7 +167,7 @@ impl LockStore for Faulty {
     async fn renew(&self, batch: &Renewals) {
         match self.step(Op::Renew) {
             Step::Pass => self.store.renew(batch).await,
-            Step::Delay(time) => {
+            Step::Delay(time) | Step::Around(time) => {
                 tokio::time::sleep(time).await;
                 self.store.renew(batch).await;
             }

@@ -24,6 +24,8 @@ pub enum Step {
     Pass,
     /// It reaches the store late.
     Delay(Duration),
+    /// It reaches the store late, and its reply comes late.
+    Around(Duration),
     /// It is applied, and its reply comes late.
     DelayReply(Duration),
     /// It does not reach the store, and an error says so.

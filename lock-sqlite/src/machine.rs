@@ -1,0 +1,114 @@
+//! [`Machine`]: on which machine, and since which boot, this process runs.
+
+use std::sync::Arc;
+
+use lock_core::{Error, ErrorKind, Result};
+
+/// On which machine, and since which boot, this process runs: what a time in the file is compared by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// The kernel's random identity of this boot.
+    pub(crate) boot: Arc<str>,
+    /// The machine's identity, which outlives a boot; `None` if it has none, as in many containers.
+    pub(crate) id: Option<Arc<str>>,
+}
+
+impl Machine {
+    /// This machine.
+    ///
+    /// # Errors
+    ///
+    /// Invalid configuration where the boot-time clock is not the machine's own, or the kernel does not say which boot
+    /// this is.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn this() -> Result<Machine> {
+        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        if has_boottime_offset(&offsets) {
+            return Err(Error::refused(
+                ErrorKind::InvalidConfig,
+                "the store sqlite: is refused in a time namespace with a boottime offset: leases are judged by the machine's own boot-time clock",
+            ));
+        }
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| {
+            let text = "the store sqlite: needs /proc/sys/kernel/random/boot_id, by which it knows leases from before a reboot";
+            Error::refused(ErrorKind::InvalidConfig, text).with_source(error)
+        })?;
+        let id = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| {
+            let id = std::fs::read_to_string(path).ok()?;
+            let id = id.trim();
+            (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.into())
+        });
+        Ok(Machine { boot: boot.trim().into(), id })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn this() -> Result<Machine> {
+        Err(Error::refused(
+            ErrorKind::InvalidConfig,
+            "the store sqlite: runs on Linux only: elsewhere there is no boot-time clock and boot id to judge leases by",
+        ))
+    }
+
+    /// Whether times that were written on `other` can be judged here. One kernel is one clock, whatever its containers
+    /// call themselves; two unnamed machines are two.
+    pub(crate) fn judges(&self, other: &Machine) -> bool {
+        self.boot == other.boot || (self.id.is_some() && self.id == other.id)
+    }
+}
+
+/// The boot-time clock, in nanoseconds: it never steps, and counts while the machine is suspended.
+#[cfg(target_os = "linux")]
+pub(crate) fn boot_time() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn boot_time() -> i64 {
+    unreachable!("BUG: no store opens where there is no boot-time clock")
+}
+
+/// Reads lines such as `boottime 1000 0`.
+fn has_boottime_offset(offsets: &str) -> bool {
+    offsets.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("boottime") && words.any(|word| word != "0")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(boot: &str, id: Option<&str>) -> Machine {
+        Machine { boot: boot.into(), id: id.map(Into::into) }
+    }
+
+    #[test]
+    fn an_offset_of_the_boot_time_clock_is_seen() {
+        assert!(!has_boottime_offset(""));
+        assert!(!has_boottime_offset("monotonic  7 0\nboottime  0 0\n"));
+        assert!(has_boottime_offset("monotonic  0 0\nboottime  1000 0\n"));
+        assert!(has_boottime_offset("boottime  -1 999999999\n"));
+        assert!(has_boottime_offset("boottime 0 5"));
+    }
+
+    #[test]
+    fn one_boot_is_one_machine_whatever_its_id() {
+        assert!(machine("b", Some("x")).judges(&machine("b", Some("y"))));
+        assert!(machine("b", None).judges(&machine("b", Some("y"))));
+    }
+
+    #[test]
+    fn after_a_reboot_the_machine_is_known_by_its_id() {
+        assert!(machine("b", Some("x")).judges(&machine("c", Some("x"))));
+        assert!(!machine("b", Some("x")).judges(&machine("c", Some("y"))));
+        assert!(!machine("b", None).judges(&machine("c", None)));
+    }
+
+    #[test]
+    fn the_boot_time_clock_goes_forward() {
+        let earlier = boot_time();
+        assert!(earlier > 0 && boot_time() >= earlier);
+    }
+}

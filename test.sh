@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace, the documentation's examples and the example programs, and installs what they need.
+#
+#   ./test.sh            everything
+#   ./test.sh -p NAME    what `cargo test` takes besides: only the tests, without the example programs
+set -euo pipefail
+cd "$(dirname "$0")"
+
+# A command that the tests run, and the Debian package that has it.
+needed=(
+  cc:gcc                 # builds SQLite
+  faketime:faketime      # steps the wall clock of a process
+  unshare:util-linux     # gives a process a time or mount namespace of its own
+  mount:mount
+)
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+install_missing() {
+  local missing=() packages=() pair
+  for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null && continue
+    missing+=("${pair%%:*}")
+    packages+=("${pair##*:}")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local sudo=()
+  [ "$(id -u)" = 0 ] || sudo=(sudo -n)
+  command -v apt-get >/dev/null || fail "the tests need ${missing[*]}: install what has them, as on Debian ${packages[*]}"
+  [ ${#sudo[@]} -eq 0 ] || sudo -n true 2>/dev/null ||
+    fail "the tests need ${missing[*]}: as root, run apt-get install ${packages[*]}"
+  say "installing ${packages[*]}"
+  "${sudo[@]}" apt-get -qq update >/dev/null
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get -qq -y --no-install-recommends install "${packages[@]}" >/dev/null
+}
+
+# What the user has set for the command is not for the tests.
+unset LEASEHOLD_STORE LEASEHOLD_LOG LEASEHOLD_NAME LEASEHOLD_HOLDER LEASEHOLD_TOKEN LEASEHOLD_REALM
+
+# Every process of this run inherits this mark, also one that outlives the test that started it.
+LEASEHOLD_TEST_RUN="$$-$(date +%s%N)"
+export LEASEHOLD_TEST_RUN
+
+stop_what_is_left() {
+  local environment pid stopped=0
+  for environment in /proc/[0-9]*/environ; do
+    pid=${environment#/proc/}
+    pid=${pid%/environ}
+    [ "$pid" != $$ ] && [ "$pid" != "$BASHPID" ] || continue
+    grep -qzsx "LEASEHOLD_TEST_RUN=$LEASEHOLD_TEST_RUN" "$environment" 2>/dev/null || continue
+    kill -9 "$pid" 2>/dev/null && stopped=$((stopped + 1))
+  done
+  [ "$stopped" = 0 ] || say "stopped $stopped processes that the tests had left"
+}
+
+mkdir -p target
+log=target/test.log
+trap stop_what_is_left EXIT
+
+# What the tests that failed said; the end of the output where that is not found.
+show_failures() {
+  grep -E '^(error|test .*FAILED)' "$log" | head -n 50 || true
+  awk '/^failures:$/ { inside = 1 } /^test result:/ { inside = 0 } inside' "$log" | grep . || tail -n 60 "$log"
+  say "all of it is in $log"
+}
+
+# Runs a step; its output is shown only if it fails.
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  printf '%-44s' "$name"
+  if "$@" >"$log" 2>&1 </dev/null; then
+    say "ok, $((SECONDS - start)) s"
+  else
+    say "FAILED, $((SECONDS - start)) s"
+    show_failures
+    fail "$name failed"
+  fi
+}
+
+count() { awk -v word="$1" '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ "^" word) n += $(i - 1) } END { print n + 0 }' "$log"; }
+
+command -v cargo >/dev/null || fail "the tests need Rust: see https://rustup.rs"
+install_missing
+command -v unshare >/dev/null && [ "$(uname -s)" = Linux ] || fail "the tests run on Linux"
+
+if [ $# -gt 0 ]; then
+  cargo test --all-features --locked "$@"
+  exit
+fi
+
+step "building" cargo test --workspace --all-features --locked --no-run
+step "tests" cargo test --workspace --all-features --locked --no-fail-fast
+passed=$(count passed) ignored=$(count ignored)
+[ "$passed" -gt 0 ] || fail "no test ran"
+
+examples=0
+for example in examples/*.rs; do
+  name=$(basename "$example" .rs)
+  step "example $name" timeout 120 cargo run --quiet --locked --all-features --example "$name"
+  examples=$((examples + 1))
+done
+[ "$examples" -gt 0 ] || fail "no example ran"
+
+say "ok: $passed tests passed, $ignored ignored, $examples examples ran, in $SECONDS s"

@@ -1,0 +1,59 @@
+//! The stores on which the scenarios run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
+use tempfile::TempDir;
+
+/// A store on which the scenarios run.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    pub(crate) name: &'static str,
+    pub(crate) make: fn() -> Made,
+}
+
+pub(crate) const BEDS: &[Bed] = &[
+    Bed { name: "memory", make: || Made { at: At::Memory(MemoryStore::new()) } },
+    Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
+];
+
+/// A store with data of its own.
+pub(crate) struct Made {
+    at: At,
+}
+
+enum At {
+    Memory(MemoryStore),
+    File(TempDir),
+}
+
+impl Bed {
+    pub(crate) fn make(&self) -> Made {
+        (self.make)()
+    }
+}
+
+impl Made {
+    /// Long against one call to any of these stores on a busy machine.
+    pub(crate) const TTL: Duration = Duration::from_secs(1);
+
+    /// Another process's view of the same data, or where all is in one process, another view.
+    pub(crate) async fn open(&self) -> Arc<dyn LockStore> {
+        match (&self.at, self.url()) {
+            (At::Memory(store), _) => Arc::new(store.clone()),
+            (At::File(_), url) => {
+                let url: StoreUrl = url.expect("a file has a URL").parse().unwrap();
+                registry().open(&url, &Clock::system()).await.unwrap()
+            }
+        }
+    }
+
+    /// By which a process of its own finds the store, if it can.
+    pub(crate) fn url(&self) -> Option<String> {
+        match &self.at {
+            At::Memory(_) => None,
+            At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
+        }
+    }
+}
