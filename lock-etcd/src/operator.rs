@@ -1,6 +1,6 @@
 //! What operators see and may break.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,14 +60,11 @@ impl EtcdStore {
     }
 
     pub(crate) async fn listed(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        let heads = self.heads().await?;
         let mut listed = Vec::new();
-        for (name, key) in heads.into_iter().filter(|(name, _)| after.is_none_or(|after| name > after)) {
+        for name in self.lines().await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
             if listed.len() == limit {
                 break;
             }
-            // Read again: the line may have moved on meanwhile, and only now its value is needed.
-            let _ = key;
             if let Some(by) = self.inspected(&name).await? {
                 listed.push((name, by));
             }
@@ -76,8 +73,8 @@ impl EtcdStore {
     }
 
     /// The names of all lines. Etcd has them in the order of their keys, which is not that of the names.
-    async fn heads(&self) -> Result<BTreeMap<LockName, i64>> {
-        let mut heads = BTreeMap::new();
+    async fn lines(&self) -> Result<BTreeSet<LockName>> {
+        let mut lines = BTreeSet::new();
         let mut from = self.names.prefix().as_bytes().to_vec();
         let end = end_of(&from);
         if from.is_empty() {
@@ -92,12 +89,12 @@ impl EtcdStore {
             let page = self.members.call("listing", read).await?.value;
             for kv in page.kvs() {
                 if let Some(name) = self.names.name_of(kv.key(), kv.lease()) {
-                    heads.entry(name).or_insert(kv.create_revision());
+                    lines.insert(name);
                 }
             }
             match page.kvs().last().filter(|_| page.more()) {
                 Some(last) => from = [last.key(), &[0]].concat(),
-                None => return Ok(heads),
+                None => return Ok(lines),
             }
         }
     }
@@ -112,7 +109,7 @@ impl EtcdStore {
         }
         let blocked = evicted.remaining.unwrap_or(Duration::ZERO).max(Duration::from_secs(1));
         let (lease, ttl) = grant(&self.members, blocked).await?;
-        let value = Value::revoked(Value::read(&head.value).as_ref(), ttl);
+        let value = Value::revoked(Value::read(&head.value).as_ref());
         let unchanged = [
             Compare::create_revision(head.key.clone(), CompareOp::Equal, head.created),
             Compare::mod_revision(head.key.clone(), CompareOp::Equal, head.modified),

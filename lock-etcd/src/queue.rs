@@ -60,9 +60,13 @@ pub(crate) fn enter(place: &Place, free: Vec<u8>, queued: Option<Vec<u8>>, withd
     Txn::new().when([nobody, not_withdrawn()]).and_then([put(free), own()]).or_else(otherwise)
 }
 
+/// How many are counted who are ahead of a waiter that looks again.
+const COUNTED: i64 = 1_000;
+
 /// Looks where a claim stands whose key is known; it writes nothing.
 pub(crate) fn look(place: &Place) -> Txn {
-    let older = by_creation(SortOrder::Descend).with_max_create_revision(place.created - 1).with_limit(1);
+    let older = GetOptions::with_keys_only(by_creation(SortOrder::Descend)).with_limit(COUNTED);
+    let older = older.with_max_create_revision(place.created - 1);
     Txn::new().and_then([
         TxnOp::get(place.key.clone(), None),
         head(place),
@@ -137,7 +141,13 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
                 kv.key() != place.key && own.as_ref().is_none_or(|own| kv.create_revision() < own.created)
             };
             let before = others.kvs().iter().find(older).map(Key::of);
-            let ahead = joined.then(|| u32::try_from(others.count() - 1).unwrap_or(u32::MAX));
+            // The server's own count knows no limit by create revision.
+            let ahead = match (&own, joined) {
+                (None, _) => None,
+                (Some(_), true) => Some(others.count() - 1),
+                (Some(_), false) => (!others.more()).then(|| others.kvs().iter().filter(older).count() as i64),
+            };
+            let ahead = ahead.map(|ahead| u32::try_from(ahead).unwrap_or(u32::MAX));
             Ok(Seen { revision, own, head, before, ahead })
         }
         _ => Err(protocol("a transaction of etcd has another number of answers than of questions")),

@@ -167,8 +167,8 @@ impl EtcdStore {
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
         let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let free = Value::of(claim, place.ttl, false);
-        let queued = claim.queues().then(|| Value::of(claim, place.ttl, true));
+        let free = Value::of(claim, false);
+        let queued = claim.queues().then(|| Value::of(claim, true));
         let entered = self.transact("asking for a lock", queue::enter(place, free, queued, &withdrawn)).await;
         match &entered {
             Ok(called) => notes.set_unclear(called.cut_off),
@@ -201,10 +201,9 @@ impl EtcdStore {
         }
         let mut by = seen.head.as_ref().map(|head| self.held_by(head)).unwrap_or_default();
         by.ahead = seen.ahead;
-        let theirs = waits_for.and_then(|key| Value::read(&key.value)).map_or(claim.ttl(), |value| value.ttl());
         // A place without a session is kept by asking again.
-        let ours = if session.is_some() { LOOK_AGAIN } else { place.ttl / 3 };
-        let waiting = Waiting::new(by, theirs.min(ours)).seen(seen.revision.unsigned_abs());
+        let look_again = if session.is_some() { LOOK_AGAIN.min(place.ttl) } else { place.ttl / 3 };
+        let waiting = Waiting::new(by, look_again).seen(seen.revision.unsigned_abs());
         Attempt::Held(match session {
             Some(session) if claim.queues() => waiting.on_session(session),
             _ => waiting,

@@ -6,14 +6,12 @@ use lock_core::{Claim, Holder, HolderInfo};
 use serde::{Deserialize, Serialize};
 
 /// What a key of ours says of its holder, as JSON. Etcd's own recipe leaves the value empty; nothing is decided by it
-/// but what people see, and when a waiter looks again.
+/// but what people see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Value {
     pub(crate) holder: Holder,
     #[serde(flatten)]
     pub(crate) info: HolderInfo,
-    /// The TTL in seconds that etcd granted.
-    ttl: u64,
     /// When it was granted, by the holder's wall clock, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
@@ -27,16 +25,16 @@ pub(crate) struct Value {
 
 impl Value {
     /// Of a claim, as it is when it is granted at once, or as it is when it has to queue.
-    pub(crate) fn of(claim: &Claim, ttl: Duration, queued: bool) -> Vec<u8> {
+    pub(crate) fn of(claim: &Claim, queued: bool) -> Vec<u8> {
         let since = (!queued).then(now).flatten();
         let info = claim.info().clone();
-        Value { holder: claim.holder(), info, ttl: ttl.as_secs(), since, queued, revoked: false }.write()
+        Value { holder: claim.holder(), info, since, queued, revoked: false }.write()
     }
 
     /// What blocks a lock after the revocation of this one; of a holder that nobody is.
-    pub(crate) fn revoked(evicted: Option<&Value>, ttl: Duration) -> Vec<u8> {
+    pub(crate) fn revoked(evicted: Option<&Value>) -> Vec<u8> {
         let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
-        Value { holder: Holder::fresh(), info, ttl: ttl.as_secs(), since: None, queued: false, revoked: true }.write()
+        Value { holder: Holder::fresh(), info, since: None, queued: false, revoked: true }.write()
     }
 
     /// What a key says; `None` if another program wrote it.
@@ -46,10 +44,6 @@ impl Value {
 
     fn write(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("BUG: text and numbers are JSON")
-    }
-
-    pub(crate) fn ttl(&self) -> Duration {
-        Duration::from_secs(self.ttl)
     }
 
     pub(crate) fn held_for(&self) -> Option<Duration> {

@@ -32,6 +32,7 @@ pub struct EtcdMember {
     cluster: String,
     proxy: Proxy,
     process: Option<Process>,
+    reaper: Option<Process>,
 }
 
 /// The election time-out of the clusters that are started here.
@@ -60,6 +61,7 @@ impl Etcd {
             cluster: cluster.clone(),
             proxy: Proxy::to(client_port),
             process: None,
+            reaper: None,
         };
         let members = ports.into_iter().enumerate().map(member).collect();
         let mut etcd = Etcd { members, _folder: folder };
@@ -117,6 +119,19 @@ impl Etcd {
     }
 }
 
+/// A process that kills `pid` when this one has ended without doing so: a test process may end without dropping what it
+/// has, and then nobody would stop its servers.
+fn reaper(pid: u32) -> Process {
+    let script = "read _; kill -9 \"$0\"";
+    Process::start(Command::new("sh").arg("-c").arg(script).arg(pid.to_string()).stdin(Stdio::piped()))
+}
+
+impl Drop for EtcdMember {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 impl EtcdMember {
     /// The link through which [`Etcd::proxied`] reaches it.
     pub fn proxy(&self) -> &Proxy {
@@ -134,6 +149,8 @@ impl EtcdMember {
 
     /// Kills it (`kill -9`).
     pub fn kill(&mut self) {
+        // First, lest it should kill whoever has this process id by then.
+        self.reaper = None;
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
@@ -164,7 +181,9 @@ impl EtcdMember {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        self.process = Some(Process::start(&mut command));
+        let process = Process::start(&mut command);
+        self.reaper = Some(reaper(process.id()));
+        self.process = Some(process);
     }
 
     fn wait_until_healthy(&self) {
