@@ -50,7 +50,7 @@ pub(crate) async fn supervise(
         had_terminal: Terminal::is_wanted(),
         suspend_by: None,
         stopped: None,
-        unread: None,
+        early: Vec::new(),
     };
     let ending = supervisor.run(lease, signals).await;
     supervisor.end(watchdog).await;
@@ -119,8 +119,8 @@ struct Supervisor {
     suspend_by: Option<u64>,
     /// Why the command is being stopped for good.
     stopped: Option<&'static str>,
-    /// A signal that came before the command ran.
-    unread: Option<i32>,
+    /// Signals that came before the command ran.
+    early: Vec<i32>,
 }
 
 impl Supervisor {
@@ -185,7 +185,7 @@ impl Supervisor {
                 if self.had_terminal {
                     self.had_terminal = self.give_terminal();
                 }
-                if let Some(signal) = self.unread.take() {
+                for signal in std::mem::take(&mut self.early) {
                     self.pass_on(signal);
                 }
             }
@@ -210,10 +210,7 @@ impl Supervisor {
     fn pass_on(&mut self, signal: i32) {
         let Some(signal) = Signal::from_named_raw(signal) else { return };
         if self.group.is_none() {
-            // What ends a command comes before what only tells it something.
-            if signal != Signal::WINCH && signal != Signal::CONT {
-                self.unread = Some(signal.as_raw());
-            }
+            self.early.push(signal.as_raw());
             return;
         }
         match signal {

@@ -120,3 +120,29 @@ async fn a_claim_that_stays_unclear_retires_its_session() {
     assert!(locks.lock("a").ttl(9 * SECOND).try_acquire().await.is_err());
     assert_eq!(guard.lost().await, LossReason::SessionEnded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_engines_renew_the_sessions_that_they_share_by_the_store() {
+    let (memory, _) = sessions();
+    let (a, b) = (Locks::new(memory.clone()), Locks::new(memory));
+    let one = a.lock("one").ttl(3 * SECOND).acquire().await.unwrap();
+    let two = b.lock("two").ttl(3 * SECOND).acquire().await.unwrap();
+    sleep(10 * SECOND).await;
+    one.release().await.unwrap();
+    sleep(10 * SECOND).await;
+    assert!(two.is_valid(), "the other engine goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity_lives_on() {
+    let (memory, store) = sessions();
+    let locks = store.locks();
+    let other = locks.lock("other").ttl(3 * SECOND).acquire().await.unwrap();
+    store.next(Op::Request, [Step::Repeat(SECOND)]);
+    let guard = locks.lock("job").ttl(3 * SECOND).acquire().await.unwrap();
+    let validity = guard.validity();
+    guard.release().await.unwrap();
+    sleep(10 * SECOND).await;
+    assert!(memory.inspect(validity.name()).await.unwrap().is_none(), "it is gone with the next renewals");
+    assert!(other.is_valid());
+}
