@@ -111,6 +111,18 @@ impl Etcd {
         until("a leader", || (0..self.members.len()).find(|&index| self.members[index].leads()))
     }
 
+    /// How many proposals the first member has committed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say.
+    pub fn proposals(&self) -> u64 {
+        let metrics = self.members[0].get("GET /metrics", "").expect("the member answers");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_committed_total "));
+        let number: f64 = line.and_then(|number| number.parse().ok()).expect("etcd counts its proposals");
+        number as u64
+    }
+
     /// A command `etcdctl` for this cluster.
     pub fn ctl(&self) -> Command {
         let mut command = Command::new("etcdctl");
