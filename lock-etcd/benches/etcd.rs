@@ -1,6 +1,6 @@
 //! The etcd store against the bare client, on a real server.
 //!
-//! `cargo bench --features etcd --bench etcd`; it prints rates and ratios, and asserts nothing: the machine may be busy.
+//! `cargo bench -p lock-etcd --bench etcd`; it prints rates and ratios, and asserts nothing: the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on shall panic")]
 
@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
-use leasehold::Locks;
+use lock_core::{Clock, Locks};
+use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::Etcd;
 
 const ROUNDS: usize = 7;
@@ -20,8 +21,9 @@ const HAND_OVER: Duration = Duration::from_secs(4);
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let etcd = Etcd::start(1);
-    let url = format!("etcd://{}/bench?timeout=5s", etcd.endpoints()[0]);
-    let locks = leasehold::connect(url).await.unwrap();
+    let mut config = EtcdConfig::new(etcd.endpoints()).prefix("bench/");
+    config.timeout = Duration::from_secs(5);
+    let locks = Locks::new(EtcdStore::connect(config, &Clock::system()).await.unwrap());
     let client = Client::connect(etcd.endpoints(), None).await.unwrap();
     cycles(&locks, &client).await;
     hand_over(&locks, &client).await;
