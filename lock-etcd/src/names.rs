@@ -41,12 +41,6 @@ impl Names {
         range
     }
 
-    /// The key of this holder in a lock's `range`. It begins as in etcd's own recipe, and the holder keeps apart two claims on
-    /// one lease.
-    pub(crate) fn key(range: &[u8], lease: i64, holder: Holder) -> Vec<u8> {
-        [range, format!("{lease:x}-{holder}").as_bytes()].concat()
-    }
-
     /// The mark that this holder has withdrawn. No lock's range has it, since no name is written with `%g`.
     pub(crate) fn withdrawn(&self, lease: i64, holder: Holder) -> Vec<u8> {
         format!("{}{lease:x}-{holder}", self.withdrawn_range()).into_bytes()
@@ -99,7 +93,7 @@ mod tests {
         let texts = ["a", "a/b", "a%2Fb", "a%", "%", "/", "a b", "é☃", "%gone", "..", "a/", "/a"];
         for (i, text) in texts.iter().enumerate() {
             let range = names.range(&name(text));
-            let key = Names::key(&range, 0x7b, Holder::from_u128(5));
+            let key = [&range[..], b"7b-1"].concat();
             assert_eq!(names.name_of(&key, 0x7b), Some(name(text)), "{text}");
             for other in &texts[i + 1..] {
                 let other = names.range(&name(other));

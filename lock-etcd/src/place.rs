@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Claim, Holder};
+use lock_core::Claim;
 
-use crate::names::Names;
+use crate::queue::Key;
 use crate::session::Carrier;
+use crate::slots::Slot;
+use crate::value::Value;
 
 /// What the store keeps with each claim.
 #[derive(Debug, Default)]
@@ -21,8 +23,12 @@ pub(crate) struct Notes {
 pub(crate) struct Place {
     /// What the keys of the lock begin with.
     pub(crate) range: Vec<u8>,
-    /// The claim's own key.
+    /// The claim's own key, for as long as it has it.
+    slot: Arc<Slot>,
     pub(crate) key: Vec<u8>,
+    /// What the key says if the lock is free, and what if the claim has to queue. No other claim writes either.
+    pub(crate) free: Vec<u8>,
+    pub(crate) queued: Vec<u8>,
     /// The etcd lease of the key.
     pub(crate) lease: i64,
     pub(crate) ttl: Duration,
@@ -32,20 +38,42 @@ pub(crate) struct Place {
     pub(crate) created: i64,
     /// The revision of the first reading that found the key first in line.
     pub(crate) token: Option<u64>,
-    /// The key whose end may make this claim's the first.
-    pub(crate) waits_for: Option<Vec<u8>>,
+    /// The key whose end may make this claim's the first, and its create revision.
+    pub(crate) waits_for: Option<(Vec<u8>, i64)>,
 }
 
 impl Place {
-    pub(crate) fn new(
-        range: Vec<u8>,
-        holder: Holder,
-        lease: i64,
-        ttl: Duration,
-        carrier: Option<Arc<Carrier>>,
-    ) -> Place {
-        let key = Names::key(&range, lease, holder);
-        Place { range, key, lease, ttl, carrier, created: 0, token: None, waits_for: None }
+    pub(crate) fn new(range: Vec<u8>, slot: Arc<Slot>, claim: &Claim, lease: i64, ttl: Duration) -> Place {
+        Place {
+            range,
+            key: slot.key(),
+            slot,
+            free: Value::of(claim, false),
+            queued: Value::of(claim, true),
+            lease,
+            ttl,
+            carrier: None,
+            created: 0,
+            token: None,
+            waits_for: None,
+        }
+    }
+
+    /// Put on a shared session.
+    pub(crate) fn on(mut self, carrier: Arc<Carrier>) -> Place {
+        carrier.load(self.key.len());
+        self.carrier = Some(carrier);
+        self
+    }
+
+    /// Whether this key is the claim's own. An operator who revokes a lock puts its key on another lease.
+    pub(crate) fn is_own(&self, key: &Key) -> bool {
+        key.lease == self.lease && (key.value == self.free || key.value == self.queued)
+    }
+
+    /// Whether the key is certainly gone, and nothing can bring it back.
+    pub(crate) fn set_gone(&self, gone: bool) {
+        self.slot.set_free(gone);
     }
 
     /// Whether what carries it may still be there, as far as is known here.

@@ -1,7 +1,7 @@
 //! The transactions of the recipe, and what they say: [`Seen`].
 
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn, TxnOp};
-use etcd_client::{DeleteOptions, PutOptions, TxnOpResponse, TxnResponse};
+use etcd_client::{PutOptions, TxnOpResponse, TxnResponse};
 use lock_core::Result;
 
 use crate::error::protocol;
@@ -34,21 +34,21 @@ pub(crate) struct Seen {
 
 /// Takes the lock if nobody is in line; else, for a claim that queues, takes a place in the line; and says what it sees,
 /// all in one step. Made twice, it does nothing the second time. After the claim was withdrawn it does nothing at all.
-pub(crate) fn enter(place: &Place, free: Vec<u8>, queued: Option<Vec<u8>>, withdrawn: &[u8]) -> Txn {
+pub(crate) fn enter(place: &Place, queues: bool, withdrawn: &[u8]) -> Txn {
     let not_withdrawn = || Compare::create_revision(withdrawn, CompareOp::Equal, 0);
     let nobody = Compare::create_revision(place.range.clone(), CompareOp::Equal, 0).with_prefix();
-    let put = |value| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
+    let put = |value: &[u8]| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
     let own = || TxnOp::get(place.key.clone(), None);
     let known = |all: GetOptions| vec![own(), head(place), TxnOp::get(place.range.clone(), Some(all))];
     let last = by_creation(SortOrder::Descend);
-    let otherwise = match queued {
-        None => known(by_creation(SortOrder::Ascend).with_limit(1)),
-        Some(value) => {
+    let otherwise = match queues {
+        false => known(by_creation(SortOrder::Ascend).with_limit(1)),
+        true => {
             let absent = Compare::create_revision(place.key.clone(), CompareOp::Equal, 0);
             let join = Txn::new()
                 .when([absent, not_withdrawn()])
                 .and_then(vec![
-                    put(value),
+                    put(&place.queued),
                     own(),
                     head(place),
                     TxnOp::get(place.range.clone(), Some(last.clone().with_limit(2))),
@@ -57,7 +57,7 @@ pub(crate) fn enter(place: &Place, free: Vec<u8>, queued: Option<Vec<u8>>, withd
             vec![TxnOp::txn(join)]
         }
     };
-    Txn::new().when([nobody, not_withdrawn()]).and_then([put(free), own()]).or_else(otherwise)
+    Txn::new().when([nobody, not_withdrawn()]).and_then([put(&place.free)]).or_else(otherwise)
 }
 
 /// How many are counted who are ahead of a waiter that looks again.
@@ -74,33 +74,48 @@ pub(crate) fn look(place: &Place) -> Txn {
     ])
 }
 
-/// Deletes the claim's own key, if it is still on the claim's lease; `mark` is left for a request that comes late.
+/// Deletes the claim's own key, and nobody else's; `mark` is left for a request that comes late.
 pub(crate) fn leave(place: &Place, mark: Option<&[u8]>) -> Txn {
-    let own = Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
-    let mark = |ops: &mut Vec<TxnOp>| {
-        ops.extend(mark.map(|mark| TxnOp::put(mark, "", Some(PutOptions::new().with_lease(place.lease)))));
+    let mark = || mark.map(|mark| TxnOp::put(mark, "", Some(PutOptions::new().with_lease(place.lease))));
+    let delete = |own: Compare, otherwise: Vec<TxnOp>| {
+        let on_lease = Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
+        // Whether it was the first in line, and so held the lock, is known from a grant; otherwise it is read.
+        let mut delete: Vec<_> = place.token.is_none().then(|| head(place)).into_iter().collect();
+        delete.push(TxnOp::delete(place.key.clone(), None));
+        delete.extend(mark());
+        Txn::new().when([on_lease, own]).and_then(delete).or_else(otherwise)
     };
-    // Whether it was the first in line, and so held the lock, is known from a grant; otherwise it is read.
-    let mut delete = match place.token {
-        Some(_) => vec![],
-        None => vec![head(place)],
-    };
-    delete.push(TxnOp::delete(place.key.clone(), Some(DeleteOptions::new())));
-    let mut otherwise = vec![];
-    mark(&mut delete);
-    mark(&mut otherwise);
-    Txn::new().when([own]).and_then(delete).or_else(otherwise)
+    let nothing = || mark().into_iter().collect();
+    if place.created != 0 {
+        return delete(Compare::create_revision(place.key.clone(), CompareOp::Equal, place.created), nothing());
+    }
+    // An answer was lost: what is its own is told by what it says.
+    let says = |value: &[u8]| Compare::value(place.key.clone(), CompareOp::Equal, value);
+    delete(says(&place.free), vec![TxnOp::txn(delete(says(&place.queued), nothing()))])
 }
 
-/// Whether a [`leave`] found the claim holding the lock.
-pub(crate) fn held_until_left(place: &Place, response: &TxnResponse) -> bool {
-    if !response.succeeded() {
-        return false;
-    }
-    match (place.token, response.op_responses().first()) {
-        (Some(_), _) => true,
-        (None, Some(TxnOpResponse::Get(get))) => get.kvs().first().is_some_and(|head| head.key() == place.key),
-        (None, _) => false,
+/// What a [`leave`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// The claim's key, first in line.
+    Holding,
+    /// The claim's key, behind others.
+    Waiting,
+    /// No key of the claim's.
+    Nothing,
+}
+
+/// What a [`leave`] found.
+pub(crate) fn left(place: &Place, response: &TxnResponse) -> Left {
+    let ops = response.op_responses();
+    match (response.succeeded(), place.token, ops.first()) {
+        (true, Some(_), _) => Left::Holding,
+        (true, None, Some(TxnOpResponse::Get(get))) if get.kvs().first().is_some_and(|kv| kv.key() == place.key) => {
+            Left::Holding
+        }
+        (true, None, _) => Left::Waiting,
+        (false, _, Some(TxnOpResponse::Txn(inner))) => left(place, inner),
+        (false, _, _) => Left::Nothing,
     }
 }
 
@@ -131,8 +146,9 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
     let first = |get: &GetResponse| get.kvs().first().map(Key::of);
     match gets[..] {
         // Granted at once: there is nobody else.
-        [own] => {
-            let own = first(own);
+        [] => {
+            let (key, value) = (place.key.clone(), place.free.clone());
+            let own = Some(Key { key, created: revision, modified: revision, lease: place.lease, value });
             Ok(Seen { revision, head: own.clone(), own, before: None, ahead: None })
         }
         [own, head, others] => {

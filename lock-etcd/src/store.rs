@@ -1,23 +1,25 @@
 //! [`EtcdStore`]: the contract on transactions, leases and watches.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{Client, Txn, TxnResponse};
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
 use futures_util::future::join_all;
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Error, ErrorKind, Expiry, Fault, Faults, FencingToken,
-    Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Realm, Released, Renewal, Renewals, Renewed, Result,
-    WaitStyle, Waiting, async_trait,
+    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
+    FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Realm, Released, Renewal, Renewals,
+    Renewed, Result, WaitStyle, Waiting, async_trait,
 };
 
 use crate::heartbeat::{Beaten, Heartbeats};
 use crate::members::{CallError, Called, Members};
 use crate::names::Names;
 use crate::place::{Notes, Place};
-use crate::queue::{self, Key, Seen};
+use crate::queue::{self, Key, Left, Seen};
 use crate::session::{Carrier, Sessions, grant};
+use crate::slots::Slots;
 use crate::value::Value;
 use crate::watch::Watches;
 use crate::{EtcdConfig, Proof};
@@ -34,6 +36,7 @@ pub struct EtcdStore {
     sessions: Sessions,
     heartbeats: Heartbeats,
     watches: Watches,
+    slots: Arc<Slots>,
 }
 
 /// A waiter looks again this often even if no hint came, since the watch may hang at a member that does.
@@ -65,6 +68,7 @@ impl EtcdStore {
             sessions: Sessions::new(members.clone(), clock.clone()),
             heartbeats: Heartbeats { members: members.clone(), key: names.withdrawn_range().into_bytes() },
             watches: Watches::new(members.clone()),
+            slots: Slots::new(),
             members,
             names,
         })
@@ -127,12 +131,11 @@ impl EtcdStore {
         let range = self.names.range(claim.name());
         let place = if claim.is_fixed() {
             let (lease, ttl) = grant(&self.members, claim.ttl()).await?;
-            Place::new(range, claim.holder(), lease, ttl, None)
+            Place::new(range.clone(), self.slots.take(&range), claim, lease, ttl)
         } else {
             let carrier = self.sessions.for_ttl(claim.ttl()).await?;
-            let place = Place::new(range, claim.holder(), carrier.lease, carrier.session.ttl(), Some(carrier.clone()));
-            carrier.load(place.key.len());
-            place
+            let slot = self.slots.take(&range);
+            Place::new(range, slot, claim, carrier.lease, carrier.session.ttl()).on(carrier)
         };
         notes.take_place(place.clone());
         if let Some(carrier) = &place.carrier {
@@ -159,7 +162,7 @@ impl EtcdStore {
         if place.created != 0 {
             let looked = self.transact("looking at a lock", queue::look(place)).await?;
             let seen = queue::read(place, &looked.value).map_err(CallError::of)?;
-            if seen.own.is_some() {
+            if seen.own.as_ref().is_some_and(|own| own.created == place.created) {
                 return Ok(seen);
             }
             // The key is gone, and the place in the line with it.
@@ -167,9 +170,7 @@ impl EtcdStore {
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
         let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let free = Value::of(claim, false);
-        let queued = claim.queues().then(|| Value::of(claim, true));
-        let entered = self.transact("asking for a lock", queue::enter(place, free, queued, &withdrawn)).await;
+        let entered = self.transact("asking for a lock", queue::enter(place, claim.queues(), &withdrawn)).await;
         match &entered {
             Ok(called) => notes.set_unclear(called.cut_off),
             Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
@@ -179,14 +180,13 @@ impl EtcdStore {
 
     /// What `seen` means for the claim.
     fn attempt(&self, claim: &Claim, notes: &Notes, place: &Place, seen: Seen) -> Attempt {
-        // An operator who revokes a lock puts its key on another lease.
-        let own = seen.own.as_ref().filter(|own| own.lease == place.lease);
+        let own = seen.own.as_ref().filter(|own| place.is_own(own));
         let first = own.is_some_and(|own| seen.head.as_ref().is_some_and(|head| head.key == own.key));
         let mut token = None;
         let waits_for = seen.before.as_ref().filter(|_| own.is_some()).or(seen.head.as_ref());
         notes.update(&place.key, |noted| {
             noted.created = own.map_or(0, |own| own.created);
-            noted.waits_for = waits_for.map(|key| key.key.clone());
+            noted.waits_for = waits_for.map(|key| (key.key.clone(), key.created));
             if first {
                 token = Some(*noted.token.get_or_insert(seen.revision.unsigned_abs()));
             }
@@ -229,23 +229,28 @@ impl EtcdStore {
 
     /// Gives the place up; `mark` is left for a request that comes late.
     async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<Released> {
-        let left = match self.transact("releasing", queue::leave(place, mark)).await {
-            Ok(left) => left,
-            // What was on the lease is gone with it, and nothing can come.
-            Err(failed) if failed.lease_is_gone => return Ok(Released::NotHeld),
+        let called = match self.transact("releasing", queue::leave(place, mark)).await {
+            Ok(called) => called,
+            // The mark's lease has ended: what was on it is gone with it, and nothing can come.
+            Err(failed) if failed.lease_is_gone => {
+                place.set_gone(true);
+                return Ok(Released::NotHeld);
+            }
             Err(failed) => return Err(failed.error),
         };
         if place.carrier.is_none() {
             self.revoke(place.lease).await;
         }
-        if queue::held_until_left(place, &left.value) {
-            return Ok(Released::Held);
+        place.set_gone(!claim.is_unclear() && !Notes::of(claim).is_unclear());
+        match queue::left(place, &called.value) {
+            Left::Holding => Ok(Released::Held),
+            // A try before this one may have found it, and its answer was lost.
+            Left::Nothing if called.cut_off && place.token.is_some() => {
+                let text = format!("\"{}\" is released; whether it was held until now is unknown", claim.name());
+                Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
+            }
+            Left::Waiting | Left::Nothing => Ok(Released::NotHeld),
         }
-        if left.cut_off && !left.value.succeeded() && place.token.is_some() && claim.session().is_some() {
-            let text = format!("an answer to the release of \"{}\" was lost; it is released now", claim.name());
-            return Err(Error::new(ErrorKind::TimedOut, lock_core::Effect::Unknown, text));
-        }
-        Ok(Released::NotHeld)
     }
 
     /// Ends an etcd lease that nobody needs any more. If it fails, the lease ends by itself.
@@ -274,9 +279,7 @@ impl EtcdStore {
     async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<Renewed> {
         let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
         match self.heartbeats.beat(clock, place.lease, &Mutex::default()).await? {
-            Beaten::Alive { since, ttl } if self.is_on_lease(&place.key, place.lease).await? => {
-                Ok(Renewed::Since(since, ttl))
-            }
+            Beaten::Alive { since, ttl } if self.is_there(&place).await? => Ok(Renewed::Since(since, ttl)),
             _ => Ok(Renewed::NotHeld),
         }
     }
@@ -299,22 +302,32 @@ impl EtcdStore {
             return Ok(());
         };
         carrier.weigh(keys.iter().map(Vec::len).sum());
-        let keys: std::collections::HashSet<_> = keys.into_iter().collect();
-        for (claim, key) in granted.iter().filter(|(_, key)| !keys.contains(key)) {
+        let keys: HashSet<_> = keys.into_iter().collect();
+        for (claim, place) in granted.iter().filter(|(_, place)| !keys.contains(&place.key)) {
             // The list comes from a leader that may lag a little, so each loss is read again: it is final.
-            if !self.is_on_lease(key, carrier.lease).await? {
+            if !self.is_there(place).await? {
                 renewal.not_held(claim);
             }
         }
         renewal.answer(Renewed::Since(since, ttl));
-        // After the reading: a claim that came during it owns its key.
-        let claimed: std::collections::HashSet<_> = placed(carrier, |_| true).into_iter().map(|(_, key)| key).collect();
         let marks = self.names.withdrawn_range();
+        let claimed = keys_claimed(carrier);
         for key in keys.iter().filter(|key| !claimed.contains(*key) && !key.starts_with(marks.as_bytes())) {
-            let own = etcd_client::Compare::lease(key.clone(), etcd_client::CompareOp::Equal, carrier.lease);
-            let delete = etcd_client::TxnOp::delete(key.clone(), None);
-            self.transact("deleting what nobody claims", Txn::new().when([own]).and_then([delete])).await?;
+            self.delete_orphan(carrier, key).await?;
         }
+        Ok(())
+    }
+
+    /// Deletes a key that no claim owns. A key is used again, so the claims are asked after the key was read: whoever
+    /// has it by then is left alone, and who takes it later makes it anew.
+    async fn delete_orphan(&self, carrier: &Carrier, key: &[u8]) -> Result<()> {
+        let Some(found) = self.read_key(key).await?.filter(|found| found.lease == carrier.lease) else { return Ok(()) };
+        if keys_claimed(carrier).contains(key) {
+            return Ok(());
+        }
+        let unchanged = Compare::create_revision(key, CompareOp::Equal, found.created);
+        let delete = Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)]);
+        self.transact("deleting what nobody claims", delete).await?;
         Ok(())
     }
 
@@ -328,22 +341,30 @@ impl EtcdStore {
         Ok((read.ttl() > 0).then(|| read.keys().to_vec()))
     }
 
-    /// Whether this key is there, and on this lease.
-    async fn is_on_lease(&self, key: &[u8], lease: i64) -> Result<bool> {
+    async fn read_key(&self, key: &[u8]) -> Result<Option<Key>> {
         let read = |client: Arc<Client>| {
             let key = key.to_vec();
             async move { client.kv_client().get(key, None).await }
         };
-        let read = self.members.call("reading a key", read).await?.value;
-        Ok(read.kvs().first().is_some_and(|kv| kv.lease() == lease))
+        Ok(self.members.call("reading a key", read).await?.value.kvs().first().map(Key::of))
+    }
+
+    /// Whether this claim's key is there, and its own.
+    async fn is_there(&self, place: &Place) -> Result<bool> {
+        Ok(self.read_key(&place.key).await?.is_some_and(|key| place.is_own(&key)))
     }
 }
 
-/// The claims of a session with their keys, as far as their places are such.
-fn placed(carrier: &Carrier, such: impl Fn(&Place) -> bool) -> Vec<(Claim, Vec<u8>)> {
+/// The keys that claims of this session own.
+fn keys_claimed(carrier: &Carrier) -> HashSet<Vec<u8>> {
+    placed(carrier, |_| true).into_iter().map(|(_, place)| place.key).collect()
+}
+
+/// The claims of a session with their places, as far as these are such.
+fn placed(carrier: &Carrier, such: impl Fn(&Place) -> bool) -> Vec<(Claim, Place)> {
     let place = |claim: Claim| {
         let place = Notes::of(&claim).place().filter(|place| place.lease == carrier.lease && such(place))?;
-        Some((claim, place.key))
+        Some((claim, place))
     };
     carrier.session.claims().into_iter().filter_map(place).collect()
 }
@@ -365,7 +386,8 @@ impl LockStore for EtcdStore {
             match self.see(claim, notes, &mut place).await {
                 Ok(seen) => return Ok(self.attempt(claim, notes, &place, seen)),
                 Err(failed) if failed.lease_is_gone && !last => {
-                    // The server has ended it; a new one is opened.
+                    // The server has ended it, and with it all that was on it; a new one is opened.
+                    place.set_gone(true);
                     if let Some(carrier) = &place.carrier {
                         carrier.session.end(LossReason::SessionEnded);
                     }
@@ -379,9 +401,9 @@ impl LockStore for EtcdStore {
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
         let Some(place) = Notes::of(claim).place() else { return Ok(()) };
-        let Some(key) = &place.waits_for else { return Ok(()) };
+        let Some((key, created)) = &place.waits_for else { return Ok(()) };
         let seen = i64::try_from(held.seen).unwrap_or(i64::MAX);
-        self.watches.gone(&place.range, key, seen).await
+        self.watches.gone(&place.range, key, *created, seen).await
     }
 
     async fn renew(&self, batch: &Renewals) {

@@ -51,6 +51,7 @@ enum Phase {
 struct Ticket {
     watch: Arc<Watch>,
     key: Vec<u8>,
+    created: i64,
     called: Arc<Notify>,
 }
 
@@ -65,10 +66,10 @@ impl Watches {
         Watches { members, names: Arc::default() }
     }
 
-    /// Completes when `key`, which stood at revision `seen`, may have gone.
-    pub(crate) async fn gone(&self, range: &[u8], key: &[u8], seen: i64) -> Result<()> {
+    /// Completes when `key` with this create revision, which stood at revision `seen`, may have gone.
+    pub(crate) async fn gone(&self, range: &[u8], key: &[u8], created: i64, seen: i64) -> Result<()> {
         loop {
-            let ticket = Ticket::of(self.watch(range), key);
+            let ticket = Ticket::of(self.watch(range), key, created);
             match ticket.gone(&self.members, seen).await {
                 Some(result) => return result,
                 // It had just been given up for lack of waiters.
@@ -105,13 +106,13 @@ impl Watches {
 }
 
 impl Ticket {
-    fn of(watch: Arc<Watch>, key: &[u8]) -> Ticket {
+    fn of(watch: Arc<Watch>, key: &[u8], created: i64) -> Ticket {
         let called = Arc::new(Notify::new());
         let mut state = locked(&watch.state);
         state.used = true;
         state.waiters.entry(key.to_vec()).or_default().push(called.clone());
         drop(state);
-        Ticket { watch, key: key.to_vec(), called }
+        Ticket { watch, key: key.to_vec(), created, called }
     }
 
     /// `None` if the watch was given up.
@@ -121,7 +122,7 @@ impl Ticket {
                 Look::Opening => self.called.notified().await,
                 Look::Over(result) => return result,
                 Look::Covered => break,
-                Look::Gap => match stands(members, &self.key).await {
+                Look::Gap => match stands(members, &self.key, self.created).await {
                     Ok(true) => break,
                     gone => return Some(gone.map(drop)),
                 },
@@ -171,13 +172,14 @@ impl Drop for Ticket {
     }
 }
 
-/// Whether this key is there now.
-async fn stands(members: &Members, key: &[u8]) -> Result<bool> {
+/// Whether this key is there still: it may have gone, and be there anew.
+async fn stands(members: &Members, key: &[u8], created: i64) -> Result<bool> {
     let read = |client: Arc<Client>| {
         let key = key.to_vec();
         async move { client.kv_client().get(key, None).await }
     };
-    Ok(members.call("looking at who is ahead", read).await?.value.count() > 0)
+    let read = members.call("looking at who is ahead", read).await?.value;
+    Ok(read.kvs().first().is_some_and(|kv| kv.create_revision() == created))
 }
 
 impl Watch {

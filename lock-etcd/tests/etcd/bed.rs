@@ -46,6 +46,15 @@ pub(crate) fn keys(etcd: &Etcd, name: &str) -> Vec<String> {
     lines.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
+/// The etcd lease of a lock's only key, in hex.
+pub(crate) fn lease_of(etcd: &Etcd, name: &str) -> String {
+    let output = etcd.ctl().args(["get", "--prefix", "-w", "json"]).arg(format!("{name}/")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (_, lease) = text.split_once("\"lease\":").unwrap();
+    let lease: i64 = lease.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    format!("{lease:x}")
+}
+
 /// Waits until a condition holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let waiting = async {

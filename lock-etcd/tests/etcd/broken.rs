@@ -2,7 +2,7 @@
 
 use lock_core::LossReason;
 
-use crate::bed::{fresh, keys, locks, locks_on, secs, shared, soon, store, until};
+use crate::bed::{fresh, keys, lease_of, locks, locks_on, secs, shared, soon, store, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_somebody_deleted_is_noticed_within_one_renewal_round() {
@@ -24,9 +24,8 @@ async fn a_key_on_the_session_that_nobody_claims_is_deleted() {
     let (etcd, name) = (shared(), fresh("orphan"));
     let locks = locks(etcd.endpoints(), secs(3)).await;
     let guard = locks.lock(fresh("other")).acquire().await.unwrap();
-    let own = keys(etcd, guard.name().as_str()).remove(0);
-    let lease = own.rsplit_once('/').unwrap().1.split_once('-').unwrap().0.to_owned();
-    let orphan = format!("{name}/{lease}-{:032x}", 7);
+    let lease = lease_of(etcd, guard.name().as_str());
+    let orphan = format!("{name}/{lease}");
     assert!(etcd.ctl().args(["put", "--lease", &lease, &orphan, "{}"]).status().unwrap().success());
     assert!(locks.lock(&name).try_acquire().await.unwrap().is_none());
     until("its end", || async { keys(etcd, name.as_str()).is_empty() }).await;
@@ -40,8 +39,7 @@ async fn a_session_that_somebody_revoked_is_lost_with_all_its_leases_and_a_new_o
     let store = store(etcd.endpoints()).await;
     let locks = locks_on(&store, secs(6));
     let guards = [locks.lock(&name).acquire().await.unwrap(), locks.lock(fresh("too")).acquire().await.unwrap()];
-    let own = keys(etcd, name.as_str()).remove(0);
-    let lease = own.rsplit_once('/').unwrap().1.split_once('-').unwrap().0.to_owned();
+    let lease = lease_of(etcd, name.as_str());
     assert!(etcd.ctl().args(["lease", "revoke", &lease]).status().unwrap().success());
     // The first call that needs the session learns it, and tells everybody.
     let next = locks.lock(fresh("next")).acquire().await.unwrap();
@@ -60,12 +58,9 @@ async fn many_locks_cost_one_heartbeat() {
     for i in 0..200 {
         guards.push(locks.lock(format!("{prefix}-{i}")).acquire().await.unwrap());
     }
-    let sessions: std::collections::HashSet<_> = guards
-        .iter()
-        .map(|guard| keys(etcd, guard.name().as_str()).remove(0))
-        .map(|key| key.rsplit_once('/').unwrap().1.split_once('-').unwrap().0.to_owned())
-        .collect();
-    assert_eq!(sessions.len(), 1, "one etcd lease carries all");
+    let leases: std::collections::HashSet<_> =
+        guards.iter().map(|guard| lease_of(etcd, guard.name().as_str())).collect();
+    assert_eq!(leases.len(), 1, "one etcd lease carries all");
     guards[0].renew().await.unwrap();
     assert!(guards.iter().all(|guard| guard.remaining() > secs(8)), "one heartbeat renews all");
     drop(guards);

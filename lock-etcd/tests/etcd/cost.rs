@@ -2,7 +2,7 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, secs};
+use crate::bed::{fresh, keys, locks, secs, shared};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
@@ -27,4 +27,17 @@ async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_
     // A transaction that may write is proposed, although it then writes nothing.
     assert!(tries <= 50, "{tries} proposals by 50 tries");
     held.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_used_again_and_again() {
+    let (etcd, name) = (shared(), fresh("again"));
+    let locks = locks(etcd.endpoints(), secs(60)).await;
+    let mut used = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let guard = locks.lock(&name).acquire().await.unwrap();
+        used.extend(keys(etcd, name.as_str()));
+        guard.release().await.unwrap();
+    }
+    assert_eq!(used.len(), 1, "etcd looks at every key that ever was: {used:?}");
 }
