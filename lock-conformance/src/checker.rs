@@ -89,10 +89,8 @@ fn order(leases: &[&Heard]) -> Result<(), Violation> {
     // Of the leases with greater tokens, the one that was granted first.
     let mut first: Option<&Heard> = None;
     for lease in leases.iter().rev() {
-        if let Some(later) = first {
-            if later.returned < lease.invoked {
-                return Err(Violation::TokenFell(later.token, lease.token));
-            }
+        if let Some(later) = first.filter(|later| later.returned < lease.invoked) {
+            return Err(Violation::TokenFell(later.token, lease.token));
         }
         first = first.filter(|first| first.returned <= lease.returned).or(Some(lease));
     }
@@ -133,10 +131,9 @@ fn no_stranger(leases: &[&Heard]) -> Result<(), Violation> {
     // Of the leases with greater tokens, the one that was granted first.
     let mut first: Option<&Heard> = None;
     for lease in leases.iter().rev() {
-        if let Some(later) = first {
-            if lease.confirmed.iter().any(|call| *call > later.returned) {
-                return Err(Violation::StrangerSucceeded(lease.token, later.token));
-            }
+        let confirmed_after = |later: &&Heard| lease.confirmed.iter().any(|call| *call > later.returned);
+        if let Some(later) = first.filter(confirmed_after) {
+            return Err(Violation::StrangerSucceeded(lease.token, later.token));
         }
         first = first.filter(|first| first.returned <= lease.returned).or(Some(lease));
     }

@@ -125,12 +125,12 @@ impl Session {
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&self) -> LossReason {
         loop {
-            let ended = self.0.life.ended();
+            let changed = self.0.life.changed();
             if let Some(reason) = self.loss() {
                 return reason;
             }
             tokio::select! {
-                () = ended => {}
+                () = changed => {}
                 () = self.0.clock.sleep_until(self.0.life.deadline()) => {}
             }
         }

@@ -27,8 +27,9 @@ impl Factory for Sqlite {
         Ok(Arc::new(Files { all, current: Mutex::new(current) }))
     }
 
+    /// Long against a sync of a disk that others use too.
     fn ttl(&self) -> Duration {
-        Duration::from_millis(400)
+        Duration::from_millis(1200)
     }
 
     fn faults(&self) -> Faults {

@@ -134,6 +134,17 @@ fn a_killed_watchdog_ends_the_command_at_once() {
 }
 
 #[test]
+fn a_stopped_watchdog_is_continued() {
+    let place = Place::new();
+    let script = "echo $PPID > watchdog; while ! test -e go; do sleep 0.02; done";
+    let holder = place.run(&["--ttl", "10s", "demo"], script);
+    let watchdog: i32 = place.line("watchdog").parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(watchdog).unwrap(), Signal::STOP).unwrap();
+    std::fs::write(place.path("go"), "").unwrap();
+    assert_eq!(holder.end().code, Some(0));
+}
+
+#[test]
 fn leasehold_and_its_watchdog_have_different_names() {
     let place = Place::new();
     let holder = place.run(&["demo"], "cat /proc/$PPID/comm");

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+
+pub(crate) use lock_testkit::{BOUND, until};
 
 /// A folder of its own, with a store of its own.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
-
-/// How long anything may take on a busy machine.
-pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 impl Place {
     pub(crate) fn new() -> Place {
@@ -101,16 +99,9 @@ impl Running {
 
     /// Waits until it has ended.
     pub(crate) fn end(mut self) -> Said {
-        let mut child = self.0.take().unwrap();
-        let started = Instant::now();
-        while child.try_wait().unwrap().is_none() {
-            if started.elapsed() > BOUND {
-                let _ = child.kill();
-                panic!("a command did not end");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Said::of(child.wait_with_output().unwrap())
+        let child = self.0.as_mut().unwrap();
+        until("the end of the command", || child.try_wait().unwrap());
+        Said::of(self.0.take().unwrap().wait_with_output().unwrap())
     }
 }
 
@@ -120,18 +111,6 @@ impl Drop for Running {
             let _ = child.kill();
             let _ = child.wait();
         }
-    }
-}
-
-/// Looks again and again until there is something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(started.elapsed() < BOUND, "there was never {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

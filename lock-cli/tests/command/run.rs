@@ -87,7 +87,7 @@ fn a_quiet_waiter_says_nothing() {
     place.line("held");
     let said = place.say(&["run", "-q", "--wait", "100ms", "demo", "--", "true"]);
     assert_eq!((said.code, said.err.lines().count()), (Some(75), 1), "{said:?}");
-    let said = place.say(&["run", "--wait", "100ms", "demo", "--", "true"]);
+    let said = place.say(&["run", "--wait", "3s", "demo", "--", "true"]);
     assert_eq!(said.err.lines().count(), 2, "one line while it waits, one at its end: {said:?}");
     std::fs::write(place.path("go"), "").unwrap();
     holder.end();

@@ -267,8 +267,8 @@ async fn passes_a_dead_waiter(cx: Context) -> Proof {
     let (holder, dead) = (cx.claim(&job), lock_core::Claim::queueing(job.clone(), cx.ttl));
     cx.grant(&store, &holder).await?;
     cx.refused(&store, &dead).await?;
-    // A waiter looks again within its own TTL.
-    let lock = locks.lock("job").ttl(cx.ttl).wait(cx.soon());
+    // A waiter looks again within its own TTL, which is another, so that no session of this program keeps the dead one.
+    let lock = locks.lock("job").ttl(cx.ttl * 2).wait(cx.soon());
     let (told, mut hears) = mpsc::unbounded_channel();
     let tell = move |_: &HeldBy| {
         // Nobody hears the later ones.

@@ -7,13 +7,13 @@ use lock_conformance::faults::{Op, Step};
 use lock_core::*;
 use tokio::time::{Instant, advance, sleep};
 
-fn hooked() -> Watched {
+fn watched() -> Watched {
     Watched::new(MemoryStore::new())
 }
 
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_the_sending_of_the_request() {
-    let store = hooked();
+    let store = watched();
     store.next(Op::Request, [Step::DelayReply(3 * SECOND)]);
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
     assert_eq!(guard.remaining(), Duration::from_millis(10_000 - 3_000 - 100 - 2));
@@ -21,7 +21,7 @@ async fn validity_counts_from_the_sending_of_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_arrives_after_its_validity_is_given_back_and_asked_for_anew() {
-    let store = hooked();
+    let store = watched();
     store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
     let guard = store.locks().lock("a").ttl(SECOND).acquire().await.unwrap();
     assert!(guard.is_valid());
@@ -31,7 +31,7 @@ async fn a_grant_that_arrives_after_its_validity_is_given_back_and_asked_for_ane
 
 #[tokio::test(start_paused = true)]
 async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_nothing() {
-    let store = hooked();
+    let store = watched();
     store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
     let locks = store.locks();
     let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
@@ -42,7 +42,7 @@ async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_not
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_at_a_third_of_its_ttl() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     sleep(90 * SECOND).await;
     assert!(guard.is_valid());
@@ -51,7 +51,7 @@ async fn a_lease_is_renewed_at_a_third_of_its_ttl() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
-    let store = hooked();
+    let store = watched();
     let start = Instant::now();
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
     store.always(Op::Renew, Step::Hang);
@@ -64,7 +64,7 @@ async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     store.next(Op::Renew, [Step::Hang]);
     sleep(30 * SECOND).await;
@@ -73,7 +73,7 @@ async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
 
 #[tokio::test(start_paused = true)]
 async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     store.next(Op::Renew, [Step::Fail; 3]);
     sleep(30 * SECOND).await;
@@ -82,7 +82,7 @@ async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_comes_after_the_deadline_revives_nothing() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     store.always(Op::Renew, Step::DelayReply(7 * SECOND));
     sleep(60 * SECOND).await;
@@ -103,7 +103,7 @@ async fn a_machine_that_was_suspended_past_the_ttl_wakes_without_the_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fixed_lease_is_never_renewed_and_is_given_back_at_its_end() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(10 * SECOND).fixed().acquire().await.unwrap();
     assert_eq!(guard.lost().await, LossReason::Expired);
@@ -115,7 +115,7 @@ async fn a_fixed_lease_is_never_renewed_and_is_given_back_at_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_lock_is_noticed_at_the_next_renewal() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     let seen = locks.inspect("a").await.unwrap().unwrap();
@@ -129,7 +129,7 @@ async fn a_broken_lock_is_noticed_at_the_next_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     store.always(Op::Renew, Step::Hang);
     let mut steps = 0;
@@ -146,7 +146,7 @@ async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_after_the_loss_is_reported_as_lost() {
-    let guard = hooked().locks().lock("a").ttl(SECOND).fixed().acquire().await.unwrap();
+    let guard = watched().locks().lock("a").ttl(SECOND).fixed().acquire().await.unwrap();
     // One step that blocks past the deadline, as a pause of the process does.
     let ended = guard.while_held(advance(2 * SECOND)).await;
     assert_eq!(ended, Err(LossReason::Expired));
@@ -154,13 +154,13 @@ async fn work_that_ends_after_the_loss_is_reported_as_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_in_time_gives_its_output() {
-    let guard = hooked().locks().lock("a").acquire().await.unwrap();
+    let guard = watched().locks().lock("a").acquire().await.unwrap();
     assert_eq!(guard.while_held(async { 42 }).await, Ok(42));
 }
 
 #[tokio::test(start_paused = true)]
 async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").acquire().await.unwrap();
     let helper = guard.validity();
     store.next(Op::Release, [Step::Delay(SECOND)]);
@@ -172,7 +172,7 @@ async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).fixed().acquire().await.unwrap();
     advance(5 * SECOND).await;
@@ -187,8 +187,23 @@ async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_is_told_to_who_asked_before_it_came() {
+    let store = watched();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    let renewed = guard.renewed();
+    sleep(4 * SECOND).await;
+    let start = Instant::now();
+    renewed.await.unwrap();
+    assert!(start.elapsed().is_zero(), "it was renewed after 3 s");
+    guard.renewed().await.unwrap();
+    assert!(guard.remaining() > 8 * SECOND);
+    store.always(Op::Renew, Step::Hang);
+    assert_eq!(guard.renewed().await, Err(LossReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ttl_that_leaves_nothing_to_believe_in_is_refused_with_what_is_accepted() {
-    let locks = hooked().locks();
+    let locks = watched().locks();
     for ttl in [Duration::ZERO, Duration::from_millis(9), Duration::from_secs(31 * 86_400)] {
         let error = locks.lock("a").ttl(ttl).acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);

@@ -34,6 +34,32 @@ async fn sixteen_waiters_of_one_process_are_one_remote_waiter_and_are_served_in_
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_begins_to_wait_after_another_was_seen_to_wait_is_behind_it() {
+    let store = Watched::polled(MemoryStore::new());
+    let locks = store.locks();
+    let holder = locks.lock("a").acquire().await.unwrap();
+    let later = Arc::new(Mutex::new(None));
+    let (lock, begun) = (locks.lock("a"), later.clone());
+    let begin_later = move |_: &HeldBy| {
+        begun.lock().unwrap().get_or_insert_with(|| {
+            let mut acquire = Box::pin(lock.acquire());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(acquire.as_mut().poll(&mut context).is_pending());
+            acquire
+        });
+    };
+    let first = tokio::spawn(locks.lock("a").on_wait(begin_later).acquire());
+    sleep(SECOND).await;
+    let later = later.lock().unwrap().take().unwrap();
+    let later = tokio::spawn(later);
+    holder.release().await.unwrap();
+    let first = tokio::time::timeout(60 * SECOND, first).await.unwrap().unwrap().unwrap();
+    assert!(!later.is_finished());
+    first.release().await.unwrap();
+    later.await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn handing_over_within_a_process_takes_two_calls() {
     let store = Watched::polled(MemoryStore::new());
     let locks = store.locks();
