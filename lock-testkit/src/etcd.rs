@@ -31,6 +31,8 @@ pub struct EtcdMember {
     peer_port: u16,
     cluster: String,
     proxy: Proxy,
+    /// The link by which the other members reach it, where there is one.
+    peer_proxy: Option<Proxy>,
     process: Option<Process>,
     reaper: Option<Process>,
 }
@@ -48,11 +50,23 @@ impl Etcd {
     ///
     /// If it does not start.
     pub fn start(count: usize) -> Etcd {
+        Etcd::start_with(count, false)
+    }
+
+    /// As [`start`](Etcd::start), with links between the members that can be [cut](Etcd::isolate).
+    pub fn start_linked(count: usize) -> Etcd {
+        Etcd::start_with(count, true)
+    }
+
+    fn start_with(count: usize, linked: bool) -> Etcd {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
-        let peer = |(i, (_, port)): (usize, &(u16, u16))| format!("m{i}=http://127.0.0.1:{port}");
-        let cluster = ports.iter().enumerate().map(peer).collect::<Vec<_>>().join(",");
-        let member = |(i, (client_port, peer_port)): (usize, (u16, u16))| EtcdMember {
+        let links: Vec<_> = ports.iter().map(|(_, port)| linked.then(|| Proxy::to(*port))).collect();
+        let peer = |(i, ((_, port), link)): (usize, (&(u16, u16), &Option<Proxy>))| {
+            format!("m{i}=http://127.0.0.1:{}", link.as_ref().map_or(*port, Proxy::port))
+        };
+        let cluster = ports.iter().zip(&links).enumerate().map(peer).collect::<Vec<_>>().join(",");
+        let member = |(i, ((client_port, peer_port), peer_proxy)): (usize, ((u16, u16), Option<Proxy>))| EtcdMember {
             name: format!("m{i}"),
             data: folder.path().join(format!("m{i}")),
             log: folder.path().join(format!("m{i}.log")),
@@ -60,10 +74,11 @@ impl Etcd {
             peer_port,
             cluster: cluster.clone(),
             proxy: Proxy::to(client_port),
+            peer_proxy,
             process: None,
             reaper: None,
         };
-        let members = ports.into_iter().enumerate().map(member).collect();
+        let members = ports.into_iter().zip(links).enumerate().map(member).collect();
         let mut etcd = Etcd { members, _folder: folder };
         etcd.start_all();
         etcd
@@ -109,6 +124,43 @@ impl Etcd {
     /// The member that leads.
     pub fn leader(&self) -> usize {
         until("a leader", || (0..self.members.len()).find(|&index| self.members[index].leads()))
+    }
+
+    /// Cuts one member off from the others, not from its clients.
+    ///
+    /// # Panics
+    ///
+    /// If the members have no links.
+    pub fn isolate(&self, index: usize) {
+        self.link(index).cut();
+        let pid = self.members[index].process().id();
+        (0..self.members.len()).filter(|other| *other != index).for_each(|other| self.link(other).cut_from(pid));
+    }
+
+    /// Lets an isolated member reach the others again.
+    ///
+    /// # Panics
+    ///
+    /// If the members have no links.
+    pub fn rejoin(&self, index: usize) {
+        self.link(index).forward();
+        let pid = self.members[index].process().id();
+        (0..self.members.len()).for_each(|other| self.link(other).restore_to(pid));
+    }
+
+    fn link(&self, index: usize) -> &Proxy {
+        self.members[index].peer_proxy.as_ref().expect("the members are linked")
+    }
+
+    /// Whether every member answers with a quorum behind it.
+    pub fn all_follow(&self) -> bool {
+        self.members.iter().all(|member| member.get("GET /health", "").is_some_and(|body| body.contains("\"true\"")))
+    }
+
+    /// The member that leads, but for one of which that is no news.
+    pub fn leader_but(&self, index: usize) -> usize {
+        let others = || (0..self.members.len()).filter(move |other| *other != index);
+        until("another leader", || others().find(|&other| self.members[other].leads()))
     }
 
     /// How many proposals the first member has committed.
@@ -180,6 +232,8 @@ impl EtcdMember {
         }
         let client = format!("http://127.0.0.1:{}", self.client_port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let advertised = self.peer_proxy.as_ref().map_or(self.peer_port, Proxy::port);
+        let advertised = format!("http://127.0.0.1:{advertised}");
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new("etcd");
         command
@@ -187,7 +241,7 @@ impl EtcdMember {
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &advertised])
             .args(["--heartbeat-interval", "50", "--election-timeout", &ELECTION.as_millis().to_string()])
             .args(["--logger", "zap", "--log-level", "warn"])
             .stdin(Stdio::null())

@@ -1,5 +1,6 @@
 //! [`Proxy`]: a TCP link that a test can hold, cut, delay, or rob of its replies.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ struct State {
     delay: Duration,
     /// Both ends of every connection, with whether a reply of it was lost.
     connections: Vec<Connection>,
+    /// Whose connections are cut, by process id.
+    cut_from: HashSet<u32>,
     closed: bool,
 }
 
@@ -53,7 +56,13 @@ impl Proxy {
     pub fn to(port: u16) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a listener on 127.0.0.1");
         let own = listener.local_addr().expect("a listener has an address").port();
-        let state = State { mode: Mode::Forward, delay: Duration::ZERO, connections: Vec::new(), closed: false };
+        let state = State {
+            mode: Mode::Forward,
+            delay: Duration::ZERO,
+            connections: Vec::new(),
+            cut_from: HashSet::new(),
+            closed: false,
+        };
         let target = SocketAddr::from(([127, 0, 0, 1], port));
         let link = Arc::new(Link { target, state: Mutex::new(state), changed: Condvar::new() });
         let accepting = link.clone();
@@ -93,6 +102,24 @@ impl Proxy {
     /// Closes all connections, and every new one.
     pub fn cut(&self) {
         self.set(Mode::Cut);
+    }
+
+    /// Closes the connections of this process, and every new one of it, whatever the others do.
+    pub fn cut_from(&self, pid: u32) {
+        let mut state = self.link.locked();
+        state.cut_from.insert(pid);
+        state.connections.retain(|connection| {
+            let keep = !connection.client.peer_addr().is_ok_and(|address| belongs_to(address.port(), pid));
+            if !keep {
+                connection.close();
+            }
+            keep
+        });
+    }
+
+    /// Lets this process connect again.
+    pub fn restore_to(&self, pid: u32) {
+        self.link.locked().cut_from.remove(&pid);
     }
 
     /// Delays every piece, each way.
@@ -139,19 +166,19 @@ impl Link {
 
     fn connect(self: &Arc<Link>, client: TcpStream) {
         let mut state = self.locked();
-        if state.mode == Mode::Cut {
+        let from = client.peer_addr().map_or(0, |address| address.port());
+        if state.mode == Mode::Cut || state.cut_from.iter().any(|pid| belongs_to(from, *pid)) {
             return;
         }
         let Ok(server) = TcpStream::connect(self.target) else { return };
         let pair = (client.try_clone(), server.try_clone(), client.try_clone(), server.try_clone());
         let (Ok(client_in), Ok(server_in), Ok(client_out), Ok(server_out)) = pair else { return };
         drop((client.set_nodelay(true), server.set_nodelay(true)));
-        let port = client.peer_addr().map_or(0, |address| address.port());
         state.connections.push(Connection { client, server, spoilt: false });
         drop(state);
         let (up, down) = (self.clone(), self.clone());
-        thread::spawn(move || up.pump(client_in, server_out, port, false));
-        thread::spawn(move || down.pump(server_in, client_out, port, true));
+        thread::spawn(move || up.pump(client_in, server_out, from, false));
+        thread::spawn(move || down.pump(server_in, client_out, from, true));
     }
 
     /// Carries what comes `from` one end `to` the other, until one of them ends.
@@ -180,6 +207,21 @@ impl Link {
         }
         drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
     }
+}
+
+/// Whether the TCP socket at this port of this machine is one of this process's.
+fn belongs_to(port: u16, pid: u32) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let end = format!(":{port:04X}");
+    let inodes = sockets.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        (columns.len() > 9 && columns[1].ends_with(&end)).then(|| format!("socket:[{}]", columns[9]))
+    });
+    let inodes: HashSet<String> = inodes.collect();
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    files.flatten().any(|file| {
+        std::fs::read_link(file.path()).is_ok_and(|link| link.to_str().is_some_and(|link| inodes.contains(link)))
+    })
 }
 
 #[cfg(test)]
@@ -234,6 +276,20 @@ mod tests {
         crate::until("its arrival", || (*count.lock().unwrap() == 2).then_some(()));
         proxy.forward();
         assert!(!ask(&mut stream));
+        assert!(ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
+    }
+
+    #[test]
+    fn a_link_can_be_cut_for_one_process() {
+        let proxy = Proxy::to(echo().0);
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        let own = std::process::id();
+        proxy.cut_from(u32::MAX);
+        assert!(ask(&mut stream));
+        proxy.cut_from(own);
+        assert!(!ask(&mut stream));
+        assert!(!ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
+        proxy.restore_to(own);
         assert!(ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
     }
 

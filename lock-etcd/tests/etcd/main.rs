@@ -10,4 +10,5 @@ mod members;
 mod proof;
 mod replies;
 mod restart;
+mod stale_leader;
 mod waiting;
