@@ -39,39 +39,30 @@ pub(crate) fn enter(place: &Place, queues: bool, withdrawn: &[u8]) -> Txn {
     let nobody = Compare::create_revision(place.range.clone(), CompareOp::Equal, 0).with_prefix();
     let put = |value: &[u8]| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
     let own = || TxnOp::get(place.key.clone(), None);
-    let known = |all: GetOptions| vec![own(), head(place), TxnOp::get(place.range.clone(), Some(all))];
-    let last = by_creation(SortOrder::Descend);
     let otherwise = match queues {
-        false => known(by_creation(SortOrder::Ascend).with_limit(1)),
+        false => vec![own(), head(place)],
         true => {
             let absent = Compare::create_revision(place.key.clone(), CompareOp::Equal, 0);
+            let last = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Descend).with_limit(2)));
+            let line = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Ascend).with_limit(COUNTED)));
             let join = Txn::new()
                 .when([absent, not_withdrawn()])
-                .and_then(vec![
-                    put(&place.queued),
-                    own(),
-                    head(place),
-                    TxnOp::get(place.range.clone(), Some(last.clone().with_limit(2))),
-                ])
-                .or_else(known(last));
+                .and_then([put(&place.queued), head(place), last])
+                .or_else([own(), line]);
             vec![TxnOp::txn(join)]
         }
     };
     Txn::new().when([nobody, not_withdrawn()]).and_then([put(&place.free)]).or_else(otherwise)
 }
 
-/// How many are counted who are ahead of a waiter that looks again.
+/// How many are looked at who are ahead of a waiter that looks again. Where there are more, it waits for one that is
+/// not the last before it, and looks again then.
 const COUNTED: i64 = 1_000;
 
 /// Looks where a claim stands whose key is known; it writes nothing.
 pub(crate) fn look(place: &Place) -> Txn {
-    let older = GetOptions::with_keys_only(by_creation(SortOrder::Descend)).with_limit(COUNTED);
-    let older = older.with_max_create_revision(place.created - 1);
-    Txn::new().and_then([
-        TxnOp::get(place.key.clone(), None),
-        head(place),
-        TxnOp::get(place.range.clone(), Some(older)),
-    ])
+    let older = by_creation(SortOrder::Ascend).with_max_create_revision(place.created - 1).with_limit(COUNTED);
+    Txn::new().and_then([TxnOp::get(place.key.clone(), None), TxnOp::get(place.range.clone(), Some(older))])
 }
 
 /// Deletes the claim's own key, and nobody else's; `mark` is left for a request that comes late.
@@ -136,38 +127,36 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
         joined = inner.succeeded();
         ops = inner.op_responses();
     }
-    let gets: Vec<&GetResponse> = ops
-        .iter()
-        .filter_map(|op| match op {
-            TxnOpResponse::Get(get) => Some(get),
-            _ => None,
-        })
-        .collect();
-    let first = |get: &GetResponse| get.kvs().first().map(Key::of);
-    match gets[..] {
+    let written = |value: &Vec<u8>| {
+        let (key, value) = (place.key.clone(), value.clone());
+        Some(Key { key, created: revision, modified: revision, lease: place.lease, value })
+    };
+    match &ops[..] {
         // Granted at once: there is nobody else.
-        [] => {
-            let (key, value) = (place.key.clone(), place.free.clone());
-            let own = Some(Key { key, created: revision, modified: revision, lease: place.lease, value });
+        [TxnOpResponse::Put(_)] => {
+            let own = written(&place.free);
             Ok(Seen { revision, head: own.clone(), own, before: None, ahead: None })
         }
-        [own, head, others] => {
-            let (own, head) = (first(own), first(head));
-            let older = |kv: &&KeyValue| {
-                kv.key() != place.key && own.as_ref().is_none_or(|own| kv.create_revision() < own.created)
-            };
-            let before = others.kvs().iter().find(older).map(Key::of);
-            // The server's own count knows no limit by create revision.
-            let ahead = match (&own, joined) {
-                (None, _) => None,
-                (Some(_), true) => Some(others.count() - 1),
-                (Some(_), false) => (!others.more()).then(|| others.kvs().iter().filter(older).count() as i64),
-            };
-            let ahead = ahead.map(|ahead| u32::try_from(ahead).unwrap_or(u32::MAX));
-            Ok(Seen { revision, own, head, before, ahead })
+        [TxnOpResponse::Put(_), TxnOpResponse::Get(head), TxnOpResponse::Get(last)] if joined => {
+            let before = last.kvs().iter().find(|kv| kv.key() != place.key).map(Key::of);
+            let ahead = u32::try_from(last.count() - 1).ok();
+            Ok(Seen { revision, own: written(&place.queued), head: first(head), before, ahead })
         }
-        _ => Err(protocol("a transaction of etcd has another number of answers than of questions")),
+        [TxnOpResponse::Get(own), TxnOpResponse::Get(line)] => {
+            let own = first(own);
+            let is_older = |kv: &&KeyValue| own.as_ref().is_none_or(|own| kv.create_revision() < own.created);
+            let older = line.kvs().iter().filter(is_older);
+            let before = older.clone().next_back().map(Key::of);
+            let ahead = (!line.more()).then(|| u32::try_from(older.count()).unwrap_or(u32::MAX));
+            let ahead = ahead.filter(|_| own.is_some());
+            Ok(Seen { revision, head: first(line).or_else(|| own.clone()), own, before, ahead })
+        }
+        _ => Err(protocol("a transaction of etcd has other answers than questions")),
     }
+}
+
+fn first(get: &GetResponse) -> Option<Key> {
+    get.kvs().first().map(Key::of)
 }
 
 const NO_HEADER: &str = "an answer of etcd has no header";

@@ -241,8 +241,11 @@ impl EtcdStore {
         if place.carrier.is_none() {
             self.revoke(place.lease).await;
         }
-        place.set_gone(!claim.is_unclear() && !Notes::of(claim).is_unclear());
-        match queue::left(place, &called.value) {
+        let left = queue::left(place, &called.value);
+        // Where its key was not found, an operator may have put it on another lease.
+        let is_gone = left != Left::Nothing || place.created == 0;
+        place.set_gone(is_gone && !claim.is_unclear() && !Notes::of(claim).is_unclear());
+        match left {
             Left::Holding => Ok(Released::Held),
             // A try before this one may have found it, and its answer was lost.
             Left::Nothing if called.cut_off && place.token.is_some() => {
