@@ -1,10 +1,12 @@
 //! The suite on etcd: with one member, and with three.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use etcd_client::{Client, GetOptions};
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{Clock, LockStore};
 use lock_etcd::{EtcdConfig, EtcdStore};
@@ -26,7 +28,7 @@ impl Factory for Cluster {
     }
 
     fn ends_sessions(&self) -> bool {
-        false
+        true
     }
 }
 
@@ -35,6 +37,16 @@ impl Deployment for Prefix {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
         let config = EtcdConfig::new(self.0.endpoints()).prefix(&self.1);
         Ok(Arc::new(EtcdStore::connect(config, &Clock::system()).await?))
+    }
+
+    async fn end_sessions(&self) -> Result<(), Failure> {
+        let client = Client::connect(self.0.endpoints(), None).await?;
+        let keys = client.kv_client().get(self.1.as_str(), Some(GetOptions::new().with_prefix())).await?;
+        let leases: HashSet<i64> = keys.kvs().iter().map(|kv| kv.lease()).collect();
+        for lease in leases {
+            client.lease_client().revoke(lease).await?;
+        }
+        Ok(())
     }
 }
 
