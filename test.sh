@@ -12,6 +12,10 @@ needed=(
   faketime:faketime      # steps the wall clock of a process
   unshare:util-linux     # gives a process a time or mount namespace of its own
   mount:mount
+  protoc:protobuf-compiler # builds the client of etcd
+  etcd:etcd-server
+  etcdctl:etcd-client
+  openssl:openssl        # makes certificates
 )
 
 say() { printf '%s\n' "$*"; }

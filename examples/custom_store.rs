@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::{
     Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, FencingToken, Guarantees,
-    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Raise, Realm, Released, Remembers, Renewals, Renewed,
-    Result, Waiting,
+    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Raise, Realm, Released, Remembers, Renewals,
+    Renewed, Result, Waiting,
 };
 use serde::{Deserialize, Serialize};
 

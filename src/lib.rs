@@ -17,6 +17,10 @@ pub use lock_core::*;
 /// The stores that were compiled in, and the names of those that were not.
 pub fn registry() -> Registry {
     let registry = Registry::new().with(MemoryDriver);
+    #[cfg(feature = "etcd")]
+    let registry = registry.with(lock_etcd::EtcdDriver);
+    #[cfg(not(feature = "etcd"))]
+    let registry = registry.without(&["etcd", "etcds"], "etcd");
     #[cfg(feature = "sqlite")]
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]
@@ -35,6 +39,12 @@ pub fn registry() -> Registry {
 /// As [`Connect`].
 pub fn connect(url: impl AsRef<str>) -> Connect {
     registry().connect(url)
+}
+
+/// The store in etcd.
+#[cfg(feature = "etcd")]
+pub mod etcd {
+    pub use lock_etcd::*;
 }
 
 /// The store in one SQLite file.

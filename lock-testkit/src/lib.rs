@@ -3,10 +3,14 @@
 //! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds. What does not happen within a
 //! generous bound fails the test, and so does a program that is not installed.
 
+mod etcd;
 mod port;
 mod process;
+mod proxy;
 mod until;
 
+pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
 pub use self::process::Process;
+pub use self::proxy::Proxy;
 pub use self::until::{BOUND, until};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
-use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockName, LossReason, Moment, Released, Result, observe};
+use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockName, Moment, Released, Result, observe};
 
 /// A call to the store that owns all it needs, so that whoever began it can be dropped and another can finish it.
 pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -76,7 +76,8 @@ impl Withdrawal {
     /// Goes on until the store says that nothing is held and nothing can come any more.
     ///
     /// After a call that was cut off that is never certain: then it goes on for one TTL, since what is applied later
-    /// still ends by itself; except on a shared session, which would carry it on and therefore ends itself.
+    /// still ends by itself; except on a shared session, where it is an orphan from then on, which the next renewal round
+    /// deletes. The session's other leases are none the worse.
     pub(crate) async fn finish(mut self) {
         let until = self.engine.clock.now().after(self.claim.ttl());
         if let Some(request) = self.calls.request.as_mut() {
@@ -98,7 +99,9 @@ impl Withdrawal {
                 _ => {}
             }
             if self.engine.clock.now() >= until {
-                self.give_up(tried.err());
+                if let Err(error) = tried {
+                    observe::gave_up_withdrawing(&self.claim, Some(&error));
+                }
                 break;
             }
             self.engine.clock.sleep_until(self.next_try(pause, until)).await;
@@ -109,15 +112,6 @@ impl Withdrawal {
 
     fn next_try(&self, pause: Duration, until: Moment) -> Moment {
         self.engine.clock.now().after(pause).min(until)
-    }
-
-    fn give_up(&self, error: Option<Error>) {
-        if error.is_some() {
-            observe::gave_up_withdrawing(&self.claim, error.as_ref());
-        }
-        if let Some(session) = self.claim.session() {
-            session.end(LossReason::SessionEnded);
-        }
     }
 
     async fn attempt(&mut self) -> Result<Released> {

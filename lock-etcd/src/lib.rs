@@ -1,0 +1,35 @@
+//! Locks in etcd, for work where a double hold is a bug.
+//!
+//! Programs use the facade `leasehold` with its feature `etcd` and a URL such as
+//! `etcd://10.0.0.1,10.0.0.2,10.0.0.3/app`; this crate is what that URL opens.
+//!
+//! The layout in etcd is that of etcd's own lock (`etcdctl lock`, Go's `concurrency.Mutex`), so that those exclude us
+//! and are excluded, in one queue: a key `<prefix><name>/<number in hex>` on an etcd lease for each holder and waiter, and
+//! the owner is who has the lowest create revision. In a name `/` is written `%2F` and `%` is written `%25`, so that no name is
+//! another's prefix.
+//!
+//! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
+//! is the revision of the reading that found the own key first in line.
+
+mod config;
+mod diagnose;
+mod driver;
+mod error;
+mod heartbeat;
+mod members;
+mod names;
+mod operator;
+mod place;
+mod proof;
+mod queue;
+mod session;
+mod slots;
+mod store;
+mod value;
+mod watch;
+
+pub use self::config::{EtcdConfig, Tls};
+pub use self::diagnose::{Diagnosis, MemberDiagnosis};
+pub use self::driver::EtcdDriver;
+pub use self::proof::Proof;
+pub use self::store::EtcdStore;

@@ -1,0 +1,120 @@
+//! [`Names`]: which keys belong to which lock.
+
+use lock_core::{Holder, LockName};
+
+/// Which keys belong to which lock.
+///
+/// The keys of a lock are `<prefix><name>/…`. A name is written with `%2F` for `/` and `%25` for `%`: it holds no `/`,
+/// so that no lock's keys are in another's range, and it reads back.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub(crate) fn new(prefix: impl Into<String>) -> Names {
+        Names { prefix: prefix.into() }
+    }
+
+    /// The prefix that the path of a URL stands for: it ends in a slash unless it is empty.
+    pub(crate) fn prefix_of_path(path: &str) -> String {
+        if path.is_empty() || path.ends_with('/') { path.to_owned() } else { format!("{path}/") }
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What the keys of this lock begin with.
+    pub(crate) fn range(&self, name: &LockName) -> Vec<u8> {
+        let mut range = Vec::with_capacity(self.prefix.len() + name.as_str().len() + 52);
+        range.extend_from_slice(self.prefix.as_bytes());
+        for byte in name.as_str().bytes() {
+            match byte {
+                b'/' => range.extend_from_slice(b"%2F"),
+                b'%' => range.extend_from_slice(b"%25"),
+                byte => range.push(byte),
+            }
+        }
+        range.push(b'/');
+        range
+    }
+
+    /// The mark that this holder has withdrawn. No lock's range has it, since no name is written with `%g`.
+    pub(crate) fn withdrawn(&self, lease: i64, holder: Holder) -> Vec<u8> {
+        format!("{}{lease:x}-{holder}", self.withdrawn_range()).into_bytes()
+    }
+
+    /// What all such marks begin with.
+    pub(crate) fn withdrawn_range(&self) -> String {
+        format!("{}%gone/", self.prefix)
+    }
+
+    /// The lock whose holder or waiter this key may be: one of ours, or of another program with etcd's own recipe.
+    pub(crate) fn name_of(&self, key: &[u8], lease: i64) -> Option<LockName> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
+        let (name, place) = key.rsplit_once('/')?;
+        let id = place.split_once('-').map_or(place, |(id, _)| id);
+        if name.contains('/') || lease == 0 || i64::from_str_radix(id, 16).is_err() {
+            return None;
+        }
+        LockName::new(decode(name)?).ok()
+    }
+}
+
+/// The name that was written so; `None` if none is written so.
+fn decode(written: &str) -> Option<String> {
+    let mut parts = written.split('%');
+    let mut name = parts.next()?.to_owned();
+    for part in parts {
+        let (byte, rest) = match part.get(..2)? {
+            "2F" => ('/', &part[2..]),
+            "25" => ('%', &part[2..]),
+            _ => return None,
+        };
+        name.push(byte);
+        name.push_str(rest);
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> LockName {
+        LockName::new(text).unwrap()
+    }
+
+    #[test]
+    fn names_are_written_so_that_none_is_anothers_prefix_and_read_back() {
+        let names = Names::new("app/");
+        let texts = ["a", "a/b", "a%2Fb", "a%", "%", "/", "a b", "é☃", "%gone", "..", "a/", "/a"];
+        for (i, text) in texts.iter().enumerate() {
+            let range = names.range(&name(text));
+            let key = [&range[..], b"7b-1"].concat();
+            assert_eq!(names.name_of(&key, 0x7b), Some(name(text)), "{text}");
+            for other in &texts[i + 1..] {
+                let other = names.range(&name(other));
+                assert!(!range.starts_with(&other) && !other.starts_with(&range), "{text}");
+            }
+            assert!(!names.withdrawn(1, Holder::from_u128(5)).starts_with(&range), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_slash_is_where_other_programs_look_for_it() {
+        assert_eq!(Names::new("").range(&name("job")), b"job/");
+        assert_eq!(Names::new("").name_of(b"job/694d7c", 0x694d7c), Some(name("job")));
+    }
+
+    #[test]
+    fn keys_of_others_are_no_locks() {
+        let names = Names::new("app/");
+        for key in ["app/a/b/7b", "other/a/7b", "app/a", "app/a/zz", "app/%41/7b", "app/%gone/7b-1"] {
+            assert_eq!(names.name_of(key.as_bytes(), 0x7b), None, "{key}");
+        }
+        assert_eq!(names.name_of(b"app/a/7b", 0), None, "a key without a lease is no holder");
+    }
+}

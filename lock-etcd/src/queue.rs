@@ -1,0 +1,174 @@
+//! The transactions of the recipe, and what they say: [`Seen`].
+
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, Txn, TxnOp};
+use etcd_client::{PutOptions, TxnOpResponse, TxnResponse};
+use lock_core::Result;
+
+use crate::error::protocol;
+use crate::place::Place;
+
+/// A key of a lock, as a transaction saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) key: Vec<u8>,
+    pub(crate) created: i64,
+    pub(crate) modified: i64,
+    pub(crate) lease: i64,
+    pub(crate) value: Vec<u8>,
+}
+
+/// What one linearizable transaction saw of a lock.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// At which revision.
+    pub(crate) revision: i64,
+    /// The claim's own key.
+    pub(crate) own: Option<Key>,
+    /// The first in line: who has the lowest create revision holds the lock.
+    pub(crate) head: Option<Key>,
+    /// The next older key than the own.
+    pub(crate) before: Option<Key>,
+    /// How many are ahead, where it is known.
+    pub(crate) ahead: Option<u32>,
+}
+
+/// Takes the lock if nobody is in line; else, for a claim that queues, takes a place in the line; and says what it sees,
+/// all in one step. Made twice, it does nothing the second time. After the claim was withdrawn it does nothing at all.
+pub(crate) fn enter(place: &Place, queues: bool, withdrawn: &[u8]) -> Txn {
+    let not_withdrawn = || Compare::create_revision(withdrawn, CompareOp::Equal, 0);
+    let nobody = Compare::create_revision(place.range.clone(), CompareOp::Equal, 0).with_prefix();
+    let put = |value: &[u8]| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
+    let own = || TxnOp::get(place.key.clone(), None);
+    let otherwise = match queues {
+        false => vec![own(), head(place)],
+        true => {
+            let absent = Compare::create_revision(place.key.clone(), CompareOp::Equal, 0);
+            let last = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Descend).with_limit(2)));
+            let line = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Ascend).with_limit(COUNTED)));
+            let join = Txn::new()
+                .when([absent, not_withdrawn()])
+                .and_then([put(&place.queued), head(place), last])
+                .or_else([own(), line]);
+            vec![TxnOp::txn(join)]
+        }
+    };
+    Txn::new().when([nobody, not_withdrawn()]).and_then([put(&place.free)]).or_else(otherwise)
+}
+
+/// How many are looked at who are ahead of a waiter that looks again. Where there are more, it waits for one that is
+/// not the last before it, and looks again then.
+const COUNTED: i64 = 1_000;
+
+/// Looks where a claim stands whose key is known; it writes nothing.
+pub(crate) fn look(place: &Place) -> Txn {
+    let older = by_creation(SortOrder::Ascend).with_max_create_revision(place.created - 1).with_limit(COUNTED);
+    Txn::new().and_then([TxnOp::get(place.key.clone(), None), TxnOp::get(place.range.clone(), Some(older))])
+}
+
+/// Deletes the claim's own key, and nobody else's; `mark` is left for a request that comes late.
+pub(crate) fn leave(place: &Place, mark: Option<&[u8]>) -> Txn {
+    let mark = || mark.map(|mark| TxnOp::put(mark, "", Some(PutOptions::new().with_lease(place.lease))));
+    let delete = |own: Compare, otherwise: Vec<TxnOp>| {
+        let on_lease = Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
+        // Whether it was the first in line, and so held the lock, is known from a grant; otherwise it is read.
+        let mut delete: Vec<_> = place.token.is_none().then(|| head(place)).into_iter().collect();
+        delete.push(TxnOp::delete(place.key.clone(), None));
+        delete.extend(mark());
+        Txn::new().when([on_lease, own]).and_then(delete).or_else(otherwise)
+    };
+    let nothing = || mark().into_iter().collect();
+    if place.created != 0 {
+        return delete(Compare::create_revision(place.key.clone(), CompareOp::Equal, place.created), nothing());
+    }
+    // An answer was lost: what is its own is told by what it says.
+    let says = |value: &[u8]| Compare::value(place.key.clone(), CompareOp::Equal, value);
+    delete(says(&place.free), vec![TxnOp::txn(delete(says(&place.queued), nothing()))])
+}
+
+/// What a [`leave`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// The claim's key, first in line.
+    Holding,
+    /// The claim's key, behind others.
+    Waiting,
+    /// No key of the claim's.
+    Nothing,
+}
+
+/// What a [`leave`] found.
+pub(crate) fn left(place: &Place, response: &TxnResponse) -> Left {
+    let ops = response.op_responses();
+    match (response.succeeded(), place.token, ops.first()) {
+        (true, Some(_), _) => Left::Holding,
+        (true, None, Some(TxnOpResponse::Get(get))) if get.kvs().first().is_some_and(|kv| kv.key() == place.key) => {
+            Left::Holding
+        }
+        (true, None, _) => Left::Waiting,
+        (false, _, Some(TxnOpResponse::Txn(inner))) => left(place, inner),
+        (false, _, _) => Left::Nothing,
+    }
+}
+
+fn head(place: &Place) -> TxnOp {
+    TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Ascend).with_limit(1)))
+}
+
+fn by_creation(order: SortOrder) -> GetOptions {
+    GetOptions::new().with_prefix().with_sort(SortTarget::Create, order)
+}
+
+/// Reads the answer to [`enter`] or [`look`].
+pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
+    let revision = response.header().map(|header| header.revision()).ok_or_else(|| protocol(NO_HEADER))?;
+    let mut ops = response.op_responses();
+    let mut joined = false;
+    if let [TxnOpResponse::Txn(inner)] = &ops[..] {
+        joined = inner.succeeded();
+        ops = inner.op_responses();
+    }
+    let written = |value: &Vec<u8>| {
+        let (key, value) = (place.key.clone(), value.clone());
+        Some(Key { key, created: revision, modified: revision, lease: place.lease, value })
+    };
+    match &ops[..] {
+        // Granted at once: there is nobody else.
+        [TxnOpResponse::Put(_)] => {
+            let own = written(&place.free);
+            Ok(Seen { revision, head: own.clone(), own, before: None, ahead: None })
+        }
+        [TxnOpResponse::Put(_), TxnOpResponse::Get(head), TxnOpResponse::Get(last)] if joined => {
+            let before = last.kvs().iter().find(|kv| kv.key() != place.key).map(Key::of);
+            let ahead = u32::try_from(last.count() - 1).ok();
+            Ok(Seen { revision, own: written(&place.queued), head: first(head), before, ahead })
+        }
+        [TxnOpResponse::Get(own), TxnOpResponse::Get(line)] => {
+            let own = first(own);
+            let is_older = |kv: &&KeyValue| own.as_ref().is_none_or(|own| kv.create_revision() < own.created);
+            let older = line.kvs().iter().filter(is_older);
+            let before = older.clone().next_back().map(Key::of);
+            let ahead = (!line.more()).then(|| u32::try_from(older.count()).unwrap_or(u32::MAX));
+            let ahead = ahead.filter(|_| own.is_some());
+            Ok(Seen { revision, head: first(line).or_else(|| own.clone()), own, before, ahead })
+        }
+        _ => Err(protocol("a transaction of etcd has other answers than questions")),
+    }
+}
+
+fn first(get: &GetResponse) -> Option<Key> {
+    get.kvs().first().map(Key::of)
+}
+
+const NO_HEADER: &str = "an answer of etcd has no header";
+
+impl Key {
+    pub(crate) fn of(kv: &KeyValue) -> Key {
+        Key {
+            key: kv.key().to_vec(),
+            created: kv.create_revision(),
+            modified: kv.mod_revision(),
+            lease: kv.lease(),
+            value: kv.value().to_vec(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! [`Sessions`]: the etcd leases that carry the renewed leases of this process, one for each TTL.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lock_core::{Clock, Result, Session};
+
+use crate::heartbeat::Stream;
+use crate::members::Members;
+
+/// An etcd lease that carries leases of one TTL.
+pub(crate) struct Carrier {
+    pub(crate) session: Session,
+    pub(crate) lease: i64,
+    /// The stream of its heartbeats, while none is under way.
+    pub(crate) stream: Mutex<Option<Stream>>,
+    /// About how many bytes of keys were put on it.
+    weight: AtomicUsize,
+}
+
+/// The etcd leases of this process, one for each TTL.
+pub(crate) struct Sessions {
+    members: Arc<Members>,
+    clock: Clock,
+    by_ttl: Mutex<HashMap<u64, Slot>>,
+    by_lease: Mutex<HashMap<u64, Arc<Carrier>>>,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Carrier>>>>;
+
+/// The keys of a session are read in every round, in one message; etcd's clients take messages of up to four
+/// megabytes. A session that carries more is full, and another is opened beside it.
+const FULL: usize = 2 << 20;
+
+impl Sessions {
+    pub(crate) fn new(members: Arc<Members>, clock: Clock) -> Sessions {
+        Sessions { members, clock, by_ttl: Mutex::default(), by_lease: Mutex::default() }
+    }
+
+    /// The session for leases of this TTL; a new one if there is none, or too little of it remains.
+    pub(crate) async fn for_ttl(&self, ttl: Duration) -> Result<Arc<Carrier>> {
+        let slot = locked(&self.by_ttl).entry(seconds(ttl)).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some(carrier) = slot.as_ref().filter(|carrier| carrier.is_usable()) {
+            return Ok(carrier.clone());
+        }
+        let opening = Session::opening(&self.clock);
+        let (lease, granted) = grant(&self.members, ttl).await?;
+        let session = opening.opened(lease as u64, granted);
+        let carrier = Arc::new(Carrier { session, lease, stream: Mutex::default(), weight: AtomicUsize::new(0) });
+        let mut by_lease = locked(&self.by_lease);
+        by_lease.retain(|_, carrier| carrier.session.is_valid());
+        by_lease.insert(carrier.session.key(), carrier.clone());
+        *slot = Some(carrier.clone());
+        Ok(carrier)
+    }
+
+    /// The carrier of this session.
+    pub(crate) fn of(&self, session: &Session) -> Option<Arc<Carrier>> {
+        locked(&self.by_lease).get(&session.key()).cloned()
+    }
+}
+
+impl Carrier {
+    fn is_usable(&self) -> bool {
+        let session = &self.session;
+        session.is_valid() && session.remaining() > session.ttl() / 2 && self.weight.load(Ordering::Relaxed) < FULL
+    }
+
+    /// Another key of this length is put on it.
+    pub(crate) fn load(&self, bytes: usize) {
+        self.weight.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What it carries was counted.
+    pub(crate) fn weigh(&self, bytes: usize) {
+        self.weight.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A new etcd lease, and the TTL that it was granted: etcd counts whole seconds, and has a shortest TTL.
+///
+/// A grant whose answer was lost leaves an etcd lease without keys, which ends by itself.
+pub(crate) async fn grant(members: &Members, ttl: Duration) -> Result<(i64, Duration)> {
+    let wanted = i64::try_from(seconds(ttl)).unwrap_or(i64::MAX);
+    let grant = |client: Arc<etcd_client::Client>| async move { client.lease_client().grant(wanted, None).await };
+    let granted = members.call("opening a session", grant).await?.value;
+    Ok((granted.id(), Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0))))
+}
+
+/// A TTL in whole seconds, rounded up.
+fn seconds(ttl: Duration) -> u64 {
+    ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carrier").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_second_is_rounded_up() {
+        assert_eq!(seconds(Duration::from_secs(3)), 3);
+        assert_eq!(seconds(Duration::from_millis(2_001)), 3);
+        assert_eq!(seconds(Duration::from_millis(1)), 1);
+    }
+}

@@ -1,0 +1,461 @@
+//! [`EtcdStore`]: the contract on transactions, leases and watches.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
+use futures_util::future::join_all;
+use lock_core::{
+    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
+    FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Raise, Realm, Released, Remembers,
+    Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
+};
+
+use crate::heartbeat::{Beaten, Heartbeats};
+use crate::members::{CallError, Called, Members};
+use crate::names::Names;
+use crate::place::{Notes, Place};
+use crate::queue::{self, Key, Left, Seen};
+use crate::session::{Carrier, Sessions, grant};
+use crate::slots::Slots;
+use crate::value::Value;
+use crate::watch::Watches;
+use crate::{EtcdConfig, Proof};
+
+/// Locks in etcd. The crate's documentation has the layout.
+///
+/// Handles are independent, as those of two processes are; all locks of one handle share its sessions and watches.
+pub struct EtcdStore {
+    pub(crate) members: Arc<Members>,
+    pub(crate) names: Names,
+    clock: Clock,
+    realm: Realm,
+    voters: usize,
+    sessions: Sessions,
+    heartbeats: Heartbeats,
+    watches: Watches,
+    slots: Arc<Slots>,
+}
+
+/// A waiter looks again this often even if no hint came, since the watch may hang at a member that does.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+impl EtcdStore {
+    /// Connects, and reads who the members are. Sessions are stamped with `clock`: the locks must go by the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), [`Unavailable`](ErrorKind::Unavailable),
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) or [`Protocol`](ErrorKind::Protocol).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub async fn connect(config: EtcdConfig, clock: &Clock) -> Result<EtcdStore> {
+        let members = Arc::new(Members::new(&config)?);
+        let names = Names::new(config.prefix);
+        let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
+        let list = members.call("connecting", list).await?.value;
+        let cluster = list.header().map(|header| header.cluster_id());
+        let cluster = cluster.ok_or_else(|| crate::error::protocol("etcd does not say which cluster it is"))?;
+        let voters = list.members().iter().filter(|member| !member.is_learner()).count();
+        Ok(EtcdStore {
+            clock: clock.clone(),
+            realm: Realm::new(format!("etcd:{cluster:x}")),
+            voters,
+            sessions: Sessions::new(members.clone(), clock.clone()),
+            heartbeats: Heartbeats { members: members.clone(), key: names.withdrawn_range().into_bytes() },
+            watches: Watches::new(members.clone()),
+            slots: Slots::new(),
+            members,
+            names,
+        })
+    }
+
+    /// What a cluster of so many voting members promises.
+    pub(crate) fn guarantees_of(voters: usize) -> Guarantees {
+        let mut records = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]);
+        if voters >= 3 {
+            records = records | Fault::MinorityLoss.into();
+        }
+        let tokens = records | Faults::of(&[Fault::ClockStep, Fault::Pause]);
+        Guarantees::NONE
+            .records_survive(records)
+            .tokens_survive(tokens)
+            .expiry(Expiry::Session(ClockKind::Monotonic))
+            .waiting(WaitStyle::Queued)
+    }
+
+    /// The condition for writes inside etcd by the holder of this lock, as data for any client; `None` if this holder does
+    /// not hold it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`inspect`](LockStore::inspect).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing.
+    pub async fn proof(&self, name: &LockName, holder: lock_core::Holder) -> Result<Option<Proof>> {
+        let head = self.head(name).await?;
+        let is_holder =
+            |key: &Key| Value::read(&key.value).is_some_and(|value| value.holder == holder && !value.revoked);
+        let proof = |key: Key| Proof { key: key.key, create_revision: key.created, mod_revision: key.modified };
+        Ok(head.filter(is_holder).map(proof))
+    }
+
+    /// A transaction that is safe to repeat.
+    pub(crate) async fn transact(&self, doing: &str, txn: Txn) -> Result<Called<TxnResponse>, CallError> {
+        let call = |client: Arc<Client>| {
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
+        };
+        self.members.call(doing, call).await
+    }
+
+    /// The claim's place; where it has none, or what carried it has ended, a new one.
+    async fn place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
+        if let Some(place) = notes.place() {
+            if place.may_stand() {
+                return self.kept(claim, notes, place).await;
+            }
+            // Its session is not believed in any more, yet its key may stand for a while.
+            self.leave(claim, &place, None).await?;
+        }
+        self.new_place(claim, notes).await
+    }
+
+    async fn new_place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
+        let range = self.names.range(claim.name());
+        let place = if claim.is_fixed() {
+            let (lease, ttl) = grant(&self.members, claim.ttl()).await?;
+            Place::new(range.clone(), self.slots.take(&range), claim, lease, ttl)
+        } else {
+            let carrier = self.sessions.for_ttl(claim.ttl()).await?;
+            let slot = self.slots.take(&range);
+            Place::new(range, slot, claim, carrier.lease, carrier.session.ttl()).on(carrier)
+        };
+        notes.take_place(place.clone());
+        if let Some(carrier) = &place.carrier {
+            // From here on what is written for the claim is no orphan.
+            carrier.session.carry(claim);
+        }
+        Ok(place)
+    }
+
+    /// A place that the claim had before. A lease of its own starts anew, as the contract asks.
+    async fn kept(&self, claim: &Claim, notes: &Notes, place: Place) -> Result<Place> {
+        if let Some(carrier) = &place.carrier {
+            carrier.session.carry(claim);
+            return Ok(place);
+        }
+        match self.heartbeats.beat(&self.clock, place.lease, &Mutex::default()).await? {
+            Beaten::Alive { .. } => Ok(place),
+            Beaten::Gone => self.new_place(claim, notes).await,
+        }
+    }
+
+    /// One look at the line, after taking a place in it where that is wanted and was not done before.
+    async fn see(&self, claim: &Claim, notes: &Notes, place: &mut Place) -> Result<Seen, CallError> {
+        if place.created != 0 {
+            let looked = self.transact("looking at a lock", queue::look(place)).await?;
+            let seen = queue::read(place, &looked.value).map_err(CallError::of)?;
+            if seen.own.as_ref().is_some_and(|own| own.created == place.created) {
+                return Ok(seen);
+            }
+            // The key is gone, and the place in the line with it.
+            (place.created, place.token) = (0, None);
+            notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
+        }
+        let withdrawn = self.names.withdrawn(place.lease, claim.holder());
+        let entered = self.transact("asking for a lock", queue::enter(place, claim.queues(), &withdrawn)).await;
+        match &entered {
+            Ok(called) => notes.set_unclear(called.cut_off),
+            Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
+        }
+        queue::read(place, &entered?.value).map_err(CallError::of)
+    }
+
+    /// What `seen` means for the claim.
+    fn attempt(&self, claim: &Claim, notes: &Notes, place: &Place, seen: Seen) -> Attempt {
+        let own = seen.own.as_ref().filter(|own| place.is_own(own));
+        let first = own.is_some_and(|own| seen.head.as_ref().is_some_and(|head| head.key == own.key));
+        let mut token = None;
+        let waits_for = seen.before.as_ref().filter(|_| own.is_some()).or(seen.head.as_ref());
+        notes.update(&place.key, |noted| {
+            noted.created = own.map_or(0, |own| own.created);
+            noted.waits_for = waits_for.map(|key| (key.key.clone(), key.created));
+            if first {
+                token = Some(*noted.token.get_or_insert(seen.revision.unsigned_abs()));
+            }
+        });
+        let session = place.carrier.as_ref().map(|carrier| carrier.session.clone());
+        if let Some(token) = token {
+            let token = Some(FencingToken::new(self.realm.clone(), token));
+            return Attempt::Granted(match session {
+                // Etcd syncs every write before it answers.
+                Some(session) => Lease::on_session(session, token, Remembers::Everything),
+                None => Lease::new(place.ttl, token, Remembers::Everything),
+            });
+        }
+        let mut by = seen.head.as_ref().map(|head| self.held_by(head)).unwrap_or_default();
+        by.ahead = seen.ahead;
+        // A place without a session is kept by asking again.
+        let look_again = if session.is_some() { LOOK_AGAIN.min(place.ttl) } else { place.ttl / 3 };
+        let waiting = Waiting::new(by, look_again).seen(seen.revision.unsigned_abs());
+        Attempt::Held(match session {
+            Some(session) if claim.queues() => waiting.on_session(session),
+            _ => waiting,
+        })
+    }
+
+    /// Who holds a lock, as its key says.
+    pub(crate) fn held_by(&self, head: &Key) -> HeldBy {
+        let Some(value) = Value::read(&head.value) else {
+            let mut by = HeldBy::default();
+            by.info = Some(crate::operator::stranger(head));
+            return by;
+        };
+        let mut by = HeldBy::holder(value.holder);
+        by.held_for = value.held_for();
+        by.revoked = value.revoked;
+        // Who had to queue was granted the lock at a revision that its key does not show.
+        let shown = !value.queued && !value.revoked;
+        by.token = shown.then(|| FencingToken::new(self.realm.clone(), head.created.unsigned_abs()));
+        by.info = Some(value.info);
+        by
+    }
+
+    /// Gives the place up; `mark` is left for a request that comes late.
+    async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<Released> {
+        let called = match self.transact("releasing", queue::leave(place, mark)).await {
+            Ok(called) => called,
+            // The mark's lease has ended: what was on it is gone with it, and nothing can come.
+            Err(failed) if failed.lease_is_gone => {
+                place.set_gone(true);
+                return Ok(Released::NotHeld);
+            }
+            Err(failed) => return Err(failed.error),
+        };
+        if place.carrier.is_none() {
+            self.revoke(place.lease).await;
+        }
+        let left = queue::left(place, &called.value);
+        // Where its key was not found, an operator may have put it on another lease.
+        let is_gone = left != Left::Nothing || place.created == 0;
+        place.set_gone(is_gone && !claim.is_unclear() && !Notes::of(claim).is_unclear());
+        match left {
+            Left::Holding => Ok(Released::Held),
+            // A try before this one may have found it, and its answer was lost.
+            Left::Nothing if called.cut_off && place.token.is_some() => {
+                let text = format!("\"{}\" is released; whether it was held until now is unknown", claim.name());
+                Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
+            }
+            Left::Waiting | Left::Nothing => Ok(Released::NotHeld),
+        }
+    }
+
+    /// Ends an etcd lease that nobody needs any more. If it fails, the lease ends by itself.
+    pub(crate) async fn revoke(&self, lease: i64) {
+        let revoke = |client: Arc<Client>| async move { client.lease_client().revoke(lease).await };
+        if let Err(failed) = self.members.call("ending a lease", revoke).await {
+            tracing::debug!(error = %failed.error, "a lease that nobody needs was left to end by itself");
+        }
+    }
+
+    async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
+        match renewal.of() {
+            Beat::Lease(claim) => {
+                let answer = self.renew_lease(batch.clock(), claim).await?;
+                renewal.answer(answer);
+            }
+            Beat::Session(session) => {
+                let carrier = self.sessions.of(session);
+                let carrier = carrier.ok_or_else(|| crate::error::protocol("BUG: a session of another store"))?;
+                self.renew_session(batch.clock(), renewal, &carrier).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<Renewed> {
+        let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
+        match self.heartbeats.beat(clock, place.lease, &Mutex::default()).await? {
+            Beaten::Alive { since, ttl } if self.is_there(&place).await? => Ok(Renewed::Since(since, ttl)),
+            _ => Ok(Renewed::NotHeld),
+        }
+    }
+
+    /// One round of a session: a heartbeat, and a look at what is still on it. The look comes before the answer, so that
+    /// a lease whose key was broken is lost before the session is believed in any longer.
+    async fn renew_session(&self, clock: &Clock, renewal: &Renewal, carrier: &Carrier) -> Result<()> {
+        let ended = || {
+            carrier.session.end(LossReason::SessionEnded);
+            renewal.answer(Renewed::NotHeld);
+        };
+        // Before the reading: a claim that is granted during it may be missing there.
+        let granted = placed(carrier, |place| place.token.is_some());
+        let Beaten::Alive { since, ttl } = self.heartbeats.beat(clock, carrier.lease, &carrier.stream).await? else {
+            ended();
+            return Ok(());
+        };
+        let Some(keys) = self.keys_of(carrier.lease).await? else {
+            ended();
+            return Ok(());
+        };
+        carrier.weigh(keys.iter().map(Vec::len).sum());
+        let keys: HashSet<_> = keys.into_iter().collect();
+        for (claim, place) in granted.iter().filter(|(_, place)| !keys.contains(&place.key)) {
+            // The list comes from a leader that may lag a little, so each loss is read again: it is final.
+            if !self.is_there(place).await? {
+                renewal.not_held(claim);
+            }
+        }
+        renewal.answer(Renewed::Since(since, ttl));
+        let marks = self.names.withdrawn_range();
+        let claimed = keys_claimed(carrier);
+        for key in keys.iter().filter(|key| !claimed.contains(*key) && !key.starts_with(marks.as_bytes())) {
+            self.delete_orphan(carrier, key).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a key that no claim owns. A key is used again, so the claims are asked after the key was read: whoever
+    /// has it by then is left alone, and who takes it later makes it anew.
+    async fn delete_orphan(&self, carrier: &Carrier, key: &[u8]) -> Result<()> {
+        let Some(found) = self.read_key(key).await?.filter(|found| found.lease == carrier.lease) else { return Ok(()) };
+        if keys_claimed(carrier).contains(key) {
+            return Ok(());
+        }
+        let unchanged = Compare::create_revision(key, CompareOp::Equal, found.created);
+        let delete = Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)]);
+        self.transact("deleting what nobody claims", delete).await?;
+        Ok(())
+    }
+
+    /// The keys on a lease; `None` if there is no such lease.
+    async fn keys_of(&self, lease: i64) -> Result<Option<Vec<Vec<u8>>>> {
+        let read = |client: Arc<Client>| async move {
+            let keys = etcd_client::LeaseTimeToLiveOptions::new().with_keys();
+            client.lease_client().time_to_live(lease, Some(keys)).await
+        };
+        let read = self.members.call("reading what a session has", read).await?.value;
+        Ok((read.ttl() > 0).then(|| read.keys().to_vec()))
+    }
+
+    async fn read_key(&self, key: &[u8]) -> Result<Option<Key>> {
+        let read = |client: Arc<Client>| {
+            let key = key.to_vec();
+            async move { client.kv_client().get(key, None).await }
+        };
+        Ok(self.members.call("reading a key", read).await?.value.kvs().first().map(Key::of))
+    }
+
+    /// Whether this claim's key is there, and its own.
+    async fn is_there(&self, place: &Place) -> Result<bool> {
+        Ok(self.read_key(&place.key).await?.is_some_and(|key| place.is_own(&key)))
+    }
+}
+
+/// The keys that claims of this session own.
+fn keys_claimed(carrier: &Carrier) -> HashSet<Vec<u8>> {
+    placed(carrier, |_| true).into_iter().map(|(_, place)| place.key).collect()
+}
+
+/// The claims of a session with their places, as far as these are such.
+fn placed(carrier: &Carrier, such: impl Fn(&Place) -> bool) -> Vec<(Claim, Place)> {
+    let place = |claim: Claim| {
+        let place = Notes::of(&claim).place().filter(|place| place.lease == carrier.lease && such(place))?;
+        Some((claim, place))
+    };
+    carrier.session.claims().into_iter().filter_map(place).collect()
+}
+
+#[async_trait]
+impl LockStore for EtcdStore {
+    fn guarantees(&self) -> Guarantees {
+        EtcdStore::guarantees_of(self.voters)
+    }
+
+    fn realm(&self) -> Realm {
+        self.realm.clone()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        let notes = Notes::of(claim);
+        for last in [false, true] {
+            let mut place = self.place(claim, notes).await?;
+            match self.see(claim, notes, &mut place).await {
+                Ok(seen) => return Ok(self.attempt(claim, notes, &place, seen)),
+                Err(failed) if failed.lease_is_gone && !last => {
+                    // The server has ended it, and with it all that was on it; a new one is opened.
+                    place.set_gone(true);
+                    if let Some(carrier) = &place.carrier {
+                        carrier.session.end(LossReason::SessionEnded);
+                    }
+                    notes.leave();
+                }
+                Err(failed) => return Err(failed.error),
+            }
+        }
+        Err(Error::refused(ErrorKind::Unavailable, "etcd ended two sessions in a row at once"))
+    }
+
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+        let Some(place) = Notes::of(claim).place() else { return Ok(()) };
+        let Some((key, created)) = &place.waits_for else { return Ok(()) };
+        let seen = i64::try_from(held.seen).unwrap_or(i64::MAX);
+        self.watches.gone(&place.range, key, *created, seen).await
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        let renew = |renewal| async move {
+            if let Err(error) = self.renew_one(batch, renewal).await {
+                batch.fail(error);
+            }
+        };
+        join_all(batch.iter().map(renew)).await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        let notes = Notes::of(claim);
+        let Some(place) = notes.place() else { return Ok(Released::NotHeld) };
+        let unclear = (claim.is_unclear() || notes.is_unclear()) && place.carrier.is_some();
+        let mark = unclear.then(|| self.names.withdrawn(place.lease, claim.holder()));
+        self.leave(claim, &place, mark.as_deref()).await
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        self.inspected(name).await
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.listed(after, limit).await
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        self.broken(name, seen, how).await
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        let text =
+            format!("etcd decides the realm by its cluster id, which changes at a restore; it is {}", self.realm);
+        Err(Error::refused(ErrorKind::InvalidConfig, text))
+    }
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore")
+            .field("members", &self.members)
+            .field("prefix", &self.names.prefix())
+            .field("realm", &self.realm)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,43 @@
+//! What a lock costs the cluster.
+
+use lock_testkit::Etcd;
+
+use crate::bed::{fresh, keys, locks, secs, shared};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
+    let etcd = Etcd::start(1);
+    let (ours, theirs) = (locks(etcd.endpoints(), secs(60)).await, locks(etcd.endpoints(), secs(60)).await);
+    // Opens the sessions.
+    ours.lock("job").acquire().await.unwrap().release().await.unwrap();
+    let held = theirs.lock("held").acquire().await.unwrap();
+
+    let before = etcd.proposals();
+    for _ in 0..100 {
+        ours.lock("job").acquire().await.unwrap().release().await.unwrap();
+    }
+    let cycles = etcd.proposals() - before;
+    assert_eq!(cycles, 200, "100 cycles");
+
+    let before = etcd.proposals();
+    for _ in 0..50 {
+        assert!(ours.lock("held").try_acquire().await.unwrap().is_none());
+    }
+    let tries = etcd.proposals() - before;
+    // A transaction that may write is proposed, although it then writes nothing.
+    assert!(tries <= 50, "{tries} proposals by 50 tries");
+    held.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_used_again_and_again() {
+    let (etcd, name) = (shared(), fresh("again"));
+    let locks = locks(etcd.endpoints(), secs(60)).await;
+    let mut used = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let guard = locks.lock(&name).acquire().await.unwrap();
+        used.extend(keys(etcd, name.as_str()));
+        guard.release().await.unwrap();
+    }
+    assert_eq!(used.len(), 1, "etcd looks at every key that ever was: {used:?}");
+}

@@ -1,0 +1,131 @@
+//! One of three members is gone: all goes on.
+
+use std::time::Instant;
+
+use lock_testkit::Etcd;
+
+use crate::bed::{locks, secs, soon};
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    Paused,
+    CutOff,
+    Silent,
+}
+
+fn inflict(etcd: &mut Etcd, member: usize, fault: Fault) {
+    match fault {
+        Fault::Killed => etcd.member_mut(member).kill(),
+        Fault::Paused => etcd.member(member).process().pause(),
+        Fault::CutOff => etcd.member(member).proxy().cut(),
+        Fault::Silent => etcd.member(member).proxy().hold(),
+    }
+}
+
+fn heal(etcd: &mut Etcd, member: usize, fault: Fault) {
+    match fault {
+        Fault::Killed => etcd.member_mut(member).start(),
+        Fault::Paused => etcd.member(member).process().resume(),
+        Fault::CutOff | Fault::Silent => etcd.member(member).proxy().forward(),
+    }
+}
+
+/// With one member gone, the one that all calls go to or the one that leads, a held lock stays valid, and acquiring,
+/// renewing and releasing go on.
+async fn goes_on(fault: Fault) {
+    let mut etcd = Etcd::start(3);
+    for leads in [false, true] {
+        let locks = locks(etcd.proxied(), secs(6)).await;
+        let held = locks.lock("held").acquire().await.unwrap();
+        let leader = etcd.leader();
+        // Calls begin at the first endpoint.
+        let member = if leads { leader } else { 0 };
+        inflict(&mut etcd, member, fault);
+        let began = Instant::now();
+        let guard = soon("an acquire", locks.lock("next").acquire()).await.unwrap();
+        let acquired = began.elapsed();
+        soon("a renewal", held.renew()).await.unwrap();
+        soon("a release", guard.release()).await.unwrap();
+        println!("{fault:?}, leads {leads}: acquired after {acquired:?}, all after {:?}", began.elapsed());
+        for i in 0..20 {
+            let guard = soon("an acquire", locks.lock(format!("next/{i}")).acquire()).await.unwrap();
+            soon("a release", guard.release()).await.unwrap();
+        }
+        // Far more than the two election time-outs that it takes on an idle machine.
+        assert!(began.elapsed() < Etcd::ELECTION * 20, "{:?}", began.elapsed());
+        assert!(held.is_valid(), "{:?}", held.check());
+        heal(&mut etcd, member, fault);
+        soon("a release", held.release()).await.unwrap();
+        locks.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_of_three_members_killed_all_goes_on() {
+    goes_on(Fault::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_of_three_members_paused_all_goes_on() {
+    goes_on(Fault::Paused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_of_three_members_cut_off_from_us_all_goes_on() {
+    goes_on(Fault::CutOff).await;
+    goes_on(Fault::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_watch_hangs_at_a_silent_member_is_served() {
+    let etcd = Etcd::start(3);
+    let (ours, theirs) = (locks(etcd.proxied(), secs(6)).await, locks(etcd.endpoints(), secs(6)).await);
+    let holder = theirs.lock("job").acquire().await.unwrap();
+    let (told, hears) = tokio::sync::oneshot::channel();
+    let told = std::sync::Mutex::new(Some(told));
+    let tell = move |_: &lock_core::HeldBy| {
+        let _ = told.lock().unwrap().take().map(|told| told.send(()));
+    };
+    let waiter = tokio::spawn(ours.lock("job").on_wait(tell).acquire());
+    hears.await.unwrap();
+    etcd.member(0).proxy().hold();
+    holder.release().await.unwrap();
+    let guard = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_two_of_three_are_gone_nothing_is_granted_and_the_guard_is_lost_on_time() {
+    let mut etcd = Etcd::start(3);
+    let locks = locks(etcd.endpoints(), secs(3)).await;
+    let held = locks.lock("held").acquire().await.unwrap();
+    etcd.member_mut(1).kill();
+    etcd.member_mut(2).kill();
+    let error = locks.lock("other").try_acquire().await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    assert_eq!(soon("the loss", held.lost()).await, lock_core::LossReason::Expired);
+    etcd.start_all();
+    let guard = soon("an acquire", locks.lock("other").acquire()).await.unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_buffered_at_a_paused_member_leaves_nothing() {
+    let etcd = Etcd::start(3);
+    let ours = locks(etcd.endpoints(), secs(4)).await;
+    // A session is open, and renewed for as long as this is held.
+    let other = ours.lock("other").acquire().await.unwrap();
+    etcd.member(0).process().pause();
+    let guard = soon("an acquire", ours.lock("job").acquire()).await.unwrap();
+    guard.release().await.unwrap();
+    etcd.member(0).process().resume();
+    let theirs = locks(vec![etcd.endpoints()[0].clone()], secs(4)).await;
+    for _ in 0..20 {
+        let guard = soon("an acquire", theirs.lock("job").acquire()).await.unwrap();
+        guard.release().await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(theirs.inspect("job").await.unwrap().is_none());
+    other.release().await.unwrap();
+}

@@ -1,0 +1,85 @@
+//! Fenced writes inside etcd, and what is told of a cluster.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use lock_core::{Break, ErrorKind, LockStore};
+use lock_etcd::Proof;
+use lock_testkit::Etcd;
+
+use crate::bed::{fresh, locks_on, secs, shared, store};
+
+/// A write by another client under this proof; gives whether it was committed.
+fn write(etcd: &Etcd, proof: &Proof, key: &str) -> bool {
+    let lock = String::from_utf8(proof.key.clone()).unwrap();
+    let mut txn = etcd.ctl();
+    let mut txn = txn.args(["txn"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (created, modified) = (proof.create_revision, proof.mod_revision);
+    let text = format!("create(\"{lock}\") = \"{created}\"\nmod(\"{lock}\") = \"{modified}\"\n\nput {key} x\n\n\n");
+    txn.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = String::from_utf8(txn.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.contains("SUCCESS") || output.contains("FAILURE"), "{output}");
+    output.contains("SUCCESS")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
+    let (etcd, name) = (shared(), fresh("proof"));
+    let store = store(etcd.endpoints()).await;
+    let locks = locks_on(&store, secs(10));
+    let guard = locks.lock(&name).acquire().await.unwrap();
+    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    assert!(write(etcd, &proof, "target"));
+    let seen = locks.inspect(&name).await.unwrap().unwrap();
+    assert!(store.proof(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
+    // Revoked: the key is still there, with its create revision, and blocks the name; its holder is fenced off.
+    locks.break_lock(&name, &seen, Break::Revoke).await.unwrap().unwrap();
+    assert!(!write(etcd, &proof, "target"));
+    assert!(store.proof(&name, guard.holder()).await.unwrap().is_none());
+    drop(guard);
+    locks.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_holder_cannot_write() {
+    let (etcd, name) = (shared(), fresh("proof"));
+    let store = store(etcd.endpoints()).await;
+    let locks = locks_on(&store, secs(10));
+    let guard = locks.lock(&name).acquire().await.unwrap();
+    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    guard.release().await.unwrap();
+    assert!(!write(etcd, &proof, "target"));
+    let next = locks.lock(&name).acquire().await.unwrap();
+    assert!(!write(etcd, &proof, "target"));
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diagnosis_names_old_servers_members_and_the_shortest_ttl() {
+    let mut etcd = Etcd::start(3);
+    let store = store(etcd.endpoints()).await;
+    assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "etcd");
+    etcd.member_mut(2).kill();
+    let diagnosis = store.diagnose().await.unwrap();
+    assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.members.len()), (3, 2, 3));
+    assert!(diagnosis.members[2].failure.is_some() && diagnosis.members[2].version.is_none());
+    let version = diagnosis.members[0].version.as_deref().unwrap();
+    assert_eq!(diagnosis.members[0].may_revoke_early, version.starts_with("3.4."), "{version}");
+    assert!(diagnosis.alarms.is_empty());
+    assert_eq!(diagnosis.shortest_ttl, secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_in_fractions_or_too_short_is_raised_and_the_guard_says_so() {
+    let locks = locks_on(&store(shared().endpoints()).await, secs(10));
+    let ttl = std::time::Duration::from_millis(2_300);
+    let guard = locks.lock(fresh("fraction")).ttl(ttl).acquire().await.unwrap();
+    assert_eq!(guard.ttl(), secs(3));
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_realm_is_refused_since_the_cluster_decides() {
+    let error = store(shared().endpoints()).await.new_realm().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+}

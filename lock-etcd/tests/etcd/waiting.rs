@@ -1,0 +1,89 @@
+//! Waiters whose own lease ends.
+
+use lock_core::{Attempt, Claim, LockName, LockStore};
+use lock_testkit::Etcd;
+
+use crate::bed::{fresh, keys, locks, secs, shared, soon, store, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
+    let (etcd, name) = (shared(), fresh("expired-waiter"));
+    let (ours, theirs) = (store(etcd.endpoints()).await, locks(etcd.endpoints(), secs(30)).await);
+    let holder = theirs.lock(&name).acquire().await.unwrap();
+    // Nobody renews it: there is no engine here.
+    let waiter = Claim::queueing(name.clone(), secs(1));
+    assert!(matches!(ours.request(&waiter).await.unwrap(), Attempt::Held(_)));
+    let place = keys(etcd, name.as_str());
+    assert_eq!(place.len(), 2);
+    until("the end of its place", || async { keys(etcd, name.as_str()).len() == 1 }).await;
+    let newcomer = tokio::spawn(theirs.lock(&name).acquire());
+    until("the newcomer's place", || async { keys(etcd, name.as_str()).len() == 2 }).await;
+    holder.release().await.unwrap();
+    let newcomer = soon("the newcomer", newcomer).await.unwrap().unwrap();
+    match ours.request(&waiter).await.unwrap() {
+        Attempt::Held(held) => assert_eq!(held.by.holder, Some(newcomer.holder())),
+        Attempt::Granted(lease) => panic!("granted with a lease that has ended: {lease:?}"),
+    }
+    newcomer.release().await.unwrap();
+    ours.release(&waiter).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_notices_the_end_of_its_session_and_takes_a_new_place() {
+    let etcd = Etcd::start(1);
+    let (ours, theirs) = (locks(etcd.proxied(), secs(2)).await, locks(etcd.endpoints(), secs(30)).await);
+    let holder = theirs.lock("job").acquire().await.unwrap();
+    let waiter = tokio::spawn(ours.lock("job").acquire());
+    until("its place", || async { keys(&etcd, "job").len() == 2 }).await;
+    let place = keys(&etcd, "job");
+    etcd.member(0).proxy().hold();
+    until("the end of its place", || async { keys(&etcd, "job").len() == 1 }).await;
+    etcd.member(0).proxy().forward();
+    until("its new place", || async { keys(&etcd, "job").len() == 2 }).await;
+    assert_ne!(keys(&etcd, "job"), place);
+    holder.release().await.unwrap();
+    let guard = soon("its turn", waiter).await.unwrap().unwrap();
+    assert!(guard.is_valid());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_does_not_disturb_who_waits() {
+    let (etcd, name) = (shared(), fresh("compacted"));
+    let locks = locks(etcd.endpoints(), secs(30)).await;
+    let holder = locks.lock(&name).acquire().await.unwrap();
+    let waiter = tokio::spawn(locks.lock(&name).acquire());
+    until("its place", || async { keys(etcd, name.as_str()).len() == 2 }).await;
+    let last = locks.lock(fresh("revision")).acquire().await.unwrap().token_if_any().unwrap().number();
+    assert!(etcd.ctl().args(["compact", &last.to_string()]).status().unwrap().success());
+    holder.release().await.unwrap();
+    soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_claims_of_one_session_for_one_name_are_kept_apart() {
+    let (etcd, name) = (shared(), fresh("apart"));
+    let ours = store(etcd.endpoints()).await;
+    let claim = || Claim::queueing(LockName::new(&name).unwrap(), secs(30));
+    let (first, second) = (claim(), claim());
+    assert!(matches!(ours.request(&first).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(ours.request(&second).await.unwrap(), Attempt::Held(_)));
+    assert_eq!(first.session(), second.session(), "they are on one session");
+    ours.release(&first).await.unwrap();
+    ours.release(&first).await.unwrap();
+    assert!(matches!(ours.request(&second).await.unwrap(), Attempt::Granted(_)));
+    ours.release(&second).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_lease_has_an_etcd_lease_of_its_own_and_ends_without_renewal() {
+    let (etcd, name) = (shared(), fresh("fixed"));
+    let locks = locks(etcd.endpoints(), secs(2)).await;
+    let renewed = locks.lock(fresh("renewed")).acquire().await.unwrap();
+    let fixed = locks.lock(&name).fixed().acquire().await.unwrap();
+    fixed.renew().await.unwrap();
+    assert_eq!(soon("its end", fixed.lost()).await, lock_core::LossReason::Expired);
+    until("its key's end", || async { keys(etcd, name.as_str()).is_empty() }).await;
+    assert!(renewed.is_valid());
+    renewed.release().await.unwrap();
+}

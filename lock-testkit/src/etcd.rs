@@ -1,0 +1,279 @@
+//! [`Etcd`]: etcd with one member or more, on private ports.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{Process, Proxy, free_port, until};
+
+/// An etcd cluster on private ports, with its data in a temporary folder. Dropped, it is gone.
+///
+/// Its election time-out is half a second, so that tests need not wait long; the shortest TTL that it grants is one
+/// second.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Vec<EtcdMember>,
+    _folder: TempDir,
+}
+
+/// One member of an [`Etcd`].
+#[derive(Debug)]
+pub struct EtcdMember {
+    name: String,
+    data: PathBuf,
+    log: PathBuf,
+    client_port: u16,
+    peer_port: u16,
+    cluster: String,
+    proxy: Proxy,
+    /// The link by which the other members reach it, where there is one.
+    peer_proxy: Option<Proxy>,
+    process: Option<Process>,
+    reaper: Option<Process>,
+}
+
+/// The election time-out of the clusters that are started here.
+const ELECTION: Duration = Duration::from_millis(500);
+
+impl Etcd {
+    /// The election time-out of these clusters.
+    pub const ELECTION: Duration = ELECTION;
+
+    /// Starts a cluster and waits until every member answers.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start(count: usize) -> Etcd {
+        Etcd::start_with(count, false)
+    }
+
+    /// As [`start`](Etcd::start), with links between the members that can be [cut](Etcd::isolate).
+    pub fn start_linked(count: usize) -> Etcd {
+        Etcd::start_with(count, true)
+    }
+
+    fn start_with(count: usize, linked: bool) -> Etcd {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
+        let links: Vec<_> = ports.iter().map(|(_, port)| linked.then(|| Proxy::to(*port))).collect();
+        let peer = |(i, ((_, port), link)): (usize, (&(u16, u16), &Option<Proxy>))| {
+            format!("m{i}=http://127.0.0.1:{}", link.as_ref().map_or(*port, Proxy::port))
+        };
+        let cluster = ports.iter().zip(&links).enumerate().map(peer).collect::<Vec<_>>().join(",");
+        let member = |(i, ((client_port, peer_port), peer_proxy)): (usize, ((u16, u16), Option<Proxy>))| EtcdMember {
+            name: format!("m{i}"),
+            data: folder.path().join(format!("m{i}")),
+            log: folder.path().join(format!("m{i}.log")),
+            client_port,
+            peer_port,
+            cluster: cluster.clone(),
+            proxy: Proxy::to(client_port),
+            peer_proxy,
+            process: None,
+            reaper: None,
+        };
+        let members = ports.into_iter().zip(links).enumerate().map(member).collect();
+        let mut etcd = Etcd { members, _folder: folder };
+        etcd.start_all();
+        etcd
+    }
+
+    /// The members' own addresses, as `host:port`.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect()
+    }
+
+    /// The addresses of the members' [proxies](EtcdMember::proxy), as `host:port`.
+    pub fn proxied(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("127.0.0.1:{}", member.proxy.port())).collect()
+    }
+
+    /// One member.
+    pub fn member(&self, index: usize) -> &EtcdMember {
+        &self.members[index]
+    }
+
+    /// One member, to kill or to start.
+    pub fn member_mut(&mut self, index: usize) -> &mut EtcdMember {
+        &mut self.members[index]
+    }
+
+    /// Starts all members that do not run, from their data, and waits until every one answers.
+    pub fn start_all(&mut self) {
+        for member in &mut self.members {
+            member.spawn();
+        }
+        for member in &self.members {
+            member.wait_until_healthy();
+        }
+    }
+
+    /// Kills all members at once (`kill -9`).
+    pub fn kill_all(&mut self) {
+        for member in &mut self.members {
+            member.kill();
+        }
+    }
+
+    /// The member that leads.
+    pub fn leader(&self) -> usize {
+        until("a leader", || (0..self.members.len()).find(|&index| self.members[index].leads()))
+    }
+
+    /// Cuts one member off from the others, not from its clients.
+    ///
+    /// # Panics
+    ///
+    /// If the members have no links.
+    pub fn isolate(&self, index: usize) {
+        self.link(index).cut();
+        let pid = self.members[index].process().id();
+        (0..self.members.len()).filter(|other| *other != index).for_each(|other| self.link(other).cut_from(pid));
+    }
+
+    /// Lets an isolated member reach the others again.
+    ///
+    /// # Panics
+    ///
+    /// If the members have no links.
+    pub fn rejoin(&self, index: usize) {
+        self.link(index).forward();
+        let pid = self.members[index].process().id();
+        (0..self.members.len()).for_each(|other| self.link(other).restore_to(pid));
+    }
+
+    fn link(&self, index: usize) -> &Proxy {
+        self.members[index].peer_proxy.as_ref().expect("the members are linked")
+    }
+
+    /// Whether every member answers with a quorum behind it.
+    pub fn all_follow(&self) -> bool {
+        self.members.iter().all(|member| member.get("GET /health", "").is_some_and(|body| body.contains("\"true\"")))
+    }
+
+    /// The member that leads, but for one of which that is no news.
+    pub fn leader_but(&self, index: usize) -> usize {
+        let others = || (0..self.members.len()).filter(move |other| *other != index);
+        until("another leader", || others().find(|&other| self.members[other].leads()))
+    }
+
+    /// How many proposals the first member has committed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say.
+    pub fn proposals(&self) -> u64 {
+        let metrics = self.members[0].get("GET /metrics", "").expect("the member answers");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_committed_total "));
+        let number: f64 = line.and_then(|number| number.parse().ok()).expect("etcd counts its proposals");
+        number as u64
+    }
+
+    /// A command `etcdctl` for this cluster.
+    pub fn ctl(&self) -> Command {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoints().join(","));
+        command
+    }
+}
+
+/// A process that kills `pid` when this one has ended without doing so: a test process may end without dropping what it
+/// has, and then nobody would stop its servers.
+fn reaper(pid: u32) -> Process {
+    let script = "read _; kill -9 \"$0\"";
+    Process::start(Command::new("sh").arg("-c").arg(script).arg(pid.to_string()).stdin(Stdio::piped()))
+}
+
+impl Drop for EtcdMember {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl EtcdMember {
+    /// The link through which [`Etcd::proxied`] reaches it.
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the member runs")
+    }
+
+    /// Kills it (`kill -9`).
+    pub fn kill(&mut self) {
+        // First, lest it should kill whoever has this process id by then.
+        self.reaper = None;
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it from its data, and waits until it answers.
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_until_healthy();
+    }
+
+    fn spawn(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let client = format!("http://127.0.0.1:{}", self.client_port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let advertised = self.peer_proxy.as_ref().map_or(self.peer_port, Proxy::port);
+        let advertised = format!("http://127.0.0.1:{advertised}");
+        let log = File::options().create(true).append(true).open(&self.log).expect("a log");
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &self.name, "--initial-cluster", &self.cluster, "--initial-cluster-state", "new"])
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &advertised])
+            .args(["--heartbeat-interval", "50", "--election-timeout", &ELECTION.as_millis().to_string()])
+            .args(["--logger", "zap", "--log-level", "warn"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let process = Process::start(&mut command);
+        self.reaper = Some(reaper(process.id()));
+        self.process = Some(process);
+    }
+
+    fn wait_until_healthy(&self) {
+        until("a healthy etcd", || self.get("GET /health", "").filter(|body| body.contains("\"true\"")));
+    }
+
+    fn leads(&self) -> bool {
+        let Some(status) = self.get("POST /v3/maintenance/status", "{}") else { return false };
+        let text = |key: &str| {
+            let (_, rest) = status.split_once(&format!("\"{key}\":\""))?;
+            rest.split_once('"').map(|(value, _)| value.to_owned())
+        };
+        text("leader").is_some_and(|leader| Some(leader) == text("member_id"))
+    }
+
+    /// One request over plain HTTP; `None` if it brings no answer soon.
+    fn get(&self, request: &str, body: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.client_port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        let length = body.len();
+        let head = format!("{request} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}

@@ -1,0 +1,36 @@
+//! etcd through the facade: for correctness, by URL.
+
+use std::time::Duration;
+
+use leasehold::{Break, ErrorKind, Fence, Guarantees, WaitStyle};
+use lock_testkit::Etcd;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_gives_locks_for_correctness_whose_tokens_a_fence_compares() {
+    let etcd = Etcd::start(1);
+    let url = format!("etcd://{}/app", etcd.endpoints()[0]);
+    let least = Guarantees::NONE.waiting(WaitStyle::Queued);
+    let locks = leasehold::connect(&url).require(least).for_correctness().await.expect("etcd is enough");
+    let fence = Fence::in_memory();
+
+    let first = locks.lock("invoice/42").ttl(Duration::from_secs(5)).acquire().await.expect("it is free");
+    drop(fence.enter(first.name(), first.token()).await.expect("nobody was there"));
+    let seen = locks.inspect("invoice/42").await.expect("etcd answers").expect("it is held");
+    let broken = locks.break_lock("invoice/42", &seen, Break::Now).await.expect("etcd answers").expect("it was held");
+    fence.raise(first.name(), broken.token.as_ref().expect("a token is used up")).expect("it is greater");
+    let error = fence.enter(first.name(), first.token()).await.expect_err("the evicted holder is refused");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+
+    let second = locks.lock("invoice/42").acquire().await.expect("it is free");
+    assert!(*second.token() > *first.token());
+    drop(fence.enter(second.name(), second.token()).await.expect("the new holder is admitted"));
+    second.release().await.expect("it was held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_port_is_unavailable_and_nothing_was_changed() {
+    let port = lock_testkit::free_port();
+    let error = leasehold::connect(format!("etcd://127.0.0.1:{port}")).await.expect_err("nobody listens there");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(!error.may_have_taken_effect(), "{error:?}");
+}
