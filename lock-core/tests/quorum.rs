@@ -1,5 +1,7 @@
 //! A quorum whose members fail, hang, split their votes, forget and come back.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use stateright::{Checker, HasDiscoveries, Model as _};
 const TOKENS: &str = "tokens are unique and rise";
 const TWO: &str = "two believe that they hold";
 
-/// Two clients; each request of the first can arrive twice, and at any time. No counter can reach the bound, so that it
+/// Two clients; each request of the first can arrive twice, and at any time. No counter can pass the bound, so that it
 /// hides nothing.
 const TWO_CLIENTS: Model = Model {
     rule: Rule::Sound,
@@ -21,8 +21,9 @@ const TWO_CLIENTS: Model = Model {
     greatest: 8,
 };
 
-/// Three clients whose requests arrive once.
-const THREE_CLIENTS: Model = Model { clients: 3, copies: 1, ..TWO_CLIENTS };
+/// Three clients whose requests arrive once. This bound hides a quarter of the states, which take another half a minute;
+/// without it nothing else is found in them.
+const THREE_CLIENTS: Model = Model { clients: 3, copies: 1, greatest: 4, ..TWO_CLIENTS };
 
 /// What a search found of the two properties; it ends at the first token that is wrong.
 fn search(what: &str, model: Model) -> (bool, bool) {
@@ -60,11 +61,6 @@ fn tokens_of_three_clients_rise() {
 #[test]
 fn tokens_rise_when_a_holder_asks_again() {
     holds("asking again", Model { copies: 1, asks_again: true, ..TWO_CLIENTS });
-}
-
-#[test]
-fn tokens_rise_when_a_client_acquires_twice() {
-    holds("two attempts", Model { clients: 1, attempts: 2, ..TWO_CLIENTS });
 }
 
 #[test]

@@ -82,8 +82,11 @@ impl<'q> Ballot<'q> {
         self.granted.iter().map(|(at, _)| *at).chain(self.voteless.iter().copied()).collect()
     }
 
-    /// The lease of a ballot that is won; `None` if no majority acknowledged its token.
+    /// The lease of a ballot that is won; `None` if it is not, or no majority acknowledged its token.
     pub(super) async fn lease(&mut self, votes: &Arc<Votes>, limit: Duration) -> Option<Lease> {
+        if !self.is_won() {
+            return None;
+        }
         let ttl = self.granted.iter().map(|(_, lease)| lease.ttl).min()?;
         let remembers =
             self.granted.iter().map(|(_, lease)| lease.remembers).reduce(less).unwrap_or(Remembers::Everything);

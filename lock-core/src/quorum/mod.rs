@@ -238,10 +238,8 @@ impl LockStore for Quorum {
         }
         // What still comes is no part of this decision; it is found by the next, or given back in its turn.
         drop(answers);
-        if ballot.is_won() {
-            if let Some(lease) = ballot.lease(&votes, limit).await {
-                return Ok(Attempt::Granted(lease));
-            }
+        if let Some(lease) = ballot.lease(&votes, limit).await {
+            return Ok(Attempt::Granted(lease));
         }
         self.give_back(claim, &votes, &ballot.granted(), limit).await;
         ballot.refusal(votes.each.iter().any(|vote| vote.may_hold())).map(Attempt::Held)
