@@ -213,7 +213,7 @@ impl Link {
 fn belongs_to(port: u16, pid: u32) -> bool {
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let end = format!(":{port:04X}");
-    let inodes = sockets.lines().filter_map(|line| {
+    let inodes = sockets.lines().filter(|line| line.contains(&end)).filter_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         (columns.len() > 9 && columns[1].ends_with(&end)).then(|| format!("socket:[{}]", columns[9]))
     });

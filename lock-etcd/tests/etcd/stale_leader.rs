@@ -73,7 +73,9 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         let resource = Fence::in_memory();
         drop(resource.enter(&name, granted.token_if_any().unwrap()).await.unwrap());
         assert!(resource.enter(&name, &old).await.is_err());
-        granted.release().await.unwrap();
+        // Its answer may be lost in the turmoil; then that is what it says.
+        let released = granted.release().await;
+        assert!(released.as_ref().err().is_none_or(|error| error.may_have_taken_effect()), "{released:?}");
         drop(holder);
         etcd.rejoin(stale);
         let healed = etcd.clone();
