@@ -5,8 +5,10 @@
 
 mod port;
 mod process;
+mod redis;
 mod until;
 
 pub use self::port::free_port;
 pub use self::process::Process;
+pub use self::redis::{RedisCluster, RedisSentinels, RedisServer};
 pub use self::until::{BOUND, until};
