@@ -91,7 +91,9 @@ fn race(directory: &Path, orders: &Orders) -> Result<Result<()>> {
 }
 
 fn main() -> Result<()> {
-    let directory = tempfile::tempdir()?;
+    // Beside this program, on a disk: where the temporary folder is in memory, the store is refused for correctness.
+    let program = std::env::current_exe()?;
+    let directory = tempfile::tempdir_in(program.parent().ok_or("this program is in no folder")?)?;
     let unfenced = Orders { file: directory.path().join("orders"), fence: None };
 
     println!("Without a fence:");

@@ -42,3 +42,8 @@ pub fn connect(url: impl AsRef<str>) -> Connect {
 pub mod sqlite {
     pub use lock_sqlite::*;
 }
+
+/// The examples of the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

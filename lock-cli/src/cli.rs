@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,6 +41,76 @@ pub(crate) enum Command {
     Stores(Stores),
     /// Shows the realm of the store's tokens, or begins a new one after a restore from backup
     Realm(Realm),
+    /// Keeps late holders away from a resource, by the tokens of a lock
+    #[command(subcommand, disable_help_subcommand = true)]
+    Fence(FenceCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FenceCommand {
+    /// Runs a command that writes, unless a later holder was there; meant to be run under `leasehold run`
+    Run(FenceRun),
+    /// Refuses everything below a token, such as the one that `leasehold break` used up
+    Raise(FenceRaise),
+    /// Admits the tokens of another realm, and no others, after a store was swapped or restored
+    Adopt(FenceAdopt),
+    /// Shows the highest token of every name
+    Show(FenceShow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FenceRun {
+    /// The fence's file, beside the resource; created if it is missing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The lock's name; by default LEASEHOLD_NAME
+    #[arg(long)]
+    pub(crate) name: Option<OsString>,
+    /// The number of the holder's fencing token; by default LEASEHOLD_TOKEN
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) token: Option<u64>,
+    /// The token's realm; by default LEASEHOLD_REALM
+    #[arg(long)]
+    pub(crate) realm: Option<OsString>,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FenceRaise {
+    /// The fence's file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The token's realm; by default LEASEHOLD_REALM, else the fence's
+    #[arg(long)]
+    pub(crate) realm: Option<OsString>,
+    /// The lock's name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+    /// The number of the token
+    #[arg(value_name = "TOKEN")]
+    pub(crate) token: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FenceAdopt {
+    /// The fence's file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The realm, as `leasehold realm` shows it
+    #[arg(value_name = "REALM")]
+    pub(crate) realm: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FenceShow {
+    /// The fence's file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Writes one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

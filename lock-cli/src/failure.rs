@@ -64,6 +64,11 @@ impl Failure {
         Failure::new(status::OS_ERROR, message)
     }
 
+    /// A signal ended it before there was a command to pass it on to.
+    pub(crate) fn ended_by(signal: i32) -> Failure {
+        Failure::new(status::SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()), "")
+    }
+
     /// Output could not be written. A reader that has gone away is no failure: it has seen what it wanted.
     pub(crate) fn output(error: &io::Error) -> Failure {
         match error.kind() {

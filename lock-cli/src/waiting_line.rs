@@ -9,7 +9,7 @@ use leasehold::{HeldBy, LockName};
 use crate::output;
 
 /// One line on standard error while the lock is held by somebody else: kept up to date and erased at the end on a
-/// terminal, else written once.
+/// terminal, else written once, after a second.
 pub(crate) struct WaitingLine {
     name: LockName,
     style: Style,
@@ -47,6 +47,9 @@ impl WaitingLine {
     /// How often the line is looked at.
     pub(crate) const EVERY: Duration = Duration::from_millis(250);
 
+    /// Shorter waits than this are not told where the line stays.
+    const WORTH_A_LINE: Duration = Duration::from_secs(1);
+
     /// A line for this lock; `quiet` writes none.
     pub(crate) fn new(name: &LockName, quiet: bool) -> WaitingLine {
         let style = match (quiet, io::stderr().is_terminal()) {
@@ -68,7 +71,7 @@ impl WaitingLine {
         let text = output::shown(&format!("waiting for \"{}\": held by {by}", self.name));
         match self.style {
             Style::Quiet => {}
-            Style::Once if self.drawn => {}
+            Style::Once if self.drawn || self.since.elapsed() < Self::WORTH_A_LINE => return,
             Style::Once => output::complain(&text),
             Style::Live => {
                 let text = format!("{text}; waited {}", output::time(whole_seconds(self.since.elapsed())));

@@ -1,1 +1,255 @@
-//! The history checker.
+//! The history checker: whether what happened to one lock was lawful.
+//!
+//! Fencing tokens fix the order of the leases, so one pass over them decides exactly; nothing is searched. Times are
+//! those of one clock, counted from any moment. What it cannot see: an acquire whose reply never came is left out, since
+//! nobody knows whether it was granted.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What happened to one lock of one realm.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The leases that were granted and whose grant was heard of, in any order.
+    pub leases: Vec<Heard>,
+    /// The tokens of the writes that the protected resource accepted, in its order.
+    pub accepted: Vec<u64>,
+}
+
+/// A lease as its holder knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// Its fencing token.
+    pub token: u64,
+    /// When the acquire began.
+    pub invoked: Duration,
+    /// When the acquire ended.
+    pub returned: Duration,
+    /// The earliest moment at which the store may have ended it by time: when the last confirmed request or renewal was
+    /// sent, plus the TTL.
+    pub expires: Duration,
+    /// When its release, or its break by an operator, began.
+    pub released: Option<Duration>,
+    /// Until when its holder believed in it, at the most: the earliest of release, deadline and loss.
+    pub believed_until: Duration,
+    /// When calls of its holder began that the store answered with "held": renewals, and the release.
+    pub confirmed: Vec<Duration>,
+}
+
+/// What was unlawful.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Two leases have this token.
+    TokenRepeats(u64),
+    /// The first lease was granted before the second was asked for, and has the greater token.
+    TokenFell(u64, u64),
+    /// The lease with the second token was granted while that with the first cannot have ended.
+    TwoLeases(u64, u64),
+    /// The holders of these tokens believed in their leases at the same moment.
+    TwoBelievers(u64, u64),
+    /// A renewal or release of the first succeeded after the second was granted.
+    StrangerSucceeded(u64, u64),
+    /// The resource accepted the second token after the first, which is greater.
+    FencePassed(u64, u64),
+}
+
+impl History {
+    /// Whether it was lawful.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that was not.
+    pub fn check(&self) -> Result<(), Violation> {
+        let mut leases: Vec<&Heard> = self.leases.iter().collect();
+        leases.sort_by_key(|lease| lease.token);
+        order(&leases)?;
+        one_lease_at_a_time(&leases)?;
+        one_believer_at_a_time(&leases)?;
+        no_stranger(&leases)?;
+        match self.accepted.windows(2).find(|pair| pair[1] < pair[0]) {
+            Some(pair) => Err(Violation::FencePassed(pair[0], pair[1])),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Heard {
+    /// The earliest moment at which the store may have ended it.
+    fn ends(&self) -> Duration {
+        self.released.map_or(self.expires, |released| released.min(self.expires))
+    }
+}
+
+/// Tokens are unique, and rise in real time.
+fn order(leases: &[&Heard]) -> Result<(), Violation> {
+    if let Some(pair) = leases.windows(2).find(|pair| pair[0].token == pair[1].token) {
+        return Err(Violation::TokenRepeats(pair[0].token));
+    }
+    // Of the leases with greater tokens, the one that was granted first.
+    let mut first: Option<&Heard> = None;
+    for lease in leases.iter().rev() {
+        if let Some(later) = first.filter(|later| later.returned < lease.invoked) {
+            return Err(Violation::TokenFell(later.token, lease.token));
+        }
+        first = first.filter(|first| first.returned <= lease.returned).or(Some(lease));
+    }
+    Ok(())
+}
+
+/// The exact pass: each lease is granted as early as it can have been. If that is too late for its reply, no order of
+/// events explains the history.
+fn one_lease_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
+    let mut free_from = Duration::ZERO;
+    let mut before = 0;
+    for lease in leases {
+        let granted = free_from.max(lease.invoked);
+        if granted > lease.returned {
+            return Err(Violation::TwoLeases(before, lease.token));
+        }
+        let ended = granted.max(lease.ends());
+        if ended >= free_from {
+            before = lease.token;
+        }
+        free_from = ended;
+    }
+    Ok(())
+}
+
+/// Nobody believes while another does. Empty beliefs exclude nobody.
+fn one_believer_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
+    let mut beliefs: Vec<_> = leases.iter().filter(|lease| lease.returned < lease.believed_until).collect();
+    beliefs.sort_by_key(|lease| lease.returned);
+    match beliefs.windows(2).find(|pair| pair[1].returned < pair[0].believed_until) {
+        Some(pair) => Err(Violation::TwoBelievers(pair[0].token, pair[1].token)),
+        None => Ok(()),
+    }
+}
+
+/// Nobody who is no longer the holder is told that it is.
+fn no_stranger(leases: &[&Heard]) -> Result<(), Violation> {
+    // Of the leases with greater tokens, the one that was granted first.
+    let mut first: Option<&Heard> = None;
+    for lease in leases.iter().rev() {
+        let confirmed_after = |later: &&Heard| lease.confirmed.iter().any(|call| *call > later.returned);
+        if let Some(later) = first.filter(confirmed_after) {
+            return Err(Violation::StrangerSucceeded(lease.token, later.token));
+        }
+        first = first.filter(|first| first.returned <= lease.returned).or(Some(lease));
+    }
+    Ok(())
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::TokenRepeats(token) => write!(f, "two leases have token {token}"),
+            Violation::TokenFell(a, b) => write!(f, "{b} was asked for after {a} was granted"),
+            Violation::TwoLeases(a, b) => write!(f, "{b} was granted while {a} cannot have ended"),
+            Violation::TwoBelievers(a, b) => write!(f, "the holders of {a} and {b} believed at the same moment"),
+            Violation::StrangerSucceeded(a, b) => write!(f, "{a} was confirmed after {b} was granted"),
+            Violation::FencePassed(a, b) => write!(f, "the resource accepted {b} after {a}"),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A lease that was asked for and granted at these times, and lasts until `ends` unless something else is said.
+    fn lease(token: u64, invoked: u64, returned: u64, ends: u64) -> Heard {
+        let (invoked, returned, ends) = (at(invoked), at(returned), at(ends));
+        Heard { token, invoked, returned, expires: ends, believed_until: ends, ..Heard::default() }
+    }
+
+    fn verdict(leases: impl Into<Vec<Heard>>) -> Result<(), Violation> {
+        History { leases: leases.into(), accepted: Vec::new() }.check()
+    }
+
+    #[test]
+    fn leases_one_after_the_other_are_lawful_in_any_order_of_recording() {
+        assert_eq!(verdict([lease(2, 10, 12, 20), lease(1, 0, 2, 10), lease(7, 5, 21, 30)]), Ok(()));
+    }
+
+    #[test]
+    fn a_release_frees_before_the_ttl() {
+        let released = Heard { released: Some(at(5)), believed_until: at(5), ..lease(1, 0, 2, 100) };
+        assert_eq!(verdict([released, lease(2, 3, 6, 50)]), Ok(()));
+    }
+
+    #[test]
+    fn a_grant_before_the_end_of_the_lease_in_the_way_is_found() {
+        let unbelieved = Heard { believed_until: at(2), ..lease(1, 0, 2, 10) };
+        assert_eq!(verdict([unbelieved, lease(2, 3, 9, 20)]), Err(Violation::TwoLeases(1, 2)));
+    }
+
+    #[test]
+    fn a_lease_that_was_granted_late_blocks_only_from_its_grant() {
+        // The second has ended before the third asks, though the first lasts as long as it may.
+        assert_eq!(verdict([lease(1, 0, 2, 10), lease(2, 1, 11, 11), lease(3, 12, 13, 20)]), Ok(()));
+    }
+
+    #[test]
+    fn a_repeated_token_and_a_fallen_token_are_found() {
+        assert_eq!(verdict([lease(1, 0, 1, 2), lease(1, 5, 6, 7)]), Err(Violation::TokenRepeats(1)));
+        assert_eq!(verdict([lease(1, 0, 6, 2), lease(1, 5, 6, 7)]), Err(Violation::TokenRepeats(1)));
+        assert_eq!(verdict([lease(2, 0, 1, 2), lease(1, 5, 6, 7)]), Err(Violation::TokenFell(2, 1)));
+    }
+
+    #[test]
+    fn two_believers_are_found_where_the_leases_themselves_are_lawful() {
+        let believes_too_long = Heard { believed_until: at(15), ..lease(1, 0, 2, 10) };
+        assert_eq!(verdict([believes_too_long, lease(2, 3, 12, 20)]), Err(Violation::TwoBelievers(1, 2)));
+    }
+
+    #[test]
+    fn a_renewal_that_succeeds_after_the_next_grant_is_found() {
+        let renewed = Heard { confirmed: vec![at(5), at(13)], ..lease(1, 0, 2, 10) };
+        assert_eq!(verdict([renewed, lease(2, 3, 12, 20)]), Err(Violation::StrangerSucceeded(1, 2)));
+        let in_time = Heard { confirmed: vec![at(5), at(11)], ..lease(1, 0, 2, 10) };
+        assert_eq!(verdict([in_time, lease(2, 3, 12, 20)]), Ok(()));
+    }
+
+    #[test]
+    fn a_fence_that_admits_an_old_token_is_found() {
+        let history = History { accepted: vec![1, 1, 3, 2], ..History::default() };
+        assert_eq!(history.check(), Err(Violation::FencePassed(3, 2)));
+    }
+
+    /// Whether any choice of grant moments explains the leases, tried one by one.
+    fn explained(leases: &[Heard], free_from: u64) -> bool {
+        let Some((lease, rest)) = leases.split_first() else { return true };
+        let (invoked, returned) = (lease.invoked.as_millis() as u64, lease.returned.as_millis() as u64);
+        (invoked.max(free_from)..=returned).any(|granted| {
+            // It may last longer than it must; that explains nothing more.
+            explained(rest, granted.max(lease.ends().as_millis() as u64))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_pass_agrees_with_trying_every_moment(
+            drawn in prop::collection::vec((0..12_u64, 0..6_u64, 0..8_u64, prop::option::of(0..8_u64)), 0..5),
+        ) {
+            let leases: Vec<Heard> = drawn.iter().zip(1..).map(|((invoked, took, lasts, released), token)| Heard {
+                // Beliefs are another matter.
+                believed_until: Duration::ZERO,
+                released: released.map(|after| at(invoked + after)),
+                ..lease(token, *invoked, invoked + took, invoked + lasts)
+            }).collect();
+            let pass = verdict(leases.clone());
+            prop_assert_eq!(pass.is_ok(), explained(&leases, 0), "{:?}", pass);
+        }
+    }
+}

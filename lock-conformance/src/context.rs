@@ -23,7 +23,6 @@ pub(crate) struct Context {
 
 /// A lease with what is needed to judge it.
 pub(crate) struct Granted {
-    pub(crate) claim: Claim,
     pub(crate) lease: Lease,
     pub(crate) sent: Moment,
     /// Until when its holder may believe in it.
@@ -98,7 +97,7 @@ impl Context {
                     None => self.clock.valid_until(sent, lease.ttl),
                     Some(session) => self.believed(session),
                 };
-                Ok(Answer::Granted(Granted { claim: claim.clone(), lease, sent, valid_until }))
+                Ok(Answer::Granted(Granted { lease, sent, valid_until }))
             }
         }
     }

@@ -26,6 +26,8 @@ struct Inner {
     info: Arc<HolderInfo>,
     /// A request for this claim was cut off: it may still be applied, at any time.
     unclear: AtomicBool,
+    /// It was given back, and nothing is withdrawn any more.
+    settled: AtomicBool,
     life: Life,
     carrier: Mutex<Weak<Carrier>>,
     notes: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -52,6 +54,7 @@ impl Claim {
             queues,
             info,
             unclear: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             life: Life::until(Life::FOREVER),
             carrier: Mutex::default(),
             notes: OnceLock::new(),
@@ -115,6 +118,19 @@ impl Claim {
 
     pub(crate) fn set_unclear(&self) {
         self.0.unclear.store(true, Ordering::Release);
+    }
+
+    /// Nobody wants it and nobody withdraws it any more, though copies of it may live on: whatever its session still
+    /// has for it, or gets for it late, is an orphan.
+    pub(crate) fn settle(&self) {
+        self.0.settled.store(true, Ordering::Release);
+        if let Some(carrier) = locked(&self.0.carrier).upgrade() {
+            carrier.put_down(self.0.holder);
+        }
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.settled.load(Ordering::Acquire)
     }
 
     /// Over when its lease is lost or released by itself; the session's life bounds it as well.

@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::{Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl};
+use crate::settings::Settings;
+use crate::{Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl};
 
 /// Connecting to a store: settings, and then `.await`.
 ///
@@ -33,44 +34,21 @@ use crate::{Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, 
 pub struct Connect<G: Guard = LockGuard> {
     registry: Registry,
     url: Result<StoreUrl>,
-    clock: Clock,
-    call_timeout: Duration,
-    holder_text: String,
-    ttl: Option<Duration>,
-    wait: Option<Duration>,
+    settings: Settings,
     least: Vec<Guarantees>,
     guard: PhantomData<fn() -> G>,
 }
 
 impl Connect {
     pub(crate) fn new(registry: Registry, url: Result<StoreUrl>) -> Connect {
-        Connect {
-            registry,
-            url,
-            clock: Clock::system(),
-            call_timeout: Locks::DEFAULT_CALL_TIMEOUT,
-            holder_text: String::new(),
-            ttl: None,
-            wait: None,
-            least: Vec::new(),
-            guard: PhantomData,
-        }
+        Connect { registry, url, settings: Settings::default(), least: Vec::new(), guard: PhantomData }
     }
 
     /// For locks whose double hold is a bug: the guards carry fencing tokens, and a store that cannot keep their order
     /// is refused with the reason.
     pub fn for_correctness(self) -> Connect<FencedGuard> {
-        Connect {
-            registry: self.registry,
-            url: self.url,
-            clock: self.clock,
-            call_timeout: self.call_timeout,
-            holder_text: self.holder_text,
-            ttl: self.ttl,
-            wait: self.wait,
-            least: self.least,
-            guard: PhantomData,
-        }
+        let Connect { registry, url, settings, least, .. } = self;
+        Connect { registry, url, settings, least, guard: PhantomData }
     }
 }
 
@@ -83,53 +61,45 @@ impl<G: Guard> Connect<G> {
 
     /// Free text that people see of the holders of this process, cut after 256 bytes.
     pub fn holder_info(mut self, text: impl Into<String>) -> Self {
-        self.holder_text = text.into();
+        self.settings.holder_text = text.into();
         self
     }
 
     /// The time for one call to the store, connecting among them; by default 5 seconds.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.call_timeout = limit;
+        self.settings.call_timeout = limit;
         self
     }
 
     /// How much earlier than the store a holder stops believing; by default 1 % of the TTL plus 2 ms.
     pub fn margin(mut self, margin: Duration) -> Self {
-        self.clock = self.clock.with_margin(margin);
+        self.settings.clock = self.settings.clock.with_margin(margin);
         self
     }
 
     /// The TTL of locks that set none; by default 30 seconds.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.settings.defaults.ttl = ttl;
         self
     }
 
     /// How long locks wait that set nothing; by default without limit.
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.wait = Some(limit);
+        self.settings.defaults.wait = Some(limit);
         self
     }
 
     async fn connect(self) -> Result<Locks<G>> {
-        let url = self.url?;
-        let opening = self.registry.open(&url, &self.clock);
-        let store = tokio::time::timeout(self.call_timeout, opening).await.unwrap_or_else(|_| {
-            let text = format!("{url} did not answer within {:?}", self.call_timeout);
-            Err(Error::refused(ErrorKind::TimedOut, text))
+        let Connect { registry, url, settings, least, .. } = self;
+        let (url, limit) = (url?, settings.call_timeout);
+        let opening = registry.open(&url, &settings.clock);
+        let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
+            Err(Error::refused(ErrorKind::TimedOut, format!("{url} did not answer within {limit:?}")))
         })?;
-        for least in std::iter::once(&G::LEAST).chain(&self.least) {
-            self.registry.require(url.scheme(), &*store, least)?;
+        for least in std::iter::once(&G::LEAST).chain(&least) {
+            registry.require(url.scheme(), &*store, least)?;
         }
-        let mut builder =
-            Locks::builder_of(store).clock(self.clock).call_timeout(self.call_timeout).holder_info(self.holder_text);
-        if let Some(ttl) = self.ttl {
-            builder = builder.ttl(ttl);
-        }
-        if let Some(wait) = self.wait {
-            builder = builder.wait(wait);
-        }
-        Ok(builder.build().with_guards())
+        Ok(Locks::of(store, settings))
     }
 }
 

@@ -296,6 +296,15 @@ impl Guarantees {
         }
         missing
     }
+
+    /// Checks that these guarantees of `whom` are at least `least`; else says what is missing.
+    pub(crate) fn require(&self, least: &Guarantees, whom: &str) -> Result<(), String> {
+        let missing: Vec<_> = self.shortfalls(least).iter().map(ToString::to_string).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{whom} is too weak for what was asked: {}", missing.join("; "))),
+        }
+    }
 }
 
 /// One thing that a store does not promise although it was asked for.

@@ -45,6 +45,7 @@ mod observe;
 mod registry;
 mod renewals;
 mod session;
+mod settings;
 mod store;
 mod sync;
 mod token;

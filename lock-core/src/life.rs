@@ -12,7 +12,7 @@ use crate::{LossReason, Moment};
 /// can see a deadline that was already given up, and a late renewal cannot bring one back.
 pub(crate) struct Life {
     word: AtomicU64,
-    over: Notify,
+    changed: Notify,
 }
 
 const LOST: u64 = 1 << 63;
@@ -23,7 +23,7 @@ impl Life {
     pub(crate) const FOREVER: Moment = Moment::from_nanos(LOST - 1);
 
     pub(crate) fn until(deadline: Moment) -> Life {
-        Life { word: AtomicU64::new(deadline.as_nanos().min(LOST - 1)), over: Notify::new() }
+        Life { word: AtomicU64::new(deadline.as_nanos().min(LOST - 1)), changed: Notify::new() }
     }
 
     /// Why it is over, if it is over at `now`. Whoever looks first after the deadline makes the loss final, and calls
@@ -37,7 +37,7 @@ impl Life {
             // Fails only if it was moved on or ended meanwhile: then the word that stands now decides.
             match self.word.compare_exchange(word, lost(LossReason::Expired), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
-                    self.over.notify_waiters();
+                    self.changed.notify_waiters();
                     noticed();
                     return Some(LossReason::Expired);
                 }
@@ -51,7 +51,11 @@ impl Life {
     pub(crate) fn extend(&self, now: Moment, deadline: Moment) -> bool {
         let deadline = deadline.as_nanos().min(LOST - 1);
         let later = |word: u64| (word & LOST == 0 && word > now.as_nanos()).then_some(word.max(deadline));
-        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
+        let extended = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+        if extended.is_ok_and(|before| before < deadline) {
+            self.changed.notify_waiters();
+        }
+        extended.is_ok()
     }
 
     /// Ends it for this reason; gives false if it was over before.
@@ -61,7 +65,7 @@ impl Life {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & LOST == 0).then_some(lost(reason)))
             .is_ok();
         if ended {
-            self.over.notify_waiters();
+            self.changed.notify_waiters();
         }
         ended
     }
@@ -83,9 +87,9 @@ impl Life {
         Moment::from_nanos(if word & LOST == 0 { word } else { 0 })
     }
 
-    /// Completes when it is ended, or noticed to be over; not by itself at the deadline.
-    pub(crate) fn ended(&self) -> tokio::sync::futures::Notified<'_> {
-        self.over.notified()
+    /// Completes when the deadline moves, or it is ended, or noticed to be over; not by itself at the deadline.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
     }
 }
 

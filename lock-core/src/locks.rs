@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::settings::{Defaults, Settings};
 use crate::{
     Break, Broken, Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
     LockName, LockStore, Realm, Result,
@@ -38,22 +39,12 @@ pub(crate) struct Owner {
     defaults: Defaults,
 }
 
-/// What a lock has that sets nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Defaults {
-    pub(crate) ttl: Duration,
-    pub(crate) wait: Option<Duration>,
-}
-
 /// Settings of a [`Locks`]; made by [`Locks::builder`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LocksBuilder {
     store: Arc<dyn LockStore>,
-    clock: Clock,
-    call_timeout: Duration,
-    holder_text: String,
-    defaults: Defaults,
+    settings: Settings,
 }
 
 impl Locks {
@@ -72,13 +63,7 @@ impl Locks {
 
     /// The locks of this store, which is shared, with settings.
     pub fn builder_of(store: Arc<dyn LockStore>) -> LocksBuilder {
-        LocksBuilder {
-            store,
-            clock: Clock::system(),
-            call_timeout: Self::DEFAULT_CALL_TIMEOUT,
-            holder_text: String::new(),
-            defaults: Defaults { ttl: Lock::<LockGuard>::DEFAULT_TTL, wait: None },
-        }
+        LocksBuilder { store, settings: Settings::default() }
     }
 
     /// The same locks, with guards that carry a fencing token.
@@ -89,16 +74,18 @@ impl Locks {
     /// [`Guarantees::FOR_CORRECTNESS`] asks for; the text says what is missing.
     pub fn for_correctness(&self) -> Result<FencedLocks> {
         self.require(&Guarantees::FOR_CORRECTNESS)?;
-        Ok(self.clone().with_guards())
-    }
-
-    /// The same locks with other guards, where the store was found to promise enough for them.
-    pub(crate) fn with_guards<G: Guard>(self) -> Locks<G> {
-        Locks { owner: self.owner, guard: PhantomData }
+        Ok(Locks { owner: self.owner.clone(), guard: PhantomData })
     }
 }
 
 impl<G: Guard> Locks<G> {
+    /// The locks of this store, which was found to promise enough for such guards.
+    pub(crate) fn of(store: Arc<dyn LockStore>, settings: Settings) -> Locks<G> {
+        let info = HolderInfo::of_this_process(&settings.holder_text);
+        let engine = Engine::new(store, settings.clock, settings.call_timeout, info);
+        Locks { owner: Arc::new(Owner { engine, defaults: settings.defaults }), guard: PhantomData }
+    }
+
     /// What the store, as configured, promises.
     pub fn guarantees(&self) -> Guarantees {
         self.engine().store.guarantees()
@@ -115,13 +102,7 @@ impl<G: Guard> Locks<G> {
     ///
     /// [`TooWeak`](ErrorKind::TooWeak); the text says what is missing.
     pub fn require(&self, least: &Guarantees) -> Result<()> {
-        let missing = self.guarantees().shortfalls(least);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-        let text = format!("this store is too weak for what was asked: {}", missing.join("; "));
-        Err(Error::refused(ErrorKind::TooWeak, text))
+        self.guarantees().require(least, "this store").map_err(|text| Error::refused(ErrorKind::TooWeak, text))
     }
 
     /// A lock of this name; nothing is asked until it is acquired. A name that is not accepted is reported then.
@@ -204,39 +185,37 @@ impl<G: Guard> Locks<G> {
 impl LocksBuilder {
     /// The time for one call to the store; by default 5 seconds. No client library's own time-out is trusted.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.call_timeout = limit;
+        self.settings.call_timeout = limit;
         self
     }
 
     /// Free text that people see of the holders of this process, cut after 256 bytes.
     pub fn holder_info(mut self, text: impl Into<String>) -> Self {
-        self.holder_text = text.into();
+        self.settings.holder_text = text.into();
         self
     }
 
     /// The clock by which leases are believed, with its margin; by default [`Clock::system`].
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.settings.clock = clock;
         self
     }
 
     /// The TTL of locks that set none; by default [`Lock::DEFAULT_TTL`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.defaults.ttl = ttl;
+        self.settings.defaults.ttl = ttl;
         self
     }
 
     /// How long locks wait that set nothing; by default without limit.
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.defaults.wait = Some(limit);
+        self.settings.defaults.wait = Some(limit);
         self
     }
 
     /// The locks. It needs no runtime.
     pub fn build(self) -> Locks {
-        let info = HolderInfo::of_this_process(&self.holder_text);
-        let engine = Engine::new(self.store, self.clock, self.call_timeout, info);
-        Locks { owner: Arc::new(Owner { engine, defaults: self.defaults }), guard: PhantomData }
+        Locks::of(self.store, self.settings)
     }
 }
 

@@ -116,11 +116,7 @@ impl Registry {
 
     /// Checks that `store` promises at least `least`.
     pub(crate) fn require(&self, scheme: &str, store: &dyn LockStore, least: &Guarantees) -> Result<()> {
-        let missing = store.guarantees().shortfalls(least);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        let Err(missing) = store.guarantees().require(least, &format!("the store {scheme}:")) else { return Ok(()) };
         let able: Vec<_> = self
             .kinds()
             .filter(|kind| kind.at_best.shortfalls(least).is_empty())
@@ -130,11 +126,7 @@ impl Registry {
             })
             .collect();
         let able = if able.is_empty() { "none that was compiled in".to_owned() } else { able.join(", ") };
-        let text = format!(
-            "the store {scheme}: is too weak for what was asked: {}; stores that promise it: {able}",
-            missing.join("; ")
-        );
-        Err(Error::refused(ErrorKind::TooWeak, text))
+        Err(Error::refused(ErrorKind::TooWeak, format!("{missing}; stores that promise it: {able}")))
     }
 }
 

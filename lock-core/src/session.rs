@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -92,6 +93,9 @@ impl Session {
     /// Puts a claim on this session: from now on what the store keeps for it is no orphan.
     pub fn carry(&self, claim: &Claim) {
         if let Of::Many { carried, .. } = &self.0.of {
+            if claim.is_settled() {
+                return;
+            }
             locked(carried).insert(claim.holder(), claim.downgrade());
             claim.carried_by(&self.0);
         }
@@ -121,12 +125,12 @@ impl Session {
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&self) -> LossReason {
         loop {
-            let ended = self.0.life.ended();
+            let changed = self.0.life.changed();
             if let Some(reason) = self.loss() {
                 return reason;
             }
             tokio::select! {
-                () = ended => {}
+                () = changed => {}
                 () = self.0.clock.sleep_until(self.0.life.deadline()) => {}
             }
         }
@@ -192,6 +196,12 @@ impl PartialEq for Session {
 }
 
 impl Eq for Session {}
+
+impl Hash for Session {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -83,13 +83,40 @@ impl Validity {
     pub async fn lost(&self) -> LossReason {
         loop {
             // Subscribed before looking: an end in between is not missed.
-            let own = self.claim.life().ended();
+            let own = self.claim.life().changed();
             if let Some(reason) = self.loss() {
                 return reason;
             }
             tokio::select! {
                 () = own => {}
                 _ = self.session.lost() => {}
+            }
+        }
+    }
+
+    /// Completes when the validity has grown beyond what it is at this call, not at the first poll; for who passes
+    /// the deadline on to others.
+    ///
+    /// # Errors
+    ///
+    /// Why the lease is lost, if it is before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub fn renewed(&self) -> impl Future<Output = Result<(), LossReason>> + Send + '_ {
+        let known = self.session.life().deadline();
+        async move {
+            loop {
+                let changed = self.session.life().changed();
+                self.check()?;
+                if self.session.life().deadline() > known {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = changed => {}
+                    reason = self.lost() => return Err(reason),
+                }
             }
         }
     }

@@ -59,7 +59,7 @@ pub(crate) fn prepare(path: &Path, db: &Connection, machine: &Machine, adopt: bo
     // A write-ahead log lets readers go on beside a writer, and a commit is one write and one sync. Two connections that
     // ask for it at once are told that the file is busy, without waiting.
     patiently(until, || {
-        find(path, db)?;
+        look(path, db)?;
         let mode: String = sql(path, db.query_row("pragma journal_mode = wal", [], |row| row.get(0)))?;
         if mode != "wal" {
             let text = format!("{} cannot have a write-ahead log on this file system ({mode})", path.display());
@@ -69,7 +69,7 @@ pub(crate) fn prepare(path: &Path, db: &Connection, machine: &Machine, adopt: bo
         sql(path, db.execute_batch("pragma synchronous = full"))
     })?;
     patiently(until, || {
-        if matches!(find(path, db)?, Found::Ours) && is_of_this_boot(path, db, machine)? {
+        if matches!(look(path, db)?, Found::Ours) && is_of_this_boot(path, db, machine)? {
             return Ok(());
         }
         sql(path, db.execute_batch("begin immediate"))?;
@@ -83,7 +83,17 @@ pub(crate) fn prepare(path: &Path, db: &Connection, machine: &Machine, adopt: bo
     })
 }
 
-/// Looks at what the file is. Reads only: it may be somebody else's.
+/// Looks at what the file is, outside of any transaction. Reads only: it may be somebody else's.
+fn look(path: &Path, db: &Connection) -> Result<Found, Refusal> {
+    // In one transaction, since another process may be making the layout.
+    sql(path, db.execute_batch("begin"))?;
+    let found = find(path, db);
+    let ended = sql(path, db.execute_batch("rollback"));
+    let found = found?;
+    ended.map(|()| found)
+}
+
+/// Looks at what the file is, inside a transaction.
 fn find(path: &Path, db: &Connection) -> Result<Found, Refusal> {
     let number = |pragma: &str| sql(path, db.query_row(pragma, [], |row| row.get::<_, i64>(0)));
     let application = number("pragma application_id")?;

@@ -175,6 +175,7 @@ impl Worker<'_> {
             return;
         }
         let mut look = || {
+            self.file.check_in_place()?;
             self.tables.begin_look()?;
             let mut at = 0;
             while at < self.pending.len() {

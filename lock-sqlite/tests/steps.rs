@@ -30,14 +30,12 @@ async fn asking_again_with_the_same_holder_gives_the_same_token_and_a_full_ttl()
     let store = folder.open().await;
     let claim = claim("x");
     let first = acquired(&store, &claim).await;
-    let before = store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap();
-    folder
-        .wait_until(|| async { store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap() < before })
-        .await;
-    let low = store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap();
+    let remaining = || async { store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap() };
+    let low = TTL - Duration::from_millis(500);
+    folder.wait_until(|| async { remaining().await < low }).await;
     let again = acquired(&store, &claim).await;
     assert_eq!((again.token.clone(), again.ttl), (first.token, TTL));
-    assert!(store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap() > low);
+    assert!(remaining().await > low);
 }
 
 #[tokio::test]
@@ -431,6 +429,11 @@ async fn a_file_that_is_removed_or_replaced_while_in_use_is_noticed() {
     let error = store.request(&claim("y")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("removed or replaced") && !error.may_have_taken_effect(), "{error}");
+    assert_eq!(store.inspect(claim("x").name()).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    // Another file in its place has other leases.
+    let new = folder.open().await;
+    acquired(&new, &claim("x")).await;
+    assert!(store.request(&claim("x")).await.is_err());
 }
 
 #[tokio::test]

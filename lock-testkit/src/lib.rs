@@ -5,10 +5,12 @@
 
 mod port;
 mod process;
+mod proxy;
 mod redis;
 mod until;
 
 pub use self::port::free_port;
 pub use self::process::Process;
-pub use self::redis::{RedisCluster, RedisSentinels, RedisServer};
+pub use self::proxy::Proxy;
+pub use self::redis::{RedisCluster, RedisSentinels, RedisServer, fresh_prefix};
 pub use self::until::{BOUND, until};

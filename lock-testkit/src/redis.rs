@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -113,7 +114,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]);
     command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes"]).args(settings);
-    Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()))
+    Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 #[track_caller]
@@ -208,7 +209,7 @@ fn watch(master: u16) -> (u16, TempDir, Process) {
          sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
     );
     fs::write(&path, text).expect("a sentinel's configuration");
-    let process = Process::start(Command::new("redis-sentinel").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()));
+    let process = Process::start(Command::new("redis-sentinel").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
     (port, folder, process)
 }
 
@@ -299,4 +300,10 @@ impl RedisCluster {
         }
         (owner.expect("a slot has an owner"), other.expect("a cluster has another master"))
     }
+}
+
+/// A prefix for keys that no other test of this process uses.
+pub fn fresh_prefix() -> String {
+    static PREFIXES: AtomicU32 = AtomicU32::new(0);
+    format!("test{}:", PREFIXES.fetch_add(1, Ordering::Relaxed))
 }

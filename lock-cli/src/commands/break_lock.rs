@@ -21,6 +21,10 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     if args.holder.is_some() && args.holder != seen.holder {
         return nothing(format!("\"{name}\" is held by another holder, {seen}: it was not broken"));
     }
+    if seen.revoked && !args.now {
+        let free_in = seen.remaining.map(|time| format!(" and becomes free in {}", output::time(time)));
+        return nothing(format!("\"{name}\" was revoked already{}", free_in.unwrap_or_default()));
+    }
     let how = if args.now { How::Now } else { How::Revoke };
     let Some(broken) = locks.break_lock(&name, &seen, how).await? else {
         return nothing(format!("\"{name}\" was no longer held by {seen}: it was not broken"));
@@ -35,7 +39,11 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
         output::print(&value.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut lines = vec![format!("evicted {}", output::shown(&broken.evicted.to_string()))];
+    let mut lines = vec![if broken.evicted.revoked {
+        "it was revoked before: there was no holder to evict".to_owned()
+    } else {
+        format!("evicted {}", output::shown(&broken.evicted.to_string()))
+    }];
     lines.push(match broken.free_in {
         Duration::ZERO => format!("\"{name}\" is free now"),
         time => format!("\"{name}\" becomes free in {}, when the old lease would have ended", output::time(time)),

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod break_lock;
+mod fence;
 mod list;
 mod realm;
 mod run;
@@ -25,6 +26,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::List(args) => list::run(args, store).await?,
         Command::Break(args) => return break_lock::run(args, store).await,
         Command::Stores(args) => stores::run(args)?,
+        Command::Fence(command) => return fence::run(command).await,
         Command::Realm(args) => realm::run(args, store).await?,
     }
     Ok(ExitCode::SUCCESS)

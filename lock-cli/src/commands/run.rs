@@ -52,12 +52,8 @@ fn grace(args: &Run) -> Result<Duration, Failure> {
 async fn connecting<G: Guard>(connect: Connect<G>, signals: &mut Signals) -> Result<Locks<G>, Failure> {
     tokio::select! {
         locks = connect => Ok(locks?),
-        signal = signals.ending() => Err(ended_by(signal)),
+        signal = signals.ending() => Err(Failure::ended_by(signal)),
     }
-}
-
-fn ended_by(signal: i32) -> Failure {
-    Failure::new(status::SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()), "")
 }
 
 async fn hold<G: Guard, T: Into<Option<FencingToken>>>(
@@ -95,7 +91,7 @@ async fn acquire<G: Guard>(locks: &Locks<G>, name: &LockName, args: &Run, signal
                 Some(guard) => Ok(guard),
                 None => Err(held(locks, name).await),
             },
-            signal = signals.ending() => Err(ended_by(signal)),
+            signal = signals.ending() => Err(Failure::ended_by(signal)),
         };
     }
     if let Some(limit) = args.wait {
@@ -108,7 +104,7 @@ async fn acquire<G: Guard>(locks: &Locks<G>, name: &LockName, args: &Run, signal
         tokio::select! {
             biased;
             guard = &mut acquiring => return Ok(guard?),
-            signal = signals.ending() => return Err(ended_by(signal)),
+            signal = signals.ending() => return Err(Failure::ended_by(signal)),
             _ = looks.tick() => line.draw(),
         }
     }

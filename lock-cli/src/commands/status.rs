@@ -12,9 +12,10 @@ pub(crate) async fn run(args: Status, url: Option<&str>) -> Result<(), Failure> 
     if args.json {
         return output::print(&output::json_of(&name, by.as_ref()).to_string());
     }
-    let Some(by) = by else { return output::print("free") };
-    let mut lines = vec![if by.revoked {
-        format!("revoked, nobody may hold it yet; it was held by {}", output::shown(&by.to_string()))
+    let Some(mut by) = by else { return output::print("free") };
+    let revoked = std::mem::take(&mut by.revoked);
+    let mut lines = vec![if revoked {
+        format!("revoked: nobody holds it, and nobody can yet; it was held by {}", output::shown(&by.to_string()))
     } else {
         format!("held by {}", output::shown(&by.to_string()))
     }];
@@ -25,7 +26,7 @@ pub(crate) async fn run(args: Status, url: Option<&str>) -> Result<(), Failure> 
         lines.push(format!("token      {}", output::shown(&token.to_string())));
     }
     if let Some(remaining) = by.remaining {
-        let unless = if by.revoked { "" } else { " unless it is renewed" };
+        let unless = if revoked { "" } else { " unless it is renewed" };
         lines.push(format!("ends in    {}{unless}", output::time(remaining)));
     }
     output::print(&lines.join("\n"))

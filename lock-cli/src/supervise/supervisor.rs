@@ -19,9 +19,6 @@ use crate::failure::Failure;
 /// How long a command may take to stop when `leasehold` was told to, before it is stopped by force.
 const SUSPENDING: Duration = Duration::from_millis(500);
 
-/// By how much a deadline must be later, in nanoseconds, to be a renewal.
-const NOISE: u64 = 500_000;
-
 /// How long the end of a group is watched that has lost its watchdog.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -37,46 +34,33 @@ pub(crate) async fn supervise(
     signals: &mut Signals,
 ) -> Result<Ending, Failure> {
     signals.with_job_control()?;
-    let deadline = Deadline::of(lease);
-    let (link, watchdog) = start_watchdog(&job, terms, deadline.at)
+    let deadline = deadline_of(lease);
+    let (link, watchdog) = start_watchdog(&job, terms, deadline)
         .map_err(|error| Failure::system(format!("the watchdog cannot be started: {error}")))?;
     let mut supervisor = Supervisor {
         job,
         link,
         terms,
         deadline,
+        watchdog: Pid::from_child(&watchdog),
         group: None,
         terminal: Terminal::open(),
         had_terminal: Terminal::is_wanted(),
         suspend_by: None,
         stopped: None,
-        unread: None,
+        early: Vec::new(),
     };
     let ending = supervisor.run(lease, signals).await;
     supervisor.end(watchdog).await;
     ending
 }
 
-/// Until when the watchdog was told that the lease is valid.
-#[derive(Clone, Copy, Debug)]
-struct Deadline {
-    at: u64,
-    /// How often it is looked at: a renewal shall reach the watchdog soon, and cost nothing while there is none.
-    every: Duration,
-}
-
-impl Deadline {
-    /// The clock is read before the lease is asked: what passes in between makes the deadline earlier.
-    fn of(lease: Option<&Validity>) -> Deadline {
-        let now = boot_time::now();
-        match lease {
-            None => Deadline { at: u64::MAX, every: Duration::from_secs(3600) },
-            Some(lease) => Deadline {
-                at: now.saturating_add(u64::try_from(lease.remaining().as_nanos()).unwrap_or(u64::MAX)),
-                every: (lease.ttl() / 20).clamp(Duration::from_millis(2), Duration::from_secs(1)),
-            },
-        }
-    }
+/// Until when the lease is valid, in nanoseconds of the boot-time clock. That clock is read before the lease is asked:
+/// what passes in between makes the deadline earlier.
+fn deadline_of(lease: Option<&Validity>) -> u64 {
+    let now = boot_time::now();
+    let left = |lease: &Validity| u64::try_from(lease.remaining().as_nanos()).unwrap_or(u64::MAX);
+    lease.map_or(u64::MAX, |lease| now.saturating_add(left(lease)))
 }
 
 /// Starts the watchdog, out of reach of the terminal's signals, and gives it our standard streams for the command.
@@ -109,7 +93,9 @@ struct Supervisor {
     job: Job,
     link: Link,
     terms: Terms,
-    deadline: Deadline,
+    /// Until when the watchdog was told that the lease is valid.
+    deadline: u64,
+    watchdog: Pid,
     /// The command's group, once it runs and until nobody may signal it any more.
     group: Option<Pid>,
     terminal: Option<Terminal>,
@@ -119,13 +105,16 @@ struct Supervisor {
     suspend_by: Option<u64>,
     /// Why the command is being stopped for good.
     stopped: Option<&'static str>,
-    /// A signal that came before the command ran.
-    unread: Option<i32>,
+    /// Signals that came before the command ran.
+    early: Vec<i32>,
 }
 
 impl Supervisor {
     async fn run(&mut self, lease: Option<&Validity>, signals: &mut Signals) -> Result<Ending, Failure> {
         let mut loss_told = false;
+        // Asked for before the deadline is read: no renewal in between is missed.
+        let mut renewal = std::pin::pin!(renewed(lease));
+        self.extend(lease);
         loop {
             let next_look = self.next_look();
             tokio::select! {
@@ -144,25 +133,37 @@ impl Supervisor {
                     loss_told = true;
                     self.lose(reason);
                 }
-                () = tokio::time::sleep(next_look) => self.look(lease),
+                () = renewal.as_mut(), if !loss_told => {
+                    renewal.set(renewed(lease));
+                    self.extend(lease);
+                }
+                () = tokio::time::sleep(next_look) => self.look(),
             }
         }
     }
 
+    /// Timers sleep through a suspend of the machine, and the clock does not: it is looked at once a second, and more
+    /// often as the end comes near.
     fn next_look(&self) -> Duration {
-        let soon = self.suspend_by.map_or(self.deadline.every, boot_time::until);
-        soon.min(self.deadline.every)
+        let soon = boot_time::until(self.deadline).saturating_sub(self.terms.lead) / 4;
+        let soon = soon.clamp(Duration::from_millis(2), Duration::from_secs(1));
+        self.suspend_by.map_or(soon, |by| soon.min(boot_time::until(by)))
     }
 
-    /// Tells the watchdog of a renewal; and does its work if it has not been done.
-    fn look(&mut self, lease: Option<&Validity>) {
-        let deadline = Deadline::of(lease);
-        // Two readings of the same deadline differ by the time between reading the clock and asking the lease.
-        if deadline.at > self.deadline.at.saturating_add(NOISE) && self.stopped.is_none() {
+    /// Tells the watchdog of a renewal.
+    fn extend(&mut self, lease: Option<&Validity>) {
+        let deadline = deadline_of(lease);
+        if deadline > self.deadline && self.stopped.is_none() {
             self.deadline = deadline;
-            self.link.send(Order::Extend(deadline.at).to_frame());
+            self.link.send(Order::Extend(deadline).to_frame());
         }
-        if boot_time::until(self.deadline.at) <= self.terms.lead {
+    }
+
+    /// Does the watchdog's work if it has not been done.
+    fn look(&mut self) {
+        // A watchdog that somebody stopped would neither stop the command nor tell of its end.
+        let _ = kill_process(self.watchdog, Signal::CONT);
+        if boot_time::until(self.deadline) <= self.terms.lead {
             self.signal(Signal::KILL);
         }
         if self.suspend_by.is_some_and(|at| boot_time::until(at).is_zero()) {
@@ -185,7 +186,7 @@ impl Supervisor {
                 if self.had_terminal {
                     self.had_terminal = self.give_terminal();
                 }
-                if let Some(signal) = self.unread.take() {
+                for signal in std::mem::take(&mut self.early) {
                     self.pass_on(signal);
                 }
             }
@@ -210,10 +211,7 @@ impl Supervisor {
     fn pass_on(&mut self, signal: i32) {
         let Some(signal) = Signal::from_named_raw(signal) else { return };
         if self.group.is_none() {
-            // What ends a command comes before what only tells it something.
-            if signal != Signal::WINCH && signal != Signal::CONT {
-                self.unread = Some(signal.as_raw());
-            }
+            self.early.push(signal.as_raw());
             return;
         }
         match signal {
@@ -307,6 +305,20 @@ impl Supervisor {
         let ended = async { while self.link.next().await.is_some() {} };
         if tokio::time::timeout(LEAVING, ended).await.is_ok() {
             let _ = watchdog.wait();
+        }
+    }
+}
+
+/// Completes at the next renewal after this call. A loss is told elsewhere.
+fn renewed(lease: Option<&Validity>) -> impl Future<Output = ()> + '_ {
+    let renewed = lease.map(Validity::renewed);
+    async move {
+        let told = match renewed {
+            Some(renewed) => renewed.await.is_ok(),
+            None => false,
+        };
+        if !told {
+            std::future::pending::<()>().await;
         }
     }
 }

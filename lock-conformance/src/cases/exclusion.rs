@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use lock_core::Claim;
+use lock_core::{Claim, Fault};
 
-use crate::case::{Proof, cases, ensure};
+use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Answer, Context, name};
 
 cases! { "exclusion";
@@ -16,6 +16,12 @@ cases! { "exclusion";
         try_acquire_gives_none_while_another_holds,
         no_two_tasks_of_any_handles_are_inside_at_once,
     }
+    [Need::RecordsSurvive(Fault::Crash)] { survives_a_crash }
+    [Need::RecordsSurvive(Fault::PowerLoss)] { survives_a_power_loss }
+    [Need::RecordsSurvive(Fault::FailOver)] { survives_a_fail_over }
+    [Need::RecordsSurvive(Fault::MinorityLoss)] { survives_the_loss_of_a_minority }
+    [Need::RecordsSurvive(Fault::ClockStep)] { survives_a_clock_step }
+    [Need::RecordsSurvive(Fault::Pause)] { survives_a_pause }
 }
 
 async fn a_held_lock_is_refused_on_every_handle(cx: Context) -> Proof {
@@ -98,4 +104,46 @@ async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> Proof {
     let total = total.load(Ordering::SeqCst);
     ensure!(total == 27, "27 were inside, and {total} were counted");
     Ok(())
+}
+
+/// A lease with much time left is still its holder's after the fault.
+async fn survives(cx: Context, fault: Fault) -> Proof {
+    let job = name("job");
+    let holder = cx.claim(&job);
+    let granted = cx.grant(&cx.open().await?, &holder).await?;
+    cx.deployment().inflict(fault).await?;
+    let store = cx.open().await?;
+    let refused = cx.refused(&store, &cx.claim(&job)).await;
+    // Where the fault took longer than the lease, it may have ended.
+    if cx.clock.now() < granted.valid_until {
+        refused?;
+        cx.shows_holder(&store, &holder).await?;
+        cx.give_back(&store, &holder).await?;
+        cx.is_free(&store, &job).await?;
+    }
+    Ok(())
+}
+
+async fn survives_a_crash(cx: Context) -> Proof {
+    survives(cx, Fault::Crash).await
+}
+
+async fn survives_a_power_loss(cx: Context) -> Proof {
+    survives(cx, Fault::PowerLoss).await
+}
+
+async fn survives_a_fail_over(cx: Context) -> Proof {
+    survives(cx, Fault::FailOver).await
+}
+
+async fn survives_the_loss_of_a_minority(cx: Context) -> Proof {
+    survives(cx, Fault::MinorityLoss).await
+}
+
+async fn survives_a_clock_step(cx: Context) -> Proof {
+    survives(cx, Fault::ClockStep).await
+}
+
+async fn survives_a_pause(cx: Context) -> Proof {
+    survives(cx, Fault::Pause).await
 }

@@ -13,7 +13,11 @@ cases! { "renewal";
         of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back,
         of_a_released_guard_does_not_take_it_back,
     }
-    [Need::Time] { keeps_a_guard_beyond_its_ttl, keeps_many_guards_beyond_their_ttl }
+    [Need::Time] {
+        keeps_a_guard_beyond_its_ttl,
+        keeps_many_guards_beyond_their_ttl,
+        keeps_the_guards_of_two_users_of_one_handle,
+    }
     [Need::OwnLeases] {
         of_a_lock_that_was_never_held_is_refused,
         of_a_released_lease_is_refused,
@@ -250,5 +254,21 @@ async fn keeps(cx: Context, count: usize) -> Proof {
     for guard in guards {
         guard.release().await?;
     }
+    Ok(())
+}
+
+async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> Proof {
+    let store = cx.open().await?;
+    let (a, b) = (cx.locks_on(store.clone()), cx.locks_on(store));
+    let one = a.lock("one").ttl(cx.ttl).acquire().await?;
+    let two = b.lock("two").ttl(cx.ttl).acquire().await?;
+    tokio::time::sleep(one.ttl() * 2).await;
+    one.check().map_err(|why| format!("the first was lost although it is renewed: {why}"))?;
+    // Its end must not be the end of the other's renewals.
+    one.release().await?;
+    drop(a);
+    tokio::time::sleep(two.ttl() * 2).await;
+    two.check().map_err(|why| format!("the second was lost although it is renewed: {why}"))?;
+    two.release().await?;
     Ok(())
 }

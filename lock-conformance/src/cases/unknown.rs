@@ -71,8 +71,7 @@ async fn asks_again(cx: Context, step: Step) -> Proof {
     let by = b.inspect(&job).await?.ok_or("a held lock is shown as free")?;
     ensure!(by.holder == Some(guard.holder()), "it holds the lock, and the store shows {by:?}");
     guard.release().await?;
-    locks.close().await;
-    cx.is_free(&b, &job).await
+    cx.becomes_free(&b, &job).await
 }
 
 async fn the_token_after_a_lost_reply_is_that_of_the_lease(cx: Context) -> Proof {

@@ -1,9 +1,8 @@
 //! P8: who waits is served, in order, and does not trust in hints.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{ErrorKind, HeldBy, LockGuard, LockStore, Locks};
+use lock_core::{ErrorKind, HeldBy, LockGuard, Locks};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -25,7 +24,11 @@ cases! { "waiting";
         of_one_handle_is_served_in_order,
         goes_on_when_the_one_ahead_gives_up,
     }
-    [Need::Queue] { of_several_handles_is_served_in_order, shows_how_many_are_ahead }
+    [Need::Queue] {
+        of_several_handles_is_served_in_order,
+        asking_again_keeps_the_place,
+        shows_how_many_are_ahead,
+    }
     [Need::Time] { passes_a_dead_holder_at_the_end_of_its_lease }
     [Need::Queue, Need::Time] { passes_a_dead_waiter }
 }
@@ -232,6 +235,21 @@ async fn shows_how_many_are_ahead(cx: Context) -> Proof {
     cx.is_free(&a, &job).await
 }
 
+async fn asking_again_keeps_the_place(cx: Context) -> Proof {
+    let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
+    let (holder, second, third) = (cx.claim(&job), cx.queueing(&job), cx.queueing(&job));
+    cx.grant(&a, &holder).await?;
+    cx.refused(&a, &second).await?;
+    cx.refused(&b, &third).await?;
+    cx.refused(&a, &second).await?;
+    cx.give_back(&a, &holder).await?;
+    cx.refused(&b, &third).await?;
+    cx.grant_within(&a, &second, cx.soon()).await?;
+    cx.give_back(&a, &second).await?;
+    cx.grant_within(&b, &third, cx.soon()).await?;
+    cx.give_back(&b, &third).await
+}
+
 async fn passes_a_dead_holder_at_the_end_of_its_lease(cx: Context) -> Proof {
     let (store, locks) = (cx.open().await?, cx.locks().await?);
     let dead = cx.brief(&name("job"));
@@ -249,8 +267,16 @@ async fn passes_a_dead_waiter(cx: Context) -> Proof {
     let (holder, dead) = (cx.claim(&job), lock_core::Claim::queueing(job.clone(), cx.ttl));
     cx.grant(&store, &holder).await?;
     cx.refused(&store, &dead).await?;
-    let waiter = wait(&cx, &locks, None).await?;
+    // A waiter looks again within its own TTL, which is another, so that no session of this program keeps the dead one.
+    let lock = locks.lock("job").ttl(cx.ttl * 2).wait(cx.soon());
+    let (told, mut hears) = mpsc::unbounded_channel();
+    let tell = move |_: &HeldBy| {
+        // Nobody hears the later ones.
+        let _ = told.send(());
+    };
+    let waiter = tokio::spawn(lock.on_wait(tell).acquire());
+    hears.recv().await.ok_or("the waiter ended before it waited")?;
     cx.give_back(&store, &holder).await?;
     served(&cx, waiter).await?.release().await?;
-    Proof::Ok(drop::<Arc<dyn LockStore>>(store))
+    Ok(())
 }

@@ -158,6 +158,11 @@ impl Waiter {
     /// Waits for a hint, or until the lease in the way can have ended; false if the waiter's own session has.
     async fn wait(&self, claim: &Claim, held: &Waiting, place: &mut Option<Place>) -> Result<bool> {
         observe::waiting(claim, held);
+        // The place comes first: whoever begins to wait after this waiter was seen to wait is behind it.
+        let joins = place.is_none() && !self.queued;
+        if joins {
+            *place = Some(self.engine.lines.join(&self.wanted.name));
+        }
         self.tell(&held.by);
         if self.is_over() {
             return Err(self.contended(claim, held.by.clone()));
@@ -165,11 +170,8 @@ impl Waiter {
         if let Some(session) = &held.session {
             self.engine.keep(session);
         }
-        if place.is_none() && !self.queued {
-            let joined = place.insert(self.engine.lines.join(&self.wanted.name));
-            if !joined.is_head() {
-                return Ok(true);
-            }
+        if joins && place.as_ref().is_some_and(|place| !place.is_head()) {
+            return Ok(true);
         }
         // A store that answers "again, at once" for ever must not keep a processor busy.
         let look_again = held.look_again.max(Duration::from_millis(1));

@@ -1,6 +1,6 @@
 //! [`Schedule`], when a session is due; [`Timers`], which session is due next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::{Moment, Session};
@@ -11,7 +11,6 @@ use crate::{Moment, Session};
 /// before its end. While a call is under way it is asked again after a sixth of the TTL (the call that hangs is not
 /// given up: its answer counts if it still comes); after a call that failed, after a twentieth.
 pub(crate) struct Schedule {
-    tick: Option<(Moment, u64)>,
     renewed: Moment,
     asked: Moment,
     under_way: u32,
@@ -20,7 +19,7 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn renewed_at(sent: Moment) -> Schedule {
-        Schedule { tick: None, renewed: sent, asked: sent, under_way: 0, failures: 0 }
+        Schedule { renewed: sent, asked: sent, under_way: 0, failures: 0 }
     }
 
     pub(crate) fn confirmed(&mut self, sent: Moment) {
@@ -56,10 +55,15 @@ impl Schedule {
     }
 }
 
+/// When a session is looked at, and a number that no other has.
+type Tick = (Moment, u64);
+
 /// The sessions by when they are to be looked at. A session that is removed leaves nothing behind.
 #[derive(Default)]
 pub(crate) struct Timers {
-    queue: BTreeMap<(Moment, u64), Session>,
+    queue: BTreeMap<Tick, Session>,
+    /// Where each session is in the queue. It is kept here, since engines that share a store share its sessions.
+    ticks: HashMap<Session, Tick>,
     added: u64,
     /// When the engine's task will look by itself.
     looks_at: Option<Moment>,
@@ -69,7 +73,7 @@ impl Timers {
     /// Looks at `session` from now on, unless it is looked at early enough; gives whether the engine must be told.
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
         let at = Self::next_look(session);
-        let planned = session.schedule().tick;
+        let planned = self.ticks.get(session).copied();
         match planned {
             // A shared session that carried nothing was left to expire; now it carries something again.
             Some((planned, _)) if planned <= at => false,
@@ -83,7 +87,7 @@ impl Timers {
         self.remove(session);
         self.added += 1;
         let tick = (at, self.added);
-        session.schedule().tick = Some(tick);
+        self.ticks.insert(session.clone(), tick);
         self.queue.insert(tick, session.clone());
         let sooner = self.looks_at.is_none_or(|looks_at| at < looks_at);
         if sooner {
@@ -94,7 +98,7 @@ impl Timers {
 
     /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
     pub(crate) fn replan(&mut self, session: &Session) -> bool {
-        session.schedule().tick.is_some() && self.plan(session)
+        self.ticks.contains_key(session) && self.plan(session)
     }
 
     fn next_look(session: &Session) -> Moment {
@@ -103,8 +107,7 @@ impl Timers {
     }
 
     pub(crate) fn remove(&mut self, session: &Session) {
-        let tick = session.schedule().tick.take();
-        if let Some(tick) = tick {
+        if let Some(tick) = self.ticks.remove(session) {
             self.queue.remove(&tick);
         }
     }

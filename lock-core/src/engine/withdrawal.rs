@@ -149,6 +149,7 @@ impl Drop for Withdrawal {
     fn drop(&mut self) {
         // A store that panicked would do so again.
         if self.done || std::thread::panicking() {
+            self.claim.settle();
             if self.engine.withdrawing.fetch_sub(1, Ordering::AcqRel) == 1 {
                 self.engine.settled.notify_waiters();
             }

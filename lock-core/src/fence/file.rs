@@ -4,13 +4,14 @@
 //! appended, one write and one sync each; when most of them are outdated, the file is written anew beside itself and
 //! renamed. Whoever writes holds the lock of `<file>.lock`, since the file itself is replaced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind as Io, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::thread;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::block_on::block_on;
 use super::marks::{Mark, Marks};
@@ -57,7 +58,7 @@ impl FileMemory {
         let path = resolve(path)?;
         let book = match Book::open(&path) {
             Err(OpenError::Missing) => {
-                let _tenure = Tenure::begin(&path)?;
+                let _tenure = Tenure::begin(&path, true)?;
                 match Book::open(&path) {
                     Err(OpenError::Missing) => Book::write(&path, &Marks::default())?,
                     book => book?,
@@ -76,22 +77,29 @@ impl FileMemory {
     pub(super) async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Arc<Tenure>> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| invalid("a fence in a file is entered inside a tokio runtime, or with enter_blocking"))?;
-        let mut state = self.state.clone().lock_owned().await;
+        let state = self.state.clone().lock_owned().await;
         let (name, token) = (name.clone(), token.clone());
-        let entering = runtime.spawn_blocking(move || state.enter(&name, &token));
-        entering.await.unwrap_or_else(|_| {
-            let text = "the runtime ended while the fence was entered";
-            Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
-        })
+        let mut entry = Entry { state, name, token };
+        let at_once = runtime.spawn_blocking(move || (entry.at_once(), entry)).await;
+        let (entered, mut entry) = at_once.map_err(|_| cut_off())?;
+        if let Some(tenure) = entered? {
+            return Ok(tenure);
+        }
+        // Another process may keep its pass for long, and a runtime does not end before its blocking tasks: so this
+        // waits on a thread that nobody waits for.
+        let (tell, told) = oneshot::channel();
+        let waiting = thread::Builder::new().name("leasehold-fence".to_owned());
+        waiting.spawn(move || tell.send(entry.waiting())).map_err(|error| failed("entered", &self.path, error))?;
+        told.await.map_err(|_| cut_off())?
     }
 
     pub(super) fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Arc<Tenure>> {
-        self.state().enter(name, token)
+        Entry { state: self.state(), name: name.clone(), token: token.clone() }.waiting()
     }
 
     pub(super) fn adopt(&self, realm: &Realm) -> Result<()> {
         let mut state = self.state();
-        let _tenure = state.tenure()?;
+        let _tenure = state.tenure(true)?;
         match state.book.marks.adopt(realm) {
             Some(mark) => state.keep(mark),
             None => Ok(()),
@@ -108,25 +116,50 @@ impl FileMemory {
     }
 }
 
-impl State {
-    /// Admits the token, after it is on disk.
-    fn enter(&mut self, name: &LockName, token: &FencingToken) -> Result<Arc<Tenure>> {
-        let tenure = self.tenure()?;
-        if let Some(mark) = self.book.marks.admit(name, token)? {
-            self.keep(mark)?;
+/// Somebody who enters, with the turn to do so.
+struct Entry {
+    state: OwnedMutexGuard<State>,
+    name: LockName,
+    token: FencingToken,
+}
+
+impl Entry {
+    /// Enters unless another process or handle is in the way.
+    fn at_once(&mut self) -> Result<Option<Arc<Tenure>>> {
+        match self.state.tenure(false)? {
+            Some(tenure) => self.state.admit(&self.name, &self.token).map(|()| Some(tenure)),
+            None => Ok(None),
         }
+    }
+
+    /// Enters as soon as nobody else is in the way.
+    fn waiting(&mut self) -> Result<Arc<Tenure>> {
+        let tenure = self.state.tenure(true)?.expect("BUG: who waits for the lock of a file has it then");
+        self.state.admit(&self.name, &self.token)?;
         Ok(tenure)
+    }
+}
+
+impl State {
+    /// Admits the token, after it is on disk; in a tenure only.
+    fn admit(&mut self, name: &LockName, token: &FencingToken) -> Result<()> {
+        match self.book.marks.admit(name, token)? {
+            Some(mark) => self.keep(mark),
+            None => Ok(()),
+        }
     }
 
     /// The lock of the file, shared by all passes of this handle; when it was free in between, others may have written.
-    fn tenure(&mut self) -> Result<Arc<Tenure>> {
+    /// `None` if another process or handle has it, and this shall not wait.
+    fn tenure(&mut self, wait: bool) -> Result<Option<Arc<Tenure>>> {
         if let Some(tenure) = self.tenure.upgrade() {
-            return Ok(tenure);
+            return Ok(Some(tenure));
         }
-        let tenure = Arc::new(Tenure::begin(&self.path)?);
+        let Some(tenure) = Tenure::begin(&self.path, wait)? else { return Ok(None) };
+        let tenure = Arc::new(tenure);
         self.book.catch_up(&self.path)?;
         self.tenure = Arc::downgrade(&tenure);
-        Ok(tenure)
+        Ok(Some(tenure))
     }
 
     fn keep(&mut self, mark: Mark) -> Result<()> {
@@ -273,17 +306,19 @@ impl Book {
 }
 
 impl Tenure {
-    /// Waits for the lock of the fence at `path`.
-    fn begin(path: &Path) -> Result<Tenure> {
+    /// Takes the lock of the fence at `path`; `None` if another has it, and this shall not wait.
+    fn begin(path: &Path, wait: bool) -> Result<Option<Tenure>> {
         let path = beside(path, ".lock");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(|error| failed("locked", &path, error))?;
         loop {
-            match file.lock() {
-                Ok(()) => return Ok(Tenure { _locked: file }),
-                Err(error) if error.kind() == Io::Interrupted => {}
-                Err(error) => return Err(failed("locked", &path, error)),
+            let locked = if wait { file.lock().map_err(TryLockError::Error) } else { file.try_lock() };
+            match locked {
+                Ok(()) => return Ok(Some(Tenure { _locked: file })),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) if error.kind() == Io::Interrupted => {}
+                Err(TryLockError::Error(error)) => return Err(failed("locked", &path, error)),
             }
         }
     }
@@ -376,6 +411,10 @@ fn gone(error: OpenError, path: &Path) -> Error {
         )),
         OpenError::Other(error) => error,
     }
+}
+
+fn cut_off() -> Error {
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, "the fence was not entered: what did so ended before its time")
 }
 
 fn went_back(path: &Path) -> Error {

@@ -215,6 +215,33 @@ fn the_file_is_locked_while_any_pass_is_out() {
 }
 
 #[test]
+fn a_runtime_ends_although_an_entry_waits_for_another_handle() {
+    let (_directory, path) = place();
+    let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
+    let pass = one.enter_blocking(&name("a"), &token(1)).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiting = two.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (a, newer) = (name("a"), token(2));
+            let mut entry = pin!(waiting.enter(&a, &newer));
+            // Until the entry has found the lock taken, and its thread waits.
+            while !fs::read_dir("/proc/self/task").unwrap().any(|task| {
+                fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name == "leasehold-fence\n")
+            }) {
+                tokio::select! { _ = &mut entry => panic!("two are in"), () = tokio::task::yield_now() => {} }
+            }
+        });
+        drop(runtime);
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(std::time::Duration::from_secs(60)).expect("the runtime waits for another handle's pass");
+    drop(pass);
+    drop(two.enter_blocking(&name("a"), &token(3)).unwrap());
+}
+
+#[test]
 fn what_another_handle_saw_counts() {
     let (_directory, path) = place();
     let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
@@ -275,6 +302,18 @@ fn a_torn_tail_that_another_handle_left_is_passed_over() {
     let fence = Fence::open(&path).unwrap();
     fence.raise(&name("a"), &token(5)).unwrap();
     File::options().append(true).open(&path).unwrap().write_all(b"0badc0de {\"rea").unwrap();
+    fence.raise(&name("a"), &token(6)).unwrap();
+    assert_eq!(Fence::open(&path).unwrap().list().unwrap(), [(name("a"), token(6))]);
+}
+
+#[test]
+fn nothing_of_a_torn_tail_is_left_behind_a_shorter_mark() {
+    let (_directory, path) = place();
+    let fence = Fence::open(&path).unwrap();
+    fence.raise(&name("a"), &token(5)).unwrap();
+    let mark = fs::read(&path).unwrap().split(|byte| *byte == b'\n').nth(1).unwrap().len() + 1;
+    // One byte longer than the next mark, which would leave an empty line.
+    File::options().append(true).open(&path).unwrap().write_all(&[&vec![0; mark], &b"\n"[..]].concat()).unwrap();
     fence.raise(&name("a"), &token(6)).unwrap();
     assert_eq!(Fence::open(&path).unwrap().list().unwrap(), [(name("a"), token(6))]);
 }

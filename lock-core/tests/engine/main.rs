@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod cancellation;
-mod hooked;
+
 mod scale;
 mod sessions;
 mod validity;
 mod waiting;
+mod watched;

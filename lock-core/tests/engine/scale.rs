@@ -1,6 +1,7 @@
 //! Ten thousand leases: one task, few calls, little memory.
 
-use crate::hooked::{Fate, Hooked, SECOND};
+use crate::watched::{SECOND, Watched};
+use lock_conformance::faults::{Op, Step};
 use lock_core::*;
 use tokio::time::sleep;
 
@@ -46,25 +47,25 @@ fn a_thousand_cycles_leave_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_leases_are_renewed_with_few_calls() {
-    let store = Hooked::new(MemoryStore::new());
+    let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
     let guards = hold_many(&locks).await;
     sleep(11 * SECOND).await;
-    assert!(store.renew.count() <= 20, "{} calls", store.renew.count());
-    assert_eq!(store.batches.lock().unwrap().iter().sum::<usize>(), MANY);
+    assert!(store.calls(Op::Renew) <= 20, "{} calls", store.calls(Op::Renew));
+    assert_eq!(store.seen.batches.lock().unwrap().iter().sum::<usize>(), MANY);
     drop(guards);
     locks.close().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn leases_without_an_answer_are_asked_again_in_smaller_batches() {
-    let store = Hooked::new(MemoryStore::new());
+    let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
     let guards = hold_many(&locks).await;
-    store.renew.next(20, Fate::Mute);
+    store.next(Op::Renew, [Step::LoseReply; 20]);
     sleep(25 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
-    let batches = store.batches.lock().unwrap();
+    let batches = store.seen.batches.lock().unwrap();
     assert_eq!(batches.iter().take(20).max(), Some(&512));
     assert!(batches.iter().skip(20).any(|size| *size == 64), "{batches:?}");
 }

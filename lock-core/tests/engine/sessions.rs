@@ -1,12 +1,13 @@
 //! Leases that a shared session carries.
 
-use crate::hooked::{Fate, Hooked, SECOND};
+use crate::watched::{SECOND, Watched};
+use lock_conformance::faults::{Op, Step};
 use lock_core::*;
 use tokio::time::{Instant, sleep, timeout};
 
-fn sessions() -> (MemoryStore, Hooked) {
+fn sessions() -> (MemoryStore, Watched) {
     let memory = MemoryStore::with_sessions(Clock::system());
-    (memory.clone(), Hooked::new(memory))
+    (memory.clone(), Watched::new(memory))
 }
 
 #[tokio::test(start_paused = true)]
@@ -19,8 +20,8 @@ async fn many_leases_on_one_session_are_one_renewal() {
     }
     sleep(90 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
-    assert!((29..=31).contains(&store.renew.count()), "{} renewals in ten TTLs", store.renew.count());
-    assert!(store.batches.lock().unwrap().iter().all(|size| *size == 1));
+    assert!((29..=31).contains(&store.calls(Op::Renew)), "{} renewals in ten TTLs", store.calls(Op::Renew));
+    assert!(store.seen.batches.lock().unwrap().iter().all(|size| *size == 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +95,7 @@ async fn an_idle_session_is_left_to_expire() {
     let locks = store.locks();
     locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap().release().await.unwrap();
     sleep(60 * SECOND).await;
-    assert!(store.renew.count() <= 1, "{} renewals of nothing", store.renew.count());
+    assert!(store.calls(Op::Renew) <= 1, "{} renewals of nothing", store.calls(Op::Renew));
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +104,7 @@ async fn a_place_in_the_queue_is_kept_alive_by_its_session() {
     let holder = Locks::new(memory).lock("a").acquire().await.unwrap();
     let mut waiter = Box::pin(store.locks().lock("a").ttl(9 * SECOND).acquire());
     assert!(timeout(60 * SECOND, &mut waiter).await.is_err());
-    let renewals = store.renew.count();
+    let renewals = store.calls(Op::Renew);
     assert!(renewals >= 18, "{renewals} renewals");
     holder.release().await.unwrap();
     assert!(waiter.await.unwrap().is_valid());
@@ -112,10 +113,36 @@ async fn a_place_in_the_queue_is_kept_alive_by_its_session() {
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_stays_unclear_retires_its_session() {
     let (_, store) = sessions();
-    let locks = Locks::builder(store.clone()).call_timeout(SECOND).build();
+    let locks = store.builder().call_timeout(SECOND).build();
     let guard = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
-    store.request.next(1, Fate::Mute);
-    store.release.all(Fate::Refused);
+    store.next(Op::Request, [Step::LoseReply]);
+    store.always(Op::Release, Step::Fail);
     assert!(locks.lock("a").ttl(9 * SECOND).try_acquire().await.is_err());
     assert_eq!(guard.lost().await, LossReason::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_engines_renew_the_sessions_that_they_share_by_the_store() {
+    let (memory, _) = sessions();
+    let (a, b) = (Locks::new(memory.clone()), Locks::new(memory));
+    let one = a.lock("one").ttl(3 * SECOND).acquire().await.unwrap();
+    let two = b.lock("two").ttl(3 * SECOND).acquire().await.unwrap();
+    sleep(10 * SECOND).await;
+    one.release().await.unwrap();
+    sleep(10 * SECOND).await;
+    assert!(two.is_valid(), "the other engine goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity_lives_on() {
+    let (memory, store) = sessions();
+    let locks = store.locks();
+    let other = locks.lock("other").ttl(3 * SECOND).acquire().await.unwrap();
+    store.next(Op::Request, [Step::Repeat(SECOND)]);
+    let guard = locks.lock("job").ttl(3 * SECOND).acquire().await.unwrap();
+    let validity = guard.validity();
+    guard.release().await.unwrap();
+    sleep(10 * SECOND).await;
+    assert!(memory.inspect(validity.name()).await.unwrap().is_none(), "it is gone with the next renewals");
+    assert!(other.is_valid());
 }

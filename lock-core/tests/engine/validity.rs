@@ -2,36 +2,37 @@
 
 use std::time::Duration;
 
-use crate::hooked::{Fate, Hooked, SECOND};
+use crate::watched::{SECOND, Watched};
+use lock_conformance::faults::{Op, Step};
 use lock_core::*;
 use tokio::time::{Instant, advance, sleep};
 
-fn hooked() -> Hooked {
-    Hooked::new(MemoryStore::new())
+fn watched() -> Watched {
+    Watched::new(MemoryStore::new())
 }
 
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_the_sending_of_the_request() {
-    let store = hooked();
-    store.request.next(1, Fate::Late(3 * SECOND));
+    let store = watched();
+    store.next(Op::Request, [Step::DelayReply(3 * SECOND)]);
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
     assert_eq!(guard.remaining(), Duration::from_millis(10_000 - 3_000 - 100 - 2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_arrives_after_its_validity_is_given_back_and_asked_for_anew() {
-    let store = hooked();
-    store.request.next(1, Fate::Late(2 * SECOND));
+    let store = watched();
+    store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
     let guard = store.locks().lock("a").ttl(SECOND).acquire().await.unwrap();
     assert!(guard.is_valid());
     assert_eq!(guard.token_if_any().unwrap().number(), 2, "the first grant was of another holder");
-    assert_eq!(store.request.count(), 2);
+    assert_eq!(store.calls(Op::Request), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_nothing() {
-    let store = hooked();
-    store.request.next(1, Fate::Late(2 * SECOND));
+    let store = watched();
+    store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
     let locks = store.locks();
     let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -41,49 +42,49 @@ async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_not
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_at_a_third_of_its_ttl() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     sleep(90 * SECOND).await;
     assert!(guard.is_valid());
-    assert!((29..=31).contains(&store.renew.count()), "{} renewals in ten TTLs", store.renew.count());
+    assert!((29..=31).contains(&store.calls(Op::Renew)), "{} renewals in ten TTLs", store.calls(Op::Renew));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
-    let store = hooked();
+    let store = watched();
     let start = Instant::now();
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
-    store.renew.all(Fate::Mute);
+    store.always(Op::Renew, Step::Hang);
     assert_eq!(guard.lost().await, LossReason::Expired);
     assert_eq!(start.elapsed().as_millis(), 10_000 - 102);
-    store.renew.all(Fate::Answered);
+    store.heal();
     sleep(20 * SECOND).await;
     assert_eq!(guard.check(), Err(LossReason::Expired), "lost is lost");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.renew.next(1, Fate::Mute);
+    store.next(Op::Renew, [Step::Hang]);
     sleep(30 * SECOND).await;
     assert!(guard.is_valid());
 }
 
 #[tokio::test(start_paused = true)]
 async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.renew.next(3, Fate::Refused);
+    store.next(Op::Renew, [Step::Fail; 3]);
     sleep(30 * SECOND).await;
     assert!(guard.is_valid());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_comes_after_the_deadline_revives_nothing() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.renew.all(Fate::Late(7 * SECOND));
+    store.always(Op::Renew, Step::DelayReply(7 * SECOND));
     sleep(60 * SECOND).await;
     assert_eq!(guard.check(), Err(LossReason::Expired));
 }
@@ -102,19 +103,19 @@ async fn a_machine_that_was_suspended_past_the_ttl_wakes_without_the_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fixed_lease_is_never_renewed_and_is_given_back_at_its_end() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(10 * SECOND).fixed().acquire().await.unwrap();
     assert_eq!(guard.lost().await, LossReason::Expired);
-    assert_eq!(store.renew.count(), 0);
+    assert_eq!(store.calls(Op::Renew), 0);
     let other = locks.lock("a").acquire().await.unwrap();
     assert!(other.is_valid());
-    assert!(store.release.count() > 0, "it was given back before the store would have ended it");
+    assert!(store.calls(Op::Release) > 0, "it was given back before the store would have ended it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_lock_is_noticed_at_the_next_renewal() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     let seen = locks.inspect("a").await.unwrap().unwrap();
@@ -128,9 +129,9 @@ async fn a_broken_lock_is_noticed_at_the_next_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.renew.all(Fate::Mute);
+    store.always(Op::Renew, Step::Hang);
     let mut steps = 0;
     let work = async {
         loop {
@@ -145,7 +146,7 @@ async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_after_the_loss_is_reported_as_lost() {
-    let guard = hooked().locks().lock("a").ttl(SECOND).fixed().acquire().await.unwrap();
+    let guard = watched().locks().lock("a").ttl(SECOND).fixed().acquire().await.unwrap();
     // One step that blocks past the deadline, as a pause of the process does.
     let ended = guard.while_held(advance(2 * SECOND)).await;
     assert_eq!(ended, Err(LossReason::Expired));
@@ -153,16 +154,16 @@ async fn work_that_ends_after_the_loss_is_reported_as_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_in_time_gives_its_output() {
-    let guard = hooked().locks().lock("a").acquire().await.unwrap();
+    let guard = watched().locks().lock("a").acquire().await.unwrap();
     assert_eq!(guard.while_held(async { 42 }).await, Ok(42));
 }
 
 #[tokio::test(start_paused = true)]
 async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
-    let store = hooked();
+    let store = watched();
     let guard = store.locks().lock("a").acquire().await.unwrap();
     let helper = guard.validity();
-    store.release.next(1, Fate::Delayed(SECOND));
+    store.next(Op::Release, [Step::Delay(SECOND)]);
     let release = tokio::spawn(guard.release());
     assert_eq!(helper.lost().await, LossReason::Released);
     assert!(!release.is_finished());
@@ -171,13 +172,13 @@ async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
-    let store = hooked();
+    let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).fixed().acquire().await.unwrap();
     advance(5 * SECOND).await;
     guard.renew().await.unwrap();
     assert!(guard.remaining() > 8 * SECOND);
-    store.renew.next(1, Fate::Refused);
+    store.next(Op::Renew, [Step::Fail]);
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(guard.is_valid(), "unknown neither extends nor ends");
     let seen = locks.inspect("a").await.unwrap().unwrap();
@@ -186,8 +187,23 @@ async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_is_told_to_who_asked_before_it_came() {
+    let store = watched();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    let renewed = guard.renewed();
+    sleep(4 * SECOND).await;
+    let start = Instant::now();
+    renewed.await.unwrap();
+    assert!(start.elapsed().is_zero(), "it was renewed after 3 s");
+    guard.renewed().await.unwrap();
+    assert!(guard.remaining() > 8 * SECOND);
+    store.always(Op::Renew, Step::Hang);
+    assert_eq!(guard.renewed().await, Err(LossReason::Expired));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ttl_that_leaves_nothing_to_believe_in_is_refused_with_what_is_accepted() {
-    let locks = hooked().locks();
+    let locks = watched().locks();
     for ttl in [Duration::ZERO, Duration::from_millis(9), Duration::from_secs(31 * 86_400)] {
         let error = locks.lock("a").ttl(ttl).acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);

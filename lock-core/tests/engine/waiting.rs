@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use crate::hooked::{Hooked, SECOND};
+use crate::watched::{SECOND, Watched};
+use lock_conformance::faults::Op;
 use lock_core::*;
 use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn sixteen_waiters_of_one_process_are_one_remote_waiter_and_are_served_in_order() {
-    let store = Hooked::polled(MemoryStore::new());
+    let store = Watched::polled(MemoryStore::new());
     let locks = store.locks();
     let first = locks.lock("a").acquire().await.unwrap();
     let served = Arc::new(Mutex::new(Vec::new()));
@@ -29,12 +30,38 @@ async fn sixteen_waiters_of_one_process_are_one_remote_waiter_and_are_served_in_
         waiter.await.unwrap();
     }
     assert_eq!(*served.lock().unwrap(), (0..16).collect::<Vec<_>>());
-    assert_eq!(store.most_waits.load(Ordering::SeqCst), 1);
+    assert_eq!(store.seen.most_waits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_wait_after_another_was_seen_to_wait_is_behind_it() {
+    let store = Watched::polled(MemoryStore::new());
+    let locks = store.locks();
+    let holder = locks.lock("a").acquire().await.unwrap();
+    let later = Arc::new(Mutex::new(None));
+    let (lock, begun) = (locks.lock("a"), later.clone());
+    let begin_later = move |_: &HeldBy| {
+        begun.lock().unwrap().get_or_insert_with(|| {
+            let mut acquire = Box::pin(lock.acquire());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(acquire.as_mut().poll(&mut context).is_pending());
+            acquire
+        });
+    };
+    let first = tokio::spawn(locks.lock("a").on_wait(begin_later).acquire());
+    sleep(SECOND).await;
+    let later = later.lock().unwrap().take().unwrap();
+    let later = tokio::spawn(later);
+    holder.release().await.unwrap();
+    let first = tokio::time::timeout(60 * SECOND, first).await.unwrap().unwrap().unwrap();
+    assert!(!later.is_finished());
+    first.release().await.unwrap();
+    later.await.unwrap().unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn handing_over_within_a_process_takes_two_calls() {
-    let store = Hooked::polled(MemoryStore::new());
+    let store = Watched::polled(MemoryStore::new());
     let locks = store.locks();
     let first = locks.lock("a").acquire().await.unwrap();
     let waiters: Vec<_> = (0..10)
@@ -44,18 +71,18 @@ async fn handing_over_within_a_process_takes_two_calls() {
         })
         .collect();
     sleep(SECOND).await;
-    let before = store.request.count() + store.release.count();
+    let before = store.calls(Op::Request) + store.calls(Op::Release);
     first.release().await.unwrap();
     for waiter in waiters {
         waiter.await.unwrap();
     }
-    let calls = store.request.count() + store.release.count() - before;
+    let calls = store.calls(Op::Request) + store.calls(Op::Release) - before;
     assert!(calls <= 2 * 11, "{calls} calls for ten holders");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_gives_up_lets_the_next_one_on() {
-    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+    for store in [Watched::polled(MemoryStore::new()), Watched::new(MemoryStore::new())] {
         let locks = store.locks();
         let holder = locks.lock("a").acquire().await.unwrap();
         let impatient = tokio::spawn(locks.lock("a").wait(SECOND).acquire());
@@ -69,7 +96,7 @@ async fn a_waiter_that_gives_up_lets_the_next_one_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_passes_a_holder_that_died_when_its_lease_has_ended() {
-    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+    for store in [Watched::polled(MemoryStore::new()), Watched::new(MemoryStore::new())] {
         // A claim that nobody renews: its process has died.
         let dead = Claim::new(LockName::new("a").unwrap(), 10 * SECOND);
         assert!(matches!(store.memory.request(&dead).await.unwrap(), Attempt::Granted(_)));
@@ -82,7 +109,7 @@ async fn a_waiter_passes_a_holder_that_died_when_its_lease_has_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_is_told_who_is_ahead() {
-    for store in [Hooked::polled(MemoryStore::new()), Hooked::new(MemoryStore::new())] {
+    for store in [Watched::polled(MemoryStore::new()), Watched::new(MemoryStore::new())] {
         let locks = store.locks();
         let holder = locks.lock("a").acquire().await.unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -95,7 +122,7 @@ async fn a_waiter_is_told_who_is_ahead() {
 
 #[tokio::test(start_paused = true)]
 async fn a_try_takes_no_place_in_the_queue() {
-    let store = Hooked::new(MemoryStore::new());
+    let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
     let guard = locks.lock("a").acquire().await.unwrap();
     assert!(locks.lock("a").try_acquire().await.unwrap().is_none());

@@ -1,0 +1,283 @@
+//! Random schedules over the memory store, in paused time: clients whose calls are delayed, lost and repeated, who give
+//! up at any moment, and who act on a view that has grown old.
+
+#![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lock_conformance::Random;
+use lock_conformance::checker::{Heard, History};
+use lock_conformance::faults::{Faulty, Mix};
+use lock_core::{
+    Attempt, Claim, Clock, ErrorKind, LockGuard, LockName, LockStore, Locks, MemoryStore, Moment, Validity,
+};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+const TTL: Duration = Duration::from_secs(1);
+const CALL: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_millis(1500);
+const CLIENTS: u64 = 4;
+const ROUNDS: u64 = 6;
+const CASES: u32 = 250;
+
+/// What all clients share, and what is recorded of them.
+struct World {
+    clock: Clock,
+    start: Moment,
+    validities: Mutex<Vec<Validity>>,
+    history: Mutex<History>,
+    resource: Mutex<Resource>,
+}
+
+/// A counter behind a fence, and the same counter without one.
+#[derive(Default)]
+struct Resource {
+    highest: u64,
+    fenced: Counter,
+    unfenced: Counter,
+}
+
+#[derive(Default)]
+struct Counter {
+    value: u64,
+    writes: u64,
+}
+
+impl Resource {
+    /// Reads both counters; the fence refuses a token that is smaller than one it has seen.
+    fn read(&mut self, token: u64) -> (Option<u64>, u64) {
+        (self.admit(token).then_some(self.fenced.value), self.unfenced.value)
+    }
+
+    fn admit(&mut self, token: u64) -> bool {
+        let admitted = token >= self.highest;
+        self.highest = self.highest.max(token);
+        admitted
+    }
+}
+
+impl Counter {
+    fn write(&mut self, value: u64) {
+        self.value = value;
+        self.writes += 1;
+    }
+
+    fn lost(&self) -> u64 {
+        self.writes - self.value
+    }
+}
+
+impl World {
+    fn new() -> World {
+        let clock = Clock::system();
+        let start = clock.now();
+        World { clock, start, validities: Mutex::default(), history: Mutex::default(), resource: Mutex::default() }
+    }
+
+    fn time(&self) -> Duration {
+        self.clock.now().since(self.start)
+    }
+
+    /// At this moment at most one guard is valid.
+    fn look(&self) {
+        let validities = self.validities.lock().unwrap();
+        let valid: Vec<_> = validities.iter().filter(|validity| validity.is_valid()).collect();
+        assert!(valid.len() <= 1, "at {:?} these are valid at once: {valid:?}", self.time());
+    }
+}
+
+fn chance(random: &mut Random, one_in: u64) -> bool {
+    random.below(one_in) == 0
+}
+
+fn up_to(random: &mut Random, longest: Duration) -> Duration {
+    Duration::from_micros(random.below(longest.as_micros() as u64))
+}
+
+struct Client {
+    world: Arc<World>,
+    locks: Locks,
+    random: Random,
+}
+
+impl Client {
+    async fn run(mut self) {
+        for _ in 0..ROUNDS {
+            tokio::time::sleep(up_to(&mut self.random, TTL / 2)).await;
+            let invoked = self.world.time();
+            if let Some(guard) = self.acquire().await {
+                self.hold(guard, invoked).await;
+            }
+        }
+    }
+
+    async fn acquire(&mut self) -> Option<LockGuard> {
+        let mut lock = self.locks.lock("job").wait(up_to(&mut self.random, 2 * TTL));
+        if chance(&mut self.random, 2) {
+            lock = lock.fixed();
+        }
+        let acquired = match self.random.below(3) {
+            0 => lock.try_acquire().await.map(Some),
+            1 => lock.acquire().await.map(|guard| Some(Some(guard))),
+            // Dropped wherever it is.
+            _ => {
+                let limit = up_to(&mut self.random, TTL);
+                let acquired = tokio::time::timeout(limit, lock.acquire()).await;
+                acquired.map_or(Ok(None), |acquired| acquired.map(|guard| Some(Some(guard))))
+            }
+        };
+        match acquired {
+            Ok(guard) => guard.flatten(),
+            Err(error) => {
+                let expected = [ErrorKind::Contended, ErrorKind::Unavailable, ErrorKind::TimedOut];
+                assert!(expected.contains(&error.kind()), "{error:?}");
+                None
+            }
+        }
+    }
+
+    async fn hold(&mut self, guard: LockGuard, invoked: Duration) {
+        let world = self.world.clone();
+        world.validities.lock().unwrap().push(guard.validity());
+        world.look();
+        let token = guard.token_if_any().unwrap().number();
+        let mut heard = Heard { token, invoked, returned: world.time(), ..Heard::default() };
+        for _ in 0..self.random.below(4) {
+            observe(&world, &guard, &mut heard);
+            self.write(&guard, token).await;
+            if chance(&mut self.random, 3) {
+                let asked = world.time();
+                if guard.renew().await.is_ok() {
+                    heard.confirmed.push(asked);
+                }
+            }
+        }
+        observe(&world, &guard, &mut heard);
+        let released = world.time();
+        match self.random.below(4) {
+            0 => drop(guard),
+            1 => drop(tokio::time::timeout(up_to(&mut self.random, CALL), guard.release()).await),
+            2 => {
+                if guard.release().await.is_ok() {
+                    heard.confirmed.push(released);
+                }
+            }
+            // It stops when it is told.
+            _ => {
+                let limit = up_to(&mut self.random, 3 * TTL);
+                let _ = tokio::time::timeout(limit, guard.lost()).await;
+                observe(&world, &guard, &mut heard);
+                heard.released = Some(world.time());
+                drop(guard);
+            }
+        }
+        heard.released = heard.released.or(Some(released));
+        world.history.lock().unwrap().leases.push(heard);
+    }
+
+    /// One change of the resource: looked, read, perhaps paused for long, written.
+    async fn write(&mut self, guard: &LockGuard, token: u64) {
+        if !guard.is_valid() {
+            return;
+        }
+        let (fenced, unfenced) = self.world.resource.lock().unwrap().read(token);
+        let paused = chance(&mut self.random, 3);
+        tokio::time::sleep(up_to(&mut self.random, if paused { 3 * TTL } else { TTL / 20 })).await;
+        // A process that was paused does not know it, and writes.
+        if !paused && !guard.is_valid() {
+            return;
+        }
+        let mut resource = self.world.resource.lock().unwrap();
+        resource.unfenced.write(unfenced + 1);
+        if let Some(fenced) = fenced.filter(|_| resource.admit(token)) {
+            resource.fenced.write(fenced + 1);
+            self.world.history.lock().unwrap().accepted.push(token);
+        }
+    }
+}
+
+/// Notes until when the lease lasts at least, and until when its holder believed in it.
+fn observe(world: &World, guard: &LockGuard, heard: &mut Heard) {
+    world.look();
+    let (now, remaining) = (world.time(), guard.remaining());
+    if guard.is_valid() {
+        heard.believed_until = heard.believed_until.max(now);
+        // A fixed lease is given back at the end of its validity, which is a margin before the end of its TTL.
+        heard.expires = heard.expires.max(now + remaining);
+    }
+}
+
+/// One schedule; gives how many updates were lost without a fence.
+async fn schedule(store: MemoryStore, seed: u64) -> u64 {
+    let world = Arc::new(World::new());
+    let mut random = Random::new(seed);
+    let mut clients = tokio::task::JoinSet::new();
+    let mut held = Vec::new();
+    let mut links = Vec::new();
+    for _ in 0..CLIENTS {
+        let mix = Mix::new(random.below(60), LONGEST);
+        let faulty = Faulty::random(Arc::new(store.clone()), random.number(), mix);
+        let locks = Locks::builder_of(faulty.clone()).ttl(TTL).call_timeout(CALL).build();
+        // Beside it something is held for the whole time, so that a shared session goes on.
+        held.push(locks.lock(format!("other/{}", links.len())).acquire().await.ok());
+        links.push((faulty, locks.clone()));
+        clients.spawn(Client { world: world.clone(), locks, random: Random::new(random.number()) }.run());
+    }
+    let monitor = tokio::spawn({
+        let world = world.clone();
+        async move {
+            loop {
+                world.look();
+                tokio::time::sleep(TTL / 97).await;
+            }
+        }
+    });
+    while let Some(done) = clients.join_next().await {
+        done.unwrap();
+    }
+    links.iter().for_each(|(faulty, _)| faulty.heal());
+    // What is still under way is applied by then, and one TTL later it must be gone.
+    tokio::time::sleep(LONGEST + TTL + TTL / 20).await;
+    let claim = Claim::new(LockName::new("job").unwrap(), TTL);
+    let attempt = store.request(&claim).await.unwrap();
+    assert!(matches!(attempt, Attempt::Granted(_)), "something was left behind: {attempt:?}");
+    monitor.abort();
+    assert!(!monitor.await.is_err_and(|error| error.is_panic()), "two guards were valid at once");
+    world.history.lock().unwrap().check().unwrap();
+    let resource = world.resource.lock().unwrap();
+    assert_eq!(resource.fenced.lost(), 0, "updates were lost behind the fence");
+    resource.unfenced.lost()
+}
+
+fn schedules(store: fn() -> MemoryStore) {
+    let lost = AtomicU64::new(0);
+    let config = ProptestConfig { cases: CASES, failure_persistence: None, max_shrink_iters: 0, ..Default::default() };
+    let run = TestRunner::new(config).run(&any::<u64>(), |seed| {
+        if std::env::var("SHOW").is_ok() {
+            eprintln!("seed {seed}");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        lost.fetch_add(runtime.block_on(schedule(store(), seed)), Ordering::Relaxed);
+        Ok(())
+    });
+    if let Err(failure) = run {
+        panic!("{failure}");
+    }
+    let lost = lost.into_inner();
+    println!("no violation in {CASES} schedules; {lost} updates lost without a fence");
+    // The harness itself: pauses that never do harm would prove nothing.
+    assert!(lost > 0, "without a fence no update was lost");
+}
+
+#[test]
+fn leases_with_a_ttl_of_their_own_stay_lawful() {
+    schedules(MemoryStore::new);
+}
+
+#[test]
+fn leases_on_sessions_stay_lawful() {
+    schedules(|| MemoryStore::with_sessions(Clock::system()));
+}

@@ -1,0 +1,124 @@
+//! A store that a test can slow down, stop and count, around the store in memory.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lock_conformance::faults::Faulty;
+use lock_core::*;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// It derefs to what makes its faults.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) memory: MemoryStore,
+    pub(crate) seen: Arc<Seen>,
+    faulty: Arc<Faulty>,
+}
+
+/// What reached the store.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) most_waits: AtomicUsize,
+    pub(crate) batches: Mutex<Vec<usize>>,
+    waits: AtomicUsize,
+}
+
+impl Watched {
+    pub(crate) fn new(memory: MemoryStore) -> Watched {
+        let queued = memory.guarantees();
+        Watched::promising(memory, queued)
+    }
+
+    /// Without a queue of its own.
+    pub(crate) fn polled(memory: MemoryStore) -> Watched {
+        let polled = memory.guarantees().waiting(WaitStyle::Polled);
+        Watched::promising(memory, polled)
+    }
+
+    fn promising(memory: MemoryStore, guarantees: Guarantees) -> Watched {
+        let seen = Arc::new(Seen::default());
+        let watching = Watching { memory: memory.clone(), seen: seen.clone(), guarantees };
+        Watched { memory, seen, faulty: Faulty::new(Arc::new(watching)) }
+    }
+
+    pub(crate) fn locks(&self) -> Locks {
+        self.builder().build()
+    }
+
+    pub(crate) fn builder(&self) -> LocksBuilder {
+        Locks::builder_of(self.faulty.clone())
+    }
+}
+
+impl Deref for Watched {
+    type Target = Faulty;
+
+    fn deref(&self) -> &Faulty {
+        &self.faulty
+    }
+}
+
+#[derive(Debug)]
+struct Watching {
+    memory: MemoryStore,
+    seen: Arc<Seen>,
+    guarantees: Guarantees,
+}
+
+struct Wait<'a>(&'a Seen);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.waits.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl LockStore for Watching {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn realm(&self) -> Realm {
+        self.memory.realm()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        self.memory.request(claim).await
+    }
+
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+        let now = self.seen.waits.fetch_add(1, Ordering::SeqCst) + 1;
+        self.seen.most_waits.fetch_max(now, Ordering::SeqCst);
+        let _counted = Wait(&self.seen);
+        self.memory.wait(claim, held).await
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        self.seen.batches.lock().unwrap().push(batch.len());
+        self.memory.renew(batch).await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        self.memory.release(claim).await
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        self.memory.inspect(name).await
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.memory.list(after, limit).await
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        self.memory.break_lock(name, seen, how).await
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        self.memory.new_realm().await
+    }
+}

@@ -1,0 +1,497 @@
+//! What several processes do to one file: real ones, killed, stopped, with a stepped wall clock, without room, without
+//! power.
+//!
+//! Needs root and the programs `mount`, `mkfs.ext4`, `unshare` and `faketime`; a missing one fails its test.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use common::{Folder, TTL, acquired, claim, connect, free, held, token};
+use libtest_mimic::{Arguments, Trial};
+use lock_core::{Attempt, Claim, ErrorKind, LockName, LockStore, Locks, Released};
+use lock_sqlite::{SqliteConfig, SqliteStore};
+
+macro_rules! trials {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Trial::test(stringify!($name), || {
+            runtime().block_on($name());
+            Ok(())
+        })),*]
+    };
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let Some(("child", rest)) = arguments.get(1).map(String::as_str).zip(arguments.get(2..)) {
+        runtime().block_on(child(rest));
+        return ExitCode::SUCCESS;
+    }
+    let trials = trials![
+        a_killed_holder_loses_its_lease_at_its_end_and_nothing_else,
+        what_was_acknowledged_survives_a_kill_at_any_moment,
+        processes_can_make_the_same_file_at_once,
+        processes_exclude_each_other_and_their_tokens_rise,
+        processes_that_write_all_the_time_do_not_starve_each_other,
+        a_waiter_wakes_when_another_process_releases,
+        a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it_ends,
+        what_was_acknowledged_survives_a_power_loss,
+        a_full_disk_is_unavailable_loses_nothing_and_passes,
+        a_read_only_file_system_is_denied,
+        a_stepped_wall_clock_neither_frees_nor_pins_a_lock,
+        a_time_namespace_with_an_offset_is_refused,
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What a child does: it says one line for each step, and waits for a line where the test decides when it goes on.
+async fn child(arguments: &[String]) {
+    let [what, path, rest @ ..] = arguments else { panic!("a child needs an order and a path") };
+    let config = SqliteConfig::new(path);
+    let text = |at: usize| rest[at].as_str();
+    let claim_of = |name: &str, millis: &str| {
+        Claim::new(LockName::new(name).unwrap(), Duration::from_millis(millis.parse().unwrap()))
+    };
+    match what.as_str() {
+        "open" => {
+            heard();
+            match SqliteStore::open(config).await {
+                Ok(store) => say(format!("open {}", store.realm())),
+                Err(error) => say(format!("refused {:?} {error}", error.kind())),
+            }
+        }
+        "hold" => {
+            let store = SqliteStore::open(config).await.unwrap();
+            let claim = claim_of(text(0), text(1));
+            say(token(&store, &claim).await);
+            heard();
+            say(format!("{:?}", store.release(&claim).await.unwrap()));
+        }
+        "try" => {
+            let store = SqliteStore::open(config).await.unwrap();
+            let day = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+            let attempt = store.request(&claim_of(text(0), text(1))).await.unwrap();
+            say(format!("{day} {}", if matches!(attempt, Attempt::Granted(_)) { "granted" } else { "held" }));
+        }
+        "loop" => {
+            let store = SqliteStore::open(config).await.unwrap();
+            for _ in 0..text(1).parse().unwrap() {
+                let claim = claim(text(0));
+                say(token(&store, &claim).await);
+                assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+            }
+        }
+        "count" => {
+            let locks = Locks::new(SqliteStore::open(config).await.unwrap()).for_correctness().unwrap();
+            let counter = PathBuf::from(text(0));
+            for _ in 0..text(1).parse().unwrap() {
+                let guard = locks.lock("counter").acquire().await.unwrap();
+                let count: u64 = std::fs::read_to_string(&counter).unwrap().parse().unwrap();
+                tokio::task::yield_now().await;
+                std::fs::write(&counter, (count + 1).to_string()).unwrap();
+                say(format!("{} {count}", guard.token().number()));
+                guard.release().await.unwrap();
+            }
+        }
+        "write" => {
+            let connection = connect(Path::new(path));
+            connection.execute_batch("begin immediate; update lease_floor set rows = rows").unwrap();
+            say("writing");
+            heard();
+        }
+        other => panic!("no child does {other}"),
+    }
+}
+
+fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
+}
+
+fn heard() {
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// A child of this test, killed when it is dropped.
+struct Process {
+    child: Child,
+    says: BufReader<ChildStdout>,
+    hears: ChildStdin,
+}
+
+impl Process {
+    fn start(arguments: &[&str]) -> Process {
+        Process::start_under(&[], arguments)
+    }
+
+    /// Under another program, such as `faketime`.
+    fn start_under(under: &[&str], arguments: &[&str]) -> Process {
+        let this = std::env::current_exe().unwrap();
+        let words: Vec<_> = under.iter().copied().chain([this.to_str().unwrap(), "child"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(arguments).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} must be installed for this test: {error}", words[0]));
+        let says = BufReader::new(child.stdout.take().unwrap());
+        let hears = child.stdin.take().unwrap();
+        Process { child, says, hears }
+    }
+
+    fn line(&mut self) -> String {
+        self.next_line().expect("the child says something")
+    }
+
+    fn next_line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let length = self.says.read_line(&mut line).unwrap();
+        (length > 0).then(|| line.trim_end().to_owned())
+    }
+
+    fn number(&mut self) -> u64 {
+        self.line().parse().unwrap()
+    }
+
+    fn tell(&mut self) {
+        self.hears.write_all(b"go on\n").unwrap();
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn finish(mut self) {
+        assert!(self.child.wait().unwrap().success(), "a child failed");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status();
+    let status = status.unwrap_or_else(|error| panic!("{program} must be installed for this test: {error}"));
+    assert!(status.success(), "{program} {arguments:?} must be allowed for this test: {status}");
+}
+
+fn path_of(folder: &Folder) -> String {
+    folder.path().to_str().unwrap().to_owned()
+}
+
+async fn a_killed_holder_loses_its_lease_at_its_end_and_nothing_else() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    let mut long = Process::start(&["hold", &path, "long", "600000"]);
+    let mut short = Process::start(&["hold", &path, "short", "700"]);
+    let (long_token, short_token) = (long.number(), short.number());
+    long.kill();
+    short.kill();
+    let store = folder.open().await;
+    let by = held(&store, &claim("long")).await.by;
+    assert_eq!(by.token.unwrap().number(), long_token, "the record survives its process");
+    folder.wait_until(|| async { free(&store, "short").await }).await;
+    assert!(token(&store, &claim("short")).await > short_token);
+    held(&store, &claim("long")).await;
+}
+
+async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    let mut last = 0;
+    for round in 0..8 {
+        let mut child = Process::start(&["loop", &path, "x", "1000000"]);
+        for _ in 0..round * 7 + 1 {
+            let number = child.number();
+            assert!(number > last, "{number} after {last}");
+            last = number;
+        }
+        child.child.kill().unwrap();
+        while let Some(line) = child.next_line() {
+            // The last line may have been cut off by the kill.
+            last = last.max(line.parse().unwrap_or(0));
+        }
+        child.child.wait().unwrap();
+        // The killed holder may have held it.
+        let store = folder.open().await;
+        if let Some(by) = store.inspect(claim("x").name()).await.unwrap() {
+            store.break_lock(claim("x").name(), &by, lock_core::Break::Now).await.unwrap();
+        }
+        let check: String = folder.connect().query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+    }
+    assert!(token(&folder.open().await, &claim("x")).await > last);
+}
+
+async fn processes_can_make_the_same_file_at_once() {
+    for _ in 0..5 {
+        let folder = Folder::new();
+        let mut children: Vec<_> = (0..4).map(|_| Process::start(&["open", &path_of(&folder)])).collect();
+        children.iter_mut().for_each(Process::tell);
+        let mut said: Vec<_> = children.iter_mut().map(Process::line).collect();
+        assert!(said.iter().all(|line| line.starts_with("open sqlite:")), "{said:?}");
+        said.dedup();
+        assert_eq!(said.len(), 1, "one file has one realm: {said:?}");
+        children.into_iter().for_each(Process::finish);
+    }
+}
+
+async fn processes_exclude_each_other_and_their_tokens_rise() {
+    let folder = Folder::new();
+    let counter = folder.path().with_file_name("counter");
+    std::fs::write(&counter, "0").unwrap();
+    let (rounds, path) = (40, path_of(&folder));
+    let start = || Process::start(&["count", &path, counter.to_str().unwrap(), &rounds.to_string()]);
+    let children: Vec<_> = (0..3).map(|_| start()).collect();
+    let mut grants = Vec::new();
+    for mut child in children {
+        while let Some(line) = child.next_line() {
+            let (token, count) = line.split_once(' ').unwrap();
+            grants.push((token.parse::<u64>().unwrap(), count.parse::<u64>().unwrap()));
+        }
+        child.finish();
+    }
+    grants.sort_unstable();
+    assert_eq!(grants.len(), 3 * rounds);
+    // In the order of their tokens they counted one after the other: none was given twice, none overlapped another.
+    assert!(grants.windows(2).all(|pair| pair[0].0 < pair[1].0), "{grants:?}");
+    assert!(grants.iter().map(|(_, count)| *count).eq(0..3 * rounds as u64), "{grants:?}");
+}
+
+async fn processes_that_write_all_the_time_do_not_starve_each_other() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    folder.open().await;
+    let children: Vec<_> = ["a", "b", "c"].map(|name| Process::start(&["loop", &path, name, "200"])).into();
+    for mut child in children {
+        let mut said = 0;
+        while child.next_line().is_some() {
+            said += 1;
+        }
+        assert_eq!(said, 200, "a step was refused because the others were busy");
+        child.finish();
+    }
+}
+
+async fn a_waiter_wakes_when_another_process_releases() {
+    let folder = Folder::new();
+    let mut holder = Process::start(&["hold", &path_of(&folder), "x", "600000"]);
+    let theirs = holder.number();
+    let store = folder.open().await;
+    let mine = claim("x");
+    let waiting = held(&store, &mine).await;
+    assert!(waiting.look_again > Duration::from_secs(500), "not the end of the lease wakes it");
+    holder.tell();
+    tokio::time::timeout(Duration::from_secs(60), store.wait(&mine, &waiting)).await.unwrap().unwrap();
+    assert_eq!(holder.line(), "Held");
+    assert!(token(&store, &mine).await > theirs);
+    holder.finish();
+}
+
+async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it_ends() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.busy_timeout = Duration::from_millis(100);
+    let store = SqliteStore::open(config).await.unwrap();
+    let mine = claim("mine");
+    acquired(&store, &mine).await;
+    let mut writer = Process::start(&["write", &path_of(&folder)]);
+    assert_eq!(writer.line(), "writing");
+    run("kill", &["-STOP", &writer.child.id().to_string()]);
+    for name in ["x", "y"] {
+        let error = store.request(&claim(name)).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Unavailable, false), "{error}");
+    }
+    assert!(!free(&store, "mine").await, "reading goes on");
+    writer.kill();
+    acquired(&store, &claim("x")).await;
+    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+}
+
+/// A small file system, gone when it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn in_memory(folder: &Folder) -> Mounted {
+        Mounted::new(folder, "memory", &["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
+    }
+
+    /// On a disk that is itself a file.
+    fn on(folder: &Folder, disk: &Path) -> Mounted {
+        let name = format!("on-{}", disk.file_name().unwrap().to_str().unwrap());
+        Mounted::new(folder, &name, &["-o", "loop", disk.to_str().unwrap()])
+    }
+
+    fn new(folder: &Folder, name: &str, arguments: &[&str]) -> Mounted {
+        let at = folder.path().with_file_name(name);
+        std::fs::create_dir(&at).unwrap();
+        run("mount", &[arguments, &[at.to_str().unwrap()]].concat());
+        Mounted(at)
+    }
+
+    fn config(&self) -> SqliteConfig {
+        SqliteConfig::new(self.0.join("locks.db"))
+    }
+
+    /// Writes until there is no room; gives the file that took it.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        filler
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// What is on the disk, and not in the memory of its file system, is what a power loss leaves. So the disk is copied
+/// while the store is in use, and the copy is looked at.
+async fn what_was_acknowledged_survives_a_power_loss() {
+    let folder = Folder::new();
+    let disk = folder.path().with_file_name("disk");
+    std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+    run("mkfs.ext4", &["-q", disk.to_str().unwrap()]);
+    let before = Mounted::on(&folder, &disk);
+    let store = SqliteStore::open(before.config()).await.unwrap();
+    let mine = claim("mine");
+    let mut last = 0;
+    for round in 0..3 {
+        let released = claim("released");
+        last = token(&store, &released).await.max(last);
+        assert_eq!(store.release(&released).await.unwrap(), Released::Held);
+        let kept = acquired(&store, &mine).await.token.unwrap();
+        std::fs::write(before.0.join("not synced"), "x".repeat(5000)).unwrap();
+        let copy = folder.path().with_file_name(format!("disk-{round}"));
+        std::fs::copy(&disk, &copy).unwrap();
+
+        let after = Mounted::on(&folder, &copy);
+        let left = std::fs::read(after.0.join("not synced")).unwrap_or_default();
+        assert!(left.is_empty(), "the copy has what was never synced, so that it proves nothing");
+        let found = SqliteStore::open(after.config()).await.unwrap();
+        let by = held(&found, &claim("mine")).await.by;
+        assert_eq!((by.holder, by.token), (Some(mine.holder()), Some(kept)));
+        assert!(free(&found, "released").await);
+        assert!(token(&found, &claim("released")).await > last);
+        std::fs::remove_file(before.0.join("not synced")).unwrap();
+    }
+}
+
+async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
+    let folder = Folder::new();
+    let small = Mounted::in_memory(&folder);
+    let store = Arc::new(SqliteStore::open(small.config()).await.unwrap());
+    let mine = claim("mine");
+    let first = token(&store, &mine).await;
+    let filler = small.fill();
+    // More at once than one page holds, in one transaction: each of them is told.
+    let others: Vec<_> = (0..20).map(|n| claim(&format!("{n}-{}", "x".repeat(400)))).collect();
+    let asking = others.iter().map(|other| {
+        let (store, other) = (store.clone(), other.clone());
+        tokio::spawn(async move { store.request(&other).await.unwrap_err() })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        let error = asked.await.unwrap();
+        assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Unavailable, false), "{error:?}");
+        assert!(error.to_string().contains("full") && error.is_retryable(), "{error}");
+    }
+    let by = held(&store, &claim("mine")).await.by;
+    assert_eq!((by.holder, by.token.unwrap().number()), (Some(mine.holder()), first));
+    std::fs::remove_file(filler).unwrap();
+    for other in &others {
+        acquired(&store, other).await;
+    }
+    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    drop(store);
+
+    let _filler = small.fill();
+    let error = SqliteStore::open(SqliteConfig::new(small.0.join("new.db"))).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Unavailable, false), "{error:?}");
+    assert!(error.to_string().contains("new.db"), "{error}");
+}
+
+async fn a_read_only_file_system_is_denied() {
+    let folder = Folder::new();
+    let small = Mounted::in_memory(&folder);
+    let store = SqliteStore::open(small.config()).await.unwrap();
+    acquired(&store, &claim("x")).await;
+    drop(store);
+    let log = small.0.join("locks.db-wal");
+    folder.wait_until(|| async { !log.exists() }).await;
+    let at = small.0.to_str().unwrap();
+    folder
+        .wait_until(|| async {
+            let remount = Command::new("mount").args(["-o", "remount,ro", at]).stderr(Stdio::null()).status();
+            remount.unwrap().success()
+        })
+        .await;
+    for path in [small.config().path, small.0.join("new.db")] {
+        let error = SqliteStore::open(SqliteConfig::new(&path)).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Denied, false), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+async fn a_stepped_wall_clock_neither_frees_nor_pins_a_lock() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    let store = folder.open().await;
+    acquired(&store, &claim("mine")).await;
+    let today = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+    for (step, day) in [("+10d", today + 10), ("-10d", today - 10)] {
+        // One whose wall clock was set sees the lease that others have,
+        let mut stepped = Process::start_under(&["faketime", "-f", step], &["try", &path, "mine", "1000"]);
+        let said = stepped.line();
+        let (its_day, answer) = said.split_once(' ').unwrap();
+        assert!(its_day.parse::<u64>().unwrap().abs_diff(day) <= 1, "its clock was not set: {said}, today is {today}");
+        assert_eq!(answer, "held");
+        stepped.finish();
+        // and the lease that it takes ends at its TTL.
+        let name = format!("theirs{step}");
+        let mut stepped = Process::start_under(&["faketime", "-f", step], &["try", &path, &name, "400"]);
+        assert!(stepped.line().ends_with("granted"));
+        stepped.finish();
+        let long = format!("long{step}");
+        let mut stepped = Process::start_under(&["faketime", "-f", step], &["try", &path, &long, "60000"]);
+        assert!(stepped.line().ends_with("granted"));
+        stepped.finish();
+        let left = store.inspect(&LockName::new(&long).unwrap()).await.unwrap().unwrap().remaining.unwrap();
+        assert!(left <= TTL && left > TTL / 4, "{left:?}");
+        folder.wait_until(|| async { free(&store, &name).await }).await;
+    }
+}
+
+async fn a_time_namespace_with_an_offset_is_refused() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    folder.open().await;
+    let mut shifted = Process::start_under(&["unshare", "--time", "--boottime", "1000"], &["open", &path]);
+    shifted.tell();
+    let said = shifted.line();
+    assert!(said.starts_with("refused InvalidConfig") && said.contains("time namespace"), "{said}");
+    shifted.finish();
+    // Without an offset the clock is the machine's own.
+    let mut same = Process::start_under(&["unshare", "--time"], &["open", &path]);
+    same.tell();
+    assert!(same.line().starts_with("open sqlite:"));
+    same.finish();
+}
