@@ -12,6 +12,11 @@ needed=(
   faketime:faketime      # steps the wall clock of a process
   unshare:util-linux     # gives a process a time or mount namespace of its own
   mount:mount
+  timeout:coreutils
+  openssl:openssl        # makes certificates
+  redis-server:redis-server
+  redis-sentinel:redis-sentinel
+  redis-cli:redis-tools
 )
 
 say() { printf '%s\n' "$*"; }
@@ -24,6 +29,8 @@ install_missing() {
     missing+=("${pair%%:*}")
     packages+=("${pair##*:}")
   done
+  # Another client, which locks must exclude.
+  /usr/bin/python3 -c 'import redis' 2>/dev/null || { missing+=(python3-redis) && packages+=(python3-redis); }
   [ ${#missing[@]} -eq 0 ] && return
   local sudo=()
   [ "$(id -u)" = 0 ] || sudo=(sudo -n)

@@ -17,6 +17,11 @@ pub use lock_core::*;
 /// The stores that were compiled in, and the names of those that were not.
 pub fn registry() -> Registry {
     let registry = Registry::new().with(MemoryDriver);
+    #[cfg(feature = "redis")]
+    let registry = registry.with(lock_redis::RedisDriver);
+    #[cfg(not(feature = "redis"))]
+    let registry =
+        registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"], "redis");
     #[cfg(feature = "sqlite")]
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]
@@ -35,6 +40,12 @@ pub fn registry() -> Registry {
 /// As [`Connect`].
 pub fn connect(url: impl AsRef<str>) -> Connect {
     registry().connect(url)
+}
+
+/// The store in Redis.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use lock_redis::*;
 }
 
 /// The store in one SQLite file.

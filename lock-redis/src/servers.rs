@@ -16,7 +16,7 @@ use crate::link::{Connection, Failed, Link, Step};
 #[derive(Debug)]
 pub(crate) enum Servers {
     One(Arc<Link>),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// The members of a cluster, and which slots each has, as far as it is known here.
@@ -44,12 +44,12 @@ impl Servers {
     pub(crate) fn new(config: &RedisConfig) -> Result<Servers> {
         let dial = Dial::new(config)?;
         Ok(match &config.place {
-            Place::Cluster(seeds) => Servers::Cluster(Cluster {
+            Place::Cluster(seeds) => Servers::Cluster(Box::new(Cluster {
                 dial,
                 seeds: seeds.clone(),
                 response_timeout: config.response_timeout,
                 state: Mutex::default(),
-            }),
+            })),
             _ => Servers::One(Arc::new(Link::new(dial, config.response_timeout))),
         })
     }

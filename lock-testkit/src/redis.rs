@@ -209,7 +209,9 @@ fn watch(master: u16) -> (u16, TempDir, Process) {
          sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
     );
     fs::write(&path, text).expect("a sentinel's configuration");
-    let process = Process::start(Command::new("redis-sentinel").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+    let process = Process::start(
+        Command::new("redis-sentinel").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
+    );
     (port, folder, process)
 }
 
