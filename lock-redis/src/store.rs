@@ -201,7 +201,8 @@ impl RedisStore {
                 format!("\"{}\" was granted, and its replicas could not be asked: {error}", claim.name())
             }
         };
-        match self.give_back(claim, true).await {
+        // Without a mark: the same holder may be asked for again.
+        match self.give_back(claim, false).await {
             Ok(_) => Err(Error::refused(ErrorKind::Unavailable, format!("{text}; it is given back"))),
             Err(error) => {
                 let text = format!("{text}; giving it back failed");

@@ -26,6 +26,20 @@ async fn a_grant_that_too_few_replicas_acknowledge_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_replicas_gets_the_lock_when_they_acknowledge_again() {
+    let master = server();
+    let replica = RedisServer::replica_of(&master, &[]);
+    let store = open(&format!("{}?wait=1&wait_timeout=100ms", master.url())).await;
+    replica.pause();
+    let waiter = tokio::spawn(locks(&store).lock("job").wait(LONG).acquire());
+    let counter = || master.cli(&["--scan", "--pattern", "*token*"]);
+    until("some tries", || master.cli(&["GET", &counter()]).parse().is_ok_and(|tries: u32| tries > 2).then_some(()));
+    replica.resume();
+    let guard = tokio::time::timeout(BOUND, waiter).await.expect("it is asked again").unwrap().unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_with_a_replica_is_not_for_correctness() {
     let master = server();
     let _replica = RedisServer::replica_of(&master, &[]);
