@@ -99,7 +99,7 @@ fi
 
 step "building" cargo test --workspace --all-features --locked --no-run
 step "tests" cargo test --workspace --all-features --locked --no-fail-fast
-passed=$(count passed) ignored=$(count ignored)
+passed=$(count passed) ignored=$(count ignored) failed=$(count failed)
 [ "$passed" -gt 0 ] || fail "no test ran"
 
 examples=0
@@ -111,4 +111,5 @@ for example in examples/*.rs; do
 done
 [ "$examples" -gt 0 ] || fail "no example ran"
 
-say "ok: $passed tests passed, $ignored ignored, $examples examples ran, in $SECONDS s"
+say "all tests and $examples examples, in $SECONDS s:"
+say "$passed passed, $failed failed, $ignored skipped"
