@@ -16,6 +16,10 @@ needed=(
   etcd:etcd-server
   etcdctl:etcd-client
   openssl:openssl        # makes certificates
+  timeout:coreutils
+  redis-server:redis-server
+  redis-sentinel:redis-sentinel
+  redis-cli:redis-tools
 )
 
 say() { printf '%s\n' "$*"; }
@@ -28,6 +32,8 @@ install_missing() {
     missing+=("${pair%%:*}")
     packages+=("${pair##*:}")
   done
+  # Another client, which locks must exclude.
+  /usr/bin/python3 -c 'import redis' 2>/dev/null || { missing+=(python3-redis) && packages+=(python3-redis); }
   [ ${#missing[@]} -eq 0 ] && return
   local sudo=()
   [ "$(id -u)" = 0 ] || sudo=(sudo -n)

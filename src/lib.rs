@@ -21,6 +21,10 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_etcd::EtcdDriver);
     #[cfg(not(feature = "etcd"))]
     let registry = registry.without(&["etcd", "etcds"], "etcd");
+    #[cfg(feature = "redis")]
+    let registry = registry.with(lock_redis::RedisDriver);
+    #[cfg(not(feature = "redis"))]
+    let registry = registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"], "redis");
     #[cfg(feature = "sqlite")]
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]
@@ -45,6 +49,12 @@ pub fn connect(url: impl AsRef<str>) -> Connect {
 #[cfg(feature = "etcd")]
 pub mod etcd {
     pub use lock_etcd::*;
+}
+
+/// The store in Redis.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use lock_redis::*;
 }
 
 /// The store in one SQLite file.

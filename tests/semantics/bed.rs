@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
+use lock_testkit::RedisServer;
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -15,6 +16,10 @@ pub(crate) struct Bed {
 
 pub(crate) const BEDS: &[Bed] = &[
     Bed { name: "memory", make: || Made { at: At::Memory(MemoryStore::new()) } },
+    Bed {
+        name: "redis",
+        make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
+    },
     Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
 ];
 
@@ -25,6 +30,7 @@ pub(crate) struct Made {
 
 enum At {
     Memory(MemoryStore),
+    Redis(RedisServer),
     File(TempDir),
 }
 
@@ -42,8 +48,8 @@ impl Made {
     pub(crate) async fn open(&self) -> Arc<dyn LockStore> {
         match (&self.at, self.url()) {
             (At::Memory(store), _) => Arc::new(store.clone()),
-            (At::File(_), url) => {
-                let url: StoreUrl = url.expect("a file has a URL").parse().unwrap();
+            (_, url) => {
+                let url: StoreUrl = url.expect("it has a URL").parse().unwrap();
                 registry().open(&url, &Clock::system()).await.unwrap()
             }
         }
@@ -53,6 +59,7 @@ impl Made {
     pub(crate) fn url(&self) -> Option<String> {
         match &self.at {
             At::Memory(_) => None,
+            At::Redis(server) => Some(server.url()),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
     }

@@ -1,0 +1,302 @@
+//! [`RedisConfig`]: which servers, and how to use them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lock_core::{Error, ErrorKind, Result, StoreUrl};
+
+/// Which servers, and how to use them: the same as a URL such as `redis://app:secret@10.0.0.1/0?prefix=lock:`.
+///
+/// `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    /// Where the data is.
+    pub place: Place,
+    /// The user; `None` for the default user.
+    pub user: Option<String>,
+    /// The password, if the user has one.
+    pub password: Option<String>,
+    /// The user at the sentinels, if they ask for one.
+    pub sentinel_user: Option<String>,
+    /// The password at the sentinels, if they ask for one.
+    pub sentinel_password: Option<String>,
+    /// The number of the database; a cluster has only 0.
+    pub database: u32,
+    /// TLS, and by which certificates. In a URL: the scheme `rediss`, or `tls=true` with sentinels or a cluster; then
+    /// `ca`, `certificate` and `key` name files.
+    pub tls: Option<Tls>,
+    /// What stands before each lock's name in its key, by default [`DEFAULT_PREFIX`](RedisConfig::DEFAULT_PREFIX).
+    pub prefix: String,
+    /// How long connecting may take, by default [`DEFAULT_CONNECT_TIMEOUT`](RedisConfig::DEFAULT_CONNECT_TIMEOUT).
+    pub connect_timeout: Duration,
+    /// How long a server may take for one step, by default
+    /// [`DEFAULT_RESPONSE_TIMEOUT`](RedisConfig::DEFAULT_RESPONSE_TIMEOUT).
+    pub response_timeout: Duration,
+    /// How many replicas must acknowledge a grant or a renewal; by default 0.
+    pub wait: u32,
+    /// How long they may take for it, by default [`DEFAULT_WAIT_TIMEOUT`](RedisConfig::DEFAULT_WAIT_TIMEOUT).
+    pub wait_timeout: Duration,
+}
+
+/// Where the data is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// One server at a host and port: `redis://` and `rediss://`.
+    Server(String, u16),
+    /// One server of this machine at a unix socket: `redis+unix:///path`.
+    Socket(PathBuf),
+    /// The master that these sentinels name: `redis-sentinel://h1,h2,h3/service`.
+    Sentinels {
+        /// The sentinels' hosts and ports.
+        hosts: Vec<(String, u16)>,
+        /// The name by which they know the master.
+        service: String,
+    },
+    /// The cluster to which these belong: `redis-cluster://h1,h2,h3`.
+    Cluster(Vec<(String, u16)>),
+}
+
+/// By which certificates a server is believed, and this program to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// The file with the certificates of the authorities that are trusted; those of the system if `None`.
+    pub ca: Option<PathBuf>,
+    /// The file with this program's certificate, if the server asks for one.
+    pub certificate: Option<PathBuf>,
+    /// The file with the key of that certificate.
+    pub key: Option<PathBuf>,
+}
+
+impl RedisConfig {
+    /// `lock:`.
+    pub const DEFAULT_PREFIX: &str = "lock:";
+    /// 1 second.
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+    /// 2 seconds.
+    pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+    /// 500 milliseconds.
+    pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_millis(500);
+
+    const PORT: u16 = 6379;
+    const SENTINEL_PORT: u16 = 26379;
+    const KEYS: [&str; 5] = ["prefix", "connect_timeout", "response_timeout", "wait", "wait_timeout"];
+    const TLS_KEYS: [&str; 3] = ["ca", "certificate", "key"];
+
+    /// This place, with default settings.
+    pub fn new(place: Place) -> RedisConfig {
+        RedisConfig {
+            place,
+            user: None,
+            password: None,
+            sentinel_user: None,
+            sentinel_password: None,
+            database: 0,
+            tls: None,
+            prefix: Self::DEFAULT_PREFIX.to_owned(),
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
+            wait: 0,
+            wait_timeout: Self::DEFAULT_WAIT_TIMEOUT,
+        }
+    }
+
+    /// What `url` says.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a part that this scheme does not have, an unknown key or a value
+    /// out of range.
+    pub fn from_url(url: &StoreUrl) -> Result<RedisConfig> {
+        let mut keys = Self::KEYS.to_vec();
+        let secure = match url.scheme() {
+            "redis" => false,
+            "rediss" => true,
+            "redis+unix" => {
+                keys.push("database");
+                false
+            }
+            "redis-sentinel" => {
+                keys.extend(["tls", "database", "sentinel_user", "sentinel_password"]);
+                url.flag("tls")?.unwrap_or(false)
+            }
+            "redis-cluster" => {
+                keys.push("tls");
+                url.flag("tls")?.unwrap_or(false)
+            }
+            other => return Err(invalid(format!("the scheme {other}: is not one of Redis"))),
+        };
+        if secure {
+            keys.extend(Self::TLS_KEYS);
+        }
+        url.only_keys(&keys)?;
+        let (place, database) = Self::place(url)?;
+        let mut config = RedisConfig::new(place);
+        config.database = database;
+        config.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
+        config.password = url.password().map(str::to_owned);
+        if config.user.is_some() && config.password.is_none() {
+            return Err(invalid(format!("{url} is not accepted: a user needs a password, as in user:password@host")));
+        }
+        config.sentinel_user = url.value("sentinel_user").map(str::to_owned);
+        config.sentinel_password = url.value("sentinel_password").map(str::to_owned);
+        let file = |key: &str| url.value(key).map(PathBuf::from);
+        config.tls = secure.then(|| Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") });
+        if let Some(prefix) = url.value("prefix") {
+            config.prefix = prefix.to_owned();
+        }
+        if let Some(timeout) = url.duration("connect_timeout")? {
+            config.connect_timeout = timeout;
+        }
+        if let Some(timeout) = url.duration("response_timeout")? {
+            config.response_timeout = timeout;
+        }
+        if let Some(timeout) = url.duration("wait_timeout")? {
+            config.wait_timeout = timeout;
+        }
+        if let Some(wait) = url.number("wait")? {
+            config.wait =
+                u32::try_from(wait).map_err(|_| invalid(format!("wait={wait} is not accepted: it is too many")))?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn place(url: &StoreUrl) -> Result<(Place, u32)> {
+        let hosts = |port: u16| -> Vec<_> {
+            url.hosts().iter().map(|(host, own)| (host.clone(), own.unwrap_or(port))).collect()
+        };
+        let path = url.path().trim_start_matches('/');
+        let number = |text: &str| match text {
+            "" => Ok(0),
+            _ => text.parse().map_err(|_| invalid(format!("{url} is not accepted: a database is a number"))),
+        };
+        let refuse = |form: &str| Err(invalid(format!("{url} is not accepted: it takes {form}")));
+        match url.scheme() {
+            "redis" | "rediss" => match &hosts(Self::PORT)[..] {
+                [(host, port)] => Ok((Place::Server(host.clone(), *port), number(path)?)),
+                _ => refuse("one host, as in redis://host:6379/0"),
+            },
+            "redis+unix" => match (url.hosts(), url.path()) {
+                ([], path) if path.starts_with('/') => {
+                    Ok((Place::Socket(path.into()), number(url.value("database").unwrap_or_default())?))
+                }
+                _ => refuse("the path of a socket, as in redis+unix:///run/redis.sock"),
+            },
+            "redis-sentinel" => {
+                let hosts = hosts(Self::SENTINEL_PORT);
+                if hosts.is_empty() || path.is_empty() {
+                    return refuse("sentinels and a service, as in redis-sentinel://h1,h2,h3/service");
+                }
+                let place = Place::Sentinels { hosts, service: path.to_owned() };
+                Ok((place, number(url.value("database").unwrap_or_default())?))
+            }
+            _ => match hosts(Self::PORT) {
+                hosts if !hosts.is_empty() && path.is_empty() => Ok((Place::Cluster(hosts), 0)),
+                _ => refuse("some of the cluster's hosts and no path, as in redis-cluster://h1,h2,h3"),
+            },
+        }
+    }
+
+    /// Checks what can be checked without asking a server.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (key, time) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("wait_timeout", self.wait_timeout),
+        ] {
+            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
+                return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
+            }
+        }
+        if let Place::Cluster(_) = self.place
+            && self.database != 0
+        {
+            return Err(invalid("a database is not accepted on a cluster, which has only 0"));
+        }
+        match &self.tls {
+            Some(tls) if tls.certificate.is_some() != tls.key.is_some() => {
+                Err(invalid("a certificate needs its key, and a key its certificate: give both or neither"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***");
+        f.debug_struct("RedisConfig")
+            .field("place", &self.place)
+            .field("user", &self.user)
+            .field("password", &hidden(&self.password))
+            .field("sentinel_password", &hidden(&self.sentinel_password))
+            .field("database", &self.database)
+            .field("tls", &self.tls)
+            .field("prefix", &self.prefix)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<RedisConfig> {
+        RedisConfig::from_url(&url.parse().unwrap())
+    }
+
+    #[test]
+    fn every_form_of_url_is_read() {
+        let server = |host: &str, port| Place::Server(host.to_owned(), port);
+        let config = read("redis://me:p%40ss@h:7000/2?prefix=app:&wait=1&wait_timeout=1s&response_timeout=3s").unwrap();
+        assert_eq!((config.place, config.database, config.tls), (server("h", 7000), 2, None));
+        assert_eq!((config.user.as_deref(), config.password.as_deref()), (Some("me"), Some("p@ss")));
+        assert_eq!((config.prefix.as_str(), config.wait, config.wait_timeout.as_secs()), ("app:", 1, 1));
+        let config = read("rediss://:pw@[::1]?ca=/ca.pem").unwrap();
+        assert_eq!((config.place, config.user), (server("::1", 6379), None));
+        assert_eq!(config.tls.unwrap().ca, Some("/ca.pem".into()));
+        assert_eq!(read("redis+unix:///run/r.sock?database=3").unwrap().place, Place::Socket("/run/r.sock".into()));
+        let Place::Sentinels { hosts, service } = read("redis-sentinel://a,b:1/locks").unwrap().place else {
+            panic!("sentinels")
+        };
+        assert_eq!((hosts, service.as_str()), (vec![("a".to_owned(), 26379), ("b".to_owned(), 1)], "locks"));
+        assert_eq!(read("redis-cluster://a").unwrap().place, Place::Cluster(vec![("a".to_owned(), 6379)]));
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_refused_with_what_would_be() {
+        for (url, says) in [
+            ("redis:", "one host"),
+            ("redis://a,b", "one host"),
+            ("redis://a/x", "a number"),
+            ("redis://me@a", "user:password"),
+            ("redis://a?tpyo=1", "prefix, connect_timeout"),
+            ("redis://a?ca=x", "its keys are"),
+            ("rediss://a?key=x", "both or neither"),
+            ("redis+unix://h/x", "redis+unix:///"),
+            ("redis-sentinel://a", "service"),
+            ("redis-cluster://a/1", "no path"),
+            ("redis://a?connect_timeout=0s", "1ms to 60s"),
+            ("redis://a?wait=many", "whole number"),
+        ] {
+            let error = read(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");
+            assert!(error.to_string().contains(says), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_debug_shows_a_password() {
+        let config = read("redis-sentinel://me:hunter2@a/s?sentinel_password=hunter3").unwrap();
+        assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+    }
+}

@@ -1,0 +1,182 @@
+//! [`Keys`]: where everything is kept.
+
+use std::sync::OnceLock;
+
+use lock_core::{Error, ErrorKind, Holder, LockName, Result};
+
+/// Where everything is kept. The key of a lock is the prefix and its name, as it is.
+///
+/// What is kept beside the locks has a control character after the prefix, which no lock's name can have: no name
+/// collides with it, and one pattern grants or finds all of it. On a cluster it carries the tag of the slot of the lock
+/// that it belongs to.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: String,
+    cluster: bool,
+}
+
+/// So many slots has a cluster.
+pub(crate) const SLOTS: u16 = 16_384;
+/// Stands between the prefix and what is no lock's name.
+const APART: char = '\u{1f}';
+
+impl Keys {
+    /// # Errors
+    ///
+    /// Invalid configuration for a prefix with an open tag on a cluster: a name could close it.
+    pub(crate) fn new(prefix: &str, cluster: bool) -> Result<Keys> {
+        let open = prefix.find('{').is_some_and(|at| tag(&prefix[at..]).is_none());
+        if cluster && open {
+            let text =
+                format!("prefix={prefix} is not accepted: on a cluster a {{ needs its }} and a text between them");
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        if prefix.chars().any(char::is_control) {
+            let text = format!("prefix={prefix:?} is not accepted: it has a control character");
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        Ok(Keys { prefix: prefix.to_owned(), cluster })
+    }
+
+    /// The key of a lock; and the channel on which its release is told.
+    pub(crate) fn lock(&self, name: &LockName) -> String {
+        [&self.prefix, name.as_str()].concat()
+    }
+
+    /// The name of the lock with this key; `None` if it is no lock's.
+    pub(crate) fn name(&self, key: &[u8]) -> Option<LockName> {
+        let name = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
+        LockName::new(name).ok()
+    }
+
+    /// The pattern of all keys of this prefix.
+    pub(crate) fn pattern(&self) -> String {
+        let escape = |c: char| "*?[]\\^-".contains(c).then_some('\\').into_iter().chain([c]);
+        self.prefix.chars().flat_map(escape).chain(['*']).collect()
+    }
+
+    /// The slot of a key on a cluster; 0 elsewhere.
+    pub(crate) fn slot(&self, key: &str) -> u16 {
+        if self.cluster { slot(key.as_bytes()) } else { 0 }
+    }
+
+    /// The fencing counter of the locks of a slot, in a realm.
+    pub(crate) fn counter(&self, slot: u16, realm: &str) -> String {
+        self.beside(slot, "token:", realm)
+    }
+
+    /// The pattern of the counters of a realm, and with what each of them ends.
+    pub(crate) fn counters(&self, realm: &str) -> (String, String) {
+        let ending = format!("token:{realm}");
+        (format!("{}{ending}", self.pattern()), ending)
+    }
+
+    /// What a late request of this holder meets.
+    pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> String {
+        self.beside(slot, "withdrawn:", &holder.to_string())
+    }
+
+    /// What is written before replicas are asked for their acknowledgement.
+    pub(crate) fn acknowledged(&self, slot: u16) -> String {
+        self.beside(slot, "acknowledged", "")
+    }
+
+    /// The identity of the data.
+    pub(crate) fn realm(&self) -> String {
+        format!("{}{APART}realm", self.prefix)
+    }
+
+    fn beside(&self, slot: u16, what: &str, which: &str) -> String {
+        match self.cluster {
+            true => format!("{}{APART}{{{}}}{what}{which}", self.prefix, tag_of(slot)),
+            false => format!("{}{APART}{what}{which}", self.prefix),
+        }
+    }
+}
+
+/// What is between the first `{` and the next `}`, if that is anything: only this decides the slot.
+fn tag(key: &str) -> Option<&str> {
+    let rest = &key[key.find('{')? + 1..];
+    Some(&rest[..rest.find('}')?]).filter(|tag| !tag.is_empty())
+}
+
+fn slot(key: &[u8]) -> u16 {
+    let whole = std::str::from_utf8(key).ok().and_then(tag).map_or(key, str::as_bytes);
+    crc16(whole) % SLOTS
+}
+
+/// CRC-16/XMODEM, as the cluster specification names it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 },
+        )
+    })
+}
+
+/// A short text whose slot this is.
+fn tag_of(slot: u16) -> &'static str {
+    static TAGS: OnceLock<Vec<String>> = OnceLock::new();
+    let tags = TAGS.get_or_init(|| {
+        let mut tags = vec![String::new(); usize::from(SLOTS)];
+        let mut left = tags.len();
+        for number in 0_u32.. {
+            let text = format!("{number:x}");
+            let tag = &mut tags[usize::from(crc16(text.as_bytes()) % SLOTS)];
+            if tag.is_empty() {
+                *tag = text;
+                left -= 1;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        tags
+    });
+    &tags[usize::from(slot)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_cluster_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot(b"foo"), 12_182);
+        assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));
+        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
+        assert_eq!(slot(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
+    }
+
+    #[test]
+    fn what_belongs_to_a_lock_is_in_its_slot() {
+        for prefix in ["lock:", "{app}:", ""] {
+            let keys = Keys::new(prefix, true).unwrap();
+            for name in ["job", "{a}b", "{}", "}{", "a{b", "\u{10ffff}"] {
+                let slot = keys.slot(&keys.lock(&LockName::new(name).unwrap()));
+                let beside = [keys.counter(slot, "r"), keys.tombstone(slot, Holder::fresh()), keys.acknowledged(slot)];
+                for key in beside {
+                    assert_eq!(keys.slot(&key), slot, "{key:?} beside {prefix}{name}");
+                    assert_eq!(keys.name(key.as_bytes()), None, "{key:?}");
+                }
+            }
+        }
+        assert!((0..SLOTS).all(|slot| crc16(tag_of(slot).as_bytes()) % SLOTS == slot));
+    }
+
+    #[test]
+    fn a_prefix_that_a_name_could_close_is_refused_on_a_cluster() {
+        for prefix in ["a{", "a{}", "{}:{x}"] {
+            assert!(Keys::new(prefix, true).is_err(), "{prefix}");
+            assert!(Keys::new(prefix, false).is_ok(), "{prefix}");
+        }
+        assert!(Keys::new("a\u{1f}", false).is_err());
+    }
+
+    #[test]
+    fn a_pattern_means_its_prefix_and_nothing_else() {
+        assert_eq!(Keys::new("a*[b]", false).unwrap().pattern(), "a\\*\\[b\\]*");
+    }
+}

@@ -1,0 +1,276 @@
+//! [`Link`]: the connection to one server, made again when it is needed.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use lock_core::{Effect, Error, Result};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, Value};
+
+use crate::dial::{Dial, To};
+use crate::error;
+use crate::script::Script;
+use crate::wakeups::{Channel, Wakeups};
+
+/// The connection to one server, shared by everybody and made again when it is needed. Nothing is ever sent twice here.
+#[derive(Debug)]
+pub(crate) struct Link {
+    dial: Dial,
+    name: String,
+    response_timeout: Duration,
+    current: Mutex<Option<Arc<Connection>>>,
+    /// Held by the one who connects; the last failure is that of all who waited for it.
+    connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    redis: MultiplexedConnection,
+    /// To whom it leads, which sentinels may tell otherwise later.
+    pub(crate) to: To,
+    pub(crate) wakeups: Arc<Wakeups>,
+    /// Held while channels are added or left, so that a late unsubscribe cannot undo a new subscribe.
+    subscribing: tokio::sync::Mutex<()>,
+}
+
+/// One step on the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) script: Script,
+    pub(crate) keys: Vec<String>,
+    pub(crate) arguments: Vec<String>,
+}
+
+/// Why a step brought no answer.
+pub(crate) enum Failed {
+    /// The server's, or the connection's, words.
+    Redis(RedisError),
+    /// It is an error of ours already.
+    Ours(Error),
+}
+
+impl Link {
+    pub(crate) fn new(dial: Dial, response_timeout: Duration) -> Link {
+        Link {
+            name: dial.to().to_string(),
+            dial,
+            response_timeout,
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Who is at the other end, for error texts.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn living(&self) -> Option<Arc<Connection>> {
+        self.current().as_ref().filter(|connection| !connection.wakeups.is_over()).cloned()
+    }
+
+    /// The connection, if there is one, without making one.
+    pub(crate) fn mark(&self, channel: &str) -> u64 {
+        self.living().map_or(0, |connection| connection.wakeups.mark(channel))
+    }
+
+    /// The connection; made now if there is none. Who waits while another connects shares what comes of it.
+    pub(crate) async fn connection(&self) -> Result<Arc<Connection>> {
+        if let Some(connection) = self.living() {
+            return Ok(connection);
+        }
+        let came = Instant::now();
+        let mut last_failure = self.connecting.lock().await;
+        if let Some(connection) = self.living() {
+            return Ok(connection);
+        }
+        if let Some((_, error)) = last_failure.as_ref().filter(|(when, _)| *when > came) {
+            return Err(error.clone());
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                *last_failure = None;
+                *self.current() = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                *last_failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>> {
+        let wakeups = Arc::new(Wakeups::default());
+        let (redis, to) = self.dial.connect(wakeups.clone()).await?;
+        let mut load = redis::pipe();
+        for script in Script::ALL {
+            load.cmd("SCRIPT").arg("LOAD").arg(script.text());
+        }
+        let connection = Arc::new(Connection { redis, to, wakeups, subscribing: tokio::sync::Mutex::default() });
+        let loaded: Vec<String> = self
+            .within("loading scripts", &connection, async { load.query_async(&mut connection.redis.clone()).await })
+            .await
+            .map_err(|failed| self.error("loading scripts", failed))?;
+        hashes(|| loaded);
+        Ok(connection)
+    }
+
+    /// This connection is of no more use; who waits on it looks again.
+    fn retire(&self, connection: &Arc<Connection>) {
+        self.current().take_if(|current| Arc::ptr_eq(current, connection));
+        connection.wakeups.end();
+    }
+
+    /// Runs `call` within our own deadline. The connection is left if it did not keep it.
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        connection: &Arc<Connection>,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Failed> {
+        match tokio::time::timeout(self.response_timeout, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if error::ends_connection(&error) {
+                    self.retire(connection);
+                }
+                Err(Failed::Redis(error))
+            }
+            Err(_) => {
+                self.retire(connection);
+                Err(Failed::Ours(error::timed_out(&self.name, doing, self.response_timeout, Effect::Unknown)))
+            }
+        }
+    }
+
+    /// Runs a step, and says on which connection; `asking` tells a member of a cluster that it is sent there although the slot is on its way.
+    pub(crate) async fn run(&self, step: &Step, asking: bool) -> Result<(Value, Arc<Connection>), Failed> {
+        let connection = self.connection().await.map_err(Failed::Ours)?;
+        let doing = step.script.doing();
+        let answer = self.within(doing, &connection, connection.send(step.command(true), asking)).await;
+        let answer = match answer {
+            // Nothing was run. The text loads the script as well.
+            Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
+                self.within(doing, &connection, connection.send(step.command(false), asking)).await?
+            }
+            answer => answer?,
+        };
+        Ok((answer, connection))
+    }
+
+    /// Runs a command that is no step.
+    pub(crate) async fn command(&self, doing: &'static str, command: &Cmd) -> Result<Value, Failed> {
+        let connection = self.connection().await.map_err(Failed::Ours)?;
+        self.within(doing, &connection, async { connection.redis.clone().send_packed_command(command).await })
+            .await
+            .and_then(|value| value.extract_error().map_err(Failed::Redis))
+    }
+
+    pub(crate) fn error(&self, doing: &'static str, failed: Failed) -> Error {
+        match failed {
+            Failed::Ours(error) => error,
+            Failed::Redis(error) => error::of_step(&self.name, doing, error),
+        }
+    }
+
+    /// The channel, and whether it is heard since before this call.
+    ///
+    /// # Cancel safety
+    ///
+    /// A channel whose subscription is not confirmed is forgotten, and who waits on it looks again.
+    pub(crate) async fn subscribe(&self, channel: &str) -> Result<(Arc<Channel>, bool)> {
+        const DOING: &str = "subscribing";
+        let connection = self.connection().await?;
+        if let Some(heard) = connection.wakeups.find(channel) {
+            return Ok((heard, true));
+        }
+        let _alone = connection.subscribing.lock().await;
+        if let Some(heard) = connection.wakeups.find(channel) {
+            return Ok((heard, true));
+        }
+        let idle = connection.wakeups.remove_idle();
+        let added = connection.wakeups.add(channel);
+        let unconfirmed = Unconfirmed { wakeups: &connection.wakeups, channel };
+        self.within(DOING, &connection, async {
+            let mut redis = connection.redis.clone();
+            if !idle.is_empty() {
+                redis.unsubscribe(&idle[..]).await?;
+            }
+            redis.subscribe(channel).await
+        })
+        .await
+        .map_err(|failed| self.error(DOING, failed))?;
+        std::mem::forget(unconfirmed);
+        added.tell();
+        Ok((added, false))
+    }
+}
+
+/// A channel that is not heard yet: forgotten if nobody goes on with it.
+struct Unconfirmed<'a> {
+    wakeups: &'a Wakeups,
+    channel: &'a str,
+}
+
+impl Drop for Unconfirmed<'_> {
+    fn drop(&mut self) {
+        self.wakeups.remove(self.channel);
+    }
+}
+
+impl Connection {
+    async fn send(&self, command: Cmd, asking: bool) -> Result<Value, RedisError> {
+        let mut redis = self.redis.clone();
+        if !asking {
+            return redis.send_packed_command(&command).await?.extract_error();
+        }
+        let mut both = redis::pipe();
+        both.cmd("ASKING").add_command(command);
+        let answers: (Value, Value) = both.query_async(&mut redis).await?;
+        Ok(answers.1)
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("wakeups", &self.wakeups).finish_non_exhaustive()
+    }
+}
+
+impl Step {
+    pub(crate) fn new(script: Script, keys: Vec<String>, arguments: Vec<String>) -> Step {
+        Step { script, keys, arguments }
+    }
+
+    fn command(&self, by_hash: bool) -> Cmd {
+        let mut command = match hashes(Vec::new).get(self.script as usize).filter(|_| by_hash) {
+            Some(hash) => {
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(hash);
+                command
+            }
+            None => {
+                let mut command = redis::cmd("EVAL");
+                command.arg(self.script.text());
+                command
+            }
+        };
+        command.arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        command
+    }
+}
+
+/// By which the server knows our scripts: the same at every server, and learnt from the first.
+fn hashes(learn: impl FnOnce() -> Vec<String>) -> &'static [String] {
+    static HASHES: OnceLock<Vec<String>> = OnceLock::new();
+    HASHES.get_or_init(learn)
+}

@@ -1,0 +1,47 @@
+//! [`Script`]: the steps of the contract, as the server runs them.
+
+/// The steps of the contract, each one script, so that nothing comes between its check and its act. Names reach them as
+/// keys, and everything else as arguments: nothing that a user says is ever part of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Script {
+    Request,
+    Renew,
+    Release,
+    Look,
+    Break,
+    Realm,
+    CarryOn,
+}
+
+const READ: &str = include_str!("scripts/read.lua");
+const NEXT: &str = include_str!("scripts/next.lua");
+
+impl Script {
+    pub(crate) const ALL: [Script; 7] =
+        [Script::Request, Script::Renew, Script::Release, Script::Look, Script::Break, Script::Realm, Script::CarryOn];
+
+    pub(crate) fn text(self) -> String {
+        match self {
+            Script::Request => [READ, NEXT, include_str!("scripts/request.lua")].concat(),
+            Script::Renew => [READ, include_str!("scripts/renew.lua")].concat(),
+            Script::Release => [READ, include_str!("scripts/release.lua")].concat(),
+            Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
+            Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
+            Script::Realm => include_str!("scripts/realm.lua").to_owned(),
+            Script::CarryOn => include_str!("scripts/carry_on.lua").to_owned(),
+        }
+    }
+
+    /// What it does, for error texts.
+    pub(crate) fn doing(self) -> &'static str {
+        match self {
+            Script::Request => "asking for a lock",
+            Script::Renew => "renewing",
+            Script::Release => "releasing a lock",
+            Script::Look => "looking at locks",
+            Script::Break => "breaking a lock",
+            Script::Realm => "reading the realm",
+            Script::CarryOn => "carrying on a counter",
+        }
+    }
+}

@@ -1,0 +1,27 @@
+-- Ends the lease of the holder that was seen, and uses up a token.
+-- KEYS: lock, counter. ARGV: holder, nobody or nothing to free the lock at once, highest token known, may the counter be new.
+local value, failed = read(KEYS[1])
+if failed then
+  return failed
+end
+if not value or string.sub(value, 1, 33) ~= ARGV[1] .. '.' then
+  return {'other'}
+end
+-- What no counter has reached was not written by us.
+local known = string.match(value, '^%x+%.(%d+)')
+if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) >= 9007199254740992 then
+  known = ARGV[3]
+end
+local token, raised = next_token(KEYS[2], known, ARGV[4])
+if not token then
+  return {'new'}
+end
+local remaining = redis.call('PTTL', KEYS[1])
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', KEYS[1], '')
+else
+  local info = string.match(value, '^%x+%.%d+%.!?(.*)$') or ''
+  redis.call('SET', KEYS[1], ARGV[2] .. '.' .. token .. '.!' .. info, 'KEEPTTL')
+end
+return {'broken', token, raised, value, remaining}

@@ -1,0 +1,11 @@
+-- The value at a key: nothing if there is none, and empty if it is of another type, which is held all the same.
+local function read(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'table' then
+    return value
+  end
+  if string.find(value.err, 'WRONGTYPE', 1, true) then
+    return ''
+  end
+  return nil, value
+end

@@ -1,0 +1,260 @@
+//! [`Server`]: what a server says of itself, and what that promises.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, WaitStyle};
+use redis::Value;
+
+use crate::link::Link;
+use crate::servers::Servers;
+
+/// What a server says of itself, as far as this user may ask. What is not known promises nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Server {
+    name: String,
+    version: Option<String>,
+    replicas: Option<u32>,
+    is_replica: bool,
+    /// The answers to `CONFIG GET`.
+    settings: HashMap<String, String>,
+}
+
+/// One thing that an operator should know of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is about.
+    pub kind: FindingKind,
+    /// One line for people: what was found, where, and what it means.
+    pub text: String,
+}
+
+/// What a [`Finding`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FindingKind {
+    /// Under memory pressure the server may throw locks away.
+    Evicts,
+    /// The server does not keep every write through a crash or a power loss.
+    NotPersisted,
+    /// The server has replicas, and none of them must acknowledge a grant.
+    UnacknowledgedReplicas,
+    /// The server is older than what the store was tried on.
+    Old,
+    /// This user may not ask, so that nothing is promised.
+    Unknown,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+const SETTINGS: [&str; 5] = ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save"];
+
+/// What one server promises that syncs every write before it answers, and has no replica that could take over. An
+/// expiry is a moment of its wall clock, so that a step of that clock ends or prolongs a lease; a counter does not
+/// notice.
+pub(crate) const AT_BEST: Guarantees = promises(
+    Faults::of(&[Fault::Crash]),
+    Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
+);
+
+const fn promises(records: Faults, tokens: Faults) -> Guarantees {
+    Guarantees::NONE
+        .records_survive(records)
+        .tokens_survive(tokens)
+        .expiry(Expiry::Ttl(ClockKind::Wall))
+        .waiting(WaitStyle::Notified)
+}
+
+/// What all these servers promise together.
+pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees {
+    let (mut records, mut tokens) = (AT_BEST.records_survive, AT_BEST.tokens_survive.unwrap_or_default());
+    if may_fail_over {
+        tokens = tokens - Fault::FailOver.into();
+    }
+    if servers.is_empty() {
+        (records, tokens) = (Faults::NONE, Faults::NONE);
+    }
+    for server in servers {
+        let kept = server.kept();
+        records = records - (Faults::ALL - kept);
+        // A clock and a pause do not touch what is kept in memory.
+        tokens = tokens - (Faults::of(&[Fault::Crash, Fault::PowerLoss]) - kept);
+        if server.replicas != Some(0) || server.is_replica {
+            tokens = tokens - Fault::FailOver.into();
+        }
+        match server.evicts() {
+            Some(false) => {}
+            // Counters have no expiry, so that only some policies reach them; locks have one.
+            _ => {
+                records = Faults::NONE;
+                if server.setting("maxmemory-policy").is_none_or(|policy| !policy.starts_with("volatile")) {
+                    tokens = Faults::NONE;
+                }
+            }
+        }
+    }
+    promises(records, tokens)
+}
+
+impl Server {
+    /// Asks a server.
+    pub(crate) async fn look(link: &Link) -> Server {
+        const DOING: &str = "looking at the server";
+        let mut server = Server { name: link.name().to_owned(), ..Server::default() };
+        let info = redis::cmd("INFO");
+        for (section, key) in
+            [("server", "redis_version"), ("replication", "connected_slaves"), ("replication", "role")]
+        {
+            let told = Servers::command(link, DOING, info.clone().arg(section)).await;
+            let told = told.ok().and_then(|told| redis::from_redis_value::<String>(told).ok()).unwrap_or_default();
+            let found = told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::to_owned);
+            match key {
+                "redis_version" => server.version = found,
+                "role" => server.is_replica = found.is_some_and(|role| role != "master"),
+                _ => server.replicas = found.and_then(|count| count.trim().parse().ok()),
+            }
+        }
+        for setting in SETTINGS {
+            let mut ask = redis::cmd("CONFIG");
+            let told = Servers::command(link, DOING, ask.arg("GET").arg(setting)).await;
+            if let Ok(told @ (Value::Map(_) | Value::Array(_))) = told {
+                server.settings.extend(redis::from_redis_value::<HashMap<String, String>>(told).unwrap_or_default());
+            }
+        }
+        server
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_replica(&self) -> bool {
+        self.is_replica
+    }
+
+    fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    fn evicts(&self) -> Option<bool> {
+        self.setting("maxmemory-policy").map(|policy| policy != "noeviction")
+    }
+
+    /// What it keeps of what it has answered.
+    ///
+    /// With `everysec` the server may answer before it has written at all, while an earlier sync takes its time: then a
+    /// crash of the process alone loses what was answered. With `no` it always writes first, and never syncs.
+    fn kept(&self) -> Faults {
+        match (self.setting("appendonly"), self.setting("appendfsync"), self.setting("no-appendfsync-on-rewrite")) {
+            (Some("yes"), Some("always"), Some("no")) => Faults::of(&[Fault::Crash, Fault::PowerLoss]),
+            (Some("yes"), Some("always" | "no"), _) => Fault::Crash.into(),
+            _ => Faults::NONE,
+        }
+    }
+
+    pub(crate) fn findings(&self, wait: u32) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut add = |kind, text: String| findings.push(Finding { kind, text: format!("{}: {text}", self.name) });
+        if let (Some(true), Some(policy)) = (self.evicts(), self.setting("maxmemory-policy")) {
+            let text = format!("maxmemory-policy {policy} may throw away locks that are held; set it to noeviction");
+            add(FindingKind::Evicts, text);
+        }
+        let kept = self.kept();
+        if self.setting("appendonly").is_some() && !kept.contains(Fault::PowerLoss.into()) {
+            let survives = if kept.is_empty() { "a crash or a power loss" } else { "a power loss" };
+            let text = format!(
+                "locks and tokens that were given may not survive {survives}; for that it needs appendonly yes, appendfsync always and no-appendfsync-on-rewrite no"
+            );
+            add(FindingKind::NotPersisted, text);
+        }
+        if let Some(replicas) = self.replicas.filter(|replicas| *replicas > 0 && wait == 0) {
+            let text = format!(
+                "it has {replicas} replicas, and a fail-over to one that lags forgets locks and tokens; wait=N makes that less likely and not impossible"
+            );
+            add(FindingKind::UnacknowledgedReplicas, text);
+        }
+        if let Some(version) = self.version.as_deref().filter(|version| is_old(version)) {
+            add(FindingKind::Old, format!("version {version} is older than 7.0, on which this store was tried"));
+        }
+        if self.settings.is_empty() || self.replicas.is_none() {
+            let text = "this user may not ask for its settings (CONFIG GET) and state (INFO), so that it is taken to keep nothing";
+            add(FindingKind::Unknown, text.to_owned());
+        }
+        findings
+    }
+}
+
+fn is_old(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.trim().parse().ok()).is_some_and(|major: u32| major < 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(fsync: &str, replicas: Option<u32>, policy: &str) -> Server {
+        let settings = [
+            ("appendonly", if fsync.is_empty() { "no" } else { "yes" }),
+            ("appendfsync", fsync),
+            ("no-appendfsync-on-rewrite", "no"),
+            ("maxmemory-policy", policy),
+        ];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        Server { name: "s".to_owned(), version: Some("7.0.15".to_owned()), replicas, is_replica: false, settings }
+    }
+
+    fn tokens(servers: &[Server]) -> Faults {
+        guarantees(servers, false).tokens_survive.unwrap()
+    }
+
+    fn is_for_correctness(servers: &[Server]) -> bool {
+        guarantees(servers, false).shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty()
+    }
+
+    #[test]
+    fn only_one_server_that_syncs_every_write_is_for_correctness() {
+        let best = server("always", Some(0), "noeviction");
+        assert_eq!(guarantees(std::slice::from_ref(&best), false), AT_BEST);
+        assert!(is_for_correctness(std::slice::from_ref(&best)) && best.findings(0).is_empty());
+        for weaker in [
+            server("everysec", Some(0), "noeviction"),
+            server("no", Some(0), "noeviction"),
+            server("", Some(0), "noeviction"),
+            server("always", Some(1), "noeviction"),
+            server("always", None, "noeviction"),
+            server("always", Some(0), "allkeys-lru"),
+        ] {
+            assert!(!is_for_correctness(std::slice::from_ref(&weaker)), "{weaker:?}");
+            assert!(!weaker.findings(0).is_empty(), "{weaker:?}");
+            assert!(!is_for_correctness(&[best.clone(), weaker]));
+        }
+        assert!(guarantees(std::slice::from_ref(&best), true).shortfalls(&Guarantees::FOR_CORRECTNESS).len() == 1);
+    }
+
+    #[test]
+    fn what_a_server_does_not_say_it_does_not_promise() {
+        let silent = Server { name: "s".to_owned(), ..Server::default() };
+        assert_eq!(guarantees(&[], false).records_survive, Faults::NONE);
+        assert_eq!(guarantees(std::slice::from_ref(&silent), false).records_survive, Faults::NONE);
+        assert_eq!(tokens(std::slice::from_ref(&silent)), Faults::NONE);
+        assert_eq!(silent.findings(0)[0].kind, FindingKind::Unknown);
+    }
+
+    #[test]
+    fn a_sync_every_second_survives_no_crash_and_none_at_all_does() {
+        assert_eq!(guarantees(&[server("everysec", Some(0), "noeviction")], false).records_survive, Faults::NONE);
+        assert_eq!(guarantees(&[server("no", Some(0), "noeviction")], false).records_survive, Fault::Crash.into());
+    }
+
+    #[test]
+    fn eviction_of_keys_with_an_expiry_spares_the_counters() {
+        let evicting = guarantees(&[server("always", Some(0), "volatile-lru")], false);
+        assert_eq!(evicting.records_survive, Faults::NONE);
+        assert_eq!(evicting.tokens_survive, AT_BEST.tokens_survive);
+    }
+}

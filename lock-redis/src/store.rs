@@ -1,0 +1,551 @@
+//! [`RedisStore`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lock_core::{
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Lease, LockName,
+    LockStore, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+};
+use redis::Value as Answer;
+
+use crate::acknowledgement::Acknowledgement;
+use crate::config::Place;
+use crate::keys::Keys;
+use crate::link::{Connection, Link, Step};
+use crate::script::Script;
+use crate::server::{self, Server};
+use crate::servers::Servers;
+use crate::tokens::{Tokens, is_realm, realm_of};
+use crate::value::{self, Value};
+use crate::wakeups::Channel;
+use crate::{Finding, RedisConfig, error};
+
+/// The store in Redis.
+///
+/// One connection to each server carries everything, waiters' messages among it; it is made again when it is needed.
+/// With `wait` there is one more to each, which asks for the replicas' acknowledgement.
+///
+/// # Cancel safety
+///
+/// A step whose future is dropped may still be done by the server. [`release`](LockStore::release) of a claim that is
+/// unclear leaves a mark that a late request of the same holder meets.
+pub struct RedisStore {
+    config: RedisConfig,
+    servers: Servers,
+    keys: Keys,
+    tokens: Tokens,
+    guarantees: Guarantees,
+    acknowledgement: Option<Acknowledgement>,
+}
+
+/// How much longer than a TTL the mark of a withdrawn request is kept: longer than a connection lives that does not
+/// answer.
+const TOMBSTONE: Duration = Duration::from_secs(60);
+/// So many keys are looked at with one call.
+const LOOKED_AT: usize = 256;
+/// When to look again at a lock of another program, which tells nobody of its release.
+const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
+/// A token that no counter has reached was not written by us, and raises none.
+const LARGEST_READ: u64 = 1 << 53;
+/// How long the server has run is not read in the step that grants: as far as its leases say, it may have forgotten
+/// everything before.
+const REMEMBERS: Remembers = Remembers::For(Duration::ZERO);
+/// So often is a step asked again after the realm was found to be another.
+const REALMS: usize = 4;
+
+/// What the store keeps with a claim: that its channel is heard as long as it waits.
+#[derive(Default)]
+struct Notes(Mutex<Option<Arc<Channel>>>);
+
+impl RedisStore {
+    /// Connects, reads what the server says of itself and of its data, and warns of what endangers locks.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, a server that is too old, or one
+    /// that is a replica; [`Denied`](ErrorKind::Denied) for a wrong login or one that may not do what is needed;
+    /// [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// At most an identity of the data was written, which is used again.
+    pub async fn connect(config: RedisConfig) -> Result<RedisStore> {
+        config.check()?;
+        let keys = Keys::new(&config.prefix, matches!(config.place, Place::Cluster(_)))?;
+        let servers = Servers::new(&config)?;
+        let acknowledgement = if config.wait > 0 { Some(Acknowledgement::new(&config)?) } else { None };
+        let mut store = RedisStore {
+            config,
+            servers,
+            keys,
+            tokens: Tokens::default(),
+            guarantees: Guarantees::NONE,
+            acknowledgement,
+        };
+        let looked_at = store.look().await?;
+        if let Some(replica) = looked_at.iter().find(|server| server.is_replica()) {
+            let text = format!("{} is a replica, and may not write: give the address of its master", replica.name());
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        // Sentinels and clusters are there to fail over, whatever is seen of replicas now.
+        let may_fail_over = matches!(store.config.place, Place::Sentinels { .. } | Place::Cluster(_));
+        store.guarantees = server::guarantees(&looked_at, may_fail_over);
+        for finding in looked_at.iter().flat_map(|server| server.findings(store.config.wait)) {
+            tracing::warn!(target: "leasehold", store = "redis", "{finding}");
+        }
+        let id = store.read_realm(false).await?;
+        store.tokens.adopt(&id);
+        Ok(store)
+    }
+
+    async fn look(&self) -> Result<Vec<Server>> {
+        let mut looked_at = Vec::new();
+        for link in self.servers.all().await? {
+            link.connection().await?;
+            looked_at.push(Server::look(&link).await);
+        }
+        Ok(looked_at)
+    }
+
+    /// What an operator should know of the servers, now.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable, timed out or denied.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let looked_at = self.look().await?;
+        Ok(looked_at.iter().flat_map(|server| server.findings(self.config.wait)).collect())
+    }
+
+    /// The realm of the data; begun if there is none, or `anew`.
+    async fn read_realm(&self, anew: bool) -> Result<String> {
+        let key = self.keys.realm();
+        let arguments = vec![Holder::fresh().to_string(), u8::from(anew).to_string()];
+        let step = Step::new(Script::Realm, vec![key.clone()], arguments);
+        let (answer, connection) = self.servers.run(self.keys.slot(&key), &step).await?;
+        let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm(realm));
+        realm.ok_or_else(|| {
+            let text = format!("{}: what the key {key:?} holds is no realm of ours", connection.to);
+            Error::refused(ErrorKind::Protocol, text)
+        })
+    }
+
+    /// Reads the realm again after a counter was found to be new; whether it is the one that was believed in.
+    async fn realm_is_still(&self, id: &str) -> Result<bool> {
+        let now = self.read_realm(false).await?;
+        if self.tokens.adopt(&now) {
+            tracing::warn!(
+                target: "leasehold",
+                store = "redis",
+                before = %realm_of(id),
+                now = %realm_of(&now),
+                "the data is of another realm now: it was lost, or a new realm was begun; tokens before and after do not compare"
+            );
+        }
+        Ok(now == id)
+    }
+
+    /// Runs a step that takes a token: `step` makes it for a realm, the highest token known, and whether the counter
+    /// may be new.
+    async fn with_token(
+        &self,
+        slot: u16,
+        step: impl Fn(&str, u64, bool) -> Step,
+    ) -> Result<(Vec<Answer>, Arc<str>, Arc<Connection>)> {
+        let mut may_be_new = false;
+        for _ in 0..REALMS {
+            let (id, known) = self.tokens.known(slot);
+            let step = step(&id, known, may_be_new);
+            let (answer, connection) = self.servers.run(slot, &step).await?;
+            let Answer::Array(answer) = answer else {
+                return Err(error::odd(&connection.to.to_string(), step.script.doing()));
+            };
+            if text(&answer, 0) != Some("new") {
+                return Ok((answer, id, connection));
+            }
+            may_be_new = self.realm_is_still(&id).await?;
+        }
+        let text = "the realm of the data changed again and again while a lock was asked for";
+        Err(Error::refused(ErrorKind::Unavailable, text))
+    }
+
+    fn warn_if_raised(&self, raised: Option<i64>, name: &LockName, number: u64) {
+        if raised == Some(1) {
+            tracing::warn!(
+                target: "leasehold",
+                store = "redis",
+                %name,
+                token = number,
+                "the fencing counter was too low, and was raised above the highest token known here: the server has lost data, and other tokens may be given twice"
+            );
+        }
+    }
+
+    /// Waits for the replicas; gives the lease back if too few acknowledge it.
+    async fn acknowledge(&self, claim: &Claim, slot: u16, granted_on: &Connection) -> Result<()> {
+        let Some(acknowledgement) = &self.acknowledgement else { return Ok(()) };
+        let asked = acknowledgement.ask(granted_on, &self.keys.acknowledged(slot)).await;
+        let text = match asked {
+            Ok(replicas) if replicas >= acknowledgement.wanted() => return Ok(()),
+            Ok(replicas) => format!(
+                "\"{}\" was granted, and {replicas} of {} replicas acknowledged it within {:?}",
+                claim.name(),
+                acknowledgement.wanted(),
+                acknowledgement.limit()
+            ),
+            Err(error) => {
+                format!("\"{}\" was granted, and its replicas could not be asked: {error}", claim.name())
+            }
+        };
+        // Without a mark: the same holder may be asked for again.
+        match self.give_back(claim, false).await {
+            Ok(_) => Err(Error::refused(ErrorKind::Unavailable, format!("{text}; it is given back"))),
+            Err(error) => {
+                let text = format!("{text}; giving it back failed");
+                Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error))
+            }
+        }
+    }
+
+    async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
+        let key = self.keys.lock(claim.name());
+        let slot = self.keys.slot(&key);
+        let tombstone = if may_come_again { millis(claim.ttl() + TOMBSTONE) } else { 0 };
+        let keys = vec![key, self.keys.tombstone(slot, claim.holder())];
+        let step = Step::new(Script::Release, keys, vec![claim.holder().to_string(), tombstone.to_string()]);
+        match self.servers.run(slot, &step).await? {
+            (Answer::Int(1), _) => Ok(Released::Held),
+            (Answer::Int(0), _) => Ok(Released::NotHeld),
+            (_, connection) => Err(error::odd(&connection.to.to_string(), step.script.doing())),
+        }
+    }
+
+    /// Who holds these locks, of those that are held.
+    async fn look_at(&self, names: &[LockName]) -> Result<Vec<(LockName, HeldBy)>> {
+        let realm = self.tokens.realm();
+        let mut by_slot: BTreeMap<u16, Vec<&LockName>> = BTreeMap::new();
+        for name in names {
+            by_slot.entry(self.keys.slot(&self.keys.lock(name))).or_default().push(name);
+        }
+        let mut found = Vec::with_capacity(names.len());
+        for (slot, names) in by_slot {
+            for names in names.chunks(LOOKED_AT) {
+                let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
+                let (answer, connection) = self.servers.run(slot, &step).await?;
+                let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+                let Answer::Array(answers) = answer else { return Err(odd()) };
+                for (at, name) in names.iter().enumerate() {
+                    match (answers.get(2 * at), answers.get(2 * at + 1)) {
+                        (Some(Answer::Nil), Some(_)) => {}
+                        (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
+                            let by = Value::read(value).shown(&realm, remaining_of(*remaining));
+                            found.push(((*name).clone(), by));
+                        }
+                        _ => return Err(odd()),
+                    }
+                }
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// The first `limit` names after `after`, of keys that are there.
+    async fn names(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<LockName>> {
+        let mut names = BTreeSet::new();
+        for link in self.servers.all().await? {
+            let mut cursor = 0_u64;
+            loop {
+                let (next, keys) = self.scan(&link, cursor, &self.keys.pattern()).await?;
+                for key in keys {
+                    let Some(name) = self.keys.name(&key).filter(|name| after.is_none_or(|after| name > after)) else {
+                        continue;
+                    };
+                    names.insert(name);
+                    if names.len() > limit {
+                        names.pop_last();
+                    }
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    async fn scan(&self, link: &Link, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>)> {
+        const DOING: &str = "listing locks";
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
+        let answer = Servers::command(link, DOING, &scan).await?;
+        redis::from_redis_value(answer).map_err(|_| error::odd(link.name(), DOING))
+    }
+
+    /// The counters of the old realm go on in the new one.
+    async fn carry_on(&self, old: &str, new: &str) -> Result<()> {
+        let (pattern, ending) = self.keys.counters(old);
+        for link in self.servers.all().await? {
+            let mut cursor = 0;
+            loop {
+                let (next, keys) = self.scan(&link, cursor, &pattern).await?;
+                for counter in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
+                    let Some(start) = counter.strip_suffix(&ending) else { continue };
+                    let renamed = format!("{start}token:{new}");
+                    let slot = self.keys.slot(&counter);
+                    self.servers.run(slot, &Step::new(Script::CarryOn, vec![counter, renamed], Vec::new())).await?;
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew_slot(&self, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
+        let keys = entries.iter().map(|(_, claim)| self.keys.lock(claim.name())).collect();
+        let arguments =
+            entries.iter().flat_map(|(_, claim)| [claim.holder().to_string(), millis(claim.ttl()).to_string()]);
+        let step = Step::new(Script::Renew, keys, arguments.collect());
+        let (answer, connection) = self.servers.run(slot, &step).await?;
+        let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+        let Answer::Array(answers) = answer else { return Err(odd()) };
+        if answers.len() != entries.len() {
+            return Err(odd());
+        }
+        let mut failure = None;
+        for ((entry, _), answer) in entries.iter().zip(&answers) {
+            match answer {
+                Answer::Int(0) => entry.answer(Renewed::NotHeld),
+                Answer::Int(1) => {}
+                _ => {
+                    let text = format!("{}: renewing: this user may not use that key", connection.to);
+                    failure = Some(Error::refused(ErrorKind::Denied, text));
+                }
+            }
+        }
+        if let Some(acknowledgement) = &self.acknowledgement {
+            let replicas = acknowledgement.ask(&connection, &self.keys.acknowledged(slot)).await?;
+            if replicas < acknowledgement.wanted() {
+                let text = format!(
+                    "{}: {replicas} of {} replicas acknowledged a renewal within {:?}",
+                    connection.to,
+                    acknowledgement.wanted(),
+                    acknowledgement.limit()
+                );
+                return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text));
+            }
+        }
+        for ((entry, claim), _) in entries.iter().zip(&answers).filter(|(_, answer)| **answer == Answer::Int(1)) {
+            entry.answer(Renewed::For(claim.ttl()));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// A time as the server counts it; what is shorter than its unit is one unit.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
+}
+
+/// What `PTTL` says; `None` for a key without an expiry.
+fn remaining_of(pttl: i64) -> Option<Duration> {
+    u64::try_from(pttl).ok().map(|left| Duration::from_millis(left + 1))
+}
+
+fn text(answer: &[Answer], at: usize) -> Option<&str> {
+    match answer.get(at)? {
+        Answer::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Answer::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn number(answer: &[Answer], at: usize) -> Option<i64> {
+    match answer.get(at)? {
+        Answer::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl LockStore for RedisStore {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn realm(&self) -> Realm {
+        self.tokens.realm()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        let key = self.keys.lock(claim.name());
+        let slot = self.keys.slot(&key);
+        // Before the question, so that whatever is told after it is heard.
+        let seen = self.servers.mark(slot, &key);
+        let holder = claim.holder().to_string();
+        let step = |realm: &str, known: u64, may_be_new: bool| {
+            let keys = vec![key.clone(), self.keys.counter(slot, realm), self.keys.tombstone(slot, claim.holder())];
+            let arguments = vec![
+                holder.clone(),
+                millis(claim.ttl()).to_string(),
+                value::ending(claim.info()),
+                known.to_string(),
+                u8::from(may_be_new).to_string(),
+            ];
+            Step::new(Script::Request, keys, arguments)
+        };
+        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
+        match text(&answer, 0) {
+            Some("granted") => {
+                let token: u64 = text(&answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
+                self.warn_if_raised(number(&answer, 2), claim.name(), token);
+                self.acknowledge(claim, slot, &connection).await?;
+                let token = self.tokens.given(&realm, slot, token);
+                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), REMEMBERS)))
+            }
+            Some("held") => {
+                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(1), number(&answer, 2)) else {
+                    return Err(odd());
+                };
+                let held = Value::read(bytes);
+                if held.token() < LARGEST_READ {
+                    self.tokens.given(&realm, slot, held.token());
+                }
+                let remaining = remaining_of(pttl);
+                let look_again = match remaining {
+                    Some(remaining) if held.is_ours() => remaining,
+                    Some(remaining) => remaining.min(LOOK_AT_OTHERS),
+                    None => LOOK_AT_OTHERS,
+                };
+                let by = held.shown(&self.tokens.realm(), remaining);
+                Ok(Attempt::Held(Waiting::new(by, look_again).seen(seen)))
+            }
+            Some("withdrawn") => {
+                let text = format!("\"{}\": this claim was withdrawn before the server came to it", claim.name());
+                Err(Error::refused(ErrorKind::Closed, text))
+            }
+            _ => Err(odd()),
+        }
+    }
+
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+        let key = self.keys.lock(claim.name());
+        let link = self.servers.link(self.keys.slot(&key)).await?;
+        let (channel, was_heard) = link.subscribe(&key).await?;
+        let notes = claim.notes(Notes::default);
+        *notes.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
+        // A release may have come between the question and the subscription: look again.
+        if was_heard {
+            channel.until_not(held.seen).await;
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        let mut by_slot: BTreeMap<u16, Vec<(&Renewal, &Claim)>> = BTreeMap::new();
+        for entry in batch {
+            match entry.of() {
+                Beat::Lease(claim) => {
+                    by_slot.entry(self.keys.slot(&self.keys.lock(claim.name()))).or_default().push((entry, claim));
+                }
+                Beat::Session(_) => {
+                    let text = "redis has no sessions that could be renewed";
+                    batch.fail(Error::refused(ErrorKind::Protocol, text));
+                }
+            }
+        }
+        // All at once: a member of a cluster that does not answer must not keep the others'.
+        let slots = by_slot.into_iter().map(|(slot, entries)| async move {
+            if let Err(error) = self.renew_slot(slot, entries).await {
+                batch.fail(error);
+            }
+        });
+        futures_util::future::join_all(slots).await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        self.give_back(claim, claim.is_unclear()).await
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        let found = self.look_at(std::slice::from_ref(name)).await?;
+        Ok(found.into_iter().next().map(|(_, by)| by))
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        let mut after = after.cloned();
+        loop {
+            let names = self.names(after.as_ref(), limit).await?;
+            let found = self.look_at(&names).await?;
+            // A page of locks that have all ended meanwhile is not the end of the list.
+            if !found.is_empty() || names.is_empty() {
+                return Ok(found);
+            }
+            after = names.into_iter().next_back();
+        }
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        let Some(holder) = seen.holder else { return Ok(None) };
+        let key = self.keys.lock(name);
+        let slot = self.keys.slot(&key);
+        let nobody = match how {
+            Break::Revoke => Holder::fresh().to_string(),
+            Break::Now => String::new(),
+        };
+        let step = |realm: &str, known: u64, may_be_new: bool| {
+            let keys = vec![key.clone(), self.keys.counter(slot, realm)];
+            let arguments =
+                vec![holder.to_string(), nobody.clone(), known.to_string(), u8::from(may_be_new).to_string()];
+            Step::new(Script::Break, keys, arguments)
+        };
+        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
+        match text(&answer, 0) {
+            Some("other") => Ok(None),
+            Some("broken") => {
+                let token: u64 = text(&answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
+                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), number(&answer, 4)) else {
+                    return Err(odd());
+                };
+                self.warn_if_raised(number(&answer, 2), name, token);
+                let remaining = remaining_of(pttl);
+                let evicted = Value::read(bytes).shown(&realm_of(&realm), remaining);
+                let free_in = if how == Break::Revoke { remaining.unwrap_or_default() } else { Duration::ZERO };
+                Ok(Some(Broken::new(evicted, Some(self.tokens.given(&realm, slot, token)), free_in)))
+            }
+            _ => Err(odd()),
+        }
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        let old = self.read_realm(false).await?;
+        // First the realm: whoever finds the counters gone reads it again.
+        let new = self.read_realm(true).await?;
+        self.carry_on(&old, &new).await?;
+        self.tokens.adopt(&new);
+        Ok(self.tokens.realm())
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("config", &self.config).field("realm", &self.realm()).finish_non_exhaustive()
+    }
+}

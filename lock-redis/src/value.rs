@@ -1,0 +1,98 @@
+//! [`Value`]: what the key of a held lock holds.
+
+use std::time::Duration;
+
+use lock_core::{FencingToken, HeldBy, Holder, HolderInfo, Realm};
+
+/// What the key of a held lock holds: `<32 hexadecimal digits>.<token>[.<information>]`. One key with one expiry
+/// answers a retry with the same token, and excludes clients that keep another text at the same key.
+#[derive(Debug, Default)]
+pub(crate) struct Value {
+    /// `None`: another program's, which has no token and no information for us.
+    holder: Option<Holder>,
+    token: u64,
+    info: Option<HolderInfo>,
+    revoked: bool,
+}
+
+/// What stands after the token: nothing, or a dot and the information.
+pub(crate) fn ending(info: &HolderInfo) -> String {
+    if *info == HolderInfo::default() {
+        return String::new();
+    }
+    // It is for people and decides nothing.
+    serde_json::to_string(info).map(|json| format!(".{json}")).unwrap_or_default()
+}
+
+impl Value {
+    pub(crate) fn read(bytes: &[u8]) -> Value {
+        Value::ours(bytes).unwrap_or_default()
+    }
+
+    fn ours(bytes: &[u8]) -> Option<Value> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (holder, rest) = text.split_once('.')?;
+        let (token, info) = match rest.split_once('.') {
+            Some((token, info)) => (token, info),
+            None => (rest, ""),
+        };
+        // A mark of the break of an operator: nobody has this lease any more.
+        let (revoked, info) = match info.strip_prefix('!') {
+            Some(info) => (true, info),
+            None => (false, info),
+        };
+        Some(Value {
+            holder: Some(holder.parse().ok()?),
+            token: token.parse().ok().filter(|_| token.bytes().all(|byte| byte.is_ascii_digit()))?,
+            info: serde_json::from_str(info).ok(),
+            revoked,
+        })
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.holder.is_some()
+    }
+
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// What people see of it.
+    pub(crate) fn shown(self, realm: &Realm, remaining: Option<Duration>) -> HeldBy {
+        let mut by = HeldBy::default();
+        by.holder = self.holder;
+        by.token = self.holder.map(|_| FencingToken::new(realm.clone(), self.token));
+        by.info = self.info;
+        by.remaining = remaining;
+        by.revoked = self.revoked;
+        by
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLDER: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn what_was_written_is_read() {
+        let info = HolderInfo::new("h", 7, "a.b.!{}");
+        let value = Value::read(format!("{HOLDER}.18446744073709551615{}", ending(&info)).as_bytes());
+        assert_eq!(value.holder, Some(HOLDER.parse().unwrap()));
+        assert_eq!((value.token, value.info, value.revoked), (u64::MAX, Some(info), false));
+        let bare = Value::read(format!("{HOLDER}.5{}", ending(&HolderInfo::default())).as_bytes());
+        assert_eq!((bare.token, bare.info, bare.revoked), (5, None, false));
+        let revoked = Value::read(format!("{HOLDER}.6.!").as_bytes());
+        assert_eq!((revoked.token, revoked.revoked), (6, true));
+    }
+
+    #[test]
+    fn what_another_program_wrote_has_no_holder() {
+        for text in ["", "1", HOLDER, "a.b", "0123456789abcdef0123456789abcdef.", "0123456789abcdef0123456789abcdef.+1"]
+        {
+            assert!(!Value::read(text.as_bytes()).is_ours(), "{text}");
+        }
+        assert!(!Value::read(&[0xff, b'.', 0xfe]).is_ours());
+    }
+}

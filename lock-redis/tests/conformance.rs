@@ -1,0 +1,54 @@
+//! The suite on one server that syncs every write.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lock_conformance::{Deployment, Factory, Failure, async_trait};
+use lock_core::{Fault, Faults, LockStore};
+use lock_redis::{RedisConfig, RedisStore};
+use lock_testkit::RedisServer;
+
+struct Redis;
+struct Server(Mutex<RedisServer>);
+
+#[async_trait]
+impl Factory for Redis {
+    async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
+        let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        Ok(Arc::new(Server(Mutex::new(server))))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(400)
+    }
+
+    fn faults(&self) -> Faults {
+        Faults::of(&[Fault::Crash, Fault::Pause])
+    }
+}
+
+#[async_trait]
+impl Deployment for Server {
+    async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
+        let url = self.0.lock().map_err(|_| "poisoned")?.url().parse()?;
+        Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&url)?).await?))
+    }
+
+    async fn inflict(&self, fault: Fault) -> Result<(), Failure> {
+        let mut server = self.0.lock().map_err(|_| "poisoned")?;
+        match fault {
+            Fault::Crash => server.restart(),
+            _ => {
+                server.pause();
+                std::thread::sleep(Duration::from_millis(500));
+                server.resume();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    lock_conformance::run(Redis)
+}

@@ -1,0 +1,134 @@
+//! Servers that stop, end, or lose what they answer.
+
+use std::time::{Duration, Instant};
+
+use lock_core::{Attempt, Claim, ErrorKind, LockStore, Locks, Released};
+use lock_testkit::{Proxy, until};
+
+use crate::bed::{LONG, ask, grant, is_held, locks, name, open, server, try_open};
+
+/// Less than what the client crate takes for a server that is down, and far more than our own time-outs here.
+const SOON: Duration = Duration::from_secs(5);
+const BRIEF: &str = "connect_timeout=300ms&response_timeout=300ms";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_server_is_an_error_within_the_time_outs() {
+    let mut server = server();
+    let url = format!("{}?{BRIEF}", server.url());
+    let store = open(&url).await;
+    server.kill();
+    let claim = Claim::new(name("job"), LONG);
+    for _ in 0..3 {
+        let started = Instant::now();
+        let error = store.request(&claim).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
+    }
+    let error = try_open(&url).await.err().unwrap();
+    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_find_the_server_dead_do_not_wait_for_each_other() {
+    let server = server();
+    let store = open(&format!("{}?{BRIEF}", server.url())).await;
+    server.pause();
+    let started = Instant::now();
+    let asked: Vec<_> = (0..64)
+        .map(|number| {
+            let (store, claim) = (store.clone(), Claim::new(name(&format!("job {number}")), LONG));
+            tokio::spawn(async move { store.request(&claim).await.err().unwrap().kind() })
+        })
+        .collect();
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), ErrorKind::TimedOut);
+    }
+    assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
+    server.resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_a_paused_server_applies_later_leaves_no_lock() {
+    let server = server();
+    let store = open(&format!("{}?{BRIEF}", server.url())).await;
+    let locks = Locks::builder_of(store.clone()).ttl(LONG).build();
+    server.pause();
+    let error = locks.lock("job").try_acquire().await.err().unwrap();
+    assert!(error.kind() == ErrorKind::TimedOut && error.may_have_taken_effect(), "{error:?}");
+    server.resume();
+    let other = open(&server.url()).await;
+    until("its mark", || server.cli(&["--scan", "--pattern", "*withdrawn*"]).contains("withdrawn").then_some(()));
+    assert!(!is_held(&other, "job").await, "it was applied, and withdrawn");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
+    let server = server();
+    let proxy = Proxy::to(server.port());
+    let url = format!("redis://127.0.0.1:{}?{BRIEF}", proxy.port());
+    let locks = Locks::builder_of(open(&url).await).ttl(LONG).build();
+    // The request stays on its way while its withdrawal takes another connection.
+    proxy.hold();
+    let error = locks.lock("job").try_acquire().await.err().unwrap();
+    assert!(error.may_have_taken_effect(), "{error:?}");
+    proxy.cut();
+    proxy.forward();
+    let other = open(&server.url()).await;
+    until("its mark", || server.cli(&["--scan", "--pattern", "*withdrawn*"]).contains("withdrawn").then_some(()));
+    let key = server.cli(&["--scan", "--pattern", "*withdrawn*"]);
+    let holder = key.rsplit(':').next().unwrap().to_owned();
+    let counter = key.replace(&format!("withdrawn:{holder}"), "token:x");
+    // What a late request does, by hand.
+    let script = [include_str!("../../src/scripts/read.lua"), include_str!("../../src/scripts/next.lua")].concat()
+        + include_str!("../../src/scripts/request.lua");
+    let late = server.cli(&["EVAL", &script, "3", "lock:job", &counter, &key, &holder, "600000", "", "0", "1"]);
+    assert_eq!(late, "withdrawn");
+    assert!(!is_held(&other, "job").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_reply_is_unknown_and_the_same_holder_asks_again() {
+    let server = server();
+    let proxy = Proxy::to(server.port());
+    let store = open(&format!("redis://127.0.0.1:{}?{BRIEF}", proxy.port())).await;
+    let (first, claim) = (Claim::new(name("first"), LONG), Claim::new(name("job"), LONG));
+    grant(&store, &first).await;
+    proxy.lose_replies();
+    let error = store.request(&claim).await.err().unwrap();
+    assert!(error.may_have_taken_effect(), "{error:?}");
+    let value = until("its arrival", || Some(server.cli(&["GET", "lock:job"])).filter(|value| !value.is_empty()));
+    proxy.forward();
+    let token = grant(&store, &claim).await;
+    assert!(value.contains(&format!(".{}", token.number())), "{value}, then {token}");
+    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_is_used_again() {
+    let mut server = server();
+    let store = open(&server.url()).await;
+    let (held, next) = (Claim::new(name("held"), LONG), Claim::new(name("job"), LONG));
+    let token = grant(&store, &held).await;
+    server.restart();
+    assert!(is_held(&store, "held").await, "it was kept");
+    assert!(grant(&store, &next).await > token);
+    server.cli(&["SCRIPT", "FLUSH"]);
+    assert!(matches!(ask(&store, &next).await, Attempt::Granted(_)), "scripts are loaded again");
+    assert_eq!(store.release(&next).await.unwrap(), Released::Held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_is_cut_off_is_told_in_time() {
+    let server = server();
+    let proxy = Proxy::to(server.port());
+    let near = open(&format!("redis://127.0.0.1:{}?{BRIEF}", proxy.port())).await;
+    let far = open(&server.url()).await;
+    let guard = locks(&near).lock("job").ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    proxy.hold();
+    let next = locks(&far).lock("job").acquire().await.unwrap();
+    assert!(!guard.is_valid(), "it was told before another was let in");
+    assert!(next.token_if_any() > guard.token_if_any());
+    assert!(guard.release().await.is_err());
+    proxy.forward();
+    assert!(next.is_valid() && is_held(&far, "job").await);
+}

@@ -1,0 +1,11 @@
+//! What the suite does not ask: other programs, faults of real servers, logins, and what tokens do when data is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+mod bed;
+mod faults;
+mod interop;
+mod replicas;
+mod security;
+mod tokens;
+mod waiting;

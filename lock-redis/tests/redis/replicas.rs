@@ -1,0 +1,136 @@
+//! Replicas, sentinels and clusters.
+
+use std::time::Duration;
+
+use lock_core::{Claim, ErrorKind, Fault, Guarantees, LockStore};
+use lock_testkit::{BOUND, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
+
+use crate::bed::{LONG, SYNCED, grant, is_held, locks, name, open, server, try_open};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_too_few_replicas_acknowledge_is_given_back() {
+    let master = server();
+    let replica = RedisServer::replica_of(&master, &[]);
+    let store = open(&format!("{}?wait=1&wait_timeout=200ms", master.url())).await;
+    let guard = locks(&store).lock("job").acquire().await.unwrap();
+    assert!(replica.cli(&["GET", "lock:job"]).contains(&guard.holder().to_string()), "it is at the replica");
+    guard.renew().await.unwrap();
+    replica.pause();
+    let error = store.request(&Claim::new(name("other"), LONG)).await.err().unwrap();
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    assert!(store.inspect(&name("other")).await.unwrap().is_none(), "it is given back");
+    let error = guard.renew().await.err().unwrap();
+    assert!(error.is_retryable() && guard.is_valid(), "unknown neither extends nor ends: {error}");
+    replica.resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_replicas_gets_the_lock_when_they_acknowledge_again() {
+    let master = server();
+    let replica = RedisServer::replica_of(&master, &[]);
+    let store = open(&format!("{}?wait=1&wait_timeout=100ms", master.url())).await;
+    replica.pause();
+    let waiter = tokio::spawn(locks(&store).lock("job").wait(LONG).acquire());
+    let counter = || master.cli(&["--scan", "--pattern", "*token*"]);
+    until("some tries", || master.cli(&["GET", &counter()]).parse().is_ok_and(|tries: u32| tries > 2).then_some(()));
+    replica.resume();
+    let guard = tokio::time::timeout(BOUND, waiter).await.expect("it is asked again").unwrap().unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_a_replica_is_not_for_correctness() {
+    let master = server();
+    let _replica = RedisServer::replica_of(&master, &[]);
+    let store = open(&master.url()).await;
+    assert!(!store.guarantees().tokens_survive.unwrap().contains(Fault::FailOver.into()));
+    assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+    let kinds: Vec<_> = store.diagnose().await.unwrap().iter().map(|finding| finding.kind).collect();
+    assert_eq!(kinds, [lock_redis::FindingKind::UnacknowledgedReplicas]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_left_and_a_replica_is_refused() {
+    let (one, two) = (server(), server());
+    let store = open(&one.url()).await;
+    one.cli(&["REPLICAOF", "127.0.0.1", &two.port().to_string()]);
+    let error = store.request(&Claim::new(name("job"), LONG)).await.err().unwrap();
+    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    one.wait_until_linked();
+    assert_eq!(try_open(&one.url()).await.err().unwrap().kind(), ErrorKind::InvalidConfig);
+    one.cli(&["REPLICAOF", "NO", "ONE"]);
+    grant(&store, &Claim::new(name("job"), LONG)).await;
+}
+
+/// Scenario: a fail-over to a replica that was cut off. The lock is held twice, with tokens that no fence can tell
+/// apart; that is why a server with a replica promises neither. The stale holder is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fail_over_to_a_replica_that_lags_makes_two_and_the_stale_holder_is_told() {
+    let mut master = server();
+    let link = Proxy::to(master.port());
+    let replica = RedisServer::start(&[
+        "--replicaof",
+        "127.0.0.1",
+        &link.port().to_string(),
+        "--repl-diskless-sync-delay",
+        "0",
+        "--appendonly",
+        "yes",
+    ]);
+    replica.wait_until_linked();
+    let store = open(&format!("{}?connect_timeout=300ms", master.url())).await;
+    let first = Claim::new(name("job"), LONG);
+    grant(&store, &first).await;
+    until("its arrival at the replica", || (!replica.cli(&["GET", "lock:job"]).is_empty()).then_some(()));
+    store.release(&first).await.unwrap();
+    until("its end at the replica", || replica.cli(&["GET", "lock:job"]).is_empty().then_some(()));
+    link.cut();
+    let guard = locks(&store).lock("job").ttl(Duration::from_secs(2)).acquire().await.unwrap();
+    let stale = guard.token_if_any().unwrap().clone();
+    master.kill();
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    let other = open(&replica.url()).await;
+    let token = grant(&other, &Claim::new(name("job"), LONG)).await;
+    assert!(guard.is_valid(), "two hold it");
+    assert!(token <= stale, "the order of tokens does not survive: {stale}, then {token}");
+    tokio::time::timeout(BOUND, guard.lost()).await.expect("the stale holder is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_fail_over_is_followed() {
+    let mut all = RedisSentinels::start(&[]);
+    let store = open(&all.url()).await;
+    assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+    let held = Claim::new(name("held"), LONG);
+    grant(&store, &held).await;
+    let (before, key) = (all.master_port().unwrap(), "lock:held");
+    let replica = all.servers().iter().find(|server| server.port() != before).unwrap();
+    until("its arrival at the replica", || (!replica.cli(&["GET", key]).is_empty()).then_some(()));
+    all.fail_over();
+    grant(&store, &Claim::new(name("job"), LONG)).await;
+    assert!(is_held(&store, "held").await, "it had arrived");
+    // The master of before comes back, and is not taken for one.
+    all.server(before).restart();
+    assert!(is_held(&*open(&all.url()).await, "job").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_followed_when_slots_move_and_masters_change() {
+    let mut cluster = RedisCluster::start(&SYNCED);
+    let store = open(&cluster.url()).await;
+    assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+    let claim = Claim::new(name("job"), LONG);
+    let token = grant(&store, &claim).await;
+    let slot = cluster.servers()[0].cli(&["CLUSTER", "KEYSLOT", "lock:job"]).parse().unwrap();
+    let owner = cluster.move_slot(slot);
+    assert_eq!(grant(&store, &claim).await, token, "the same lease, at another member");
+    store.release(&claim).await.unwrap();
+    let next = Claim::new(name("job"), LONG);
+    let after = grant(&store, &next).await;
+    assert!(after > token, "{after} after {token}");
+    cluster.servers().iter_mut().find(|server| server.port() == owner).unwrap().kill();
+    // Another lock of the same slot; as long as it takes the cluster to put the replica in its place.
+    let beside = Claim::new(name("{lock:job}"), LONG);
+    tokio::time::timeout(BOUND, grant(&store, &beside)).await.expect("the cluster goes on");
+}

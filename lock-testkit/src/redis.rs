@@ -1,0 +1,311 @@
+//! [`RedisServer`], [`RedisSentinels`] and [`RedisCluster`]: Redis on private ports.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use crate::{Process, free_port, until};
+
+/// A `redis-server` on a private port, with a folder of its own. Dropped, it is killed and its folder removed.
+#[derive(Debug)]
+pub struct RedisServer {
+    port: u16,
+    folder: TempDir,
+    settings: Vec<String>,
+    process: Process,
+}
+
+impl RedisServer {
+    /// Starts a server with these settings, such as `["--appendonly", "yes"]`; it saves nothing unless they say so.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[track_caller]
+    pub fn start(settings: &[&str]) -> RedisServer {
+        RedisServer::start_at(free_port(), settings)
+    }
+
+    #[track_caller]
+    fn start_at(port: u16, settings: &[&str]) -> RedisServer {
+        let folder = tempfile::tempdir().expect("a folder for a server");
+        let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let process = launch(port, &folder, &settings);
+        let server = RedisServer { port, folder, settings, process };
+        server.wait_until_ready();
+        server
+    }
+
+    /// A replica of `master`, once it has all its data.
+    #[track_caller]
+    pub fn replica_of(master: &RedisServer, settings: &[&str]) -> RedisServer {
+        let port = master.port.to_string();
+        let mut all = vec!["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
+        all.extend(settings);
+        let replica = RedisServer::start(&all);
+        replica.wait_until_linked();
+        replica
+    }
+
+    /// Waits until this replica has its master's data.
+    #[track_caller]
+    pub fn wait_until_linked(&self) {
+        until("the link to the master", || self.cli(&["INFO", "replication"]).contains("link_status:up").then_some(()));
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its folder, for its files and its unix socket.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The answer of `redis-cli` to a command, as a user without name or password.
+    #[track_caller]
+    pub fn cli(&self, words: &[&str]) -> String {
+        cli(self.port, words)
+    }
+
+    /// Ends it without a word (`kill -9`).
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, at the same port and with the same folder.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = launch(self.port, &self.folder, &self.settings);
+        self.wait_until_ready();
+    }
+
+    /// Stops it where it stands.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&self) {
+        until("a Redis that answers", || {
+            let answer = self.cli(&["PING"]);
+            (answer == "PONG" || answer.starts_with("NOAUTH")).then_some(())
+        });
+    }
+}
+
+#[track_caller]
+fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
+    let folder = folder.path().to_str().expect("a temporary folder has a plain name");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]);
+    command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes"]).args(settings);
+    Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+}
+
+#[track_caller]
+fn cli(port: u16, words: &[&str]) -> String {
+    // A server that is paused answers nobody.
+    let mut command = Command::new("timeout");
+    command.args(["5", "redis-cli", "-h", "127.0.0.1", "-p", &port.to_string()]).args(words).stdin(Stdio::null());
+    match command.output() {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Err(error) => panic!("redis-cli cannot be started: {error}; ./test.sh installs what the tests need"),
+    }
+}
+
+/// A master, a replica and three sentinels that watch them.
+#[derive(Debug)]
+pub struct RedisSentinels {
+    servers: Vec<RedisServer>,
+    sentinels: Vec<(u16, TempDir, Process)>,
+}
+
+impl RedisSentinels {
+    /// The name of the service that the sentinels know.
+    pub const SERVICE: &str = "locks";
+
+    /// Starts them; the servers have these settings.
+    ///
+    /// # Panics
+    ///
+    /// If they do not start, or do not find each other.
+    #[track_caller]
+    pub fn start(settings: &[&str]) -> RedisSentinels {
+        let master = RedisServer::start(settings);
+        let replica = RedisServer::replica_of(&master, settings);
+        let mut all = RedisSentinels { servers: vec![master, replica], sentinels: Vec::new() };
+        for _ in 0..3 {
+            all.sentinels.push(watch(all.servers[0].port));
+        }
+        for (port, ..) in &all.sentinels {
+            until("sentinels that know each other and the replica", || {
+                let seen = cli(*port, &["SENTINEL", "MASTER", Self::SERVICE]);
+                let field = |name: &str| seen.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);
+                let all = field("num-other-sentinels").as_deref() == Some("2")
+                    && field("num-slaves").as_deref() == Some("1")
+                    && field("flags").as_deref() == Some("master");
+                all.then_some(())
+            });
+        }
+        all
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|(port, ..)| format!("127.0.0.1:{port}")).collect();
+        format!("redis-sentinel://{}/{}", hosts.join(","), Self::SERVICE)
+    }
+
+    /// The port of the server that the sentinels call the master.
+    pub fn master_port(&self) -> Option<u16> {
+        let told = cli(self.sentinels[0].0, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE]);
+        told.lines().nth(1)?.parse().ok()
+    }
+
+    /// The master and the replica, in the order in which they were started.
+    pub fn servers(&mut self) -> &mut [RedisServer] {
+        &mut self.servers
+    }
+
+    /// The server at this port.
+    pub fn server(&mut self, port: u16) -> &mut RedisServer {
+        self.servers.iter_mut().find(|server| server.port == port).expect("a port of one of the servers")
+    }
+
+    /// Kills the master and waits until the sentinels have put the replica in its place.
+    #[track_caller]
+    pub fn fail_over(&mut self) {
+        let before = until("a master", || self.master_port());
+        self.server(before).kill();
+        let after = until("another master", || self.master_port().filter(|port| *port != before));
+        until("the new master's role", || cli(after, &["ROLE"]).starts_with("master").then_some(()));
+    }
+}
+
+#[track_caller]
+fn watch(master: u16) -> (u16, TempDir, Process) {
+    let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder for a sentinel"));
+    let path = folder.path().join("sentinel.conf");
+    let name = RedisSentinels::SERVICE;
+    let folder_name = folder.path().display();
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {folder_name}\nlogfile sentinel.log\n\
+         sentinel monitor {name} 127.0.0.1 {master} 2\n\
+         sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
+    );
+    fs::write(&path, text).expect("a sentinel's configuration");
+    let process = Process::start(
+        Command::new("redis-sentinel").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
+    );
+    (port, folder, process)
+}
+
+/// A cluster of three masters, with a replica each.
+#[derive(Debug)]
+pub struct RedisCluster {
+    servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts six servers with these settings and makes them a cluster.
+    ///
+    /// # Panics
+    ///
+    /// If they do not become one.
+    #[track_caller]
+    pub fn start(settings: &[&str]) -> RedisCluster {
+        let one = || {
+            let bus = free_port().to_string();
+            let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+            all.extend(["--repl-diskless-sync-delay", "0"]);
+            all.extend(settings);
+            RedisServer::start(&all)
+        };
+        let cluster = RedisCluster { servers: (0..6).map(|_| one()).collect() };
+        let addresses: Vec<_> = cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        let mut command = Command::new("redis-cli");
+        command.args(["--cluster", "create"]).args(&addresses).args(["--cluster-replicas", "1", "--cluster-yes"]);
+        let made = command.stdin(Stdio::null()).output().expect("redis-cli runs");
+        assert!(made.status.success(), "no cluster: {}", String::from_utf8_lossy(&made.stdout));
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    #[track_caller]
+    fn wait_until_whole(&self) {
+        for server in &self.servers {
+            until("a cluster that is whole", || {
+                let whole = server.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+                let linked = server.cli(&["INFO", "replication"]);
+                (whole && (linked.contains("role:master") || linked.contains("link_status:up"))).then_some(())
+            });
+        }
+    }
+
+    /// Its URL, with three of its members.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.servers.iter().take(3).map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        format!("redis-cluster://{}", hosts.join(","))
+    }
+
+    /// Its servers.
+    pub fn servers(&mut self) -> &mut [RedisServer] {
+        &mut self.servers
+    }
+
+    /// Moves a slot, with its keys, from the master that has it to another; gives the new owner's port.
+    #[track_caller]
+    pub fn move_slot(&self, slot: u16) -> u16 {
+        let (from, to) = self.owner_and_other(slot);
+        let text = slot.to_string();
+        let id = |port: u16| cli(port, &["CLUSTER", "MYID"]);
+        cli(to, &["CLUSTER", "SETSLOT", &text, "IMPORTING", &id(from)]);
+        cli(from, &["CLUSTER", "SETSLOT", &text, "MIGRATING", &id(to)]);
+        for key in cli(from, &["CLUSTER", "GETKEYSINSLOT", &text, "1000"]).lines().filter(|key| !key.is_empty()) {
+            cli(from, &["MIGRATE", "127.0.0.1", &to.to_string(), key, "0", "5000"]);
+        }
+        for port in [to, from] {
+            cli(port, &["CLUSTER", "SETSLOT", &text, "NODE", &id(to)]);
+        }
+        to
+    }
+
+    fn owner_and_other(&self, slot: u16) -> (u16, u16) {
+        let nodes = self.servers[0].cli(&["CLUSTER", "NODES"]);
+        let (mut owner, mut other) = (None, None);
+        for line in nodes.lines().filter(|line| line.contains("master")) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let port =
+                words[1].split('@').next().and_then(|at| at.rsplit(':').next()).and_then(|port| port.parse().ok());
+            let has = words[8..].iter().any(|range| match range.split_once('-') {
+                Some((from, to)) => {
+                    from.parse().is_ok_and(|f: u16| f <= slot) && to.parse().is_ok_and(|t: u16| slot <= t)
+                }
+                None => range.parse() == Ok(slot),
+            });
+            if has { owner = port } else { other = port }
+        }
+        (owner.expect("a slot has an owner"), other.expect("a cluster has another master"))
+    }
+}
+
+/// A prefix for keys that no other test of this process uses.
+pub fn fresh_prefix() -> String {
+    static PREFIXES: AtomicU32 = AtomicU32::new(0);
+    format!("test{}:", PREFIXES.fetch_add(1, Ordering::Relaxed))
+}
