@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::RedisServer;
+use lock_testkit::{Etcd, RedisServer};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -16,6 +16,7 @@ pub(crate) struct Bed {
 
 pub(crate) const BEDS: &[Bed] = &[
     Bed { name: "memory", make: || Made { at: At::Memory(MemoryStore::new()) } },
+    Bed { name: "etcd", make: || Made { at: At::Etcd(Etcd::start(1)) } },
     Bed {
         name: "redis",
         make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
@@ -30,6 +31,7 @@ pub(crate) struct Made {
 
 enum At {
     Memory(MemoryStore),
+    Etcd(Etcd),
     Redis(RedisServer),
     File(TempDir),
 }
@@ -59,6 +61,7 @@ impl Made {
     pub(crate) fn url(&self) -> Option<String> {
         match &self.at {
             At::Memory(_) => None,
+            At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
             At::Redis(server) => Some(server.url()),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
