@@ -168,7 +168,8 @@ fn main() {
         return;
     }
     let server = RedisServer::start(&[]);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         uncontended(&server).await;
         contended(&server).await;

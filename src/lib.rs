@@ -20,8 +20,7 @@ pub fn registry() -> Registry {
     #[cfg(feature = "redis")]
     let registry = registry.with(lock_redis::RedisDriver);
     #[cfg(not(feature = "redis"))]
-    let registry =
-        registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"], "redis");
+    let registry = registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"], "redis");
     #[cfg(feature = "sqlite")]
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]
