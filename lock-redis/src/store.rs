@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Lease, LockName,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, Lease, LockName,
     LockStore, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
 };
 use redis::Value as Answer;
@@ -50,9 +50,6 @@ const LOOKED_AT: usize = 256;
 const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
 /// A token that no counter has reached was not written by us, and raises none.
 const LARGEST_READ: u64 = 1 << 53;
-/// How long the server has run is not read in the step that grants: as far as its leases say, it may have forgotten
-/// everything before.
-const REMEMBERS: Remembers = Remembers::For(Duration::ZERO);
 /// So often is a step asked again after the realm was found to be another.
 const REALMS: usize = 4;
 
@@ -174,6 +171,15 @@ impl RedisStore {
         }
         let text = "the realm of the data changed again and again while a lock was asked for";
         Err(Error::refused(ErrorKind::Unavailable, text))
+    }
+
+    /// For how long the server has run is not read in the step that grants: unless its records survive its end, it may
+    /// have forgotten everything until just now.
+    fn remembers(&self) -> Remembers {
+        match self.guarantees.records_survive.contains(Fault::Crash.into()) {
+            true => Remembers::Everything,
+            false => Remembers::For(Duration::ZERO),
+        }
     }
 
     fn warn_if_raised(&self, raised: Option<i64>, name: &LockName, number: u64) {
@@ -413,7 +419,7 @@ impl LockStore for RedisStore {
                 self.warn_if_raised(number(&answer, 2), claim.name(), token);
                 self.acknowledge(claim, slot, &connection).await?;
                 let token = self.tokens.given(&realm, slot, token);
-                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), REMEMBERS)))
+                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), self.remembers())))
             }
             Some("held") => {
                 let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(1), number(&answer, 2)) else {
