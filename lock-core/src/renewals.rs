@@ -29,8 +29,10 @@ pub struct Renewal {
 pub enum Beat<'a> {
     /// A lease with a TTL of its own.
     Lease(&'a Claim),
-    /// A session that carries leases. Read which of them it still has, too: report those that are gone with
-    /// [`Renewal::not_held`], and delete what belongs to none of its [`claims`](Session::claims).
+    /// A session that carries leases. In this order: note which of its [`claims`](Session::claims) were granted; send
+    /// the heartbeat; read what the session still has; report those of the noted claims that are gone with
+    /// [`Renewal::not_held`]; answer; and delete what belongs to none of its claims as they are by then. Answering before
+    /// the losses are reported would extend the belief in a lease that was broken.
     Session(&'a Session),
 }
 
