@@ -1,39 +1,13 @@
 //! The suite on a cluster of three masters with a replica each.
 
+mod prefixed;
+
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use lock_conformance::{Deployment, Factory, Failure, async_trait};
-use lock_core::LockStore;
-use lock_redis::{RedisConfig, RedisStore};
-use lock_testkit::{RedisCluster, fresh_prefix};
-
-/// Its URL; the servers are the main function's, and end with it.
-struct Cluster(String);
-struct Prefix(String);
-
-#[async_trait]
-impl Factory for Cluster {
-    async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        Ok(Arc::new(Prefix(format!("{}?prefix={}", self.0, fresh_prefix()))))
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(400)
-    }
-}
-
-#[async_trait]
-impl Deployment for Prefix {
-    async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&self.0.parse()?)?).await?))
-    }
-}
+use lock_testkit::RedisCluster;
 
 fn main() -> ExitCode {
     let servers = RedisCluster::start(&[]);
-    let code = lock_conformance::run(Cluster(servers.url()));
-    drop(servers);
-    code
+    let url = servers.url();
+    prefixed::run(servers, &url, "")
 }

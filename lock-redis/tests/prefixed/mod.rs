@@ -1,0 +1,39 @@
+//! The suite on servers that all cases share; each case has a prefix of its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_conformance::{Deployment, Factory, Failure, async_trait};
+use lock_core::LockStore;
+use lock_redis::{RedisConfig, RedisStore};
+use lock_testkit::fresh_prefix;
+
+/// A URL to which a prefix is added.
+struct Shared(String);
+struct Prefix(String);
+
+#[async_trait]
+impl Factory for Shared {
+    async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
+        Ok(Arc::new(Prefix(format!("{}prefix={}", self.0, fresh_prefix()))))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(400)
+    }
+}
+
+#[async_trait]
+impl Deployment for Prefix {
+    async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
+        Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&self.0.parse()?)?).await?))
+    }
+}
+
+/// Runs it at this URL with these keys, each followed by `&`. The servers are the caller's: they end before its process.
+pub(crate) fn run<S>(servers: S, url: &str, keys: &str) -> ExitCode {
+    let code = lock_conformance::run(Shared(format!("{url}?{keys}")));
+    drop(servers);
+    code
+}
