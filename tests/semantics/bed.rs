@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, RedisServer};
+use lock_testkit::{Etcd, Proxy, RedisServer};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -54,6 +54,51 @@ impl Made {
                 let url: StoreUrl = url.expect("it has a URL").parse().unwrap();
                 registry().open(&url, &Clock::system()).await.unwrap()
             }
+        }
+    }
+
+    /// The same store behind a link that can be cut, and the link.
+    pub(crate) fn linked(&self) -> (String, Proxy) {
+        let (url, port) = (self.url().expect("it has a URL"), self.port());
+        let proxy = Proxy::to(port);
+        (url.replace(&format!(":{port}"), &format!(":{}", proxy.port())), proxy)
+    }
+
+    fn port(&self) -> u16 {
+        match &self.at {
+            At::Etcd(cluster) => cluster.endpoints()[0].rsplit(':').next().and_then(|port| port.parse().ok()).unwrap(),
+            At::Redis(server) => server.port(),
+            At::Memory(_) | At::File(_) => panic!("it has no server"),
+        }
+    }
+
+    /// Kills the server, and starts it again on what it kept.
+    pub(crate) fn restart(&mut self) {
+        match &mut self.at {
+            At::Etcd(cluster) => {
+                cluster.kill_all();
+                cluster.start_all();
+            }
+            At::Redis(server) => server.restart(),
+            At::Memory(_) | At::File(_) => panic!("it has no server"),
+        }
+    }
+
+    /// The server stands still.
+    pub(crate) fn pause(&self) {
+        match &self.at {
+            At::Etcd(cluster) => cluster.member(0).process().pause(),
+            At::Redis(server) => server.pause(),
+            At::Memory(_) | At::File(_) => panic!("it has no server"),
+        }
+    }
+
+    /// The server goes on.
+    pub(crate) fn resume(&self) {
+        match &self.at {
+            At::Etcd(cluster) => cluster.member(0).process().resume(),
+            At::Redis(server) => server.resume(),
+            At::Memory(_) | At::File(_) => panic!("it has no server"),
         }
     }
 

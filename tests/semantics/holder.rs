@@ -26,18 +26,25 @@ enum Body {
 
 impl Holder {
     pub(crate) async fn start(made: &Made) -> Holder {
-        Holder::start_by(made, Command::new(std::env::current_exe().unwrap())).await
+        match made.url() {
+            Some(url) => Holder::start_at(&url),
+            None => Holder::start_thread(made).await,
+        }
+    }
+
+    /// A process of its own, which finds the store by this URL.
+    pub(crate) fn start_at(url: &str) -> Holder {
+        Holder::start_by(url, Command::new(std::env::current_exe().unwrap()))
     }
 
     /// Whose wall clock is a day ahead, and no other clock.
-    pub(crate) async fn start_a_day_ahead(made: &Made) -> Holder {
+    pub(crate) fn start_a_day_ahead(made: &Made) -> Holder {
         let mut command = Command::new("faketime");
         command.args(["--exclude-monotonic", "-f", "+1d"]).arg(std::env::current_exe().unwrap());
-        Holder::start_by(made, command).await
+        Holder::start_by(&made.url().expect("it has a URL"), command)
     }
 
-    async fn start_by(made: &Made, mut command: Command) -> Holder {
-        let Some(url) = made.url() else { return Holder::start_thread(made).await };
+    fn start_by(url: &str, mut command: Command) -> Holder {
         command.env(URL, url).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::start(&mut command);
         let stdout = process.child().stdout.take().unwrap();
@@ -75,9 +82,16 @@ impl Holder {
 
     /// Lets it go on, and asks it whether it still believes.
     pub(crate) fn resume_and_ask(&mut self) -> bool {
+        if let Body::Process { process, .. } = &self.body {
+            process.resume();
+        }
+        self.ask()
+    }
+
+    /// Whether it still believes.
+    pub(crate) fn ask(&mut self) -> bool {
         match &mut self.body {
             Body::Process { process, lines } => {
-                process.resume();
                 process.child().stdin.as_mut().unwrap().write_all(b"well?\n").unwrap();
                 lines.recv().unwrap() == "valid"
             }

@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use leasehold::{
-    Attempt, Claim, Clock, ErrorKind, Fence, FencingToken, LockName, LockStore, Locks, Released, Renewals, Renewed,
+    Attempt, Break, Claim, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, LockStore, Locks, Released,
+    Renewals, Renewed,
 };
 use lock_conformance::faults::{Faulty, Op, Step};
+use lock_testkit::until;
 
 use crate::Verdict;
 use crate::bed::Made;
@@ -40,6 +42,9 @@ scenarios! {
     9 "a holder that has expired releases and renews" expired_holder,
     10 "a renewal arrives after the release" late_renewal,
     11 "a waiter is granted after it waited longer than its own TTL" long_wait,
+    12 "the holder is cut off from the store, and not from the resource" cut_off_holder,
+    13 "the server stands still for longer than the TTL" paused_server,
+    14 "the server is killed, and started again on what it kept" restarted_server,
 }
 
 const NAME: &str = "the lock";
@@ -94,7 +99,7 @@ async fn late_write(made: Made) -> Verdict {
 }
 
 async fn clock_ahead(made: Made) -> Verdict {
-    let holder = Holder::start_a_day_ahead(&made).await;
+    let holder = Holder::start_a_day_ahead(&made);
     let others = locks(made.open().await);
     if others.lock(NAME).try_acquire().await.unwrap().is_some() {
         return Verdict::Broken;
@@ -108,7 +113,7 @@ async fn clock_ahead(made: Made) -> Verdict {
 
 async fn client_ahead(made: Made) -> Verdict {
     let held = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 5).acquire().await.unwrap();
-    let ahead = Holder::start_a_day_ahead(&made).await;
+    let ahead = Holder::start_a_day_ahead(&made);
     // It was granted only when the lease before it had ended.
     if held.is_valid() || ahead.token <= *held.token_if_any().unwrap() { Verdict::Broken } else { Verdict::Safe }
 }
@@ -183,4 +188,41 @@ async fn long_wait(made: Made) -> Verdict {
     let guard = waiting.await.unwrap().unwrap();
     let holder = made.open().await.inspect(&name()).await.unwrap().and_then(|by| by.holder);
     if guard.is_valid() && holder == Some(guard.holder()) { Verdict::Refused } else { Verdict::Broken }
+}
+
+async fn cut_off_holder(made: Made) -> Verdict {
+    let (url, link) = made.linked();
+    let mut holder = Holder::start_at(&url);
+    link.cut();
+    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    // Nobody could tell it; it knows by its own clock.
+    if holder.ask() { old_writes_after(next.token_if_any().unwrap(), &holder.token).await } else { Verdict::Refused }
+}
+
+async fn paused_server(made: Made) -> Verdict {
+    let mut holder = Holder::start(&made).await;
+    made.pause();
+    until("the holder is told", || (!holder.ask()).then_some(()));
+    made.resume();
+    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    if *next.token_if_any().unwrap() > holder.token { Verdict::Refused } else { Verdict::Broken }
+}
+
+async fn restarted_server(mut made: Made) -> Verdict {
+    // Long enough to last through the restart.
+    let held = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 60).acquire().await.unwrap();
+    made.restart();
+    let others = locks(made.open().await);
+    if let Some(next) = others.lock(NAME).try_acquire().await.unwrap() {
+        assert!(held.is_valid(), "the restart took longer than the TTL");
+        return old_writes_after(next.token_if_any().unwrap(), held.token_if_any().unwrap()).await;
+    }
+    let token = held.token_if_any().unwrap().clone();
+    made.open().await.break_lock(&name(), &seen(&made).await, Break::Now).await.unwrap();
+    let next = others.lock(NAME).acquire().await.unwrap();
+    if *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }
+}
+
+async fn seen(made: &Made) -> HeldBy {
+    made.open().await.inspect(&name()).await.unwrap().unwrap()
 }
