@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Time,
     /// Every lease has a TTL of its own.
     OwnLeases,
+    /// Sessions carry the renewed leases.
+    Sessions,
     /// The store has a queue.
     Queue,
     /// The store has no queue.
@@ -76,6 +78,7 @@ impl Need {
             Need::Tokens => lacks(promised.tokens_survive.is_some(), "no tokens"),
             Need::Time => lacks(promised.expiry != Some(Expiry::Connection), "leases do not end by time"),
             Need::OwnLeases => lacks(matches!(promised.expiry, Some(Expiry::Ttl(_))), "no TTL per lease"),
+            Need::Sessions => lacks(matches!(promised.expiry, Some(Expiry::Session(_))), "no sessions"),
             Need::Queue => lacks(promised.waiting == WaitStyle::Queued, "no queue"),
             Need::NoQueue => lacks(promised.waiting != WaitStyle::Queued, "has a queue"),
             Need::TokensSurvive(fault) => match promised.tokens_survive {

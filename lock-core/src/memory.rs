@@ -122,9 +122,13 @@ impl MemoryStore {
         FencingToken::new(self.realm(), number)
     }
 
-    /// The session that carries this claim; opened if there is none, or it may end soon.
+    /// The session that carries this claim; one that may end soon carries no further claims, and another is opened.
     fn session_for(&self, claim: &Claim) -> Option<Session> {
         let mut sessions = locked(self.0.sessions.as_ref().filter(|_| !claim.is_fixed())?);
+        // Its holder believes in this one: whoever asks again, or late, must not move it to another.
+        if let Some(session) = claim.session().filter(Session::is_valid) {
+            return Some(session);
+        }
         let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
         if let Some(session) = sessions.get(&claim.ttl()).filter(usable) {
             return Some(session.clone());

@@ -28,7 +28,8 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     fn realm(&self) -> Realm;
 
     /// Asks for the lock. Idempotent by holder: asking again gives the same lease with the same token and a full TTL,
-    /// and never blocks itself. If the lock is held, the claim enters the store's queue if and only if
+    /// and never blocks itself. A claim stays on the session that carries it for as long as that is valid, since its
+    /// holder believes by that one. If the lock is held, the claim enters the store's queue if and only if
     /// [`claim.queues()`](Claim::queues) and the store has one; else nothing is written.
     ///
     /// # Errors

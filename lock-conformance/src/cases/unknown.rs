@@ -20,6 +20,7 @@ cases! { "unknown";
         a_renewal_whose_reply_was_lost_neither_extends_nor_ends,
     }
     [Need::Time] { a_request_that_is_applied_beside_other_locks_is_gone_within_one_ttl }
+    [Need::Sessions] { the_same_holder_asks_again_late_and_stays_on_its_session }
     [Need::Tokens] { the_token_after_a_lost_reply_is_that_of_the_lease }
 }
 
@@ -39,6 +40,20 @@ async fn the_same_holder_asks_again_and_holds(cx: Context) -> Proof {
     cx.shows_holder(&b, &claim).await?;
     cx.give_back(&a, &claim).await?;
     cx.is_free(&b, &job).await
+}
+
+async fn the_same_holder_asks_again_late_and_stays_on_its_session(cx: Context) -> Proof {
+    let (a, job) = (cx.open().await?, name("job"));
+    let claim = cx.brief(&job);
+    let granted = cx.grant(&a, &claim).await?;
+    let session = granted.lease.session.ok_or("a lease that is renewed is on no session")?;
+    // By now another claim may well get another session.
+    until(|| async { session.remaining() < session.ttl() / 2 }).await;
+    let again = cx.grant(&a, &claim).await?;
+    // Where the machine was so slow that the session has ended, another was right.
+    let stays = again.lease.session.as_ref() == Some(&session) || !session.is_valid();
+    ensure!(stays, "its holder believes by {session:?}, and the lease was moved to {:?}", again.lease.session);
+    Ok(())
 }
 
 async fn a_waiter_asks_again_and_keeps_its_place(cx: Context) -> Proof {
