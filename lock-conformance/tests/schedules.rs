@@ -252,6 +252,11 @@ async fn schedule(store: MemoryStore, seed: u64) -> u64 {
     resource.unfenced.lost()
 }
 
+fn play(store: MemoryStore, seed: u64) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(schedule(store, seed))
+}
+
 fn schedules(store: fn() -> MemoryStore) {
     let lost = AtomicU64::new(0);
     let cases =
@@ -261,8 +266,7 @@ fn schedules(store: fn() -> MemoryStore) {
     let only = std::env::var("LEASEHOLD_SEED").ok().map(|seed| seed.parse().expect("LEASEHOLD_SEED is a number"));
     let seeds = only.map_or(any::<u64>().boxed(), |seed: u64| Just(seed).boxed());
     let run = TestRunner::new(config).run(&seeds, |seed| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        lost.fetch_add(runtime.block_on(schedule(store(), seed)), Ordering::Relaxed);
+        lost.fetch_add(play(store(), seed), Ordering::Relaxed);
         Ok(())
     });
     if let Err(failure) = run {
@@ -282,4 +286,11 @@ fn leases_with_a_ttl_of_their_own_stay_lawful() {
 #[test]
 fn leases_on_sessions_stay_lawful() {
     schedules(|| MemoryStore::with_sessions(Clock::system()));
+}
+
+#[test]
+fn schedules_that_once_failed_stay_lawful() {
+    for seed in [1_500_203_307_265_195_755, 15_468_278_663_270_634_671] {
+        play(MemoryStore::with_sessions(Clock::system()), seed);
+    }
 }
