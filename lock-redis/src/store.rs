@@ -17,7 +17,7 @@ use crate::keys::Keys;
 use crate::link::{Connection, Link, Step};
 use crate::script::Script;
 use crate::server::{self, Server};
-use crate::servers::Servers;
+use crate::servers::{Ran, Servers};
 use crate::tokens::{Tokens, is_realm, realm_of};
 use crate::value::{self, Value};
 use crate::wakeups::Channel;
@@ -223,9 +223,12 @@ impl RedisStore {
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
         let key = self.keys.lock(claim.name());
         let slot = self.keys.slot(&key);
-        let tombstone = if may_come_again { millis(claim.ttl() + TOMBSTONE) } else { 0 };
-        let keys = vec![key, self.keys.tombstone(slot, claim.holder())];
-        let step = Step::new(Script::Release, keys, vec![claim.holder().to_string(), tombstone.to_string()]);
+        let (mut keys, mut arguments) = (vec![key], vec![claim.holder().to_string()]);
+        if may_come_again {
+            keys.push(self.keys.tombstone(slot, claim.holder()));
+            arguments.push(millis(claim.ttl() + TOMBSTONE).to_string());
+        }
+        let step = Step::new(Script::Release, keys, arguments);
         match self.servers.run(slot, &step).await? {
             (Answer::Int(1), _) => Ok(Released::Held),
             (Answer::Int(0), _) => Ok(Released::NotHeld),
@@ -243,23 +246,37 @@ impl RedisStore {
         let mut found = Vec::with_capacity(names.len());
         for (slot, names) in by_slot {
             for names in names.chunks(LOOKED_AT) {
-                let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
-                let (answer, connection) = self.servers.run(slot, &step).await?;
-                let odd = || error::odd(&connection.to.to_string(), step.script.doing());
-                let Answer::Array(answers) = answer else { return Err(odd()) };
-                for (at, name) in names.iter().enumerate() {
-                    match (answers.get(2 * at), answers.get(2 * at + 1)) {
-                        (Some(Answer::Nil), Some(_)) => {}
-                        (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
-                            let by = Value::read(value).shown(&realm, remaining_of(*remaining));
-                            found.push(((*name).clone(), by));
-                        }
-                        _ => return Err(odd()),
-                    }
-                }
+                found.extend(self.look_in(slot, names, &realm).await?);
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    async fn look_in(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
+        let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
+        let mut found = Vec::with_capacity(names.len());
+        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+            Ran::Here(answer, connection) => (answer, connection),
+            Ran::Parted => {
+                for name in names.chunks(1) {
+                    found.extend(Box::pin(self.look_in(slot, name, realm)).await?);
+                }
+                return Ok(found);
+            }
+        };
+        let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+        let Answer::Array(answers) = answer else { return Err(odd()) };
+        for (at, name) in names.iter().enumerate() {
+            match (answers.get(2 * at), answers.get(2 * at + 1)) {
+                (Some(Answer::Nil), Some(_)) => {}
+                (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
+                    let by = Value::read(value).shown(realm, remaining_of(*remaining));
+                    found.push(((*name).clone(), by));
+                }
+                _ => return Err(odd()),
+            }
+        }
         Ok(found)
     }
 
@@ -323,7 +340,14 @@ impl RedisStore {
         let arguments =
             entries.iter().flat_map(|(_, claim)| [claim.holder().to_string(), millis(claim.ttl()).to_string()]);
         let step = Step::new(Script::Renew, keys, arguments.collect());
-        let (answer, connection) = self.servers.run(slot, &step).await?;
+        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+            Ran::Here(answer, connection) => (answer, connection),
+            // The slot is on its way, and each lock is here or there.
+            Ran::Parted => {
+                let each = entries.into_iter().map(|entry| Box::pin(self.renew_slot(slot, vec![entry])));
+                return futures_util::future::join_all(each).await.into_iter().collect();
+            }
+        };
         let odd = || error::odd(&connection.to.to_string(), step.script.doing());
         let Answer::Array(answers) = answer else { return Err(odd()) };
         if answers.len() != entries.len() {

@@ -1,8 +1,8 @@
 //! Replicas, sentinels and clusters.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lock_core::{Claim, ErrorKind, Fault, Guarantees, LockStore};
+use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, Released, Renewals, Renewed};
 use lock_testkit::{BOUND, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
 
 use crate::bed::{LONG, SYNCED, grant, is_held, locks, name, open, server, try_open};
@@ -122,8 +122,7 @@ async fn a_cluster_is_followed_when_slots_move_and_masters_change() {
     assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
     let claim = Claim::new(name("job"), LONG);
     let token = grant(&store, &claim).await;
-    let slot = cluster.servers()[0].cli(&["CLUSTER", "KEYSLOT", "lock:job"]).parse().unwrap();
-    let owner = cluster.move_slot(slot);
+    let owner = cluster.move_slot(cluster.slot_of("lock:job"));
     assert_eq!(grant(&store, &claim).await, token, "the same lease, at another member");
     store.release(&claim).await.unwrap();
     let next = Claim::new(name("job"), LONG);
@@ -133,4 +132,64 @@ async fn a_cluster_is_followed_when_slots_move_and_masters_change() {
     // Another lock of the same slot; as long as it takes the cluster to put the replica in its place.
     let beside = Claim::new(name("{lock:job}"), LONG);
     tokio::time::timeout(BOUND, grant(&store, &beside)).await.expect("the cluster goes on");
+}
+
+/// How often a member answered that the keys of a step are parted.
+fn refusals(cluster: &mut RedisCluster, port: u16) -> u32 {
+    let server = cluster.servers().iter().find(|server| server.port() == port).unwrap();
+    let stats = server.cli(&["INFO", "errorstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("errorstat_TRYAGAIN:count="));
+    line.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_on_its_way_is_late_and_no_error() {
+    let mut cluster = RedisCluster::of_masters(&[]);
+    let store = open(&format!("{}?response_timeout=60s", cluster.url())).await;
+    // Three locks of one slot.
+    let [moved, kept, asked] =
+        ["{lock:job}", "{lock:job}2", "job"].map(|text| Claim::new(name(text), Duration::from_secs(300)));
+    for held in [&moved, &kept] {
+        grant(&store, held).await;
+    }
+    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    moving.move_key("lock:{lock:job}");
+    let request = {
+        let (store, asked) = (store.clone(), asked.clone());
+        tokio::spawn(async move { store.request(&asked).await })
+    };
+    until("some refusals", || (refusals(&mut cluster, moving.from) > 3).then_some(()));
+    // What needs one key is served where that key is.
+    let batch = Renewals::new(&Clock::system(), [moved.clone(), kept.clone()]);
+    store.renew(&batch).await;
+    let renewed: Vec<_> = batch.iter().map(|entry| entry.answered()).collect();
+    assert!(renewed.iter().all(|answer| matches!(answer, Some(Renewed::For(_)))), "{renewed:?} {:?}", batch.failure());
+    assert_eq!(store.list(None, 10).await.unwrap().len(), 2);
+    for held in [&moved, &kept] {
+        assert_eq!(store.release(held).await.unwrap(), Released::Held);
+    }
+    assert!(!request.is_finished(), "what needs the counter waits");
+    moving.finish();
+    let attempt = tokio::time::timeout(BOUND, request).await.expect("it is asked again").unwrap();
+    assert!(matches!(attempt, Ok(Attempt::Granted(_))), "{attempt:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_stays_on_its_way_is_an_error_when_the_time_is_over() {
+    let mut cluster = RedisCluster::of_masters(&[]);
+    let store = open(&format!("{}?response_timeout=1s", cluster.url())).await;
+    let held = Claim::new(name("{lock:job}"), LONG);
+    grant(&store, &held).await;
+    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    moving.move_key("lock:{lock:job}");
+    let started = Instant::now();
+    let error = loop {
+        let error = store.request(&Claim::new(name("job"), LONG)).await.err().unwrap();
+        // On a busy machine any answer can take that long.
+        if error.kind() != ErrorKind::TimedOut || started.elapsed() > BOUND {
+            break error;
+        }
+    };
+    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    assert!(refusals(&mut cluster, moving.from) > 1, "it was asked again");
 }
