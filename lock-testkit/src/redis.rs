@@ -38,7 +38,7 @@ impl RedisServer {
     #[track_caller]
     pub fn replica_of(master: &RedisServer, settings: &[&str]) -> RedisServer {
         let port = master.port.to_string();
-        let mut all = vec!["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
+        let mut all = vec!["--replicaof", "127.0.0.1", &port];
         all.extend(settings);
         let replica = RedisServer::start(&all);
         replica.wait_until_linked();
@@ -113,7 +113,8 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
     let folder = folder.path().to_str().expect("a temporary folder has a plain name");
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]);
-    command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes"]).args(settings);
+    command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]);
+    command.args(settings);
     Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
@@ -171,10 +172,11 @@ impl RedisSentinels {
         format!("redis-sentinel://{}/{}", hosts.join(","), Self::SERVICE)
     }
 
-    /// The port of the server that the sentinels call the master.
+    /// The port of the server that all sentinels call the master, if they agree.
     pub fn master_port(&self) -> Option<u16> {
-        let told = cli(self.sentinels[0].0, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE]);
-        told.lines().nth(1)?.parse().ok()
+        let told = |port| cli(port, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE]);
+        let ports: Vec<_> = self.sentinels.iter().map(|(port, ..)| told(*port)).collect();
+        ports.iter().all(|port| *port == ports[0]).then(|| ports[0].lines().nth(1)?.parse().ok())?
     }
 
     /// The master and the replica, in the order in which they were started.
@@ -187,7 +189,7 @@ impl RedisSentinels {
         self.servers.iter_mut().find(|server| server.port == port).expect("a port of one of the servers")
     }
 
-    /// Kills the master and waits until the sentinels have put the replica in its place.
+    /// Kills the master and waits until the sentinels have put the replica in its place, and all of them know it.
     #[track_caller]
     pub fn fail_over(&mut self) {
         let before = until("a master", || self.master_port());
@@ -248,7 +250,6 @@ impl RedisCluster {
             let bus = free_port().to_string();
             // A busy machine stands still for seconds at times, and must not make masters of replicas by that.
             let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", &bus];
-            all.extend(["--repl-diskless-sync-delay", "0"]);
             all.extend(settings);
             RedisServer::start(&all)
         };

@@ -62,7 +62,8 @@ impl Made {
         match &self.at {
             At::Memory(_) => None,
             At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
-            At::Redis(server) => Some(server.url()),
+            // Generous, for a machine that is busy.
+            At::Redis(server) => Some(format!("{}?connect_timeout=30s&response_timeout=30s", server.url())),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
     }

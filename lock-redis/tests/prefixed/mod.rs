@@ -16,7 +16,9 @@ struct Prefix(String);
 #[async_trait]
 impl Factory for Shared {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        Ok(Arc::new(Prefix(format!("{}prefix={}", self.0, fresh_prefix()))))
+        // Generous, for a machine that is busy.
+        let patience = "connect_timeout=30s&response_timeout=30s";
+        Ok(Arc::new(Prefix(format!("{}{patience}&prefix={}", self.0, fresh_prefix()))))
     }
 
     fn ttl(&self) -> Duration {
