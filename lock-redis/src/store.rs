@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, Lease, LockName,
-    LockStore, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Lease, LockName,
+    LockStore, Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
 };
 use redis::Value as Answer;
 
@@ -50,6 +50,8 @@ const LOOKED_AT: usize = 256;
 const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
 /// A token that no counter has reached was not written by us, and raises none.
 const LARGEST_READ: u64 = 1 << 53;
+/// The greatest number that a counter can have, after which there is no other.
+const GREATEST: u64 = i64::MAX as u64;
 /// So often is a step asked again after the realm was found to be another.
 const REALMS: usize = 4;
 
@@ -173,15 +175,6 @@ impl RedisStore {
         Err(Error::refused(ErrorKind::Unavailable, text))
     }
 
-    /// For how long the server has run is not read in the step that grants: unless its records survive its end, it may
-    /// have forgotten everything until just now.
-    fn remembers(&self) -> Remembers {
-        match self.guarantees.records_survive.contains(Fault::Crash.into()) {
-            true => Remembers::Everything,
-            false => Remembers::For(Duration::ZERO),
-        }
-    }
-
     fn warn_if_raised(&self, raised: Option<i64>, name: &LockName, number: u64) {
         if raised == Some(1) {
             tracing::warn!(
@@ -218,6 +211,22 @@ impl RedisStore {
                 Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error))
             }
         }
+    }
+
+    /// Waits for the replicas to have what was changed: if too few acknowledge it, it may or may not stay.
+    async fn acknowledge_change(&self, what: &str, slot: u16, connection: &Connection) -> Result<()> {
+        let Some(acknowledgement) = &self.acknowledgement else { return Ok(()) };
+        let replicas = acknowledgement.ask(connection, &self.keys.acknowledged(slot)).await?;
+        if replicas >= acknowledgement.wanted() {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: {replicas} of {} replicas acknowledged {what} within {:?}",
+            connection.to,
+            acknowledgement.wanted(),
+            acknowledgement.limit()
+        );
+        Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
     }
 
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
@@ -364,18 +373,7 @@ impl RedisStore {
                 }
             }
         }
-        if let Some(acknowledgement) = &self.acknowledgement {
-            let replicas = acknowledgement.ask(&connection, &self.keys.acknowledged(slot)).await?;
-            if replicas < acknowledgement.wanted() {
-                let text = format!(
-                    "{}: {replicas} of {} replicas acknowledged a renewal within {:?}",
-                    connection.to,
-                    acknowledgement.wanted(),
-                    acknowledgement.limit()
-                );
-                return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text));
-            }
-        }
+        self.acknowledge_change("a renewal", slot, &connection).await?;
         for ((entry, claim), _) in entries.iter().zip(&answers).filter(|(_, answer)| **answer == Answer::Int(1)) {
             entry.answer(Renewed::For(claim.ttl()));
         }
@@ -435,6 +433,7 @@ impl LockStore for RedisStore {
             ];
             Step::new(Script::Request, keys, arguments)
         };
+        let sent = Instant::now();
         let (answer, realm, connection) = self.with_token(slot, step).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
         match text(&answer, 0) {
@@ -443,7 +442,7 @@ impl LockStore for RedisStore {
                 self.warn_if_raised(number(&answer, 2), claim.name(), token);
                 self.acknowledge(claim, slot, &connection).await?;
                 let token = self.tokens.given(&realm, slot, token);
-                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), self.remembers())))
+                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.remembers(sent))))
             }
             Some("held") => {
                 let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(1), number(&answer, 2)) else {
@@ -510,7 +509,7 @@ impl LockStore for RedisStore {
     }
 
     fn raises(&self) -> Option<&dyn Raise> {
-        None
+        Some(self)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -571,6 +570,34 @@ impl LockStore for RedisStore {
         self.carry_on(&old, &new).await?;
         self.tokens.adopt(&new);
         Ok(self.tokens.realm())
+    }
+}
+
+#[async_trait]
+impl Raise for RedisStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        if number >= GREATEST {
+            let text = format!("the token {number} has none after it in Redis");
+            return Err(Error::refused(ErrorKind::Protocol, text));
+        }
+        let key = self.keys.lock(claim.name());
+        let slot = self.keys.slot(&key);
+        let (holder, number_text) = (claim.holder().to_string(), number.to_string());
+        let step = |realm: &str, _known: u64, may_be_new: bool| {
+            let keys = vec![key.clone(), self.keys.counter(slot, realm)];
+            let arguments = vec![holder.clone(), number_text.clone(), u8::from(may_be_new).to_string()];
+            Step::new(Script::Raise, keys, arguments)
+        };
+        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        match text(&answer, 0) {
+            Some("refused") => Ok(Raised::Refused),
+            Some("raised") => {
+                self.acknowledge_change("the raising of a token", slot, &connection).await?;
+                self.tokens.given(&realm, slot, number);
+                Ok(Raised::Raised)
+            }
+            _ => Err(error::odd(&connection.to.to_string(), Script::Raise.doing())),
+        }
     }
 }
 

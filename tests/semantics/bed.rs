@@ -45,6 +45,8 @@ impl Bed {
 impl Made {
     /// Long against one call to any of these stores on a busy machine.
     pub(crate) const TTL: Duration = Duration::from_secs(1);
+    /// For what must still be held after a while.
+    pub(crate) const LONG_TTL: Duration = Duration::from_secs(5);
 
     /// Another process's view of the same data, or where all is in one process, another view.
     pub(crate) async fn open(&self) -> Arc<dyn LockStore> {

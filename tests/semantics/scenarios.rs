@@ -94,14 +94,14 @@ async fn late_write(made: Made) -> Verdict {
 }
 
 async fn clock_ahead(made: Made) -> Verdict {
-    let holder = Holder::start_a_day_ahead(&made).await;
     let others = locks(made.open().await);
+    let holder = Holder::start_a_day_ahead(&made).await;
     if others.lock(NAME).try_acquire().await.unwrap().is_some() {
         return Verdict::Broken;
     }
     // Its lease ends a TTL after its death, and not a day later.
     holder.kill();
-    let next = others.lock(NAME).wait(Made::TTL * 20).acquire().await;
+    let next = others.lock(NAME).wait(Made::LONG_TTL * 10).acquire().await;
     assert!(next.is_ok(), "a clock that was ahead pins no lock");
     Verdict::Safe
 }
@@ -114,10 +114,10 @@ async fn client_ahead(made: Made) -> Verdict {
 }
 
 async fn killed_holder(made: Made) -> Verdict {
-    let holder = Holder::start(&made).await;
+    let others = locks(made.open().await);
+    let holder = Holder::start_long(&made).await;
     let token = holder.token.clone();
     holder.kill();
-    let others = locks(made.open().await);
     let survived = others.lock(NAME).try_acquire().await.unwrap().is_none();
     let next = others.lock(NAME).acquire().await.unwrap();
     if survived && *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use lock_core::{Break, Claim, ErrorKind, Fault, LockStore, Raised, Remembers};
+use lock_core::{Break, Claim, ErrorKind, Fault, Faults, LockStore, Raised, Remembers};
 
 use crate::Failure;
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
 
 cases! { "raising";
-    [] { a_store_whose_records_survive_a_crash_remembers_everything }
+    [] { a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everything }
     [Need::Raises, Need::Tokens] {
         gives_the_lease_the_token_and_later_leases_greater_ones,
         to_the_same_token_again_changes_nothing,
@@ -32,10 +32,11 @@ async fn shown(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Resul
     Ok(by.token.ok_or("a lease is shown without its token")?.number())
 }
 
-async fn a_store_whose_records_survive_a_crash_remembers_everything(cx: Context) -> Proof {
+async fn a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everything(cx: Context) -> Proof {
     let store = cx.open().await?;
     let lease = cx.grant(&store, &cx.claim(&name("job"))).await?.lease;
-    let survives = cx.guarantees.records_survive.contains(Fault::Crash.into());
+    // A store that survives only one of them cannot know which it was that ended it.
+    let survives = cx.guarantees.records_survive.contains(Faults::of(&[Fault::Crash, Fault::PowerLoss]));
     ensure!(!survives || lease.remembers == Remembers::Everything, "it says that it remembers {:?}", lease.remembers);
     Ok(())
 }
