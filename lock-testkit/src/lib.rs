@@ -14,5 +14,5 @@ pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
 pub use self::process::Process;
 pub use self::proxy::Proxy;
-pub use self::redis::{MovingSlot, RedisCluster, RedisSentinels, RedisServer, fresh_prefix};
+pub use self::redis::{MovingSlot, RedisCluster, RedisSentinels, RedisServer, fresh_prefix, redlock_url};
 pub use self::until::{BOUND, until};

@@ -406,6 +406,12 @@ impl MovingSlot {
     }
 }
 
+/// The URL of a quorum of these servers.
+pub fn redlock_url(servers: &[RedisServer]) -> String {
+    let hosts: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+    format!("redlock://{}", hosts.join(","))
+}
+
 /// A prefix for keys that no other test of this process uses.
 pub fn fresh_prefix() -> String {
     static PREFIXES: AtomicU32 = AtomicU32::new(0);
