@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, RedisServer};
+use lock_testkit::{Etcd, RedisServer, redlock_url};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -17,12 +17,14 @@ pub(crate) struct Bed {
 pub(crate) const BEDS: &[Bed] = &[
     Bed { name: "memory", make: || Made { at: At::Memory(MemoryStore::new()) } },
     Bed { name: "etcd", make: || Made { at: At::Etcd(Etcd::start(1)) } },
-    Bed {
-        name: "redis",
-        make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
-    },
+    Bed { name: "redis", make: || Made { at: At::Redis(synced()) } },
+    Bed { name: "redlock", make: || Made { at: At::Redlock((0..5).map(|_| synced()).collect()) } },
     Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
 ];
+
+fn synced() -> RedisServer {
+    RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])
+}
 
 /// A store with data of its own.
 pub(crate) struct Made {
@@ -33,6 +35,7 @@ enum At {
     Memory(MemoryStore),
     Etcd(Etcd),
     Redis(RedisServer),
+    Redlock(Vec<RedisServer>),
     File(TempDir),
 }
 
@@ -46,7 +49,7 @@ impl Made {
     /// Long against one call to any of these stores on a busy machine.
     pub(crate) const TTL: Duration = Duration::from_secs(1);
     /// For what must still be held after a while.
-    pub(crate) const LONG_TTL: Duration = Duration::from_secs(5);
+    pub(crate) const LONG_TTL: Duration = Duration::from_secs(3);
 
     /// Another process's view of the same data, or where all is in one process, another view.
     pub(crate) async fn open(&self) -> Arc<dyn LockStore> {
@@ -66,6 +69,7 @@ impl Made {
             At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
             // Generous, for a machine that is busy.
             At::Redis(server) => Some(format!("{}?connect_timeout=30s&response_timeout=30s", server.url())),
+            At::Redlock(servers) => Some(redlock_url(servers) + "?connect_timeout=30s&member_timeout=4s"),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
     }
