@@ -22,9 +22,10 @@ pub fn registry() -> Registry {
     #[cfg(not(feature = "etcd"))]
     let registry = registry.without(&["etcd", "etcds"], "etcd");
     #[cfg(feature = "redis")]
-    let registry = registry.with(lock_redis::RedisDriver);
+    let registry = registry.with(lock_redis::RedisDriver).with(QuorumDriver::redlock());
     #[cfg(not(feature = "redis"))]
-    let registry = registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"], "redis");
+    let registry =
+        registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster", "redlock"], "redis");
     #[cfg(feature = "sqlite")]
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]

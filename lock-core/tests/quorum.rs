@@ -134,6 +134,18 @@ async fn the_slow_last_member_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next() {
+    let bed = Bed::of(5);
+    let (first, next, other) = (claim(), claim(), bed.other());
+    granted(&*other, &first).await;
+    bed.always(3..5, &[Op::Request], Step::DelayReply(LIMIT / 3));
+    assert!(matches!(bed.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
+    assert_eq!(other.release(&first).await.unwrap(), Released::Held);
+    bed.always(0..2, &[Op::Request], Step::Fail);
+    granted(&*bed.quorum, &next).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_members_are_asked_at_once() {
     let bed = Bed::of(5);
     bed.always(0..5, &[Op::Request], Step::Delay(LIMIT / 2));

@@ -156,7 +156,8 @@ impl Dial {
         client.map_err(failed)?.get_multiplexed_async_connection_with_config(&settings).await.map_err(failed)
     }
 
-    /// Asks all sentinels at once who is the master, takes the first who knows, and checks that it thinks so itself.
+    /// Asks all sentinels at once who is the master, and takes whom most of them name, if it thinks so itself. A
+    /// sentinel can be behind, and a master of before that has come back does not know yet that it is none.
     async fn master(
         &self,
         sentinels: &[(String, u16)],
@@ -165,25 +166,10 @@ impl Dial {
     ) -> Result<(MultiplexedConnection, To)> {
         let text = format!("{}: no sentinel knows it", self.to);
         let mut last = Error::refused(ErrorKind::Unavailable, text);
-        let mut asked = tokio::task::JoinSet::new();
-        for (host, port) in sentinels {
-            let (sentinel, service) = (self.at(host, *port), service.to_owned());
-            asked.spawn(async move { sentinel.ask_for_master(&service).await });
-        }
-        while let Some(told) = asked.join_next().await {
-            let master = match told {
-                Ok(Ok(Some((host, port)))) => self.at(&host, port),
-                Ok(Ok(None)) => continue,
-                Ok(Err(error)) => {
-                    last = error;
-                    continue;
-                }
-                Err(_) => continue,
-            };
+        for master in self.named(sentinels, service, &mut last).await {
             let To::Address(host, port) = &master.to else { continue };
             let opened = self.open(master.address(host, *port), &self.login, wakeups.clone()).await;
             match opened {
-                // A sentinel can be behind: what it calls the master may be a replica by now, or may have come back.
                 Ok(mut connection) => match role(&mut connection).await {
                     Some(role) if role != "master" => {
                         let text = format!("{}: {} says that it is no master now", self.to, master.to);
@@ -195,6 +181,36 @@ impl Dial {
             }
         }
         Err(last)
+    }
+
+    /// Whom the sentinels name, first whom most name. As soon as more than half of them agree, the others are not
+    /// waited for; nor longer than half of the time, as one of them may be gone.
+    async fn named(&self, sentinels: &[(String, u16)], service: &str, last: &mut Error) -> Vec<Dial> {
+        let mut asked = tokio::task::JoinSet::new();
+        for (host, port) in sentinels {
+            let (sentinel, service) = (self.at(host, *port), service.to_owned());
+            asked.spawn(async move { sentinel.ask_for_master(&service).await });
+        }
+        let mut named: Vec<((String, u16), usize)> = Vec::new();
+        let gathering = async {
+            while let Some(told) = asked.join_next().await {
+                match told {
+                    Ok(Ok(Some(master))) => match named.iter_mut().find(|(other, _)| *other == master) {
+                        Some((_, count)) => *count += 1,
+                        None => named.push((master, 1)),
+                    },
+                    Ok(Err(error)) => *last = error,
+                    Ok(Ok(None)) | Err(_) => {}
+                }
+                if named.iter().any(|(_, count)| *count > sentinels.len() / 2) {
+                    break;
+                }
+            }
+        };
+        // What was told until then counts.
+        let _ = tokio::time::timeout(self.limit / 2, gathering).await;
+        named.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        named.into_iter().map(|((host, port), _)| self.at(&host, port)).collect()
     }
 
     async fn ask_for_master(&self, service: &str) -> Result<Option<(String, u16)>> {

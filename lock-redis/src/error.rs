@@ -18,6 +18,16 @@ pub(crate) fn ends_connection(error: &RedisError) -> bool {
     word(error).is_empty() || matches!(word(error), "READONLY" | "MASTERDOWN" | "LOADING")
 }
 
+/// Whether the keys of a step are at two members, while their slot is on its way. Nothing was run.
+pub(crate) fn is_parted(error: &RedisError) -> bool {
+    word(error) == "TRYAGAIN"
+}
+
+/// Whether a cluster did nothing, and may do it soon: a slot is on its way, has nobody, or is sought in circles.
+pub(crate) fn is_not_now(error: &RedisError) -> bool {
+    matches!(word(error), "TRYAGAIN" | "CLUSTERDOWN" | "MOVED" | "ASK")
+}
+
 /// Where a cluster keeps what was asked for.
 pub(crate) enum Redirection {
     /// There, from now on.

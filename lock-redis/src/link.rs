@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use lock_core::{Effect, Error, Result};
+use lock_core::{Effect, Error, Remembers, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 
 use crate::dial::{Dial, To};
 use crate::error;
 use crate::script::Script;
+use crate::server::Server;
 use crate::wakeups::{Channel, Wakeups};
 
 /// The connection to one server, shared by everybody and made again when it is needed. Nothing is ever sent twice here.
@@ -29,6 +30,8 @@ pub(crate) struct Connection {
     /// To whom it leads, which sentinels may tell otherwise later.
     pub(crate) to: To,
     pub(crate) wakeups: Arc<Wakeups>,
+    /// How far back the server remembered, and when that was known.
+    remembered: OnceLock<(Remembers, Instant)>,
     /// Held while channels are added or left, so that a late unsubscribe cannot undo a new subscribe.
     subscribing: tokio::sync::Mutex<()>,
 }
@@ -111,17 +114,39 @@ impl Link {
     async fn connect(&self) -> Result<Arc<Connection>> {
         let wakeups = Arc::new(Wakeups::default());
         let (redis, to) = self.dial.connect(wakeups.clone()).await?;
+        let connection = Arc::new(Connection {
+            redis,
+            to,
+            wakeups,
+            remembered: OnceLock::new(),
+            subscribing: tokio::sync::Mutex::default(),
+        });
         let mut load = redis::pipe();
         for script in Script::ALL {
             load.cmd("SCRIPT").arg("LOAD").arg(script.text());
         }
-        let connection = Arc::new(Connection { redis, to, wakeups, subscribing: tokio::sync::Mutex::default() });
+        const LOADING: &str = "loading scripts";
         let loaded: Vec<String> = self
-            .within("loading scripts", &connection, async { load.query_async(&mut connection.redis.clone()).await })
+            .within(LOADING, &connection, async { load.query_async(&mut connection.redis.clone()).await })
             .await
-            .map_err(|failed| self.error("loading scripts", failed))?;
+            .map_err(|failed| self.error(LOADING, failed))?;
         hashes(|| loaded);
+        // A user who may not ask has a member that has no vote.
+        let told = self.ask(&connection, "looking at the server", &Server::questions()).await;
+        let server = Server::told(&self.name, told.map_err(|failed| self.error("looking at the server", failed))?);
+        let _ = connection.remembered.set((server.remembered(), Instant::now()));
         Ok(connection)
+    }
+
+    /// Sends commands that are no steps; an answer that is an error stands where the others do.
+    async fn ask(
+        &self,
+        connection: &Arc<Connection>,
+        doing: &'static str,
+        all: &Pipeline,
+    ) -> Result<Vec<Value>, Failed> {
+        self.within(doing, connection, async { connection.redis.clone().send_packed_commands(all, 0, all.len()).await })
+            .await
     }
 
     /// This connection is of no more use; who waits on it looks again.
@@ -173,6 +198,12 @@ impl Link {
         self.within(doing, &connection, async { connection.redis.clone().send_packed_command(command).await })
             .await
             .and_then(|value| value.extract_error().map_err(Failed::Redis))
+    }
+
+    /// Runs commands that are no steps; an answer that is an error stands where the others do.
+    pub(crate) async fn commands(&self, doing: &'static str, all: &Pipeline) -> Result<Vec<Value>, Failed> {
+        let connection = self.connection().await.map_err(Failed::Ours)?;
+        self.ask(&connection, doing, all).await
     }
 
     pub(crate) fn error(&self, doing: &'static str, failed: Failed) -> Error {
@@ -228,6 +259,16 @@ impl Drop for Unconfirmed<'_> {
 }
 
 impl Connection {
+    /// How far back the server remembers that runs a step which was sent over this connection at this moment. It was
+    /// asked when the connection was made, and a server that was started since has another.
+    pub(crate) fn remembers(&self, sent: Instant) -> Remembers {
+        match self.remembered.get() {
+            Some((Remembers::Everything, _)) => Remembers::Everything,
+            Some((Remembers::For(time), known)) => Remembers::For(*time + sent.saturating_duration_since(*known)),
+            None => Remembers::For(Duration::ZERO),
+        }
+    }
+
     async fn send(&self, command: Cmd, asking: bool) -> Result<Value, RedisError> {
         let mut redis = self.redis.clone();
         if !asking {

@@ -9,6 +9,7 @@ pub(crate) enum Script {
     Release,
     Look,
     Break,
+    Raise,
     Realm,
     CarryOn,
 }
@@ -17,8 +18,16 @@ const READ: &str = include_str!("scripts/read.lua");
 const NEXT: &str = include_str!("scripts/next.lua");
 
 impl Script {
-    pub(crate) const ALL: [Script; 7] =
-        [Script::Request, Script::Renew, Script::Release, Script::Look, Script::Break, Script::Realm, Script::CarryOn];
+    pub(crate) const ALL: [Script; 8] = [
+        Script::Request,
+        Script::Renew,
+        Script::Release,
+        Script::Look,
+        Script::Break,
+        Script::Raise,
+        Script::Realm,
+        Script::CarryOn,
+    ];
 
     pub(crate) fn text(self) -> String {
         match self {
@@ -27,6 +36,7 @@ impl Script {
             Script::Release => [READ, include_str!("scripts/release.lua")].concat(),
             Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
             Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
+            Script::Raise => [READ, include_str!("scripts/raise.lua")].concat(),
             Script::Realm => include_str!("scripts/realm.lua").to_owned(),
             Script::CarryOn => include_str!("scripts/carry_on.lua").to_owned(),
         }
@@ -40,6 +50,7 @@ impl Script {
             Script::Release => "releasing a lock",
             Script::Look => "looking at locks",
             Script::Break => "breaking a lock",
+            Script::Raise => "raising a token",
             Script::Realm => "reading the realm",
             Script::CarryOn => "carrying on a counter",
         }

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
-use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, WaitStyle};
-use redis::Value;
+use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Remembers, WaitStyle};
+use redis::{Pipeline, Value};
 
 use crate::link::Link;
-use crate::servers::Servers;
 
 /// What a server says of itself, as far as this user may ask. What is not known promises nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Server {
     name: String,
     version: Option<String>,
+    uptime: Option<Duration>,
     replicas: Option<u32>,
     is_replica: bool,
     /// The answers to `CONFIG GET`.
@@ -52,13 +53,14 @@ impl fmt::Display for Finding {
     }
 }
 
+const INFO: [&str; 2] = ["server", "replication"];
 const SETTINGS: [&str; 5] = ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save"];
 
 /// What one server promises that syncs every write before it answers, and has no replica that could take over. An
 /// expiry is a moment of its wall clock, so that a step of that clock ends or prolongs a lease; a counter does not
 /// notice.
 pub(crate) const AT_BEST: Guarantees = promises(
-    Faults::of(&[Fault::Crash]),
+    Faults::of(&[Fault::Crash, Fault::PowerLoss]),
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
 );
 
@@ -102,31 +104,59 @@ pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees 
 }
 
 impl Server {
-    /// Asks a server.
-    pub(crate) async fn look(link: &Link) -> Server {
-        const DOING: &str = "looking at the server";
-        let mut server = Server { name: link.name().to_owned(), ..Server::default() };
-        let info = redis::cmd("INFO");
-        for (section, key) in
-            [("server", "redis_version"), ("replication", "connected_slaves"), ("replication", "role")]
-        {
-            let told = Servers::command(link, DOING, info.clone().arg(section)).await;
-            let told = told.ok().and_then(|told| redis::from_redis_value::<String>(told).ok()).unwrap_or_default();
-            let found = told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::to_owned);
-            match key {
-                "redis_version" => server.version = found,
-                "role" => server.is_replica = found.is_some_and(|role| role != "master"),
-                _ => server.replicas = found.and_then(|count| count.trim().parse().ok()),
-            }
+    /// The questions, in one round trip; [`told`](Server::told) reads the answers.
+    pub(crate) fn questions() -> Pipeline {
+        let mut questions = redis::pipe();
+        for section in INFO {
+            questions.cmd("INFO").arg(section);
         }
         for setting in SETTINGS {
-            let mut ask = redis::cmd("CONFIG");
-            let told = Servers::command(link, DOING, ask.arg("GET").arg(setting)).await;
-            if let Ok(told @ (Value::Map(_) | Value::Array(_))) = told {
-                server.settings.extend(redis::from_redis_value::<HashMap<String, String>>(told).unwrap_or_default());
+            questions.cmd("CONFIG").arg("GET").arg(setting);
+        }
+        questions
+    }
+
+    /// What the server named so answered; an answer that is an error is none.
+    pub(crate) fn told(name: &str, answers: Vec<Value>) -> Server {
+        let mut server = Server { name: name.to_owned(), ..Server::default() };
+        let mut info = String::new();
+        for answer in answers {
+            match answer {
+                Value::Map(_) | Value::Array(_) => {
+                    server
+                        .settings
+                        .extend(redis::from_redis_value::<HashMap<String, String>>(answer).unwrap_or_default());
+                }
+                answer => info.push_str(&redis::from_redis_value::<String>(answer).unwrap_or_default()),
             }
         }
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        server.version = field("redis_version").map(str::to_owned);
+        server.uptime = field("uptime_in_seconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+        server.replicas = field("connected_slaves").and_then(|count| count.parse().ok());
+        server.is_replica = field("role").is_some_and(|role| role != "master");
         server
+    }
+
+    /// Asks a server.
+    pub(crate) async fn look(link: &Link) -> Server {
+        let answers = link.commands("looking at the server", &Server::questions()).await;
+        Server::told(link.name(), answers.unwrap_or_default())
+    }
+
+    /// How far back it remembered, for certain, when it was asked. One that says nothing of itself, or that may throw
+    /// locks away at any time, is not known to remember anything.
+    pub(crate) fn remembered(&self) -> Remembers {
+        const EVERYTHING: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
+        if self.evicts() != Some(false) {
+            return Remembers::For(Duration::ZERO);
+        }
+        if self.kept().contains(EVERYTHING) {
+            return Remembers::Everything;
+        }
+        // Whole seconds, the first and the last of which need not have been whole.
+        Remembers::For(self.uptime.unwrap_or_default().saturating_sub(Duration::from_secs(2)))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -205,7 +235,14 @@ mod tests {
             ("maxmemory-policy", policy),
         ];
         let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Server { name: "s".to_owned(), version: Some("7.0.15".to_owned()), replicas, is_replica: false, settings }
+        Server {
+            name: "s".to_owned(),
+            version: Some("7.0.15".to_owned()),
+            uptime: Some(Duration::from_secs(100)),
+            replicas,
+            is_replica: false,
+            settings,
+        }
     }
 
     fn tokens(servers: &[Server]) -> Faults {
@@ -243,6 +280,31 @@ mod tests {
         assert_eq!(guarantees(std::slice::from_ref(&silent), false).records_survive, Faults::NONE);
         assert_eq!(tokens(std::slice::from_ref(&silent)), Faults::NONE);
         assert_eq!(silent.findings(0)[0].kind, FindingKind::Unknown);
+    }
+
+    #[test]
+    fn a_server_remembers_everything_if_it_keeps_every_write_and_else_for_as_long_as_it_has_run() {
+        assert_eq!(server("always", Some(0), "noeviction").remembered(), Remembers::Everything);
+        for weaker in ["everysec", "no", ""] {
+            let since = Remembers::For(Duration::from_secs(98));
+            assert_eq!(server(weaker, Some(0), "noeviction").remembered(), since, "{weaker}");
+        }
+        let nothing = Remembers::For(Duration::ZERO);
+        assert_eq!(server("always", Some(0), "volatile-lru").remembered(), nothing);
+        assert_eq!(Server { uptime: None, ..server("", Some(0), "noeviction") }.remembered(), nothing);
+        assert_eq!(Server::default().remembered(), nothing);
+    }
+
+    #[test]
+    fn what_a_server_says_is_read() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let setting = Value::Map(vec![(text("appendonly"), text("yes"))]);
+        let said = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:7\r\n";
+        let server =
+            Server::told("s", vec![text(said), text("role:slave\r\nconnected_slaves:2\r\n"), setting, Value::Nil]);
+        assert!(server.is_replica());
+        assert_eq!((server.uptime, server.replicas), (Some(Duration::from_secs(7)), Some(2)));
+        assert_eq!((server.version.as_deref(), server.setting("appendonly")), (Some("7.0.15"), Some("yes")));
     }
 
     #[test]

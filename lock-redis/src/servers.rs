@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lock_core::{Error, ErrorKind, Result};
 use redis::{Cmd, Value};
@@ -24,7 +25,7 @@ pub(crate) enum Servers {
 pub(crate) struct Cluster {
     dial: Dial,
     seeds: Vec<(String, u16)>,
-    response_timeout: std::time::Duration,
+    response_timeout: Duration,
     state: Mutex<Members>,
 }
 
@@ -37,8 +38,20 @@ struct Members {
     stale: bool,
 }
 
-/// So often is a step sent on to another member before it is given up.
+/// What became of a step.
+pub(crate) enum Ran {
+    /// It was run, on this connection.
+    Here(Value, Arc<Connection>),
+    /// It was not run: the slot is on its way, and of its keys some are here and some there.
+    Parted,
+}
+
+/// So often is a step sent on to another member before there is a pause.
 const REDIRECTIONS: usize = 5;
+/// The first pause before a cluster is asked again that could not do a step; each is twice as long as that before it.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 impl Servers {
     pub(crate) fn new(config: &RedisConfig) -> Result<Servers> {
@@ -78,44 +91,33 @@ impl Servers {
         }
     }
 
-    /// Runs a step whose keys are all in this slot; says on which connection.
+    /// Runs a step whose keys are all in this slot; says on which connection. A cluster that cannot do it now, since
+    /// the slot is on its way to another member or has none, is asked again within the time for one step.
     ///
     /// # Errors
     ///
     /// Unavailable, timed out, denied or a protocol error.
     pub(crate) async fn run(&self, slot: u16, step: &Step) -> Result<(Value, Arc<Connection>)> {
-        let doing = step.script.doing();
-        let cluster = match self {
-            Servers::Cluster(cluster) => cluster,
-            Servers::One(link) => {
-                return link.run(step, false).await.map_err(|failed| link.error(doing, failed));
-            }
-        };
-        let (mut link, mut asking) = (cluster.link(slot).await?, false);
-        for _ in 0..REDIRECTIONS {
-            let failed = match link.run(step, asking).await {
-                Ok(answer) => return Ok(answer),
-                Err(failed) => failed,
-            };
-            let redirection = match &failed {
-                Failed::Redis(error) => error::redirection(error),
-                Failed::Ours(_) => None,
-            };
-            // A member that was redirected from has done nothing.
-            (link, asking) = match redirection {
-                Some(Redirection::Moved(host, port)) => {
-                    cluster.state().stale = true;
-                    (cluster.member(&host, port, &link), false)
-                }
-                Some(Redirection::Ask(host, port)) => (cluster.member(&host, port, &link), true),
-                None => {
-                    cluster.state().stale = true;
-                    return Err(link.error(doing, failed));
-                }
-            };
+        match self {
+            Servers::One(link) => link.run(step, false).await.map_err(|failed| link.error(step.script.doing(), failed)),
+            Servers::Cluster(cluster) => match cluster.run(slot, step, false).await? {
+                Ran::Here(answer, connection) => Ok((answer, connection)),
+                Ran::Parted => Err(Error::refused(ErrorKind::Unavailable, "the keys of a lock are in two places")),
+            },
         }
-        let text = format!("{}: {doing}: it was sent on to another member {REDIRECTIONS} times", link.name());
-        Err(Error::refused(ErrorKind::Unavailable, text))
+    }
+
+    /// As [`run`](Servers::run), for a step of several keys of which each could be asked for alone: it is not asked
+    /// again while its keys are parted.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Servers::run).
+    pub(crate) async fn run_many(&self, slot: u16, step: &Step) -> Result<Ran> {
+        match self {
+            Servers::Cluster(cluster) if step.keys.len() > 1 => cluster.run(slot, step, true).await,
+            _ => self.run(slot, step).await.map(|(answer, connection)| Ran::Here(answer, connection)),
+        }
     }
 
     /// Sends a command that is no step.
@@ -158,6 +160,52 @@ impl Cluster {
         self.state().owner(slot).ok_or_else(|| {
             Error::refused(ErrorKind::Unavailable, format!("the cluster has nobody for slot {slot} of {SLOTS}"))
         })
+    }
+
+    /// Runs a step. What cannot be done now was not done, and is asked for again until the time for one step is over.
+    async fn run(&self, slot: u16, step: &Step, may_part: bool) -> Result<Ran> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let (link, failed) = match self.follow(slot, step).await? {
+                Ok((answer, connection)) => return Ok(Ran::Here(answer, connection)),
+                Err(failed) => failed,
+            };
+            self.state().stale = true;
+            match &failed {
+                Failed::Redis(error) if may_part && error::is_parted(error) => return Ok(Ran::Parted),
+                Failed::Redis(error)
+                    if error::is_not_now(error) && started.elapsed() + pause < self.response_timeout => {}
+                _ => return Err(link.error(step.script.doing(), failed)),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Sends a step to whom has the slot, and to whom it is sent on. A member that sends it on has done nothing.
+    async fn follow(&self, slot: u16, step: &Step) -> Result<Result<(Value, Arc<Connection>), (Arc<Link>, Failed)>> {
+        let (mut link, mut asking) = (self.link(slot).await?, false);
+        let mut sent_on = 0;
+        loop {
+            let failed = match link.run(step, asking).await {
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(failed) => failed,
+            };
+            let redirection = match &failed {
+                Failed::Redis(error) if sent_on < REDIRECTIONS => error::redirection(error),
+                _ => None,
+            };
+            (link, asking) = match redirection {
+                Some(Redirection::Moved(host, port)) => {
+                    self.state().stale = true;
+                    (self.member(&host, port, &link), false)
+                }
+                Some(Redirection::Ask(host, port)) => (self.member(&host, port, &link), true),
+                None => return Ok(Err((link, failed))),
+            };
+            sent_on += 1;
+        }
     }
 
     async fn masters(&self) -> Result<Vec<Arc<Link>>> {

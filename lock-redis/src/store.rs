@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, Lease, LockName,
-    LockStore, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Lease, LockName,
+    LockStore, Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
 };
 use redis::Value as Answer;
 
@@ -17,7 +17,7 @@ use crate::keys::Keys;
 use crate::link::{Connection, Link, Step};
 use crate::script::Script;
 use crate::server::{self, Server};
-use crate::servers::Servers;
+use crate::servers::{Ran, Servers};
 use crate::tokens::{Tokens, is_realm, realm_of};
 use crate::value::{self, Value};
 use crate::wakeups::Channel;
@@ -50,6 +50,8 @@ const LOOKED_AT: usize = 256;
 const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
 /// A token that no counter has reached was not written by us, and raises none.
 const LARGEST_READ: u64 = 1 << 53;
+/// The greatest number that a counter can have, after which there is no other.
+const GREATEST: u64 = i64::MAX as u64;
 /// So often is a step asked again after the realm was found to be another.
 const REALMS: usize = 4;
 
@@ -173,15 +175,6 @@ impl RedisStore {
         Err(Error::refused(ErrorKind::Unavailable, text))
     }
 
-    /// For how long the server has run is not read in the step that grants: unless its records survive its end, it may
-    /// have forgotten everything until just now.
-    fn remembers(&self) -> Remembers {
-        match self.guarantees.records_survive.contains(Fault::Crash.into()) {
-            true => Remembers::Everything,
-            false => Remembers::For(Duration::ZERO),
-        }
-    }
-
     fn warn_if_raised(&self, raised: Option<i64>, name: &LockName, number: u64) {
         if raised == Some(1) {
             tracing::warn!(
@@ -220,12 +213,31 @@ impl RedisStore {
         }
     }
 
+    /// Waits for the replicas to have what was changed: if too few acknowledge it, it may or may not stay.
+    async fn acknowledge_change(&self, what: &str, slot: u16, connection: &Connection) -> Result<()> {
+        let Some(acknowledgement) = &self.acknowledgement else { return Ok(()) };
+        let replicas = acknowledgement.ask(connection, &self.keys.acknowledged(slot)).await?;
+        if replicas >= acknowledgement.wanted() {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: {replicas} of {} replicas acknowledged {what} within {:?}",
+            connection.to,
+            acknowledgement.wanted(),
+            acknowledgement.limit()
+        );
+        Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
+    }
+
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
         let key = self.keys.lock(claim.name());
         let slot = self.keys.slot(&key);
-        let tombstone = if may_come_again { millis(claim.ttl() + TOMBSTONE) } else { 0 };
-        let keys = vec![key, self.keys.tombstone(slot, claim.holder())];
-        let step = Step::new(Script::Release, keys, vec![claim.holder().to_string(), tombstone.to_string()]);
+        let (mut keys, mut arguments) = (vec![key], vec![claim.holder().to_string()]);
+        if may_come_again {
+            keys.push(self.keys.tombstone(slot, claim.holder()));
+            arguments.push(millis(claim.ttl() + TOMBSTONE).to_string());
+        }
+        let step = Step::new(Script::Release, keys, arguments);
         match self.servers.run(slot, &step).await? {
             (Answer::Int(1), _) => Ok(Released::Held),
             (Answer::Int(0), _) => Ok(Released::NotHeld),
@@ -243,23 +255,37 @@ impl RedisStore {
         let mut found = Vec::with_capacity(names.len());
         for (slot, names) in by_slot {
             for names in names.chunks(LOOKED_AT) {
-                let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
-                let (answer, connection) = self.servers.run(slot, &step).await?;
-                let odd = || error::odd(&connection.to.to_string(), step.script.doing());
-                let Answer::Array(answers) = answer else { return Err(odd()) };
-                for (at, name) in names.iter().enumerate() {
-                    match (answers.get(2 * at), answers.get(2 * at + 1)) {
-                        (Some(Answer::Nil), Some(_)) => {}
-                        (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
-                            let by = Value::read(value).shown(&realm, remaining_of(*remaining));
-                            found.push(((*name).clone(), by));
-                        }
-                        _ => return Err(odd()),
-                    }
-                }
+                found.extend(self.look_in(slot, names, &realm).await?);
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    async fn look_in(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
+        let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
+        let mut found = Vec::with_capacity(names.len());
+        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+            Ran::Here(answer, connection) => (answer, connection),
+            Ran::Parted => {
+                for name in names.chunks(1) {
+                    found.extend(Box::pin(self.look_in(slot, name, realm)).await?);
+                }
+                return Ok(found);
+            }
+        };
+        let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+        let Answer::Array(answers) = answer else { return Err(odd()) };
+        for (at, name) in names.iter().enumerate() {
+            match (answers.get(2 * at), answers.get(2 * at + 1)) {
+                (Some(Answer::Nil), Some(_)) => {}
+                (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
+                    let by = Value::read(value).shown(realm, remaining_of(*remaining));
+                    found.push(((*name).clone(), by));
+                }
+                _ => return Err(odd()),
+            }
+        }
         Ok(found)
     }
 
@@ -323,7 +349,14 @@ impl RedisStore {
         let arguments =
             entries.iter().flat_map(|(_, claim)| [claim.holder().to_string(), millis(claim.ttl()).to_string()]);
         let step = Step::new(Script::Renew, keys, arguments.collect());
-        let (answer, connection) = self.servers.run(slot, &step).await?;
+        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+            Ran::Here(answer, connection) => (answer, connection),
+            // The slot is on its way, and each lock is here or there.
+            Ran::Parted => {
+                let each = entries.into_iter().map(|entry| Box::pin(self.renew_slot(slot, vec![entry])));
+                return futures_util::future::join_all(each).await.into_iter().collect();
+            }
+        };
         let odd = || error::odd(&connection.to.to_string(), step.script.doing());
         let Answer::Array(answers) = answer else { return Err(odd()) };
         if answers.len() != entries.len() {
@@ -340,18 +373,7 @@ impl RedisStore {
                 }
             }
         }
-        if let Some(acknowledgement) = &self.acknowledgement {
-            let replicas = acknowledgement.ask(&connection, &self.keys.acknowledged(slot)).await?;
-            if replicas < acknowledgement.wanted() {
-                let text = format!(
-                    "{}: {replicas} of {} replicas acknowledged a renewal within {:?}",
-                    connection.to,
-                    acknowledgement.wanted(),
-                    acknowledgement.limit()
-                );
-                return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text));
-            }
-        }
+        self.acknowledge_change("a renewal", slot, &connection).await?;
         for ((entry, claim), _) in entries.iter().zip(&answers).filter(|(_, answer)| **answer == Answer::Int(1)) {
             entry.answer(Renewed::For(claim.ttl()));
         }
@@ -411,6 +433,7 @@ impl LockStore for RedisStore {
             ];
             Step::new(Script::Request, keys, arguments)
         };
+        let sent = Instant::now();
         let (answer, realm, connection) = self.with_token(slot, step).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
         match text(&answer, 0) {
@@ -419,7 +442,7 @@ impl LockStore for RedisStore {
                 self.warn_if_raised(number(&answer, 2), claim.name(), token);
                 self.acknowledge(claim, slot, &connection).await?;
                 let token = self.tokens.given(&realm, slot, token);
-                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), self.remembers())))
+                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.remembers(sent))))
             }
             Some("held") => {
                 let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(1), number(&answer, 2)) else {
@@ -486,7 +509,7 @@ impl LockStore for RedisStore {
     }
 
     fn raises(&self) -> Option<&dyn Raise> {
-        None
+        Some(self)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -547,6 +570,34 @@ impl LockStore for RedisStore {
         self.carry_on(&old, &new).await?;
         self.tokens.adopt(&new);
         Ok(self.tokens.realm())
+    }
+}
+
+#[async_trait]
+impl Raise for RedisStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        if number >= GREATEST {
+            let text = format!("the token {number} has none after it in Redis");
+            return Err(Error::refused(ErrorKind::Protocol, text));
+        }
+        let key = self.keys.lock(claim.name());
+        let slot = self.keys.slot(&key);
+        let (holder, number_text) = (claim.holder().to_string(), number.to_string());
+        let step = |realm: &str, _known: u64, may_be_new: bool| {
+            let keys = vec![key.clone(), self.keys.counter(slot, realm)];
+            let arguments = vec![holder.clone(), number_text.clone(), u8::from(may_be_new).to_string()];
+            Step::new(Script::Raise, keys, arguments)
+        };
+        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        match text(&answer, 0) {
+            Some("refused") => Ok(Raised::Refused),
+            Some("raised") => {
+                self.acknowledge_change("the raising of a token", slot, &connection).await?;
+                self.tokens.given(&realm, slot, number);
+                Ok(Raised::Raised)
+            }
+            _ => Err(error::odd(&connection.to.to_string(), Script::Raise.doing())),
+        }
     }
 }
 

@@ -31,7 +31,9 @@ impl Factory for Redis {
 #[async_trait]
 impl Deployment for Server {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        let url = self.0.lock().map_err(|_| "poisoned")?.url().parse()?;
+        // Generous, for a machine that is busy.
+        let url = self.0.lock().map_err(|_| "poisoned")?.url() + "?connect_timeout=30s&response_timeout=30s";
+        let url = url.parse()?;
         Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&url)?).await?))
     }
 

@@ -10,5 +10,5 @@ fn main() -> ExitCode {
     let master = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let replica = RedisServer::replica_of(&master, &[]);
     let url = master.url();
-    prefixed::run((master, replica), &url, "wait=1&wait_timeout=5s&")
+    prefixed::run((master, replica), &url, "wait=1&wait_timeout=30s&")
 }

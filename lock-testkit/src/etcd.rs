@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Process, Proxy, free_port, until};
+use crate::{Process, Proxy, Server, free_port, until};
 
 /// An etcd cluster on private ports, with its data in a temporary folder. Dropped, it is gone.
 ///
@@ -188,6 +188,25 @@ impl Etcd {
 fn reaper(pid: u32) -> Process {
     let script = "read _; kill -9 \"$0\"";
     Process::start(Command::new("sh").arg("-c").arg(script).arg(pid.to_string()).stdin(Stdio::piped()))
+}
+
+impl Server for Etcd {
+    fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|member| member.client_port).collect()
+    }
+
+    fn pause(&self) {
+        self.members.iter().for_each(|member| member.process().pause());
+    }
+
+    fn resume(&self) {
+        self.members.iter().for_each(|member| member.process().resume());
+    }
+
+    fn restart(&mut self) {
+        self.kill_all();
+        self.start_all();
+    }
 }
 
 impl Drop for EtcdMember {

@@ -8,11 +8,13 @@ mod port;
 mod process;
 mod proxy;
 mod redis;
+mod server;
 mod until;
 
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
 pub use self::process::Process;
 pub use self::proxy::Proxy;
-pub use self::redis::{RedisCluster, RedisSentinels, RedisServer, fresh_prefix};
+pub use self::redis::{MovingSlot, RedisCluster, RedisSentinels, RedisServer, fresh_prefix, redlock_url};
+pub use self::server::Server;
 pub use self::until::{BOUND, until};

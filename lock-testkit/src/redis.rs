@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{Process, free_port, until};
+use crate::{Process, Server, free_port, until};
 
 /// A `redis-server` on a private port, with a folder of its own. Dropped, it is killed and its folder removed.
 #[derive(Debug)]
@@ -25,15 +25,11 @@ impl RedisServer {
     /// If it does not start.
     #[track_caller]
     pub fn start(settings: &[&str]) -> RedisServer {
-        RedisServer::start_at(free_port(), settings)
-    }
-
-    #[track_caller]
-    fn start_at(port: u16, settings: &[&str]) -> RedisServer {
+        let port = free_port();
         let folder = tempfile::tempdir().expect("a folder for a server");
         let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let process = launch(port, &folder, &settings);
-        let server = RedisServer { port, folder, settings, process };
+        let mut server = RedisServer { port, folder, settings, process };
         server.wait_until_ready();
         server
     }
@@ -42,7 +38,7 @@ impl RedisServer {
     #[track_caller]
     pub fn replica_of(master: &RedisServer, settings: &[&str]) -> RedisServer {
         let port = master.port.to_string();
-        let mut all = vec!["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
+        let mut all = vec!["--replicaof", "127.0.0.1", &port];
         all.extend(settings);
         let replica = RedisServer::start(&all);
         replica.wait_until_linked();
@@ -100,11 +96,33 @@ impl RedisServer {
     }
 
     #[track_caller]
-    fn wait_until_ready(&self) {
+    fn wait_until_ready(&mut self) {
         until("a Redis that answers", || {
+            if let Some(status) = self.process.ended() {
+                let log = fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+                panic!("the Redis at port {} has ended, {status}: {log}", self.port);
+            }
             let answer = self.cli(&["PING"]);
             (answer == "PONG" || answer.starts_with("NOAUTH")).then_some(())
         });
+    }
+}
+
+impl Server for RedisServer {
+    fn ports(&self) -> Vec<u16> {
+        vec![self.port]
+    }
+
+    fn pause(&self) {
+        RedisServer::pause(self);
+    }
+
+    fn resume(&self) {
+        RedisServer::resume(self);
+    }
+
+    fn restart(&mut self) {
+        RedisServer::restart(self);
     }
 }
 
@@ -113,7 +131,8 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
     let folder = folder.path().to_str().expect("a temporary folder has a plain name");
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]);
-    command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes"]).args(settings);
+    command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]);
+    command.args(settings);
     Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
@@ -121,7 +140,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
 fn cli(port: u16, words: &[&str]) -> String {
     // A server that is paused answers nobody.
     let mut command = Command::new("timeout");
-    command.args(["5", "redis-cli", "-h", "127.0.0.1", "-p", &port.to_string()]).args(words).stdin(Stdio::null());
+    command.args(["30", "redis-cli", "-h", "127.0.0.1", "-p", &port.to_string()]).args(words).stdin(Stdio::null());
     match command.output() {
         Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         Err(error) => panic!("redis-cli cannot be started: {error}; ./test.sh installs what the tests need"),
@@ -171,10 +190,11 @@ impl RedisSentinels {
         format!("redis-sentinel://{}/{}", hosts.join(","), Self::SERVICE)
     }
 
-    /// The port of the server that the sentinels call the master.
+    /// The port of the server that all sentinels call the master, if they agree.
     pub fn master_port(&self) -> Option<u16> {
-        let told = cli(self.sentinels[0].0, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE]);
-        told.lines().nth(1)?.parse().ok()
+        let told = |port| cli(port, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE]);
+        let ports: Vec<_> = self.sentinels.iter().map(|(port, ..)| told(*port)).collect();
+        ports.iter().all(|port| *port == ports[0]).then(|| ports[0].lines().nth(1)?.parse().ok())?
     }
 
     /// The master and the replica, in the order in which they were started.
@@ -187,7 +207,7 @@ impl RedisSentinels {
         self.servers.iter_mut().find(|server| server.port == port).expect("a port of one of the servers")
     }
 
-    /// Kills the master and waits until the sentinels have put the replica in its place.
+    /// Kills the master and waits until the sentinels have put the replica in its place, and all of them know it.
     #[track_caller]
     pub fn fail_over(&mut self) {
         let before = until("a master", || self.master_port());
@@ -206,7 +226,7 @@ fn watch(master: u16) -> (u16, TempDir, Process) {
     let text = format!(
         "port {port}\nbind 127.0.0.1\ndir {folder_name}\nlogfile sentinel.log\n\
          sentinel monitor {name} 127.0.0.1 {master} 2\n\
-         sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
+         sentinel down-after-milliseconds {name} 5000\nsentinel failover-timeout {name} 5000\n"
     );
     fs::write(&path, text).expect("a sentinel's configuration");
     let process = Process::start(
@@ -215,7 +235,7 @@ fn watch(master: u16) -> (u16, TempDir, Process) {
     (port, folder, process)
 }
 
-/// A cluster of three masters, with a replica each.
+/// A cluster of three masters, with a replica each or none.
 #[derive(Debug)]
 pub struct RedisCluster {
     servers: Vec<RedisServer>,
@@ -229,30 +249,53 @@ impl RedisCluster {
     /// If they do not become one.
     #[track_caller]
     pub fn start(settings: &[&str]) -> RedisCluster {
+        RedisCluster::of(6, settings)
+    }
+
+    /// Three masters with these settings, and no replica.
+    ///
+    /// # Panics
+    ///
+    /// If they do not become a cluster.
+    #[track_caller]
+    pub fn of_masters(settings: &[&str]) -> RedisCluster {
+        RedisCluster::of(3, settings)
+    }
+
+    #[track_caller]
+    fn of(count: usize, settings: &[&str]) -> RedisCluster {
         let one = || {
             let bus = free_port().to_string();
-            let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
-            all.extend(["--repl-diskless-sync-delay", "0"]);
+            // A busy machine stands still for seconds at times, and must not make masters of replicas by that.
+            let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", &bus];
             all.extend(settings);
             RedisServer::start(&all)
         };
-        let cluster = RedisCluster { servers: (0..6).map(|_| one()).collect() };
+        let cluster = RedisCluster { servers: (0..count).map(|_| one()).collect() };
         let addresses: Vec<_> = cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
         let mut command = Command::new("redis-cli");
-        command.args(["--cluster", "create"]).args(&addresses).args(["--cluster-replicas", "1", "--cluster-yes"]);
+        command.args(["--cluster", "create"]).args(&addresses).args([
+            "--cluster-replicas",
+            if count > 3 { "1" } else { "0" },
+            "--cluster-yes",
+        ]);
         let made = command.stdin(Stdio::null()).output().expect("redis-cli runs");
         assert!(made.status.success(), "no cluster: {}", String::from_utf8_lossy(&made.stdout));
         cluster.wait_until_whole();
         cluster
     }
 
+    /// Every member knows the three masters, and every replica has its master's data.
     #[track_caller]
     fn wait_until_whole(&self) {
         for server in &self.servers {
             until("a cluster that is whole", || {
-                let whole = server.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
-                let linked = server.cli(&["INFO", "replication"]);
-                (whole && (linked.contains("role:master") || linked.contains("link_status:up"))).then_some(())
+                let is_ok = server.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+                let masters = masters(server.port);
+                let knows_all = masters.len() == 3 && masters.iter().all(|master| !master.slots.is_empty());
+                let is_master = masters.iter().any(|master| master.port == server.port);
+                let is_linked = is_master || server.cli(&["INFO", "replication"]).contains("link_status:up");
+                (is_ok && knows_all && is_linked).then_some(())
             });
         }
     }
@@ -268,40 +311,123 @@ impl RedisCluster {
         &mut self.servers
     }
 
+    /// The slot of a key.
+    #[track_caller]
+    pub fn slot_of(&self, key: &str) -> u16 {
+        until("a slot", || self.servers[0].cli(&["CLUSTER", "KEYSLOT", key]).parse().ok())
+    }
+
     /// Moves a slot, with its keys, from the master that has it to another; gives the new owner's port.
     #[track_caller]
     pub fn move_slot(&self, slot: u16) -> u16 {
+        let moving = self.begin_to_move(slot);
+        moving.finish();
+        moving.to
+    }
+
+    /// Puts a slot on its way from the master that has it to another.
+    #[track_caller]
+    pub fn begin_to_move(&self, slot: u16) -> MovingSlot {
         let (from, to) = self.owner_and_other(slot);
-        let text = slot.to_string();
-        let id = |port: u16| cli(port, &["CLUSTER", "MYID"]);
-        cli(to, &["CLUSTER", "SETSLOT", &text, "IMPORTING", &id(from)]);
-        cli(from, &["CLUSTER", "SETSLOT", &text, "MIGRATING", &id(to)]);
-        for key in cli(from, &["CLUSTER", "GETKEYSINSLOT", &text, "1000"]).lines().filter(|key| !key.is_empty()) {
-            cli(from, &["MIGRATE", "127.0.0.1", &to.to_string(), key, "0", "5000"]);
-        }
-        for port in [to, from] {
-            cli(port, &["CLUSTER", "SETSLOT", &text, "NODE", &id(to)]);
-        }
-        to
+        let members = self.servers.iter().map(|server| server.port).collect();
+        let moving = MovingSlot { slot, from, to, members };
+        moving.set(to, "IMPORTING", from);
+        moving.set(from, "MIGRATING", to);
+        moving
     }
 
     fn owner_and_other(&self, slot: u16) -> (u16, u16) {
-        let nodes = self.servers[0].cli(&["CLUSTER", "NODES"]);
-        let (mut owner, mut other) = (None, None);
-        for line in nodes.lines().filter(|line| line.contains("master")) {
-            let words: Vec<_> = line.split_whitespace().collect();
-            let port =
-                words[1].split('@').next().and_then(|at| at.rsplit(':').next()).and_then(|port| port.parse().ok());
-            let has = words[8..].iter().any(|range| match range.split_once('-') {
-                Some((from, to)) => {
-                    from.parse().is_ok_and(|f: u16| f <= slot) && to.parse().is_ok_and(|t: u16| slot <= t)
-                }
-                None => range.parse() == Ok(slot),
-            });
-            if has { owner = port } else { other = port }
-        }
-        (owner.expect("a slot has an owner"), other.expect("a cluster has another master"))
+        until("a slot that has an owner, and another master", || {
+            let masters = masters(self.servers[0].port);
+            let owner = masters.iter().find(|master| master.has(slot))?.port;
+            let other = masters.iter().find(|master| master.port != owner)?.port;
+            Some((owner, other))
+        })
     }
+}
+
+/// A master of a cluster, as one of its members sees it.
+struct Master {
+    port: u16,
+    slots: Vec<(u16, u16)>,
+}
+
+impl Master {
+    fn has(&self, slot: u16) -> bool {
+        self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
+    }
+}
+
+/// The masters that are up, as the member at this port sees them.
+#[track_caller]
+fn masters(port: u16) -> Vec<Master> {
+    let nodes = cli(port, &["CLUSTER", "NODES"]);
+    let master = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.get(2).filter(|flags| flags.contains("master") && !flags.contains("fail"))?;
+        let port = words[1].split('@').next()?.rsplit(':').next()?.parse().ok()?;
+        let range = |range: &&str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        Some(Master { port, slots: words[8..].iter().filter_map(range).collect() })
+    };
+    nodes.lines().filter_map(master).collect()
+}
+
+/// A slot on its way from one master of a cluster to another.
+#[derive(Debug)]
+pub struct MovingSlot {
+    slot: u16,
+    members: Vec<u16>,
+    /// The port of the master that has it.
+    pub from: u16,
+    /// The port of the master that gets it.
+    pub to: u16,
+}
+
+impl MovingSlot {
+    #[track_caller]
+    fn set(&self, at: u16, what: &str, other: u16) {
+        until("a slot that is set", || {
+            let id = cli(other, &["CLUSTER", "MYID"]);
+            (cli(at, &["CLUSTER", "SETSLOT", &self.slot.to_string(), what, &id]) == "OK").then_some(())
+        });
+    }
+
+    /// Moves one key.
+    #[track_caller]
+    pub fn move_key(&self, key: &str) {
+        until("a key that has moved", || {
+            let done = cli(self.from, &["MIGRATE", "127.0.0.1", &self.to.to_string(), key, "0", "5000"]);
+            matches!(done.as_str(), "OK" | "NOKEY").then_some(())
+        });
+    }
+
+    /// Moves what is left, makes the other the owner, and waits until all members know it: a replica that does not could
+    /// not take the slot over.
+    #[track_caller]
+    pub fn finish(&self) {
+        let left = || cli(self.from, &["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), "1000"]);
+        until("a slot without keys", || {
+            let left = left();
+            left.lines().for_each(|key| self.move_key(key));
+            left.is_empty().then_some(())
+        });
+        self.set(self.to, "NODE", self.to);
+        self.set(self.from, "NODE", self.to);
+        for port in &self.members {
+            until("a slot whose owner is known", || {
+                masters(*port).iter().any(|master| master.port == self.to && master.has(self.slot)).then_some(())
+            });
+        }
+    }
+}
+
+/// The URL of a quorum of these servers.
+pub fn redlock_url(servers: &[RedisServer]) -> String {
+    let hosts: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+    format!("redlock://{}", hosts.join(","))
 }
 
 /// A prefix for keys that no other test of this process uses.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, Proxy, RedisServer};
+use lock_testkit::{Etcd, Proxy, RedisServer, Server, redlock_url};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -15,25 +15,39 @@ pub(crate) struct Bed {
 }
 
 pub(crate) const BEDS: &[Bed] = &[
-    Bed { name: "memory", make: || Made { at: At::Memory(MemoryStore::new()) } },
-    Bed { name: "etcd", make: || Made { at: At::Etcd(Etcd::start(1)) } },
-    Bed {
-        name: "redis",
-        make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
-    },
-    Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
+    Bed { name: "memory", make: || Made::Memory(MemoryStore::new()) },
+    Bed { name: "etcd", make: etcd },
+    Bed { name: "redis", make: redis },
+    Bed { name: "redlock", make: redlock },
+    Bed { name: "sqlite", make: || Made::File(tempfile::tempdir().unwrap()) },
 ];
 
-/// A store with data of its own.
-pub(crate) struct Made {
-    at: At,
+fn etcd() -> Made {
+    let cluster = Etcd::start(1);
+    Made::served(format!("etcd://{}", cluster.endpoints().join(",")), cluster)
 }
 
-enum At {
+// The time-outs of Redis are generous, for a machine that is busy.
+
+fn redis() -> Made {
+    let server = synced();
+    Made::served(format!("{}?connect_timeout=30s&response_timeout=30s", server.url()), server)
+}
+
+fn redlock() -> Made {
+    let servers: Vec<_> = (0..5).map(|_| synced()).collect();
+    Made::served(redlock_url(&servers) + "?connect_timeout=30s&member_timeout=4s", servers)
+}
+
+fn synced() -> RedisServer {
+    RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])
+}
+
+/// A store with data of its own.
+pub(crate) enum Made {
     Memory(MemoryStore),
-    Etcd(Etcd),
-    Redis(RedisServer),
     File(TempDir),
+    Served { url: String, server: Box<dyn Server> },
 }
 
 impl Bed {
@@ -45,11 +59,17 @@ impl Bed {
 impl Made {
     /// Long against one call to any of these stores on a busy machine.
     pub(crate) const TTL: Duration = Duration::from_secs(1);
+    /// For what must still be held after a while.
+    pub(crate) const LONG_TTL: Duration = Duration::from_secs(3);
+
+    fn served(url: String, server: impl Server + 'static) -> Made {
+        Made::Served { url, server: Box::new(server) }
+    }
 
     /// Another process's view of the same data, or where all is in one process, another view.
     pub(crate) async fn open(&self) -> Arc<dyn LockStore> {
-        match (&self.at, self.url()) {
-            (At::Memory(store), _) => Arc::new(store.clone()),
+        match (self, self.url()) {
+            (Made::Memory(store), _) => Arc::new(store.clone()),
             (_, url) => {
                 let url: StoreUrl = url.expect("it has a URL").parse().unwrap();
                 registry().open(&url, &Clock::system()).await.unwrap()
@@ -57,58 +77,27 @@ impl Made {
         }
     }
 
-    /// The same store behind a link that can be cut, and the link.
-    pub(crate) fn linked(&self) -> (String, Proxy) {
-        let (url, port) = (self.url().expect("it has a URL"), self.port());
-        let proxy = Proxy::to(port);
-        (url.replace(&format!(":{port}"), &format!(":{}", proxy.port())), proxy)
-    }
-
-    fn port(&self) -> u16 {
-        match &self.at {
-            At::Etcd(cluster) => cluster.endpoints()[0].rsplit(':').next().and_then(|port| port.parse().ok()).unwrap(),
-            At::Redis(server) => server.port(),
-            At::Memory(_) | At::File(_) => panic!("it has no server"),
-        }
-    }
-
-    /// Kills the server, and starts it again on what it kept.
-    pub(crate) fn restart(&mut self) {
-        match &mut self.at {
-            At::Etcd(cluster) => {
-                cluster.kill_all();
-                cluster.start_all();
-            }
-            At::Redis(server) => server.restart(),
-            At::Memory(_) | At::File(_) => panic!("it has no server"),
-        }
-    }
-
-    /// The server stands still.
-    pub(crate) fn pause(&self) {
-        match &self.at {
-            At::Etcd(cluster) => cluster.member(0).process().pause(),
-            At::Redis(server) => server.pause(),
-            At::Memory(_) | At::File(_) => panic!("it has no server"),
-        }
-    }
-
-    /// The server goes on.
-    pub(crate) fn resume(&self) {
-        match &self.at {
-            At::Etcd(cluster) => cluster.member(0).process().resume(),
-            At::Redis(server) => server.resume(),
-            At::Memory(_) | At::File(_) => panic!("it has no server"),
-        }
-    }
-
     /// By which a process of its own finds the store, if it can.
     pub(crate) fn url(&self) -> Option<String> {
-        match &self.at {
-            At::Memory(_) => None,
-            At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
-            At::Redis(server) => Some(server.url()),
-            At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
+        match self {
+            Made::Memory(_) => None,
+            Made::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
+            Made::Served { url, .. } => Some(url.clone()),
         }
+    }
+
+    /// By which a process finds the store behind links that can be cut, and the links.
+    pub(crate) fn linked(&self) -> (String, Vec<Proxy>) {
+        let Made::Served { url, server } = self else { panic!("it has no server") };
+        let links: Vec<_> = server.ports().into_iter().map(|port| (port, Proxy::to(port))).collect();
+        let through =
+            |url: String, (port, link): &(u16, Proxy)| url.replace(&format!(":{port}"), &format!(":{}", link.port()));
+        let url = links.iter().fold(url.clone(), through);
+        (url, links.into_iter().map(|(_, link)| link).collect())
+    }
+
+    pub(crate) fn server(&mut self) -> &mut dyn Server {
+        let Made::Served { server, .. } = self else { panic!("it has no server") };
+        &mut **server
     }
 }

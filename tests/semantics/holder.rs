@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use leasehold::{FencingToken, LockGuard, Locks, Realm};
 use lock_testkit::Process;
@@ -12,6 +13,7 @@ use crate::bed::Made;
 
 const NAME: &str = "the lock";
 const URL: &str = "LEASEHOLD_SEMANTICS_HOLDER";
+const TTL: &str = "LEASEHOLD_SEMANTICS_TTL";
 
 /// Holds the lock, renewed, until it is paused, killed or dropped.
 pub(crate) struct Holder {
@@ -37,9 +39,17 @@ impl Holder {
         Holder::start_by(url, Command::new(std::env::current_exe().unwrap()))
     }
 
-    /// Whose wall clock is a day ahead, and no other clock.
+    /// With a TTL that no delay of a busy machine uses up.
+    pub(crate) fn start_long(made: &Made) -> Holder {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(TTL, Made::LONG_TTL.as_secs().to_string());
+        Holder::start_by(&made.url().expect("it has a URL"), command)
+    }
+
+    /// With such a TTL too; its wall clock is a day ahead, and no other clock.
     pub(crate) fn start_a_day_ahead(made: &Made) -> Holder {
         let mut command = Command::new("faketime");
+        command.env(TTL, Made::LONG_TTL.as_secs().to_string());
         command.args(["--exclude-monotonic", "-f", "+1d"]).arg(std::env::current_exe().unwrap());
         Holder::start_by(&made.url().expect("it has a URL"), command)
     }
@@ -64,7 +74,7 @@ impl Holder {
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let guard = runtime.block_on(acquire(Locks::builder_of(store).build()));
+            let guard = runtime.block_on(acquire(Locks::builder_of(store).build(), Made::TTL));
             grant.send(guard.token_if_any().unwrap().clone()).unwrap();
             // The test has ended if there is nobody to wait for.
             if resumed.recv().is_ok() {
@@ -110,8 +120,8 @@ impl Holder {
     }
 }
 
-async fn acquire(locks: Locks) -> LockGuard {
-    locks.lock(NAME).ttl(Made::TTL).acquire().await.unwrap()
+async fn acquire(locks: Locks, ttl: Duration) -> LockGuard {
+    locks.lock(NAME).ttl(ttl).acquire().await.unwrap()
 }
 
 pub(crate) fn is_child() -> bool {
@@ -121,8 +131,9 @@ pub(crate) fn is_child() -> bool {
 /// The holder as a process: says its token, and whether it believes whenever it is asked.
 pub(crate) fn child() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ttl = std::env::var(TTL).map_or(Made::TTL, |ttl| Duration::from_secs(ttl.parse().unwrap()));
     let guard =
-        runtime.block_on(async { acquire(leasehold::connect(std::env::var(URL).unwrap()).await.unwrap()).await });
+        runtime.block_on(async { acquire(leasehold::connect(std::env::var(URL).unwrap()).await.unwrap(), ttl).await });
     let token = guard.token_if_any().unwrap();
     println!("{} {}", token.number(), token.realm());
     for _question in std::io::stdin().lines() {

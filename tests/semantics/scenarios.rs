@@ -9,7 +9,7 @@ use leasehold::{
     Renewals, Renewed,
 };
 use lock_conformance::faults::{Faulty, Op, Step};
-use lock_testkit::until;
+use lock_testkit::{Proxy, until};
 
 use crate::Verdict;
 use crate::bed::Made;
@@ -99,14 +99,14 @@ async fn late_write(made: Made) -> Verdict {
 }
 
 async fn clock_ahead(made: Made) -> Verdict {
-    let holder = Holder::start_a_day_ahead(&made);
     let others = locks(made.open().await);
+    let holder = Holder::start_a_day_ahead(&made);
     if others.lock(NAME).try_acquire().await.unwrap().is_some() {
         return Verdict::Broken;
     }
     // Its lease ends a TTL after its death, and not a day later.
     holder.kill();
-    let next = others.lock(NAME).wait(Made::TTL * 20).acquire().await;
+    let next = others.lock(NAME).wait(Made::LONG_TTL * 10).acquire().await;
     assert!(next.is_ok(), "a clock that was ahead pins no lock");
     Verdict::Safe
 }
@@ -119,10 +119,10 @@ async fn client_ahead(made: Made) -> Verdict {
 }
 
 async fn killed_holder(made: Made) -> Verdict {
-    let holder = Holder::start(&made).await;
+    let others = locks(made.open().await);
+    let holder = Holder::start_long(&made);
     let token = holder.token.clone();
     holder.kill();
-    let others = locks(made.open().await);
     let survived = others.lock(NAME).try_acquire().await.unwrap().is_none();
     let next = others.lock(NAME).acquire().await.unwrap();
     if survived && *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }
@@ -191,19 +191,19 @@ async fn long_wait(made: Made) -> Verdict {
 }
 
 async fn cut_off_holder(made: Made) -> Verdict {
-    let (url, link) = made.linked();
+    let (url, links) = made.linked();
     let mut holder = Holder::start_at(&url);
-    link.cut();
+    links.iter().for_each(Proxy::cut);
     let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
     // Nobody could tell it; it knows by its own clock.
     if holder.ask() { old_writes_after(next.token_if_any().unwrap(), &holder.token).await } else { Verdict::Refused }
 }
 
-async fn paused_server(made: Made) -> Verdict {
+async fn paused_server(mut made: Made) -> Verdict {
     let mut holder = Holder::start(&made).await;
-    made.pause();
+    made.server().pause();
     until("the holder is told", || (!holder.ask()).then_some(()));
-    made.resume();
+    made.server().resume();
     let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
     if *next.token_if_any().unwrap() > holder.token { Verdict::Refused } else { Verdict::Broken }
 }
@@ -211,7 +211,7 @@ async fn paused_server(made: Made) -> Verdict {
 async fn restarted_server(mut made: Made) -> Verdict {
     // Long enough to last through the restart.
     let held = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 60).acquire().await.unwrap();
-    made.restart();
+    made.server().restart();
     let others = locks(made.open().await);
     if let Some(next) = others.lock(NAME).try_acquire().await.unwrap() {
         assert!(held.is_valid(), "the restart took longer than the TTL");

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use lock_core::{Break, Claim, ErrorKind, Fault, LockStore, Raised, Remembers};
+use lock_core::{Break, Claim, ErrorKind, Fault, Faults, LockStore, Raised, Remembers};
 
 use crate::Failure;
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
 
 cases! { "raising";
-    [] { a_store_whose_records_survive_a_crash_remembers_everything }
+    [] { a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everything }
     [Need::Raises, Need::Tokens] {
         gives_the_lease_the_token_and_later_leases_greater_ones,
         to_the_same_token_again_changes_nothing,
+        below_the_counter_lowers_nothing,
         below_the_token_of_the_lease_is_refused,
         by_a_stranger_is_refused_and_changes_nothing,
         of_a_lease_that_was_given_back_or_broken_is_refused,
@@ -32,10 +33,11 @@ async fn shown(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Resul
     Ok(by.token.ok_or("a lease is shown without its token")?.number())
 }
 
-async fn a_store_whose_records_survive_a_crash_remembers_everything(cx: Context) -> Proof {
+async fn a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everything(cx: Context) -> Proof {
     let store = cx.open().await?;
     let lease = cx.grant(&store, &cx.claim(&name("job"))).await?.lease;
-    let survives = cx.guarantees.records_survive.contains(Fault::Crash.into());
+    // A store that survives only one of them cannot know which it was that ended it.
+    let survives = cx.guarantees.records_survive.contains(Faults::of(&[Fault::Crash, Fault::PowerLoss]));
     ensure!(!survives || lease.remembers == Remembers::Everything, "it says that it remembers {:?}", lease.remembers);
     Ok(())
 }
@@ -64,6 +66,22 @@ async fn to_the_same_token_again_changes_nothing(cx: Context) -> Proof {
         ensure!(raise(&store, &claim, number).await? == Raised::Raised, "it was not raised to {number}");
         ensure!(shown(&cx, &store, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
     }
+    Ok(())
+}
+
+async fn below_the_counter_lowers_nothing(cx: Context) -> Proof {
+    let (store, claim, other) = (cx.open().await?, cx.claim(&name("job")), name("other"));
+    let number = cx.grant(&store, &claim).await?.token()?.number();
+    let mut before = number;
+    // Names may share a counter: a raise that sets it, and does not only lift it, gives a token twice.
+    for _ in 0..3 {
+        let next = cx.claim(&other);
+        before = cx.grant(&store, &next).await?.token()?.number();
+        cx.give_back(&store, &next).await?;
+    }
+    ensure!(raise(&store, &claim, number).await? == Raised::Raised, "it was not raised to the token that it has");
+    let later = cx.grant(&store, &cx.claim(&other)).await?.token()?.number();
+    ensure!(later > before, "after a raise to {number}, another name is given {later} after {before}");
     Ok(())
 }
 

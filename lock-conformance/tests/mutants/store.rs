@@ -8,7 +8,8 @@ use std::time::Duration;
 use lock_conformance::async_trait;
 use lock_core::{
     Attempt, Beat, Break, Broken, Claim, Clock, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder,
-    LockName, LockStore, MemoryStore, Raise, Realm, Released, Remembers, Renewals, Renewed, Result, WaitStyle, Waiting,
+    LockName, LockStore, MemoryStore, Raise, Raised, Realm, Released, Remembers, Renewals, Renewed, Result, WaitStyle,
+    Waiting,
 };
 
 use super::flaw::Flaw;
@@ -152,6 +153,10 @@ impl Mutant {
                 *count = (*count).max(1);
                 *count
             }
+            Flaw::RaiseLowersTheCounter => {
+                let given = held(&self.state.granted).get(&claim.holder()).and_then(|(_, token)| token.clone());
+                given.map_or(number - self.state.count.load(Ordering::SeqCst), |given| given.number())
+            }
             Flaw::RetryGetsANewToken => number + self.state.count.fetch_add(1, Ordering::SeqCst),
             _ => number,
         };
@@ -180,6 +185,18 @@ impl Mutant {
             Attempt::Held(waiting) => waiting.by = self.shown(std::mem::take(&mut waiting.by)),
         }
         Ok(attempt)
+    }
+
+    /// From now on the lease of this claim is shown with this token.
+    fn set_token(&self, claim: &Claim, number: u64) {
+        if let Some((_, token)) = held(&self.state.granted).get_mut(&claim.holder()) {
+            *token = Some(FencingToken::new(self.realm(), number));
+        }
+    }
+
+    async fn holder_of(&self, shadow: &Claim) -> Result<Option<Claim>> {
+        let by = self.inner.inspect(shadow.name()).await?;
+        Ok(by.and_then(|by| held(&self.state.claims).get(&by.holder?).cloned()))
     }
 
     async fn renew_one(&self, clock: &Clock, claim: &Claim) -> Option<Renewed> {
@@ -375,7 +392,7 @@ impl LockStore for Mutant {
     }
 
     fn raises(&self) -> Option<&dyn Raise> {
-        None
+        Some(self)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -429,5 +446,62 @@ impl LockStore for Mutant {
 
     async fn new_realm(&self) -> Result<Realm> {
         if self.flaw == Flaw::NewRealmIsTheOld { Ok(self.realm()) } else { self.inner.new_realm().await }
+    }
+}
+
+#[async_trait]
+impl Raise for Mutant {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        let shadow = self.shadow(claim);
+        let holder = self.holder_of(shadow).await?;
+        let holds = holder.as_ref().is_some_and(|holder| holder.holder() == claim.holder());
+        match self.flaw {
+            Flaw::RaiseLowersTheToken if holds => {
+                self.set_token(claim, number);
+                return Ok(Raised::Raised);
+            }
+            Flaw::RaiseLowersTheCounter if holds => {
+                let granted = held(&self.state.granted);
+                let numbers = granted.values().filter_map(|(_, token)| Some(token.as_ref()?.number()));
+                let highest = numbers.max().unwrap_or(number).max(number);
+                drop(granted);
+                self.state.count.store(highest - number, Ordering::SeqCst);
+                self.set_token(claim, number);
+                return Ok(Raised::Raised);
+            }
+            Flaw::RaiseLeavesTheCounter if holds && number < u64::MAX => {
+                self.set_token(claim, number);
+                return Ok(Raised::Raised);
+            }
+            Flaw::RaisesWhoeverHolds => {
+                if let Some(holder) = holder {
+                    let raised = self.inner.raise(self.shadow(&holder), number).await?;
+                    self.set_token(&holder, number);
+                    return Ok(raised);
+                }
+            }
+            Flaw::RaiseAcquires if holder.is_none() => {
+                self.ask(claim).await?;
+            }
+            Flaw::RaisesBeyondTheEnd if holds && number == u64::MAX => return Ok(Raised::Raised),
+            _ => {}
+        }
+        let before = held(&self.state.granted).get(&claim.holder()).and_then(|(_, token)| token.clone());
+        let raised = self.inner.raise(shadow, number).await?;
+        if raised == Raised::Raised {
+            self.set_token(claim, number);
+        }
+        match self.flaw {
+            Flaw::RaiseSaysRaisedAlways => return Ok(Raised::Raised),
+            Flaw::RaiseRefusesTheSame if before.is_some_and(|token| token.number() == number) => {
+                return Ok(Raised::Refused);
+            }
+            Flaw::RaiseRenews => {
+                let batch = Renewals::new(&Clock::system(), [shadow.clone()]);
+                self.inner.renew(&batch).await;
+            }
+            _ => {}
+        }
+        Ok(raised)
     }
 }

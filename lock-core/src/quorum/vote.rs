@@ -59,12 +59,17 @@ impl Vote {
         self.spoiled.load(Ordering::Acquire)
     }
 
-    /// Asks the member for its vote. One that still works on an earlier call for this claim gives none.
+    /// Asks the member for its vote. One that works on an earlier call for this claim until the time is over gives none.
     pub(super) async fn ask(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<Attempt> {
         let silent = |why: &str| {
             Error::new(ErrorKind::Unavailable, Effect::Unknown, format!("member {} has not answered {why}", at + 1))
         };
-        let Ok(_turn) = self.turn.try_lock() else { return Err(silent("an earlier call")) };
+        // A ballot that was decided without this member does not wait for it; the next one, which may come at once, does.
+        let asked = tokio::time::Instant::now();
+        let Ok(_turn) = tokio::time::timeout(limit, self.turn.lock()).await else {
+            return Err(silent("an earlier call"));
+        };
+        let limit = limit.saturating_sub(asked.elapsed());
         if self.is_spoiled() {
             return Err(silent("an earlier release"));
         }

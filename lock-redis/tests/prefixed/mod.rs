@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
-use lock_core::LockStore;
-use lock_redis::{RedisConfig, RedisStore};
+use lock_core::{Clock, LockStore, QuorumDriver, Registry};
+use lock_redis::RedisDriver;
 use lock_testkit::fresh_prefix;
 
 /// A URL to which a prefix is added.
@@ -16,7 +16,9 @@ struct Prefix(String);
 #[async_trait]
 impl Factory for Shared {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        Ok(Arc::new(Prefix(format!("{}prefix={}", self.0, fresh_prefix()))))
+        // Generous, for a machine that is busy.
+        let patience = "connect_timeout=30s&response_timeout=30s";
+        Ok(Arc::new(Prefix(format!("{}{patience}&prefix={}", self.0, fresh_prefix()))))
     }
 
     fn ttl(&self) -> Duration {
@@ -27,7 +29,8 @@ impl Factory for Shared {
 #[async_trait]
 impl Deployment for Prefix {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&self.0.parse()?)?).await?))
+        let known = Registry::new().with(RedisDriver).with(QuorumDriver::redlock());
+        Ok(known.open(&self.0.parse()?, &Clock::system()).await?)
     }
 }
 

@@ -1,14 +1,16 @@
 //! What the tests begin with.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, FencingToken, LockName, LockStore, Locks, Result};
+use lock_core::{Attempt, Claim, Error, ErrorKind, FencingToken, LockName, LockStore, Locks, Result};
 use lock_redis::{RedisConfig, RedisStore};
-use lock_testkit::RedisServer;
+use lock_testkit::{BOUND, RedisServer};
 
 /// Far longer than any test: what ends within it did not wait for the end of a lease.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+const GENEROUS: Duration = Duration::from_secs(30);
 
 pub(crate) const SYNCED: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
@@ -16,12 +18,26 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
+/// On a busy machine any answer can take long: where a test asks for no other time-outs, they are generous.
 pub(crate) async fn try_open(url: &str) -> Result<Arc<RedisStore>> {
-    Ok(Arc::new(RedisStore::connect(RedisConfig::from_url(&url.parse()?)?).await?))
+    let mut config = RedisConfig::from_url(&url.parse()?)?;
+    if config.connect_timeout == RedisConfig::DEFAULT_CONNECT_TIMEOUT {
+        config.connect_timeout = GENEROUS;
+    }
+    if config.response_timeout == RedisConfig::DEFAULT_RESPONSE_TIMEOUT {
+        config.response_timeout = GENEROUS;
+    }
+    Ok(Arc::new(RedisStore::connect(config).await?))
 }
 
 pub(crate) async fn open(url: &str) -> Arc<RedisStore> {
-    try_open(url).await.unwrap()
+    let started = Instant::now();
+    loop {
+        match try_open(url).await {
+            Ok(store) => return store,
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
+        }
+    }
 }
 
 pub(crate) fn locks(store: &Arc<RedisStore>) -> Locks {
@@ -34,11 +50,11 @@ pub(crate) fn server() -> RedisServer {
 
 /// Asks until the store answers: a connection that was lost is noticed by the first who uses it.
 pub(crate) async fn ask(store: &RedisStore, claim: &Claim) -> Attempt {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     loop {
         match store.request(claim).await {
             Ok(attempt) => return attempt,
-            Err(error) => assert!(error.is_retryable() && started.elapsed() < lock_testkit::BOUND, "{error:?}"),
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -53,4 +69,15 @@ pub(crate) async fn grant(store: &RedisStore, claim: &Claim) -> FencingToken {
 
 pub(crate) async fn is_held(store: &RedisStore, text: &str) -> bool {
     matches!(ask(store, &Claim::new(name(text), LONG)).await, Attempt::Held(_))
+}
+
+/// The error of a request, other than that the machine was too busy to answer.
+pub(crate) async fn refusal(store: &RedisStore, claim: &Claim) -> Error {
+    let started = Instant::now();
+    loop {
+        let error = store.request(claim).await.expect_err("it is refused");
+        if error.kind() != ErrorKind::TimedOut || started.elapsed() > BOUND {
+            return error;
+        }
+    }
 }

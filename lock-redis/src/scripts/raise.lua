@@ -1,0 +1,28 @@
+-- Raises the token of the holder's lease, and the counter with it; never lowers one, and moves no expiry.
+-- KEYS: lock, counter. ARGV: holder, the token, may the counter be new.
+-- Tokens are compared as texts, since a script's numbers are exact only up to 2^53.
+local function is_less(a, b)
+  return #a < #b or #a == #b and a < b
+end
+local value, failed = read(KEYS[1])
+if failed then
+  return failed
+end
+if not value or string.sub(value, 1, 33) ~= ARGV[1] .. '.' then
+  return {'refused'}
+end
+local token, ending = string.match(value, '^%x+%.(%d+)(.*)$')
+if not token or is_less(ARGV[2], token) then
+  return {'refused'}
+end
+local counter = redis.call('GET', KEYS[2])
+if not counter and ARGV[3] ~= '1' then
+  return {'new'}
+end
+if not counter or is_less(counter, ARGV[2]) then
+  redis.call('SET', KEYS[2], ARGV[2])
+end
+if token ~= ARGV[2] then
+  redis.call('SET', KEYS[1], ARGV[1] .. '.' .. ARGV[2] .. ending, 'KEEPTTL')
+end
+return {'raised'}

@@ -1,0 +1,14 @@
+//! The suite on a quorum of five servers that sync every write.
+
+mod prefixed;
+
+use std::process::ExitCode;
+
+use lock_testkit::{RedisServer, redlock_url};
+
+fn main() -> ExitCode {
+    let servers: Vec<_> =
+        (0..5).map(|_| RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])).collect();
+    let url = redlock_url(&servers);
+    prefixed::run(servers, &url, "member_timeout=30s&")
+}
