@@ -1,8 +1,9 @@
-//! Random schedules over the memory store, in paused time: clients whose calls are delayed, lost and repeated, who give
+//! Random schedules over the memory store and over quorums of it, in paused time: clients whose calls are delayed, lost and repeated, who give
 //! up at any moment, and who act on a view that has grown old.
 
 #![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use lock_conformance::Random;
 use lock_conformance::checker::{Heard, History};
 use lock_conformance::faults::{Faulty, Mix};
 use lock_core::{
-    Attempt, Claim, Clock, ErrorKind, LockGuard, LockName, LockStore, Locks, MemoryStore, Moment, Validity,
+    Attempt, Claim, Clock, ErrorKind, FencingToken, LockGuard, LockName, LockStore, Locks, MemoryStore, Moment, Quorum,
+    Realm, Validity,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -28,14 +30,15 @@ struct World {
     clock: Clock,
     start: Moment,
     validities: Mutex<Vec<Validity>>,
-    history: Mutex<History>,
+    /// Tokens of two realms have no order: each has a history of its own.
+    histories: Mutex<HashMap<Realm, History>>,
     resource: Mutex<Resource>,
 }
 
 /// A counter behind a fence, and the same counter without one.
 #[derive(Default)]
 struct Resource {
-    highest: u64,
+    highest: Option<FencingToken>,
     fenced: Counter,
     unfenced: Counter,
 }
@@ -47,14 +50,16 @@ struct Counter {
 }
 
 impl Resource {
-    /// Reads both counters; the fence refuses a token that is smaller than one it has seen.
-    fn read(&mut self, token: u64) -> (Option<u64>, u64) {
+    /// Reads both counters; the fence refuses a token that is smaller than one it has seen, or of another realm.
+    fn read(&mut self, token: &FencingToken) -> (Option<u64>, u64) {
         (self.admit(token).then_some(self.fenced.value), self.unfenced.value)
     }
 
-    fn admit(&mut self, token: u64) -> bool {
-        let admitted = token >= self.highest;
-        self.highest = self.highest.max(token);
+    fn admit(&mut self, token: &FencingToken) -> bool {
+        let admitted = self.highest.as_ref().is_none_or(|highest| token >= highest);
+        if admitted {
+            self.highest = Some(token.clone());
+        }
         admitted
     }
 }
@@ -74,11 +79,15 @@ impl World {
     fn new() -> World {
         let clock = Clock::system();
         let start = clock.now();
-        World { clock, start, validities: Mutex::default(), history: Mutex::default(), resource: Mutex::default() }
+        World { clock, start, validities: Mutex::default(), histories: Mutex::default(), resource: Mutex::default() }
     }
 
     fn time(&self) -> Duration {
         self.clock.now().since(self.start)
+    }
+
+    fn record(&self, realm: &Realm, record: impl FnOnce(&mut History)) {
+        record(self.histories.lock().unwrap().entry(realm.clone()).or_default());
     }
 
     /// At this moment at most one guard is valid.
@@ -143,11 +152,11 @@ impl Client {
         let world = self.world.clone();
         world.validities.lock().unwrap().push(guard.validity());
         world.look();
-        let token = guard.token_if_any().unwrap().number();
-        let mut heard = Heard { token, invoked, returned: world.time(), ..Heard::default() };
+        let token = guard.token_if_any().unwrap().clone();
+        let mut heard = Heard { token: token.number(), invoked, returned: world.time(), ..Heard::default() };
         for _ in 0..self.random.below(4) {
             observe(&world, &guard, &mut heard);
-            self.write(&guard, token).await;
+            self.write(&guard, &token).await;
             if chance(&mut self.random, 3) {
                 let asked = world.time();
                 if guard.renew().await.is_ok() {
@@ -175,11 +184,11 @@ impl Client {
             }
         }
         heard.released = heard.released.or(Some(released));
-        world.history.lock().unwrap().leases.push(heard);
+        world.record(token.realm(), |history| history.leases.push(heard));
     }
 
     /// One change of the resource: looked, read, perhaps paused for long, written.
-    async fn write(&mut self, guard: &LockGuard, token: u64) {
+    async fn write(&mut self, guard: &LockGuard, token: &FencingToken) {
         if !guard.is_valid() {
             return;
         }
@@ -194,7 +203,7 @@ impl Client {
         resource.unfenced.write(unfenced + 1);
         if let Some(fenced) = fenced.filter(|_| resource.admit(token)) {
             resource.fenced.write(fenced + 1);
-            self.world.history.lock().unwrap().accepted.push(token);
+            self.world.record(token.realm(), |history| history.accepted.push(token.number()));
         }
     }
 }
@@ -210,17 +219,64 @@ fn observe(world: &World, guard: &LockGuard, heard: &mut Heard) {
     }
 }
 
+/// The stores that a schedule runs over: one, or the members of a quorum.
+#[derive(Clone)]
+struct Stores {
+    members: Vec<MemoryStore>,
+    /// Whether members lose all that they know, at any moment.
+    forgetful: bool,
+}
+
+impl Stores {
+    fn one(store: MemoryStore) -> Stores {
+        Stores { members: vec![store], forgetful: false }
+    }
+
+    fn quorum(members: usize) -> Stores {
+        Stores { members: (0..members).map(|_| MemoryStore::new()).collect(), forgetful: false }
+    }
+
+    fn forgetful(self) -> Stores {
+        Stores { forgetful: true, ..self }
+    }
+
+    /// Members lose what they know, one after the other.
+    async fn forget(self, mut random: Random) {
+        for _ in 0..random.below(6) {
+            tokio::time::sleep(up_to(&mut random, 3 * TTL)).await;
+            self.members[random.below(self.members.len() as u64) as usize].forget();
+        }
+    }
+
+    /// What a client has of them behind links of its own, and the links.
+    fn linked(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
+        let link = |store: &MemoryStore| {
+            let mix = Mix::new(random.below(60), LONGEST);
+            Faulty::random(Arc::new(store.clone()), random.number(), mix)
+        };
+        let links: Vec<_> = self.members.iter().map(link).collect();
+        (Stores::joined(links.iter().map(|link| link.clone() as Arc<dyn LockStore>).collect()), links)
+    }
+
+    fn plain(&self) -> Arc<dyn LockStore> {
+        Stores::joined(self.members.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>).collect())
+    }
+
+    fn joined(mut stores: Vec<Arc<dyn LockStore>>) -> Arc<dyn LockStore> {
+        if stores.len() == 1 { stores.remove(0) } else { Arc::new(Quorum::new(stores).unwrap().longest_ttl(TTL)) }
+    }
+}
+
 /// One schedule; gives how many updates were lost without a fence.
-async fn schedule(store: MemoryStore, seed: u64) -> u64 {
+async fn schedule(stores: Stores, seed: u64) -> u64 {
     let world = Arc::new(World::new());
     let mut random = Random::new(seed);
     let mut clients = tokio::task::JoinSet::new();
     let mut held = Vec::new();
     let mut links = Vec::new();
     for _ in 0..CLIENTS {
-        let mix = Mix::new(random.below(60), LONGEST);
-        let faulty = Faulty::random(Arc::new(store.clone()), random.number(), mix);
-        let locks = Locks::builder_of(faulty.clone()).ttl(TTL).call_timeout(CALL).build();
+        let (store, faulty) = stores.linked(&mut random);
+        let locks = Locks::builder_of(store).ttl(TTL).call_timeout(CALL).build();
         // Beside it something is held for the whole time, so that a shared session goes on.
         held.push(locks.lock(format!("other/{}", links.len())).acquire().await.ok());
         links.push((faulty, locks.clone()));
@@ -235,29 +291,33 @@ async fn schedule(store: MemoryStore, seed: u64) -> u64 {
             }
         }
     });
+    let forgetting = stores.forgetful.then(|| tokio::spawn(stores.clone().forget(Random::new(random.number()))));
     while let Some(done) = clients.join_next().await {
         done.unwrap();
     }
-    links.iter().for_each(|(faulty, _)| faulty.heal());
+    if let Some(forgetting) = forgetting {
+        forgetting.abort();
+    }
+    links.iter().flat_map(|(faulty, _)| faulty).for_each(|link| link.heal());
     // What is still under way is applied by then, and one TTL later it must be gone.
     tokio::time::sleep(LONGEST + TTL + TTL / 20).await;
     let claim = Claim::new(LockName::new("job").unwrap(), TTL);
-    let attempt = store.request(&claim).await.unwrap();
+    let attempt = stores.plain().request(&claim).await.unwrap();
     assert!(matches!(attempt, Attempt::Granted(_)), "something was left behind: {attempt:?}");
     monitor.abort();
     assert!(!monitor.await.is_err_and(|error| error.is_panic()), "two guards were valid at once");
-    world.history.lock().unwrap().check().unwrap();
+    world.histories.lock().unwrap().values().for_each(|history| history.check().unwrap());
     let resource = world.resource.lock().unwrap();
     assert_eq!(resource.fenced.lost(), 0, "updates were lost behind the fence");
     resource.unfenced.lost()
 }
 
-fn play(store: MemoryStore, seed: u64) -> u64 {
+fn play(stores: Stores, seed: u64) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(schedule(store, seed))
+    runtime.block_on(schedule(stores, seed))
 }
 
-fn schedules(store: fn() -> MemoryStore) {
+fn schedules(stores: fn() -> Stores) {
     let lost = AtomicU64::new(0);
     let cases =
         std::env::var("LEASEHOLD_SCHEDULES").map_or(CASES, |n| n.parse().expect("LEASEHOLD_SCHEDULES is a number"));
@@ -266,7 +326,7 @@ fn schedules(store: fn() -> MemoryStore) {
     let only = std::env::var("LEASEHOLD_SEED").ok().map(|seed| seed.parse().expect("LEASEHOLD_SEED is a number"));
     let seeds = only.map_or(any::<u64>().boxed(), |seed: u64| Just(seed).boxed());
     let run = TestRunner::new(config).run(&seeds, |seed| {
-        lost.fetch_add(play(store(), seed), Ordering::Relaxed);
+        lost.fetch_add(play(stores(), seed), Ordering::Relaxed);
         Ok(())
     });
     if let Err(failure) = run {
@@ -280,17 +340,36 @@ fn schedules(store: fn() -> MemoryStore) {
 
 #[test]
 fn leases_with_a_ttl_of_their_own_stay_lawful() {
-    schedules(MemoryStore::new);
+    schedules(|| Stores::one(MemoryStore::new()));
 }
 
 #[test]
 fn leases_on_sessions_stay_lawful() {
-    schedules(|| MemoryStore::with_sessions(Clock::system()));
+    schedules(|| Stores::one(MemoryStore::with_sessions(Clock::system())));
+}
+
+#[test]
+fn leases_of_a_quorum_stay_lawful() {
+    schedules(|| Stores::quorum(3));
+}
+
+#[test]
+fn leases_of_a_quorum_whose_members_forget_stay_lawful() {
+    schedules(|| Stores::quorum(3).forgetful());
 }
 
 #[test]
 fn schedules_that_once_failed_stay_lawful() {
+    let sessions = || Stores::one(MemoryStore::with_sessions(Clock::system()));
+    // A lease was moved to another session than the one its holder believed by.
     for seed in [1_500_203_307_265_195_755, 15_468_278_663_270_634_671] {
-        play(MemoryStore::with_sessions(Clock::system()), seed);
+        play(sessions(), seed);
+    }
+    // A release that came twice took a vote of the same holder's next attempt.
+    for seed in [263_482_651_582_979_545, 2_418_416_672_431_013_704] {
+        play(Stores::quorum(3), seed);
+    }
+    for seed in [13_214_049_733_422_684_750, 11_888_731_574_986_417_156] {
+        play(Stores::quorum(3).forgetful(), seed);
     }
 }

@@ -115,7 +115,7 @@ impl Claim {
     }
 
     /// Says that what was asked for this claim can no longer be told apart from what will be: a release of it, say, may
-    /// still be applied. The core then asks with another claim, of a fresh holder.
+    /// still be applied, or a second time. The core then asks with another claim, of a fresh holder.
     pub fn spend(&self) {
         self.0.spent.store(true, Ordering::Release);
     }

@@ -387,6 +387,24 @@ async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
     guard.check().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_release_that_comes_a_second_time_takes_no_later_vote() {
+    let bed = Bed::of(3);
+    let theirs = claim();
+    granted(&bed.memory[0], &theirs).await;
+    granted(&bed.memory[1], &theirs).await;
+    bed.faulty[2].next(Op::Release, [Step::Repeat(SECOND)]);
+    let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
+    while bed.faulty[2].calls(Op::Release) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bed.memory[0].release(&theirs).await.unwrap();
+    bed.memory[1].release(&theirs).await.unwrap();
+    let guard = acquire.await.unwrap().unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(bed.held_at(&job()).await, 3, "a vote for {:?} was taken", guard.name());
+}
+
 #[tokio::test]
 async fn members_must_be_different_and_have_leases_of_their_own() {
     let memory = || Arc::new(MemoryStore::new()) as Arc<dyn LockStore>;

@@ -193,11 +193,15 @@ impl Quorum {
 
     /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
     async fn give_back(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
-        let held = (0..self.members.len()).filter(|at| votes.each[*at].may_hold());
+        let held: Vec<_> = (0..self.members.len()).filter(|at| votes.each[*at].may_hold()).collect();
+        if !held.is_empty() {
+            // "A fresh holder per attempt": a release that comes a second time, late, must not meet a lease of its holder.
+            claim.spend();
+        }
         let mut left: Vec<_> = awaited.iter().copied().filter(|at| votes.each[*at].may_hold()).collect();
         let mut answers = self.these(held, |at, store| {
-            let (vote, claim) = (votes.each[at].clone(), claim.clone());
-            async move { vote.give_back(at, &*store, &claim, limit).await }
+            let vote = votes.each[at].clone();
+            async move { vote.give_back(at, &*store, limit).await }
         });
         while !left.is_empty() {
             let Some((at, _)) = answers.recv().await else { return };
@@ -258,8 +262,8 @@ impl LockStore for Quorum {
         votes.forget();
         // To all members, also where no answer came or the answer was no.
         let mut answers = self.each(|at, store| {
-            let (vote, claim) = (votes.each[at].clone(), claim.clone());
-            async move { vote.give_back(at, &*store, &claim, limit).await }
+            let vote = votes.each[at].clone();
+            async move { vote.give_back(at, &*store, limit).await }
         });
         let (mut held, mut not_held, mut failed) = (0, 0, Vec::new());
         while let Some((_, answer)) = answers.recv().await {

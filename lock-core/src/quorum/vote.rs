@@ -97,23 +97,13 @@ impl Vote {
         bounded(at, limit, raises.raise(&self.claim, token)).await
     }
 
-    /// Gives back what the member has of this claim. If that stays unclear, `whole` is spent: a release that is applied
-    /// later must not meet a lease of the same holder.
-    pub(super) async fn give_back(
-        &self,
-        at: usize,
-        store: &dyn LockStore,
-        whole: &Claim,
-        limit: Duration,
-    ) -> Result<Released> {
+    /// Gives back what the member has of this claim.
+    pub(super) async fn give_back(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<Released> {
         let _turn = self.turn.lock().await;
         let answer = bounded(at, limit, store.release(&self.claim)).await;
         match &answer {
             Ok(_) => self.may_hold.store(false, Ordering::Release),
-            Err(error) if error.may_have_taken_effect() => {
-                self.spoiled.store(true, Ordering::Release);
-                whole.spend();
-            }
+            Err(error) if error.may_have_taken_effect() => self.spoiled.store(true, Ordering::Release),
             Err(_) => {}
         }
         answer
