@@ -9,6 +9,7 @@ mod process;
 mod proxy;
 mod redis;
 mod until;
+mod zookeeper;
 
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
@@ -16,3 +17,4 @@ pub use self::process::Process;
 pub use self::proxy::Proxy;
 pub use self::redis::{RedisCluster, RedisSentinels, RedisServer, fresh_prefix};
 pub use self::until::{BOUND, until};
+pub use self::zookeeper::{ZooKeeper, ZooKeeperServer};
