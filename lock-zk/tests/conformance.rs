@@ -42,7 +42,7 @@ impl Deployment for Path {
     async fn end_sessions(&self) -> Result<(), Failure> {
         let client = Client::connect(&self.0.endpoints().join(",")).await?;
         for session in client.list_children(&format!("{}/%sessions", self.1)).await? {
-            self.0.end_session(i64::from_str_radix(&session, 16)?);
+            self.0.end_session(u64::from_str_radix(&session, 16)? as i64);
         }
         Ok(())
     }
