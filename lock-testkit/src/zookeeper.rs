@@ -45,9 +45,6 @@ impl ZooKeeper {
     /// The tick of these ensembles.
     pub const TICK: Duration = Duration::from_millis(500);
 
-    /// For how many ticks a server that hears nothing from the others goes on answering clients.
-    pub const SYNC_LIMIT: u32 = 10;
-
     /// Starts an ensemble and waits until every server answers.
     ///
     /// # Panics
@@ -57,7 +54,8 @@ impl ZooKeeper {
         ZooKeeper::start_with(count, false, &[], &[])
     }
 
-    /// As [`start`](ZooKeeper::start), with links between the servers that can be [held](ZooKeeper::isolate).
+    /// As [`start`](ZooKeeper::start), with links between the servers that can be [held](ZooKeeper::isolate). A server that
+    /// is cut off so goes on answering its clients for twenty seconds, and not only for five.
     pub fn start_linked(count: usize) -> ZooKeeper {
         ZooKeeper::start_with(count, true, &[], &[])
     }
@@ -81,7 +79,7 @@ impl ZooKeeper {
             let own = folder.path().join(format!("s{index}"));
             std::fs::create_dir(&own).expect("a folder");
             std::fs::write(own.join("myid"), (index + 1).to_string()).expect("a server's number");
-            let mut config = configuration(&own, *client_port);
+            let mut config = configuration(&own, *client_port, if linked { 40 } else { 10 });
             for (to, (_, leader, votes)) in ports.iter().enumerate().filter(|_| count > 1) {
                 let (leader, votes) = match &links[index][to] {
                     Some(link) => (link.leader.port(), link.votes.port()),
@@ -237,13 +235,12 @@ fn java_bytes(seed: i64) -> [u8; 16] {
     bytes
 }
 
-fn configuration(folder: &Path, client_port: u16) -> String {
+fn configuration(folder: &Path, client_port: u16, sync_limit: u32) -> String {
     format!(
-        "tickTime={}\ninitLimit=40\nsyncLimit={}\ndataDir={}\nclientPort={client_port}\n\
+        "tickTime={}\ninitLimit=40\nsyncLimit={sync_limit}\ndataDir={}\nclientPort={client_port}\n\
          clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nmaxSessionTimeout=120000\nadmin.enableServer=false\n\
          4lw.commands.whitelist=srvr\n",
         ZooKeeper::TICK.as_millis(),
-        ZooKeeper::SYNC_LIMIT,
         folder.display()
     )
 }

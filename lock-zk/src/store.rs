@@ -636,7 +636,8 @@ impl LockStore for ZkStore {
         match &left {
             Err(failed) if failed.session_is_gone => place.carrier.end(&self.clock),
             Err(_) => {}
-            Ok(_) => drop(notes.leave()),
+            // The place stays noted: a request that was given up may still be on its way.
+            Ok(_) => notes.update(&place.carrier, |place| (place.node, place.granted) = (None, false)),
         }
         Ok(left?)
     }

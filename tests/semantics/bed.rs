@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, RedisServer};
+use lock_testkit::{Etcd, RedisServer, ZooKeeper};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -22,6 +22,7 @@ pub(crate) const BEDS: &[Bed] = &[
         make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
     },
     Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
+    Bed { name: "zk", make: || Made { at: At::ZooKeeper(ZooKeeper::start(1)) } },
 ];
 
 /// A store with data of its own.
@@ -34,6 +35,7 @@ enum At {
     Etcd(Etcd),
     Redis(RedisServer),
     File(TempDir),
+    ZooKeeper(ZooKeeper),
 }
 
 impl Bed {
@@ -63,6 +65,7 @@ impl Made {
             At::Memory(_) => None,
             At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
             At::Redis(server) => Some(server.url()),
+            At::ZooKeeper(ensemble) => Some(format!("zk://{}/app?tick=500ms", ensemble.endpoints().join(","))),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
     }

@@ -1,0 +1,1 @@
+//! Who gets in: TLS, client certificates, users, and who may touch what.
