@@ -41,6 +41,10 @@ struct Link {
     votes: Proxy,
 }
 
+/// ZooKeeper, whose manifest names most of what it needs, and what it does not name of what TLS needs.
+const CLASSES: &str =
+    "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
+
 impl ZooKeeper {
     /// The tick of these ensembles.
     pub const TICK: Duration = Duration::from_millis(500);
@@ -296,7 +300,7 @@ impl ZooKeeperServer {
             // It is to start soon, and lives for seconds.
             .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx256m"])
             .args(self.properties.iter().map(|property| format!("-D{property}")))
-            .args(["-cp", "/usr/share/java/zookeeper.jar", "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
+            .args(["-cp", CLASSES, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
             .arg(self.folder.join("zoo.cfg"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -43,7 +43,7 @@ async fn a_session_whose_own_node_was_deleted_goes_on() {
     let guard = locks.lock(&name).acquire().await.unwrap();
     let own = client.list_children("/app/%sessions").await.unwrap().remove(0);
     client.delete(&format!("/app/%sessions/{own}"), None).await.unwrap();
-    tokio::time::sleep(secs(4)).await;
+    tokio::time::sleep(secs(3)).await;
     assert!(guard.is_valid(), "{:?}", guard.check());
     guard.release().await.unwrap();
 }
@@ -73,7 +73,7 @@ async fn many_locks_cost_one_heartbeat() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not_before() {
     let (zookeeper, name) = (shared(), fresh("revoked"));
-    let (ours, theirs) = (locks(zookeeper.endpoints(), secs(4)).await, locks(zookeeper.endpoints(), secs(4)).await);
+    let (ours, theirs) = (locks(zookeeper.endpoints(), secs(2)).await, locks(zookeeper.endpoints(), secs(2)).await);
     let client = client(zookeeper).await;
     let guard = ours.lock(&name).acquire().await.unwrap();
     let waiter = crate::bed::waits(&theirs, &name).await;
@@ -108,7 +108,7 @@ async fn folders_that_are_empty_do_not_pile_up() {
     })
     .await;
     // A folder that goes in the middle of things is made again.
-    let over = std::time::Instant::now() + secs(2);
+    let over = std::time::Instant::now() + secs(1);
     while std::time::Instant::now() < over {
         locks.lock("job").acquire().await.unwrap().release().await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -79,13 +79,15 @@ async fn a_diagnosis_tells_servers_versions_quorum_and_limits() {
     // Without being told the tick.
     let store = ZkStore::connect(ZkConfig::new(zookeeper.endpoints(), "/app"), &Clock::system()).await.unwrap();
     assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "zk");
-    zookeeper.server_mut(2).kill();
+    let leader = zookeeper.leader();
+    let gone = (leader + 1) % 3;
+    zookeeper.server_mut(gone).kill();
     let diagnosis = store.diagnose().await.unwrap();
     assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.servers.len()), (3, 2, 3));
-    assert!(diagnosis.servers[2].failure.is_some() && diagnosis.servers[2].version.is_none());
-    let version = diagnosis.servers[0].version.as_deref().unwrap();
-    assert!(version.starts_with("3."), "{version}");
-    assert!(diagnosis.servers[0].mode.is_some() && diagnosis.servers[0].connections.is_some());
+    let (here, gone) = (&diagnosis.servers[leader], &diagnosis.servers[gone]);
+    assert!(gone.failure.is_some() && gone.version.is_none(), "{gone:?}");
+    assert!(here.version.as_deref().is_some_and(|version| version.starts_with("3.")), "{here:?}");
+    assert!(here.mode.as_deref() == Some("leader") && here.connections.is_some(), "{here:?}");
     assert_eq!((diagnosis.tick, diagnosis.shortest_ttl), (ZooKeeper::TICK, ZooKeeper::TICK * 4));
     assert_eq!(diagnosis.longest_ttl, secs(120));
     assert!(diagnosis.open);
