@@ -8,7 +8,7 @@ use lock_testkit::{ZooKeeper, free_port};
 use lock_zk::ZkDriver;
 use zookeeper_client::{Acls, CreateMode, Error as Failure};
 
-use crate::bed::{client, nodes, secs};
+use crate::bed::{client, nodes, secs, until};
 
 fn openssl(folder: &Path, line: &str) {
     let mut command = Command::new("openssl");
@@ -78,7 +78,10 @@ async fn with_tls_a_wrong_authority_a_wrong_name_no_certificate_and_a_downgrade_
             (at(&format!("{ca}.pem")), at(&format!("{who}-client.pem")), at(&format!("{who}-client.key")));
         format!("zks://{host}:{port}/app?tick=500ms&ca={ca}&cert={cert}&key={key}")
     };
-    let locks = open(&url("127.0.0.1", "right", "right")).await.unwrap();
+    let good = url("127.0.0.1", "right", "right");
+    // It listens there after it does without TLS.
+    until("a lock over TLS", || async { open(&good).await.is_ok() }).await;
+    let locks = open(&good).await.unwrap();
     // The certificate says who it is.
     is_closed_to_others(&zookeeper, &locks).await;
 
