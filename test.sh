@@ -20,6 +20,17 @@ needed=(
   redis-server:redis-server
   redis-sentinel:redis-sentinel
   redis-cli:redis-tools
+  java:default-jre-headless
+  javac:default-jdk-headless # builds the program that contends with Curator
+)
+
+# A file that the tests need, and the Debian package that has it.
+needed_files=(
+  # Not the package zookeeperd, which would start a server.
+  /usr/share/java/zookeeper.jar:libzookeeper-java
+  /usr/share/java/netty-codec.jar:libnetty-java # TLS in ZooKeeper
+  /usr/share/java/curator-recipes.jar:libcurator-recipes-java # another client, which locks must exclude
+  /usr/share/java/slf4j-nop.jar:libslf4j-java
 )
 
 say() { printf '%s\n' "$*"; }
@@ -29,6 +40,11 @@ install_missing() {
   local missing=() packages=() pair
   for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null && continue
+    missing+=("${pair%%:*}")
+    packages+=("${pair##*:}")
+  done
+  for pair in "${needed_files[@]}"; do
+    [ -e "${pair%%:*}" ] && continue
     missing+=("${pair%%:*}")
     packages+=("${pair##*:}")
   done

@@ -30,6 +30,10 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_sqlite::SqliteDriver);
     #[cfg(not(feature = "sqlite"))]
     let registry = registry.without(&["sqlite"], "sqlite");
+    #[cfg(feature = "zk")]
+    let registry = registry.with(lock_zk::ZkDriver);
+    #[cfg(not(feature = "zk"))]
+    let registry = registry.without(&["zk", "zks"], "zk");
     registry
 }
 
@@ -62,6 +66,12 @@ pub mod redis {
 #[cfg(feature = "sqlite")]
 pub mod sqlite {
     pub use lock_sqlite::*;
+}
+
+/// The store in ZooKeeper.
+#[cfg(feature = "zk")]
+pub mod zk {
+    pub use lock_zk::*;
 }
 
 /// The examples of the README are run as tests.

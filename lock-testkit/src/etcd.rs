@@ -185,7 +185,7 @@ impl Etcd {
 
 /// A process that kills `pid` when this one has ended without doing so: a test process may end without dropping what it
 /// has, and then nobody would stop its servers.
-fn reaper(pid: u32) -> Process {
+pub(crate) fn reaper(pid: u32) -> Process {
     let script = "read _; kill -9 \"$0\"";
     Process::start(Command::new("sh").arg("-c").arg(script).arg(pid.to_string()).stdin(Stdio::piped()))
 }

@@ -10,6 +10,7 @@ mod proxy;
 mod redis;
 mod server;
 mod until;
+mod zookeeper;
 
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
@@ -18,3 +19,4 @@ pub use self::proxy::Proxy;
 pub use self::redis::{MovingSlot, RedisCluster, RedisSentinels, RedisServer, fresh_prefix, redlock_url};
 pub use self::server::Server;
 pub use self::until::{BOUND, until};
+pub use self::zookeeper::{ZooKeeper, ZooKeeperServer};

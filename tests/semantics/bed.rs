@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, Proxy, RedisServer, Server, redlock_url};
+use lock_testkit::{Etcd, Proxy, RedisServer, Server, ZooKeeper, redlock_url};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -20,6 +20,7 @@ pub(crate) const BEDS: &[Bed] = &[
     Bed { name: "redis", make: redis },
     Bed { name: "redlock", make: redlock },
     Bed { name: "sqlite", make: || Made::File(tempfile::tempdir().unwrap()) },
+    Bed { name: "zk", make: zk },
 ];
 
 fn etcd() -> Made {
@@ -41,6 +42,11 @@ fn redlock() -> Made {
 
 fn synced() -> RedisServer {
     RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])
+}
+
+fn zk() -> Made {
+    let ensemble = ZooKeeper::start(1);
+    Made::served(format!("zk://{}/app?tick=500ms", ensemble.endpoints().join(",")), ensemble)
 }
 
 /// A store with data of its own.

@@ -1,0 +1,128 @@
+//! [`Diagnosis`]: what an operator should know of an ensemble.
+
+use std::time::Duration;
+
+use lock_core::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use zookeeper_client::Error as Failure;
+
+use crate::ZkStore;
+use crate::error::judge;
+use crate::store::is_open;
+
+/// What an operator should know of an ensemble.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// The servers that this store uses.
+    pub servers: Vec<ServerDiagnosis>,
+    /// How many servers vote.
+    pub voters: usize,
+    /// How many of them must answer.
+    pub quorum: usize,
+    /// The servers' tick, as it was set or taken from the shortest session.
+    pub tick: Duration,
+    /// The shortest TTL that a lease gets: shorter ones are raised to it.
+    pub shortest_ttl: Duration,
+    /// The longest TTL that the servers grant: longer ones are lowered to it.
+    pub longest_ttl: Duration,
+    /// Whether anybody who reaches the servers may delete the locks.
+    pub open: bool,
+}
+
+/// What an operator should know of one server. It is asked by the four-letter word `srvr`, which it may not allow.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerDiagnosis {
+    /// Its address, as `host:port`.
+    pub server: String,
+    /// Its version, if it says so.
+    pub version: Option<String>,
+    /// `leader`, `follower` or `standalone`, if it says so.
+    pub mode: Option<String>,
+    /// How many clients are connected, if it says so.
+    pub connections: Option<u64>,
+    /// Why it says nothing.
+    pub failure: Option<String>,
+}
+
+impl ZkStore {
+    /// Asks every server how it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`inspect`](lock_core::LockStore::inspect), if the ensemble as a whole does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// It leaves at most a session that ends by itself.
+    pub async fn diagnose(&self) -> Result<Diagnosis> {
+        let mut servers = Vec::new();
+        for server in &self.links.config().servers {
+            servers.push(self.diagnose_server(server).await);
+        }
+        let base = self.names.base();
+        let acl = self.read(|client| async move {
+            match client.get_acl(base).await {
+                Err(Failure::NoNode | Failure::NoAuth) => Ok(Vec::new()),
+                acl => acl.map(|(acl, _)| acl).map_err(|failure| judge("reading who may do what", failure, false)),
+            }
+        });
+        let open = acl.await?.iter().any(is_open);
+        let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
+        let longest_ttl = self.links.open(&self.clock, longest).await?.ttl;
+        Ok(Diagnosis {
+            servers,
+            voters: self.voters,
+            quorum: self.voters / 2 + 1,
+            tick: self.sessions.tick(),
+            shortest_ttl: self.sessions.shortest(),
+            longest_ttl,
+            open,
+        })
+    }
+
+    async fn diagnose_server(&self, server: &str) -> ServerDiagnosis {
+        let asked = tokio::time::timeout(self.links.config().connect_timeout, srvr(server)).await;
+        let none = |failure: String| ServerDiagnosis {
+            server: server.to_owned(),
+            version: None,
+            mode: None,
+            connections: None,
+            failure: Some(failure),
+        };
+        if self.links.config().tls.is_some() {
+            return none("four-letter words are asked for without TLS only".into());
+        }
+        match asked {
+            Err(_) => none("no answer".into()),
+            Ok(Err(error)) => none(error.to_string()),
+            Ok(Ok(text)) => {
+                let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+                let Some(version) = line("Zookeeper version:") else {
+                    return none(text.lines().next().unwrap_or("an empty answer").to_owned());
+                };
+                let version = version.split([',', '-']).next().unwrap_or(version).to_owned();
+                ServerDiagnosis {
+                    server: server.to_owned(),
+                    version: Some(version),
+                    mode: line("Mode:").map(str::to_owned),
+                    connections: line("Connections:").and_then(|count| count.parse().ok()),
+                    failure: None,
+                }
+            }
+        }
+    }
+}
+
+/// The longest answer that is read.
+const LONGEST: u64 = 64 << 10;
+
+async fn srvr(server: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(b"srvr").await?;
+    let mut text = String::new();
+    stream.take(LONGEST).read_to_string(&mut text).await?;
+    Ok(text)
+}

@@ -1,0 +1,81 @@
+//! [`Beats`]: heartbeats of a session that a server which is cut off cannot answer.
+
+use std::time::Duration;
+
+use lock_core::{Clock, Moment};
+use tokio::sync::Mutex;
+
+use crate::error::{CallError, judge};
+use crate::session::Carrier;
+
+/// The heartbeats of one session.
+///
+/// The server that a client is connected to answers its pings and readings by itself, also while it is cut off from the
+/// leader, which then ends the session. So a heartbeat is a *write*: it is answered when a quorum has it. And also that
+/// does not keep the session: the leader does not look at whose write it is, but at the lists of sessions that the
+/// servers send it twice in every tick. A list goes the same way as the writes and in their order. So when a write is
+/// answered that was sent at least one tick after an earlier heartbeat, the list that has the earlier one arrived before
+/// it: the session lasts from the sending of the *earlier* one. Where the client changed servers in between, the new one
+/// has told the leader of it, which counts as well.
+#[derive(Debug)]
+pub(crate) struct Beats {
+    tick: Duration,
+    /// When the latest heartbeat was sent that was answered. Locked while a heartbeat is under way, so that there is one
+    /// at a time.
+    last: Mutex<Option<Moment>>,
+}
+
+/// What a heartbeat said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beaten {
+    /// The session lasts for its time, counted from then.
+    Since(Moment),
+    /// There is no such session.
+    Gone,
+}
+
+impl Beats {
+    pub(crate) fn new(tick: Duration) -> Beats {
+        Beats { tick, last: Mutex::default() }
+    }
+
+    /// A heartbeat that was sent then was answered.
+    pub(crate) async fn answered(&self, sent: Moment) {
+        *self.last.lock().await = Some(sent);
+    }
+}
+
+impl Carrier {
+    /// Heartbeats until one is answered that was sent a tick after another, which is one where the last was less than a
+    /// tick ago and not before `not_before`, and else two.
+    pub(crate) async fn beat(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Beaten, CallError> {
+        match self.beaten(clock, not_before).await {
+            Err(failed) if failed.session_is_gone => Ok(Beaten::Gone),
+            beaten => beaten.map(Beaten::Since),
+        }
+    }
+
+    async fn beaten(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Moment, CallError> {
+        let tick = self.beats.tick;
+        let mut last = self.beats.last.lock().await;
+        let is_late_enough = |last: &Moment| not_before.is_none_or(|not_before| *last >= not_before);
+        let earlier = match last.filter(is_late_enough) {
+            Some(last) if clock.now().since(last) < tick => last,
+            _ => *last.insert(self.write(clock).await?),
+        };
+        clock.sleep_until(earlier.after(tick)).await;
+        *last = Some(self.write(clock).await?);
+        Ok(earlier)
+    }
+
+    /// One heartbeat; gives when it was sent.
+    async fn write(&self, clock: &Clock) -> Result<Moment, CallError> {
+        let client = self.client()?;
+        let sent = clock.now();
+        match client.set_data(&self.own, b"", None).await {
+            // If somebody deleted the node, a quorum has agreed that it is not there.
+            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(sent),
+            Err(failure) => Err(judge("renewing", failure, true)),
+        }
+    }
+}

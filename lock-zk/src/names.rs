@@ -1,0 +1,181 @@
+//! [`Names`]: which nodes belong to which lock.
+
+use lock_core::{Error, ErrorKind, LockName, Result};
+
+/// Which nodes belong to which lock.
+///
+/// A lock is the node `<base>/<name>`, its holder and waiters are that node's children. In a name, whatever ZooKeeper
+/// does not take in the name of a node is written as `%` and two digits for each byte, and so is `/`, so that no lock is
+/// inside another one's node, and `%` itself. Names without those characters are the same for other programs.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    /// Empty for the root.
+    base: String,
+}
+
+impl Names {
+    /// The names below this path, which must be canonical: one place has one path.
+    ///
+    /// # Errors
+    ///
+    /// Invalid configuration.
+    pub(crate) fn below(path: &str) -> Result<Names> {
+        let base = path.strip_suffix('/').unwrap_or(path);
+        if base.is_empty() {
+            return Ok(Names { base: String::new() });
+        }
+        let absolute = base.strip_prefix('/').ok_or_else(|| wrong(path, "it does not begin with a slash"))?;
+        for part in absolute.split('/') {
+            if part.is_empty() || part == "." || part == ".." {
+                return Err(wrong(path, "one place has one path: no empty part, no . and no .."));
+            }
+            if !part.chars().all(is_accepted) {
+                return Err(wrong(path, "ZooKeeper does not take all of its characters"));
+            }
+        }
+        if absolute.split('/').next() == Some(SYSTEM) {
+            return Err(wrong(path, "/zookeeper is the server's own"));
+        }
+        Ok(Names { base: base.to_owned() })
+    }
+
+    /// The node that all are below, as its own path.
+    pub(crate) fn base(&self) -> &str {
+        if self.base.is_empty() { "/" } else { &self.base }
+    }
+
+    /// The node of this lock.
+    pub(crate) fn folder(&self, name: &LockName) -> String {
+        format!("{}/{}", self.base, encode(name.as_str(), self.base.is_empty()))
+    }
+
+    /// The node that says whose tokens these are. No lock's node has this name.
+    pub(crate) fn realm(&self) -> String {
+        format!("{}/%realm", self.base)
+    }
+
+    /// The node below which each session has a node of its own. No lock's node has this name.
+    pub(crate) fn sessions(&self) -> String {
+        format!("{}/%sessions", self.base)
+    }
+
+    /// The lock whose node has this name below the base, if it is a lock's.
+    pub(crate) fn name_of(&self, node: &str) -> Option<LockName> {
+        let name = decode(node)?;
+        // One lock has one node.
+        (encode(&name, self.base.is_empty()) == node).then(|| LockName::new(name).ok())?
+    }
+
+    /// The folder of a lock and the child in it that this path is of, if it can be one.
+    pub(crate) fn split<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
+        let (folder, child) = path.rsplit_once('/')?;
+        let node = folder.strip_prefix(&self.base)?.strip_prefix('/')?;
+        self.name_of(node).map(|_| (folder, child))
+    }
+}
+
+/// What a server keeps for itself below the root.
+const SYSTEM: &str = "zookeeper";
+
+/// Whether ZooKeeper takes this character in the name of a node. It looks at halves of surrogate pairs, and takes none.
+fn is_accepted(c: char) -> bool {
+    !matches!(u32::from(c), 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..)
+}
+
+fn encode(name: &str, at_root: bool) -> String {
+    let mut written = String::with_capacity(name.len());
+    let dots = name == "." || name == "..";
+    for (at, c) in name.char_indices() {
+        let system = at == 0 && at_root && name == SYSTEM;
+        if is_accepted(c) && c != '/' && c != '%' && !dots && !system {
+            written.push(c);
+            continue;
+        }
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            written.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    written
+}
+
+fn decode(written: &str) -> Option<String> {
+    let mut parts = written.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn wrong(path: &str, why: &str) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, format!("the path {path:?} is not accepted: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> LockName {
+        LockName::new(text).unwrap()
+    }
+
+    #[test]
+    fn names_read_back_and_none_is_inside_another() {
+        let texts = [
+            "a",
+            "a/b",
+            "a%2Fb",
+            "%",
+            "/",
+            "/a",
+            "a/",
+            ".",
+            "..",
+            "...",
+            "é☃",
+            "😀",
+            "\u{fffd}",
+            "zookeeper",
+            "%realm",
+        ];
+        for names in [Names::below("").unwrap(), Names::below("/app").unwrap()] {
+            let mut folders = std::collections::HashSet::new();
+            for text in texts {
+                let folder = names.folder(&name(text));
+                let node = folder.rsplit_once('/').unwrap();
+                assert_eq!(node.0, names.base, "{text} is right below the base");
+                assert_eq!(names.name_of(node.1), Some(name(text)), "{text}");
+                assert!(node.1.chars().all(is_accepted) && node.1 != "zookeeper" || !names.base.is_empty(), "{text}");
+                assert!(folder != names.realm() && folder != names.sessions());
+                assert!(folders.insert(folder), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_name_is_where_other_programs_look_for_it() {
+        assert_eq!(Names::below("/app/").unwrap().folder(&name("job 1")), "/app/job 1");
+        assert_eq!(Names::below("/").unwrap().folder(&name("job")), "/job");
+    }
+
+    #[test]
+    fn nodes_that_are_no_locks_are_told_apart() {
+        let names = Names::below("/app").unwrap();
+        for node in ["%realm", "%sessions", "%2f", "%41", "%", "%2", "%+1", "%FF"] {
+            assert_eq!(names.name_of(node), None, "{node}");
+        }
+        assert_eq!(names.split("/app/a%2Fb/x"), Some(("/app/a%2Fb", "x")));
+        for path in ["/other/a/x", "/app/x", "/app/a/b/x", "/app/%sessions/x"] {
+            assert_eq!(names.split(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_one_path() {
+        assert_eq!(Names::below("/a/b").unwrap().base(), Names::below("/a/b/").unwrap().base());
+        for path in ["//", "/a//b", "a", "/a/./b", "/a/../b", "/..", "/zookeeper", "/zookeeper/x", "/a\u{1}", "/😀"] {
+            assert_eq!(Names::below(path).unwrap_err().kind(), ErrorKind::InvalidConfig, "{path}");
+        }
+    }
+}

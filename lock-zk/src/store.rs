@@ -1,0 +1,679 @@
+//! [`ZkStore`]: the contract on ephemeral nodes, sessions and watches.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use lock_core::{
+    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
+    FencingToken, Guarantees, HeldBy, Holder, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers,
+    Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
+};
+use zookeeper_client::{Acls, Client, CreateMode, Error as Failure, EventType, Stat};
+
+use crate::error::{CallError, judge, protocol};
+use crate::heartbeat::Beaten;
+use crate::line::{Line, holder_of, prefix};
+use crate::link::Links;
+use crate::names::Names;
+use crate::place::{Node, Notes, Place};
+use crate::session::{Carrier, Sessions, locked, make_folder};
+use crate::value::Value;
+use crate::{Proof, ZkConfig};
+
+/// Locks in ZooKeeper. The crate's documentation has the layout.
+///
+/// Handles are independent, as those of two processes are; all locks of one handle share its sessions.
+pub struct ZkStore {
+    pub(crate) names: Names,
+    pub(crate) clock: Clock,
+    pub(crate) links: Arc<Links>,
+    pub(crate) sessions: Sessions,
+    pub(crate) realm: Mutex<Realm>,
+    pub(crate) voters: usize,
+    /// Who may touch what is made here.
+    pub(crate) acls: Acls<'static>,
+}
+
+/// A waiter looks again this often even if no hint came.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often a lock's node is made that the server deletes, being empty, before anything is in it.
+const FOLDER_TRIES: usize = 3;
+
+impl ZkStore {
+    /// Connects, and reads who the servers are. Sessions are stamped with `clock`: the locks must go by the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), [`Unavailable`](ErrorKind::Unavailable),
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) or [`Protocol`](ErrorKind::Protocol).
+    ///
+    /// # Cancel safety
+    ///
+    /// It leaves at most the node that says whose tokens these are, which the next one finds.
+    pub async fn connect(config: ZkConfig, clock: &Clock) -> Result<ZkStore> {
+        let names = Names::below(&config.path)?;
+        let is_known = config.login.is_some();
+        let links = Arc::new(Links::new(config)?);
+        let tick = links.tick(clock).await?;
+        let client = links.reader(clock).await?;
+        let acls = acls(&client, is_known, &names).await?;
+        let voters = voters(&client).await?;
+        // What the renewal rounds need; servers before 3.6 have it not.
+        client.list_ephemerals(names.base()).await.map_err(|failure| judge("connecting", failure, false))?;
+        let realm = realm(&client, &names, acls).await?;
+        let sessions = Sessions::new(links.clone(), clock.clone(), tick, names.sessions(), acls);
+        Ok(ZkStore { names, clock: clock.clone(), links, sessions, realm: Mutex::new(realm), voters, acls })
+    }
+
+    /// What an ensemble of so many voting servers promises.
+    pub(crate) fn guarantees_of(voters: usize) -> Guarantees {
+        let mut records = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]);
+        if voters >= 3 {
+            records = records | Fault::MinorityLoss.into();
+        }
+        let tokens = records | Faults::of(&[Fault::ClockStep, Fault::Pause]);
+        Guarantees::NONE
+            .records_survive(records)
+            .tokens_survive(tokens)
+            .expiry(Expiry::Session(ClockKind::Monotonic))
+            .waiting(WaitStyle::Queued)
+    }
+
+    /// The condition for writes inside ZooKeeper by the holder of this lock, as data for any client; `None` if this holder
+    /// does not hold it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`inspect`](LockStore::inspect).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing.
+    pub async fn proof(&self, name: &LockName, holder: Holder) -> Result<Option<Proof>> {
+        let Some(head) = self.head(name).await? else { return Ok(None) };
+        let revoked = Value::read(&head.data).is_some_and(|value| value.revoked);
+        let is_holder = head.holder() == Some(holder) && !revoked;
+        let proof = Proof { path: head.path, version: head.stat.version, czxid: head.stat.czxid };
+        Ok(is_holder.then_some(proof))
+    }
+
+    pub(crate) fn token(&self, czxid: i64) -> FencingToken {
+        FencingToken::new(self.realm(), czxid.unsigned_abs())
+    }
+
+    /// Asks once, by the claim's place or a new one.
+    async fn asked(&self, claim: &Claim, notes: &Notes) -> Result<Attempt, CallError> {
+        let sent = self.clock.now();
+        if let Some(place) = notes.place() {
+            if place.carrier.is_valid(&self.clock) && place.carrier.may_stand() {
+                self.keep(claim, &place.carrier, sent).await?;
+                if let Some(attempt) = self.again(claim, notes, &place).await? {
+                    return Ok(attempt);
+                }
+            } else {
+                // Its session is over here, yet its node may stand for a while.
+                self.left(claim, &place).await?;
+                notes.leave();
+            }
+        }
+        if !claim.queues() {
+            if let Some(held) = self.held_by_another(claim).await? {
+                return Ok(held);
+            }
+        }
+        let place = match notes.place() {
+            Some(place) => place,
+            None => self.new_place(claim, notes).await?,
+        };
+        self.enter(claim, notes, &place).await
+    }
+
+    async fn new_place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
+        let carrier = match claim.is_fixed() {
+            true => self.sessions.alone(claim.ttl()).await?,
+            false => self.sessions.for_ttl(claim.ttl()).await?,
+        };
+        let place = Place::new(self.names.folder(claim.name()), carrier);
+        notes.take_place(place.clone());
+        if let Some(session) = place.carrier.session() {
+            // From here on what is written for the claim is no orphan.
+            session.carry(claim);
+        }
+        Ok(place)
+    }
+
+    /// Keeps what carries a place that the claim had before. A session of its own starts anew, as the contract asks.
+    async fn keep(&self, claim: &Claim, carrier: &Carrier, sent: Moment) -> Result<(), CallError> {
+        if let Some(session) = carrier.session() {
+            session.carry(claim);
+            return Ok(());
+        }
+        match carrier.beat(&self.clock, Some(sent)).await? {
+            Beaten::Since(since) => carrier.extend(self.clock.valid_until(since, carrier.ttl)),
+            Beaten::Gone => {
+                let error = Error::refused(ErrorKind::Unavailable, "the session of a fixed lease has ended");
+                return Err(CallError { error, session_is_gone: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// How the lock is held for a claim that takes no place unless it is free; it writes nothing.
+    async fn held_by_another(&self, claim: &Claim) -> Result<Option<Attempt>, CallError> {
+        let folder = self.names.folder(claim.name());
+        let look = |client: Client| {
+            let folder = &folder;
+            async move {
+                let line = line(&client, folder, true).await?;
+                let Some(first) = line.first() else { return Ok(None) };
+                self.held_by_node(&client, &format!("{folder}/{}", first.node)).await.map(Some)
+            }
+        };
+        let Some(by) = self.read(look).await? else { return Ok(None) };
+        Ok(Some(Attempt::Held(Waiting::new(by, LOOK_AGAIN.min(claim.ttl())))))
+    }
+
+    /// One look at the line by a claim that has, or may have, a place in it; `None` if it has none.
+    async fn again(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Option<Attempt>, CallError> {
+        let client = place.carrier.client()?;
+        let own = place.own();
+        // Who was called is the first as a rule, and is granted by what it writes: that goes along with the look.
+        let mark = async {
+            match own.as_ref().filter(|_| place.called && !place.granted) {
+                Some(own) => Some(self.mark(claim, place, &client, own).await),
+                None => None,
+            }
+        };
+        let (marked, line) = join(mark, line(&client, &place.folder, !place.called)).await;
+        let line = line?;
+        notes.update(&place.carrier, |place| place.called = false);
+        let node = match &place.node {
+            Some(node) => line.place_of(&node.name).map(|position| (position, node.clone())),
+            None => self.found(claim, place, &client, &line).await?,
+        };
+        let Some((position, node)) = node else {
+            // It is not there, and whatever was on its way before this look on the same session would be.
+            notes.update(&place.carrier, |place| {
+                (place.node, place.in_doubt, place.granted) = (None, false, false);
+            });
+            return Ok(None);
+        };
+        notes.update(&place.carrier, |place| {
+            (place.node, place.in_doubt) = (Some(node.clone()), false);
+        });
+        let place = Place { node: Some(node.clone()), ..place.clone() };
+        if position > 0 || place.granted {
+            return Ok(Some(self.attempt(claim, notes, &place, &line, position).await?));
+        }
+        let marked = match marked {
+            Some(marked) => marked,
+            None => self.mark(claim, &place, &client, &place.path(&node.name)).await,
+        };
+        match marked? {
+            // The quorum knows it as it was made, on this session.
+            Some(stat) if stat.czxid == node.czxid && stat.ephemeral_owner == place.carrier.id => {
+                Ok(Some(self.attempt(claim, notes, &place, &line, 0).await?))
+            }
+            _ => {
+                notes.update(&place.carrier, |place| place.node = None);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes into the own node that it is granted now: an operation of the quorum, which finds the node or not.
+    async fn mark(&self, claim: &Claim, place: &Place, client: &Client, own: &str) -> Result<Option<Stat>, CallError> {
+        match client.set_data(own, &Value::of(claim, place.carrier.ttl), None).await {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Failure::NoNode) => Ok(None),
+            Err(failure) => Err(judge("asking for a lock", failure, true)),
+        }
+    }
+
+    /// The claim's node, found by the holder's number, and its place in the line.
+    async fn found(
+        &self,
+        claim: &Claim,
+        place: &Place,
+        client: &Client,
+        line: &Line,
+    ) -> Result<Option<(usize, Node)>, CallError> {
+        let Some(position) = line.position(claim.holder()) else { return Ok(None) };
+        let Some(contender) = line.at(position) else { return Ok(None) };
+        let path = place.path(&contender.node);
+        let stat = client.check_stat(&path).await.map_err(|failure| judge("asking for a lock", failure, false))?;
+        match stat {
+            Some(stat) if stat.ephemeral_owner == place.carrier.id => {
+                let node = Node { name: contender.node.clone(), czxid: stat.czxid };
+                Ok(Some((position, node)))
+            }
+            // It dies with an older session of this claim, and must not be taken for a lease.
+            Some(_) => {
+                delete(client, &path, "asking for a lock").await?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a place at the end of the line, and looks at it, in one go.
+    async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Attempt, CallError> {
+        let client = place.carrier.client()?;
+        let path = place.path(&prefix(claim.holder()));
+        let value = Value::of(claim, place.carrier.ttl);
+        let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
+        for _ in 0..FOLDER_TRIES {
+            // Before it leaves: from now on there may be a node.
+            notes.update(&place.carrier, |place| (place.node, place.in_doubt, place.granted) = (None, true, false));
+            // A session's requests are served in their order: the look is at what the creation left.
+            let (created, line) = join(client.create(&path, &value, &mode), line(&client, &place.folder, false)).await;
+            let (stat, sequence) = match created {
+                Ok(created) => created,
+                Err(failure) => {
+                    let no_folder = failure == Failure::NoNode;
+                    let failed = judge("asking for a lock", failure, true);
+                    if !failed.error.may_have_taken_effect() || no_folder {
+                        notes.update(&place.carrier, |place| place.in_doubt = false);
+                    }
+                    if no_folder {
+                        make_folder(&client, &place.folder, self.acls).await?;
+                        continue;
+                    }
+                    return Err(failed);
+                }
+            };
+            if stat.ephemeral_owner != place.carrier.id || stat.is_invalid() {
+                return Err(protocol("a node of ZooKeeper was made by another session").into());
+            }
+            let node = Node { name: format!("{}{sequence}", prefix(claim.holder())), czxid: stat.czxid };
+            notes.update(&place.carrier, |place| {
+                (place.node, place.in_doubt) = (Some(node.clone()), false);
+            });
+            let place = Place { node: Some(node.clone()), ..place.clone() };
+            let line = line.map_err(may_stand)?;
+            let Some(position) = line.place_of(&node.name) else {
+                let text = "a node of ZooKeeper was deleted as soon as it was made";
+                return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).into());
+            };
+            if position > 0 && !claim.queues() {
+                // Somebody was faster: nothing of the try may stay.
+                delete(&client, &place.path(&node.name), "asking for a lock").await?;
+                notes.update(&place.carrier, |place| place.node = None);
+            }
+            return self.attempt(claim, notes, &place, &line, position).await.map_err(may_stand);
+        }
+        let text = format!("the node of \"{}\" was deleted again and again", claim.name());
+        Err(Error::refused(ErrorKind::Unavailable, text).into())
+    }
+
+    /// What the claim's place in the line means for it.
+    async fn attempt(
+        &self,
+        claim: &Claim,
+        notes: &Notes,
+        place: &Place,
+        line: &Line,
+        position: usize,
+    ) -> Result<Attempt, CallError> {
+        let session = place.carrier.session().cloned();
+        if let Some(node) = place.node.as_ref().filter(|_| position == 0) {
+            notes.update(&place.carrier, |place| place.granted = true);
+            let token = Some(self.token(node.czxid));
+            return Ok(Attempt::Granted(match session {
+                // ZooKeeper syncs every write before it answers.
+                Some(session) => Lease::on_session(session, token, Remembers::Everything),
+                None => Lease::new(place.carrier.ttl, token, Remembers::Everything),
+            }));
+        }
+        let before = line.at(position - 1).map(|before| place.path(&before.node));
+        notes.update(&place.carrier, |place| place.waits_for = before);
+        let mut by = match line.first() {
+            Some(first) => self.held_by_node(&place.carrier.client()?, &place.path(&first.node)).await?,
+            None => HeldBy::default(),
+        };
+        by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
+        // A place without a shared session is kept by asking again.
+        let look_again = if session.is_some() { LOOK_AGAIN.min(place.carrier.ttl) } else { place.carrier.ttl / 3 };
+        let waiting = Waiting::new(by, look_again);
+        Ok(Attempt::Held(match session {
+            Some(session) if claim.queues() => waiting.on_session(session),
+            _ => waiting,
+        }))
+    }
+
+    /// Deletes what the claim has, or may have; gives what was there. After this on the claim's own session nothing can
+    /// come any more: its requests are served in their order.
+    async fn left(&self, claim: &Claim, place: &Place) -> Result<Released, CallError> {
+        let own_client = place.carrier.client().ok().filter(|_| place.carrier.may_stand());
+        let is_clear = !place.in_doubt && !claim.is_unclear() && own_client.is_some();
+        let left = match own_client {
+            Some(client) => self.left_by(claim, place, &client, is_clear).await,
+            // Its session is over here; anybody who may can delete its node.
+            None => self
+                .read(|client| async move { self.left_by(claim, place, &client, false).await })
+                .await
+                .map_err(Into::into),
+        };
+        if left.is_ok() && place.carrier.session().is_none() {
+            place.carrier.end(&self.clock);
+        }
+        left
+    }
+
+    async fn left_by(
+        &self,
+        claim: &Claim,
+        place: &Place,
+        client: &Client,
+        is_clear: bool,
+    ) -> Result<Released, CallError> {
+        let mut found = None;
+        let mut is_first = place.granted;
+        match place.own().filter(|_| is_clear) {
+            Some(own) => found = delete(client, &own, "releasing").await?.then_some(()),
+            None => {
+                let line = line(client, &place.folder, true).await?;
+                for position in line.positions(claim.holder()) {
+                    let Some(contender) = line.at(position) else { continue };
+                    if delete(client, &place.path(&contender.node), "releasing").await? {
+                        found = Some(());
+                        is_first |= position == 0;
+                    }
+                }
+            }
+        }
+        Ok(if found.is_some() && is_first { Released::Held } else { Released::NotHeld })
+    }
+
+    async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
+        match renewal.of() {
+            Beat::Lease(claim) => {
+                let answer = self.renew_lease(batch.clock(), claim).await?;
+                renewal.answer(answer);
+            }
+            Beat::Session(session) => {
+                let Some(carrier) = self.sessions.of(session) else {
+                    return Err(protocol("BUG: a session of another store"));
+                };
+                self.renew_session(batch.clock(), renewal, &carrier).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<Renewed> {
+        let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
+        let Some(own) = place.own() else { return Ok(Renewed::NotHeld) };
+        let Beaten::Since(since) = place.carrier.beat(clock, None).await? else { return Ok(Renewed::NotHeld) };
+        let client = place.carrier.client()?;
+        // It follows the heartbeat on the same session, and sees at least what that saw.
+        let stat = client.check_stat(&own).await.map_err(|failure| judge("renewing", failure, false))?;
+        if stat.is_none() {
+            return Ok(Renewed::NotHeld);
+        }
+        place.carrier.extend(clock.valid_until(since, place.carrier.ttl));
+        Ok(Renewed::Since(since, place.carrier.ttl))
+    }
+
+    /// One round of a session: heartbeats, and a look at what is still on it. The look comes before the answer, so that
+    /// a lease whose node was broken is lost before the session is believed in any longer.
+    async fn renew_session(&self, clock: &Clock, renewal: &Renewal, carrier: &Arc<Carrier>) -> Result<()> {
+        // Before the reading: a claim that is granted during it may be missing there.
+        let granted = granted(carrier);
+        let nodes = match self.beat_and_look(clock, carrier).await {
+            Err(failed) if failed.session_is_gone => None,
+            looked => looked?,
+        };
+        let Some((since, nodes)) = nodes else {
+            carrier.end(clock);
+            renewal.answer(Renewed::NotHeld);
+            return Ok(());
+        };
+        for (claim, _) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
+            renewal.not_held(claim);
+        }
+        renewal.answer(Renewed::Since(since, carrier.ttl));
+        let Some(session) = carrier.session() else { return Ok(()) };
+        // After the reading: who came later has nothing there.
+        let holders: HashSet<Holder> = session.claims().iter().map(Claim::holder).collect();
+        for node in &nodes {
+            let holder = self.names.split(node).and_then(|(_, child)| holder_of(child));
+            if holder.is_some_and(|holder| !holders.contains(&holder)) {
+                delete(&carrier.client()?, node, "deleting what nobody claims").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Since when the session lasts, and the nodes that are on it; `None` if it has ended.
+    async fn beat_and_look(
+        &self,
+        clock: &Clock,
+        carrier: &Carrier,
+    ) -> Result<Option<(Moment, HashSet<String>)>, CallError> {
+        let Beaten::Since(since) = carrier.beat(clock, None).await? else { return Ok(None) };
+        // A server has applied a write before it answers it, and serves no session with an older state than the session
+        // has seen: so this sees at least what the last heartbeat saw, without another `sync`.
+        let nodes = carrier.client()?.list_ephemerals(self.names.base()).await;
+        let nodes = nodes.map_err(|failure| judge("reading what a session has", failure, false))?;
+        Ok(Some((since, nodes.into_iter().collect())))
+    }
+}
+
+/// The claims that were granted a lease on this session, with the paths of their nodes.
+fn granted(carrier: &Arc<Carrier>) -> Vec<(Claim, String)> {
+    let own = |claim: Claim| {
+        let place = Notes::of(&claim).place()?;
+        let own = place.own().filter(|_| place.granted && Arc::ptr_eq(&place.carrier, carrier))?;
+        Some((claim, own))
+    };
+    carrier.session().map(|session| session.claims().into_iter().filter_map(own).collect()).unwrap_or_default()
+}
+
+/// The line of the lock with this node; nobody, if there is no such node. Where it must be what the quorum knows by now, the
+/// server is brought up to it first; who has just written by the same session needs no such thing.
+pub(crate) async fn line(client: &Client, folder: &str, sync: bool) -> Result<Line, CallError> {
+    // They leave in this order, before either is answered.
+    let sync = sync.then(|| client.sync(folder));
+    let list = client.list_children(folder);
+    let synced = match sync {
+        Some(sync) => sync.await,
+        None => Ok(()),
+    };
+    let judged = |failure| judge("looking at a lock", failure, false);
+    synced.map_err(judged)?;
+    match list.await {
+        Ok(children) => Ok(Line::of(children)),
+        Err(Failure::NoNode) => Ok(Line::of(Vec::new())),
+        Err(failure) => Err(judged(failure)),
+    }
+}
+
+/// Deletes a node; gives whether it was there.
+pub(crate) async fn delete(client: &Client, path: &str, doing: &str) -> Result<bool, CallError> {
+    match client.delete(path, None).await {
+        Ok(()) => Ok(true),
+        Err(Failure::NoNode) => Ok(false),
+        Err(failure) => Err(judge(doing, failure, true)),
+    }
+}
+
+/// A failure after the own node was made: it may stay.
+fn may_stand(failed: CallError) -> CallError {
+    let error = Error::new(failed.error.kind(), Effect::Unknown, failed.error.to_string());
+    CallError { error, ..failed }
+}
+
+/// Who may touch what is made here: only this user, if the servers know one; else whoever reaches them.
+async fn acls(client: &Client, is_known: bool, names: &Names) -> Result<Acls<'static>> {
+    let known = match client.list_auth_users().await {
+        Ok(users) => users.iter().any(|user| !["ip", "world"].contains(&user.scheme())),
+        // Servers before 3.7 do not say.
+        Err(Failure::Unimplemented) => is_known,
+        Err(failure) => return Err(judge("connecting", failure, false).into()),
+    };
+    if is_known && !known {
+        return Err(Error::refused(ErrorKind::Denied, "ZooKeeper does not know this user"));
+    }
+    let path = names.base();
+    if !known {
+        tracing::warn!(path, "nobody has logged in to ZooKeeper: whoever reaches it may delete these locks");
+        return Ok(Acls::anyone_all());
+    }
+    match client.get_acl(path).await {
+        Ok((acl, _)) if acl.iter().any(is_open) => {
+            tracing::warn!(path, "anybody may delete nodes below this path of ZooKeeper, whatever is made below it");
+        }
+        Ok(_) | Err(Failure::NoNode | Failure::NoAuth) => {}
+        Err(failure) => return Err(judge("connecting", failure, false).into()),
+    }
+    Ok(Acls::creator_all())
+}
+
+/// Whether this lets everybody delete what is below a node.
+pub(crate) fn is_open(acl: &zookeeper_client::Acl) -> bool {
+    acl.scheme() == "world" && acl.permission().has(zookeeper_client::Permission::DELETE)
+}
+
+/// How many servers vote.
+async fn voters(client: &Client) -> Result<usize> {
+    let (config, _) = match client.get_config().await {
+        Err(Failure::NoNode | Failure::NoAuth) => return Ok(1),
+        config => config.map_err(|failure| judge("reading the ensemble", failure, false))?,
+    };
+    let config = String::from_utf8_lossy(&config);
+    let voters = config.lines().filter(|line| line.starts_with("server.") && !line.contains(":observer")).count();
+    Ok(voters.max(1))
+}
+
+/// Whose tokens these are: what the node beside the locks says, which is made if there is none.
+async fn realm(client: &Client, names: &Names, acls: Acls<'static>) -> Result<Realm> {
+    let path = names.realm();
+    let judged = |failure| judge("reading the realm", failure, false);
+    client.sync(&path).await.map_err(judged)?;
+    for _ in 0..FOLDER_TRIES {
+        match client.get_data(&path).await {
+            Ok((text, _)) => {
+                let text = String::from_utf8(text).map_err(|_| protocol("the realm in ZooKeeper is no text"))?;
+                return Ok(Realm::new(text));
+            }
+            Err(Failure::NoNode) => {}
+            Err(failure) => return Err(judged(failure).into()),
+        }
+        if names.base() != "/" {
+            make_folder(client, names.base(), acls).await?;
+        }
+        let fresh = Realm::fresh("zk");
+        match client.create(&path, fresh.as_str().as_bytes(), &CreateMode::Persistent.with_acls(acls)).await {
+            Ok(_) => return Ok(fresh),
+            // Another one makes it at the same time, or its folder was deleted, being empty.
+            Err(Failure::NodeExists | Failure::NoNode) => {}
+            Err(failure) => return Err(judged(failure).into()),
+        }
+    }
+    Err(Error::refused(ErrorKind::Unavailable, "the realm in ZooKeeper was deleted again and again"))
+}
+
+#[async_trait]
+impl LockStore for ZkStore {
+    fn guarantees(&self) -> Guarantees {
+        ZkStore::guarantees_of(self.voters)
+    }
+
+    fn realm(&self) -> Realm {
+        locked(&self.realm).clone()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        let notes = Notes::of(claim);
+        match self.asked(claim, notes).await {
+            Err(failed) if failed.session_is_gone => {
+                // The server has ended it, and with it all that was on it; a new one is opened.
+                if let Some(place) = notes.leave() {
+                    place.carrier.end(&self.clock);
+                }
+                Ok(self.asked(claim, notes).await?)
+            }
+            asked => Ok(asked?),
+        }
+    }
+
+    async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
+        let notes = Notes::of(claim);
+        let Some(place) = notes.place() else { return Ok(std::future::pending().await) };
+        let Some(before) = &place.waits_for else { return Ok(()) };
+        // The node ahead has no children and never will: this tells of its end, and of nothing else.
+        match place.carrier.client()?.list_and_watch_children(before).await {
+            Ok((_, watcher)) => {
+                if watcher.changed().await.event_type != EventType::NodeDeleted {
+                    return Ok(());
+                }
+            }
+            Err(Failure::NoNode) => {}
+            Err(failure) => return Err(judge("waiting", failure, false).into()),
+        }
+        notes.update(&place.carrier, |place| place.called = true);
+        Ok(())
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        let renew = |renewal| async move {
+            if let Err(error) = self.renew_one(batch, renewal).await {
+                batch.fail(error);
+            }
+        };
+        join_all(batch.iter().map(renew)).await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        let notes = Notes::of(claim);
+        let Some(place) = notes.place() else { return Ok(Released::NotHeld) };
+        let left = self.left(claim, &place).await;
+        match &left {
+            Err(failed) if failed.session_is_gone => place.carrier.end(&self.clock),
+            Err(_) => {}
+            // The place stays noted: a request that was given up may still be on its way.
+            Ok(_) => notes.update(&place.carrier, |place| (place.node, place.granted) = (None, false)),
+        }
+        Ok(left?)
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        self.inspected(name).await
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.listed(after, limit).await
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        self.broken(name, seen, how).await
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        let client = self.links.reader(&self.clock).await?;
+        let fresh = Realm::fresh("zk");
+        let written = client.set_data(&self.names.realm(), fresh.as_str().as_bytes(), None).await;
+        written.map_err(|failure| judge("beginning a realm", failure, true))?;
+        *locked(&self.realm) = fresh.clone();
+        Ok(fresh)
+    }
+}
+
+impl fmt::Debug for ZkStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZkStore")
+            .field("links", &self.links)
+            .field("path", &self.names.base())
+            .field("realm", &self.realm())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! Fenced writes inside ZooKeeper, and what is told of an ensemble.
+
+use lock_core::{Break, Clock, LockStore};
+use lock_testkit::ZooKeeper;
+use lock_zk::{Proof, ZkConfig, ZkStore};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use crate::bed::{client, fresh, locks_on, nodes, secs, shared, store};
+
+/// A write by another client under this proof; gives whether it was committed.
+async fn write(client: &Client, proof: &Proof) -> bool {
+    let mut writer = client.new_multi_writer();
+    writer.add_check_version(&proof.path, proof.version).unwrap();
+    writer.add_set_data("/target", b"x", None).unwrap();
+    writer.commit().await.is_ok()
+}
+
+async fn target(client: &Client) {
+    // Another test may have made it.
+    let _ = client.create("/target", b"", &CreateMode::Persistent.with_acls(Acls::anyone_all())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
+    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
+    target(&client).await;
+    let locks = locks_on(&store, secs(30));
+    for how in [Break::Now, Break::Revoke] {
+        let guard = locks.lock(&name).acquire().await.unwrap();
+        let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+        assert_eq!(proof.czxid.unsigned_abs(), guard.token_if_any().unwrap().number());
+        assert!(write(&client, &proof).await);
+        assert!(store.proof(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
+        let seen = locks.inspect(&name).await.unwrap().unwrap();
+        locks.break_lock(&name, &seen, how).await.unwrap().unwrap();
+        assert!(!write(&client, &proof).await, "{how:?}");
+        assert!(store.proof(&name, guard.holder()).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_holder_cannot_write_also_where_the_next_has_a_node_of_the_same_version() {
+    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
+    target(&client).await;
+    let locks = locks_on(&store, secs(30));
+    let guard = locks.lock(&name).acquire().await.unwrap();
+    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    guard.release().await.unwrap();
+    assert!(!write(&client, &proof).await);
+    // The count of the folder begins anew, and so does the version.
+    client.delete(&format!("/app/{name}"), None).await.unwrap();
+    let next = locks.lock(&name).acquire().await.unwrap();
+    let other = store.proof(&name, next.holder()).await.unwrap().unwrap();
+    assert_eq!(other.version, proof.version);
+    assert!(!write(&client, &proof).await);
+    assert!(write(&client, &other).await);
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_has_no_proof() {
+    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
+    let locks = locks_on(&store, secs(30));
+    let guard = locks.lock(&name).acquire().await.unwrap();
+    let waiter = lock_core::Claim::queueing(name.clone(), secs(30));
+    store.request(&waiter).await.unwrap();
+    assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
+    assert!(store.proof(&name, waiter.holder()).await.unwrap().is_none());
+    guard.release().await.unwrap();
+    assert!(store.proof(&name, waiter.holder()).await.unwrap().is_some(), "it is the first now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diagnosis_tells_servers_versions_quorum_and_limits() {
+    let mut zookeeper = ZooKeeper::start(3);
+    // Without being told the tick.
+    let store = ZkStore::connect(ZkConfig::new(zookeeper.endpoints(), "/app"), &Clock::system()).await.unwrap();
+    assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "zk");
+    let leader = zookeeper.leader();
+    let gone = (leader + 1) % 3;
+    zookeeper.server_mut(gone).kill();
+    let diagnosis = store.diagnose().await.unwrap();
+    assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.servers.len()), (3, 2, 3));
+    let (here, gone) = (&diagnosis.servers[leader], &diagnosis.servers[gone]);
+    assert!(gone.failure.is_some() && gone.version.is_none(), "{gone:?}");
+    assert!(here.version.as_deref().is_some_and(|version| version.starts_with("3.")), "{here:?}");
+    assert!(here.mode.as_deref() == Some("leader") && here.connections.is_some(), "{here:?}");
+    assert_eq!((diagnosis.tick, diagnosis.shortest_ttl), (ZooKeeper::TICK, ZooKeeper::TICK * 4));
+    assert_eq!(diagnosis.longest_ttl, secs(120));
+    assert!(diagnosis.open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_whose_sessions_are_shorter_than_four_ticks_are_refused() {
+    let zookeeper = ZooKeeper::start_configured(&["maxSessionTimeout=1500"], &[]);
+    let store = store(zookeeper.endpoints()).await;
+    let error = locks_on(&store, secs(30)).lock("job").acquire().await.unwrap_err();
+    assert_eq!(error.kind(), lock_core::ErrorKind::InvalidConfig, "{error:?}");
+    assert!(error.to_string().contains("maxSessionTimeout"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_realm_is_seen_by_who_connects_later() {
+    let zookeeper = ZooKeeper::start(1);
+    let first = store(zookeeper.endpoints()).await;
+    let old = first.realm();
+    let new = first.new_realm().await.unwrap();
+    assert!(new != old && first.realm() == new);
+    assert_eq!(store(zookeeper.endpoints()).await.realm(), new);
+}
