@@ -120,10 +120,10 @@ impl ZkStore {
                 notes.leave();
             }
         }
-        if !claim.queues() {
-            if let Some(held) = self.held_by_another(claim).await? {
-                return Ok(held);
-            }
+        if !claim.queues()
+            && let Some(held) = self.held_by_another(claim).await?
+        {
+            return Ok(held);
         }
         let place = match notes.place() {
             Some(place) => place,
@@ -604,7 +604,7 @@ impl LockStore for ZkStore {
 
     async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
         let notes = Notes::of(claim);
-        let Some(place) = notes.place() else { return Ok(std::future::pending().await) };
+        let Some(place) = notes.place() else { return Ok(()) };
         let Some(before) = &place.waits_for else { return Ok(()) };
         // The node ahead has no children and never will: this tells of its end, and of nothing else.
         match place.carrier.client()?.list_and_watch_children(before).await {
