@@ -433,8 +433,13 @@ impl ZkStore {
             renewal.answer(Renewed::NotHeld);
             return Ok(());
         };
-        for (claim, _) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
-            renewal.not_held(claim);
+        let still =
+            |claim: &Claim| Notes::of(claim).place().filter(|place| place.granted).and_then(|place| place.own());
+        for (claim, own) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
+            // It may have got another node meanwhile.
+            if still(claim).is_none_or(|still| still == *own) {
+                renewal.not_held(claim);
+            }
         }
         renewal.answer(Renewed::Since(since, carrier.ttl));
         let Some(session) = carrier.session() else { return Ok(()) };
@@ -592,9 +597,13 @@ impl LockStore for ZkStore {
         let notes = Notes::of(claim);
         match self.asked(claim, notes).await {
             Err(failed) if failed.session_is_gone => {
-                // The server has ended it, and with it all that was on it; a new one is opened.
+                // A new one is opened. What was on the old one goes with it, and must not stand in the way of its own holder
+                // until then.
                 if let Some(place) = notes.leave() {
                     place.carrier.end(&self.clock);
+                    if place.in_doubt || place.node.is_some() {
+                        self.left(claim, &place).await?;
+                    }
                 }
                 Ok(self.asked(claim, notes).await?)
             }
