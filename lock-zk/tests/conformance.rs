@@ -47,8 +47,9 @@ impl Factory for Ensemble {
         Ok(Arc::new(Path { zookeeper, path: format!("/case{case}"), _case: running }))
     }
 
+    /// A renewal takes a tick, and a case lets two of them fail before one that must come in time.
     fn ttl(&self) -> Duration {
-        ZooKeeper::TICK * 4
+        ZooKeeper::TICK * 6
     }
 
     fn ends_sessions(&self) -> bool {
