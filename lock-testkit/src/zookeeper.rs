@@ -190,7 +190,7 @@ impl ZooKeeper {
         })
     }
 
-    /// Ends a session at the first server, as its client would end it.
+    /// Ends a session at a server that runs, as its client would end it.
     ///
     /// # Panics
     ///
@@ -198,7 +198,9 @@ impl ZooKeeper {
     pub fn end_session(&self, session: i64) {
         // What ZooKeeper derives a session's password by is no secret of any installation.
         let password = java_bytes(session ^ 0xB341_5C00);
-        let mut stream = TcpStream::connect(("127.0.0.1", self.servers[0].client_port)).expect("the server listens");
+        let mut running = self.servers.iter().filter(|server| server.process.is_some());
+        let port = running.next().map(|server| server.client_port).expect("a server runs");
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
         let mut connect = Vec::new();
         connect.extend(0_i32.to_be_bytes());

@@ -1,6 +1,7 @@
 //! The store in ZooKeeper against the bare client, the client's own recipe and Curator, on a real server.
 //!
-//! `cargo bench -p lock-zk --bench zk`; it prints rates and ratios, and asserts nothing: the machine may be busy.
+//! `cargo bench -p lock-zk --bench zk [PART]`, where a part is `cycle`, `many-names`, `one-name` or `many-locks`; it prints
+//! rates and ratios, and asserts nothing: the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on shall panic")]
 
@@ -33,10 +34,20 @@ async fn main() {
     // The server's virtual machine compiles what is used often, which takes a while.
     for_a_while(WAITERS, &own_of_many(&locks)).await;
     for_a_while(WAITERS, &recipe_of_many(&client)).await;
-    cycles(&locks, &client).await;
-    many_names(&locks, &client).await;
-    one_name(&locks, &client, &zookeeper).await;
-    many(&locks, &client).await;
+    let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if is_wanted("cycle") {
+        cycles(&locks, &client).await;
+    }
+    if is_wanted("many-names") {
+        many_names(&locks, &client).await;
+    }
+    if is_wanted("one-name") {
+        one_name(&locks, &client, &zookeeper).await;
+    }
+    if is_wanted("many-locks") {
+        many(&locks, &client).await;
+    }
 }
 
 /// One task, one key: acquire and release, against the creation and deletion of an ephemeral node.
@@ -224,6 +235,8 @@ async fn many(locks: &Locks, client: &Client) {
     println!("{} renewed locks in {:.1?}", guards.len(), begun.elapsed());
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
+        // Then the round begins with a heartbeat of its own.
+        tokio::time::sleep(ZooKeeper::TICK * 2).await;
         let begun = Instant::now();
         guards[0].renew().await.unwrap();
         rounds.push(begun.elapsed().saturating_sub(ZooKeeper::TICK).as_secs_f64() * 1e3);

@@ -14,15 +14,22 @@ use crate::session::Carrier;
 /// leader, which then ends the session. So a heartbeat is a *write*: it is answered when a quorum has it. And also that
 /// does not keep the session: the leader does not look at whose write it is, but at the lists of sessions that the
 /// servers send it twice in every tick. A list goes the same way as the writes and in their order. So when a write is
-/// answered that was sent at least one tick after an earlier heartbeat, the list that has the earlier one arrived before
-/// it: the session lasts from the sending of the *earlier* one. Where the client changed servers in between, the new one
-/// has told the leader of it, which counts as well.
+/// answered that was sent at least one tick after an earlier heartbeat was answered, the list that has the earlier one
+/// arrived before it: the session lasts from the sending of the *earlier* one. Where the client changed servers in
+/// between, the new one has told the leader of it, which counts as well.
 #[derive(Debug)]
 pub(crate) struct Beats {
     tick: Duration,
-    /// When the latest heartbeat was sent that was answered. Locked while a heartbeat is under way, so that there is one
-    /// at a time.
-    last: Mutex<Option<Moment>>,
+    /// The latest heartbeat that was answered. Locked while a heartbeat is under way, so that there is one at a time.
+    last: Mutex<Option<Heartbeat>>,
+}
+
+/// A heartbeat that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heartbeat {
+    /// Read before it left.
+    sent: Moment,
+    answered: Moment,
 }
 
 /// What a heartbeat said.
@@ -39,15 +46,15 @@ impl Beats {
         Beats { tick, last: Mutex::default() }
     }
 
-    /// A heartbeat that was sent then was answered.
-    pub(crate) async fn answered(&self, sent: Moment) {
-        *self.last.lock().await = Some(sent);
+    /// Another write that was sent then was answered now: it is as good.
+    pub(crate) async fn count(&self, clock: &Clock, sent: Moment) {
+        *self.last.lock().await = Some(Heartbeat { sent, answered: clock.now() });
     }
 }
 
 impl Carrier {
     /// Heartbeats until one is answered that was sent a tick after another, which is one where the last was less than a
-    /// tick ago and not before `not_before`, and else two.
+    /// tick ago and not sent before `not_before`, and else two.
     pub(crate) async fn beat(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Beaten, CallError> {
         match self.beaten(clock, not_before).await {
             Err(failed) if failed.session_is_gone => Ok(Beaten::Gone),
@@ -58,23 +65,23 @@ impl Carrier {
     async fn beaten(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Moment, CallError> {
         let tick = self.beats.tick;
         let mut last = self.beats.last.lock().await;
-        let is_late_enough = |last: &Moment| not_before.is_none_or(|not_before| *last >= not_before);
+        let is_late_enough = |last: &Heartbeat| not_before.is_none_or(|not_before| last.sent >= not_before);
         let earlier = match last.filter(is_late_enough) {
-            Some(last) if clock.now().since(last) < tick => last,
+            Some(last) if clock.now().since(last.answered) < tick => last,
             _ => *last.insert(self.write(clock).await?),
         };
-        clock.sleep_until(earlier.after(tick)).await;
+        clock.sleep_until(earlier.answered.after(tick)).await;
         *last = Some(self.write(clock).await?);
-        Ok(earlier)
+        Ok(earlier.sent)
     }
 
-    /// One heartbeat; gives when it was sent.
-    async fn write(&self, clock: &Clock) -> Result<Moment, CallError> {
+    /// One heartbeat.
+    async fn write(&self, clock: &Clock) -> Result<Heartbeat, CallError> {
         let client = self.client()?;
         let sent = clock.now();
         match client.set_data(&self.own, b"", None).await {
             // If somebody deleted the node, a quorum has agreed that it is not there.
-            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(sent),
+            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(Heartbeat { sent, answered: clock.now() }),
             Err(failure) => Err(judge("renewing", failure, true)),
         }
     }

@@ -26,8 +26,6 @@ pub(crate) struct Place {
     pub(crate) granted: bool,
     /// The path of the node whose end may make this claim's the first.
     pub(crate) waits_for: Option<String>,
-    /// That node has gone.
-    pub(crate) called: bool,
 }
 
 /// A claim's own node.
@@ -41,7 +39,7 @@ pub(crate) struct Node {
 
 impl Place {
     pub(crate) fn new(folder: String, carrier: Arc<Carrier>) -> Place {
-        Place { folder, carrier, node: None, in_doubt: false, granted: false, waits_for: None, called: false }
+        Place { folder, carrier, node: None, in_doubt: false, granted: false, waits_for: None }
     }
 
     /// The path of a node in the folder.

@@ -226,7 +226,7 @@ impl Carrier {
             made = client.create(&self.own, b"", &mode).await;
         }
         made.map_err(|failure| judge("opening a session of ZooKeeper", failure, false))?;
-        self.beats.answered(sent).await;
+        self.beats.count(clock, sent).await;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use lock_core::{
     FencingToken, Guarantees, HeldBy, Holder, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers,
     Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
 };
-use zookeeper_client::{Acls, Client, CreateMode, Error as Failure, EventType, Stat};
+use zookeeper_client::{Acls, Client, CreateMode, Error as Failure};
 
 use crate::error::{CallError, judge, protocol};
 use crate::heartbeat::Beaten;
@@ -97,7 +97,7 @@ impl ZkStore {
         let Some(head) = self.head(name).await? else { return Ok(None) };
         let revoked = Value::read(&head.data).is_some_and(|value| value.revoked);
         let is_holder = head.holder() == Some(holder) && !revoked;
-        let proof = Proof { path: head.path, version: head.stat.version, czxid: head.stat.czxid };
+        let proof = Proof { path: head.path, version: Proof::ANY_VERSION, czxid: head.stat.czxid };
         Ok(is_holder.then_some(proof))
     }
 
@@ -120,10 +120,10 @@ impl ZkStore {
                 notes.leave();
             }
         }
-        if !claim.queues() {
-            if let Some(held) = self.held_by_another(claim).await? {
-                return Ok(held);
-            }
+        if !claim.queues()
+            && let Some(held) = self.held_by_another(claim).await?
+        {
+            return Ok(held);
         }
         let place = match notes.place() {
             Some(place) => place,
@@ -178,24 +178,17 @@ impl ZkStore {
     }
 
     /// One look at the line by a claim that has, or may have, a place in it; `None` if it has none.
+    ///
+    /// A quorum made the node on this session, and no other node ever has its name. The look is at what the leader knows
+    /// by now: a server that is cut off answers no `sync`. Who is the first there is granted.
     async fn again(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Option<Attempt>, CallError> {
         let client = place.carrier.client()?;
-        let own = place.own();
-        // Who was called is the first as a rule, and is granted by what it writes: that goes along with the look.
-        let mark = async {
-            match own.as_ref().filter(|_| place.called && !place.granted) {
-                Some(own) => Some(self.mark(claim, place, &client, own).await),
-                None => None,
-            }
-        };
-        let (marked, line) = join(mark, line(&client, &place.folder, !place.called)).await;
-        let line = line?;
-        notes.update(&place.carrier, |place| place.called = false);
-        let node = match &place.node {
+        let line = line(&client, &place.folder, true).await?;
+        let found = match &place.node {
             Some(node) => line.place_of(&node.name).map(|position| (position, node.clone())),
             None => self.found(claim, place, &client, &line).await?,
         };
-        let Some((position, node)) = node else {
+        let Some((position, node)) = found else {
             // It is not there, and whatever was on its way before this look on the same session would be.
             notes.update(&place.carrier, |place| {
                 (place.node, place.in_doubt, place.granted) = (None, false, false);
@@ -205,33 +198,12 @@ impl ZkStore {
         notes.update(&place.carrier, |place| {
             (place.node, place.in_doubt) = (Some(node.clone()), false);
         });
-        let place = Place { node: Some(node.clone()), ..place.clone() };
-        if position > 0 || place.granted {
-            return Ok(Some(self.attempt(claim, notes, &place, &line, position).await?));
+        if position == 0 && !place.granted {
+            // For people: since when it holds the lock. Nobody waits for the answer; it leaves before any release.
+            drop(client.set_data(&place.path(&node.name), &Value::of(claim, place.carrier.ttl), None));
         }
-        let marked = match marked {
-            Some(marked) => marked,
-            None => self.mark(claim, &place, &client, &place.path(&node.name)).await,
-        };
-        match marked? {
-            // The quorum knows it as it was made, on this session.
-            Some(stat) if stat.czxid == node.czxid && stat.ephemeral_owner == place.carrier.id => {
-                Ok(Some(self.attempt(claim, notes, &place, &line, 0).await?))
-            }
-            _ => {
-                notes.update(&place.carrier, |place| place.node = None);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Writes into the own node that it is granted now: an operation of the quorum, which finds the node or not.
-    async fn mark(&self, claim: &Claim, place: &Place, client: &Client, own: &str) -> Result<Option<Stat>, CallError> {
-        match client.set_data(own, &Value::of(claim, place.carrier.ttl), None).await {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Failure::NoNode) => Ok(None),
-            Err(failure) => Err(judge("asking for a lock", failure, true)),
-        }
+        let place = Place { node: Some(node), ..place.clone() };
+        Ok(Some(self.attempt(claim, notes, &place, &line, position).await?))
     }
 
     /// The claim's node, found by the holder's number, and its place in the line.
@@ -433,8 +405,13 @@ impl ZkStore {
             renewal.answer(Renewed::NotHeld);
             return Ok(());
         };
-        for (claim, _) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
-            renewal.not_held(claim);
+        let still =
+            |claim: &Claim| Notes::of(claim).place().filter(|place| place.granted).and_then(|place| place.own());
+        for (claim, own) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
+            // It may have got another node meanwhile.
+            if still(claim).is_none_or(|still| still == *own) {
+                renewal.not_held(claim);
+            }
         }
         renewal.answer(Renewed::Since(since, carrier.ttl));
         let Some(session) = carrier.session() else { return Ok(()) };
@@ -592,9 +569,13 @@ impl LockStore for ZkStore {
         let notes = Notes::of(claim);
         match self.asked(claim, notes).await {
             Err(failed) if failed.session_is_gone => {
-                // The server has ended it, and with it all that was on it; a new one is opened.
+                // A new one is opened. What was on the old one goes with it, and must not stand in the way of its own holder
+                // until then.
                 if let Some(place) = notes.leave() {
                     place.carrier.end(&self.clock);
+                    if place.in_doubt || place.node.is_some() {
+                        self.left(claim, &place).await?;
+                    }
                 }
                 Ok(self.asked(claim, notes).await?)
             }
@@ -604,19 +585,14 @@ impl LockStore for ZkStore {
 
     async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
         let notes = Notes::of(claim);
-        let Some(place) = notes.place() else { return Ok(std::future::pending().await) };
+        let Some(place) = notes.place() else { return Ok(()) };
         let Some(before) = &place.waits_for else { return Ok(()) };
         // The node ahead has no children and never will: this tells of its end, and of nothing else.
         match place.carrier.client()?.list_and_watch_children(before).await {
-            Ok((_, watcher)) => {
-                if watcher.changed().await.event_type != EventType::NodeDeleted {
-                    return Ok(());
-                }
-            }
+            Ok((_, watcher)) => drop(watcher.changed().await),
             Err(Failure::NoNode) => {}
             Err(failure) => return Err(judge("waiting", failure, false).into()),
         }
-        notes.update(&place.carrier, |place| place.called = true);
         Ok(())
     }
 

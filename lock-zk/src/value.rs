@@ -26,7 +26,7 @@ pub(crate) struct Value {
 const REVOKE: &[u8] = b"__REVOKE__";
 
 impl Value {
-    /// Of a claim that is granted now, or comes to wait: who is granted after waiting writes it anew.
+    /// Of a claim that is granted now, or comes to wait: when it is granted after waiting, it is written anew.
     pub(crate) fn of(claim: &Claim, ttl: Duration) -> Vec<u8> {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         Value { holder: claim.holder(), info: claim.info().clone(), since: now(), ttl, revoked: false }.write()

@@ -1,29 +1,55 @@
 //! The suite on ZooKeeper: with one server, and with an ensemble of three.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{Clock, LockStore};
 use lock_testkit::ZooKeeper;
 use lock_zk::{ZkConfig, ZkStore};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use zookeeper_client::Client;
 
-/// An ensemble of so many servers, which all cases share; each has a path of its own.
-struct Ensemble(usize, OnceLock<Arc<ZooKeeper>>, AtomicU32);
-struct Path(Arc<ZooKeeper>, String);
+/// An ensemble of so many servers, which all cases share; each has a path of its own. Of three servers, one is killed
+/// halfway, between the cases.
+struct Ensemble {
+    count: usize,
+    zookeeper: OnceLock<Arc<Mutex<ZooKeeper>>>,
+    deployed: AtomicUsize,
+    /// Read-locked by every case.
+    cases: Arc<RwLock<()>>,
+}
+
+struct Path {
+    zookeeper: Arc<Mutex<ZooKeeper>>,
+    path: String,
+    _case: OwnedRwLockReadGuard<()>,
+}
+
+/// Before which case a server is killed.
+const HALFWAY: usize = 60;
 
 #[async_trait]
 impl Factory for Ensemble {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        let zookeeper = self.1.get_or_init(|| Arc::new(ZooKeeper::start(self.0))).clone();
-        Ok(Arc::new(Path(zookeeper, format!("/case{}", self.2.fetch_add(1, Ordering::Relaxed)))))
+        let start = || Arc::new(Mutex::new(ZooKeeper::start(self.count)));
+        let zookeeper = self.zookeeper.get_or_init(start).clone();
+        let case = self.deployed.fetch_add(1, Ordering::Relaxed);
+        if case == HALFWAY && self.count > 1 {
+            let _none_runs = self.cases.write().await;
+            let mut zookeeper = locked(&zookeeper);
+            let follower = (zookeeper.leader() + 1) % self.count;
+            zookeeper.server_mut(follower).kill();
+        }
+        let running = self.cases.clone().read_owned().await;
+        Ok(Arc::new(Path { zookeeper, path: format!("/case{case}"), _case: running }))
     }
 
+    /// A renewal takes a tick, and a case lets two of them fail before one that must come in time.
     fn ttl(&self) -> Duration {
-        ZooKeeper::TICK * 4
+        ZooKeeper::TICK * 6
     }
 
     fn ends_sessions(&self) -> bool {
@@ -34,21 +60,29 @@ impl Factory for Ensemble {
 #[async_trait]
 impl Deployment for Path {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        let mut config = ZkConfig::new(self.0.endpoints(), &self.1);
+        let mut config = ZkConfig::new(locked(&self.zookeeper).endpoints(), &self.path);
         config.tick = Some(ZooKeeper::TICK);
         Ok(Arc::new(ZkStore::connect(config, &Clock::system()).await?))
     }
 
     async fn end_sessions(&self) -> Result<(), Failure> {
-        let client = Client::connect(&self.0.endpoints().join(",")).await?;
-        for session in client.list_children(&format!("{}/%sessions", self.1)).await? {
-            self.0.end_session(u64::from_str_radix(&session, 16)? as i64);
+        let endpoints = locked(&self.zookeeper).endpoints().join(",");
+        let client = Client::connect(&endpoints).await?;
+        for session in client.list_children(&format!("{}/%sessions", self.path)).await? {
+            locked(&self.zookeeper).end_session(u64::from_str_radix(&session, 16)? as i64);
         }
         Ok(())
     }
 }
 
+fn locked(zookeeper: &Mutex<ZooKeeper>) -> MutexGuard<'_, ZooKeeper> {
+    zookeeper.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn main() -> ExitCode {
-    let of = |count| Arc::new(Ensemble(count, OnceLock::new(), AtomicU32::new(0))) as Arc<dyn Factory>;
+    let of = |count| {
+        let (zookeeper, deployed, cases) = Default::default();
+        Arc::new(Ensemble { count, zookeeper, deployed, cases }) as Arc<dyn Factory>
+    };
     lock_conformance::run_each([("one", of(1)), ("three", of(3))])
 }

@@ -39,11 +39,11 @@ async fn a_node_on_the_session_that_nobody_claims_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_own_node_was_deleted_goes_on() {
     let (zookeeper, name) = (ZooKeeper::start(1), fresh("own"));
-    let (locks, client) = (locks(zookeeper.endpoints(), secs(2)).await, client(&zookeeper).await);
+    let (locks, client) = (locks(zookeeper.endpoints(), secs(4)).await, client(&zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
     let own = client.list_children("/app/%sessions").await.unwrap().remove(0);
     client.delete(&format!("/app/%sessions/{own}"), None).await.unwrap();
-    tokio::time::sleep(secs(3)).await;
+    tokio::time::sleep(secs(5)).await;
     assert!(guard.is_valid(), "{:?}", guard.check());
     guard.release().await.unwrap();
 }

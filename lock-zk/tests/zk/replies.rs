@@ -93,9 +93,9 @@ async fn an_acquire_that_is_dropped_while_the_connection_is_down_leaves_nothing(
 async fn a_slow_link_changes_nothing() {
     let zookeeper = ZooKeeper::start(1);
     zookeeper.server(0).proxy().delay(Duration::from_millis(20));
-    let ours = locks_on(&store(zookeeper.proxied()).await, secs(2));
+    let ours = locks_on(&store(zookeeper.proxied()).await, secs(4));
     let guard = ours.lock("job").acquire().await.unwrap();
-    let over = std::time::Instant::now() + secs(3);
+    let over = std::time::Instant::now() + secs(5);
     while std::time::Instant::now() < over {
         assert!(guard.is_valid(), "{:?}", guard.check());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -89,7 +89,7 @@ async fn a_connection_that_comes_back_in_time_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_lease_has_a_session_of_its_own_and_ends_without_renewal() {
     let (zookeeper, name) = (shared(), fresh("fixed"));
-    let (locks, client) = (locks(zookeeper.endpoints(), secs(3)).await, client(zookeeper).await);
+    let (locks, client) = (locks(zookeeper.endpoints(), secs(4)).await, client(zookeeper).await);
     let renewed = locks.lock(fresh("renewed")).acquire().await.unwrap();
     let fixed = locks.lock(&name).fixed().acquire().await.unwrap();
     let (one, other) = (nodes(&client, renewed.name().as_str()).await, nodes(&client, name.as_str()).await);
