@@ -3,6 +3,7 @@
 //! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds. What does not happen within a
 //! generous bound fails the test, and so does a program that is not installed.
 
+mod clock;
 mod etcd;
 mod port;
 mod process;
@@ -10,6 +11,7 @@ mod proxy;
 mod redis;
 mod until;
 
+pub use self::clock::WallClock;
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
 pub use self::process::Process;

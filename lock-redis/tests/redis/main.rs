@@ -5,6 +5,7 @@
 mod bed;
 mod faults;
 mod interop;
+mod redlock;
 mod replicas;
 mod security;
 mod tokens;
