@@ -87,7 +87,7 @@ async fn without_a_majority_everything_is_given_back() {
     until("its end everywhere", || (members.holding() == 0).then_some(()));
     let other = self::locks(members.direct().await, LONG);
     other.lock("job").wait(BOUND).acquire().await.unwrap().release().await.unwrap();
-    assert_eq!(members.holding(), 0);
+    until("its end everywhere", || (members.holding() == 0).then_some(()));
 }
 
 /// Scenario: votes that are split. Nobody holds, and one of them is granted in the end.
@@ -155,7 +155,7 @@ async fn a_server_that_forgot_has_no_vote_until_what_it_forgot_has_ended() {
     // New servers have no vote either.
     let first = lock.acquire().await.unwrap();
     members.servers[1].restart();
-    assert_eq!(members.holding(), 1);
+    assert_eq!(members.servers[1].cli(&["EXISTS", "lock:job"]), "0", "it forgot");
     let others = locks(far, TTL);
     let second = others.lock("job").wait(BOUND).acquire().await.unwrap();
     assert!(!first.is_valid(), "two held it");
