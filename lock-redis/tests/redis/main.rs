@@ -8,5 +8,6 @@ mod interop;
 mod redlock;
 mod replicas;
 mod security;
+mod together;
 mod tokens;
 mod waiting;
