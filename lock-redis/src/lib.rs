@@ -28,6 +28,7 @@ mod dial;
 mod driver;
 mod error;
 mod keys;
+mod lanes;
 mod link;
 mod script;
 mod server;

@@ -7,6 +7,7 @@ pub(crate) enum Script {
     Request,
     Renew,
     Release,
+    Several,
     Look,
     Break,
     Raise,
@@ -16,12 +17,15 @@ pub(crate) enum Script {
 
 const READ: &str = include_str!("scripts/read.lua");
 const NEXT: &str = include_str!("scripts/next.lua");
+const REQUEST: &str = include_str!("scripts/request.lua");
+const RELEASE: &str = include_str!("scripts/release.lua");
 
 impl Script {
-    pub(crate) const ALL: [Script; 8] = [
+    pub(crate) const ALL: [Script; 9] = [
         Script::Request,
         Script::Renew,
         Script::Release,
+        Script::Several,
         Script::Look,
         Script::Break,
         Script::Raise,
@@ -31,9 +35,13 @@ impl Script {
 
     pub(crate) fn text(self) -> String {
         match self {
-            Script::Request => [READ, NEXT, include_str!("scripts/request.lua")].concat(),
+            Script::Request => {
+                let call = "return request(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])";
+                [READ, NEXT, REQUEST, call].concat()
+            }
             Script::Renew => [READ, include_str!("scripts/renew.lua")].concat(),
-            Script::Release => [READ, include_str!("scripts/release.lua")].concat(),
+            Script::Release => [READ, RELEASE, "return release(KEYS[1], ARGV[1], KEYS[2], ARGV[2])"].concat(),
+            Script::Several => [READ, NEXT, REQUEST, RELEASE, include_str!("scripts/several.lua")].concat(),
             Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
             Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
             Script::Raise => [READ, include_str!("scripts/raise.lua")].concat(),
@@ -48,6 +56,7 @@ impl Script {
             Script::Request => "asking for a lock",
             Script::Renew => "renewing",
             Script::Release => "releasing a lock",
+            Script::Several => "asking for locks and releasing others",
             Script::Look => "looking at locks",
             Script::Break => "breaking a lock",
             Script::Raise => "raising a token",

@@ -14,6 +14,7 @@ use redis::Value as Answer;
 use crate::acknowledgement::Acknowledgement;
 use crate::config::Place;
 use crate::keys::Keys;
+use crate::lanes::{self, Ask, Lanes, Request, Turn, Way};
 use crate::link::{Connection, Link, Step};
 use crate::script::Script;
 use crate::server::{self, Server};
@@ -34,9 +35,10 @@ use crate::{Finding, RedisConfig, error};
 /// unclear leaves a mark that a late request of the same holder meets.
 pub struct RedisStore {
     config: RedisConfig,
-    servers: Servers,
+    servers: Arc<Servers>,
     keys: Keys,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
+    lanes: Arc<Lanes>,
     guarantees: Guarantees,
     acknowledgement: Option<Acknowledgement>,
 }
@@ -74,16 +76,11 @@ impl RedisStore {
     pub async fn connect(config: RedisConfig) -> Result<RedisStore> {
         config.check()?;
         let keys = Keys::new(&config.prefix, matches!(config.place, Place::Cluster(_)))?;
-        let servers = Servers::new(&config)?;
+        let (servers, tokens) = (Arc::new(Servers::new(&config)?), Arc::new(Tokens::default()));
+        let lanes = Lanes::new(servers.clone(), tokens.clone(), keys.clone());
         let acknowledgement = if config.wait > 0 { Some(Acknowledgement::new(&config)?) } else { None };
-        let mut store = RedisStore {
-            config,
-            servers,
-            keys,
-            tokens: Tokens::default(),
-            guarantees: Guarantees::NONE,
-            acknowledgement,
-        };
+        let mut store =
+            RedisStore { config, servers, keys, tokens, lanes, guarantees: Guarantees::NONE, acknowledgement };
         let looked_at = store.look().await?;
         if let Some(replica) = looked_at.iter().find(|server| server.is_replica()) {
             let text = format!("{} is a replica, and may not write: give the address of its master", replica.name());
@@ -151,18 +148,57 @@ impl RedisStore {
         Ok(now == id)
     }
 
+    /// Asks for a lock, with others that are asked for at the same time.
+    async fn ask(&self, slot: u16, key: &str, claim: &Claim) -> Result<(Vec<Answer>, Arc<str>, Arc<Connection>)> {
+        let holder = claim.holder().to_string();
+        let tombstone = self.keys.tombstone(slot, claim.holder());
+        let (ttl, ending) = (millis(claim.ttl()), value::ending(claim.info()));
+        let ask = || {
+            let request = Request { tombstone: tombstone.clone(), ttl, ending: ending.clone() };
+            Ask { lock: key.to_owned(), holder: holder.clone(), request: Some(request) }
+        };
+        let turn = match self.lanes.enter(slot, ask) {
+            Way::Alone(turn) => Some(turn),
+            Way::Together(answer) => match lanes::told(answer).await? {
+                Some((Answer::Array(answer), realm, connection)) => return Ok((answer, realm, connection)),
+                Some((.., connection)) => return Err(error::odd(&connection.to.to_string(), Script::Request.doing())),
+                None => None,
+            },
+        };
+        let step = |realm: &str, known: u64, may_be_new: bool| {
+            let keys = vec![key.to_owned(), self.keys.counter(slot, realm), tombstone.clone()];
+            let new = u8::from(may_be_new).to_string();
+            Step::new(
+                Script::Request,
+                keys,
+                vec![holder.clone(), ttl.to_string(), ending.clone(), known.to_string(), new],
+            )
+        };
+        self.with_token(slot, step, turn).await
+    }
+
     /// Runs a step that takes a token: `step` makes it for a realm, the highest token known, and whether the counter
     /// may be new.
     async fn with_token(
         &self,
         slot: u16,
         step: impl Fn(&str, u64, bool) -> Step,
+        mut turn: Option<Turn>,
     ) -> Result<(Vec<Answer>, Arc<str>, Arc<Connection>)> {
         let mut may_be_new = false;
         for _ in 0..REALMS {
             let (id, known) = self.tokens.known(slot);
             let step = step(&id, known, may_be_new);
-            let (answer, connection) = self.servers.run(slot, &step).await?;
+            let ran = match &turn {
+                Some(_) => self.servers.run_many(slot, &step).await?,
+                None => Ran::Parted,
+            };
+            // What has to wait for its slot to arrive shall keep nobody else waiting.
+            drop(turn.take());
+            let (answer, connection) = match ran {
+                Ran::Here(answer, connection) => (answer, connection),
+                Ran::Parted => self.servers.run(slot, &step).await?,
+            };
             let Answer::Array(answer) = answer else {
                 return Err(error::odd(&connection.to.to_string(), step.script.doing()));
             };
@@ -232,17 +268,25 @@ impl RedisStore {
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
         let key = self.keys.lock(claim.name());
         let slot = self.keys.slot(&key);
-        let (mut keys, mut arguments) = (vec![key], vec![claim.holder().to_string()]);
+        let holder = claim.holder().to_string();
+        let (mut keys, mut arguments) = (vec![key.clone()], vec![holder.clone()]);
+        let mut _turn = None;
         if may_come_again {
             keys.push(self.keys.tombstone(slot, claim.holder()));
             arguments.push(millis(claim.ttl() + TOMBSTONE).to_string());
+        } else {
+            match self.lanes.enter(slot, || Ask { lock: key, holder, request: None }) {
+                Way::Alone(turn) => _turn = Some(turn),
+                Way::Together(answer) => {
+                    if let Some((answer, _, connection)) = lanes::told(answer).await? {
+                        return released(&answer, &connection);
+                    }
+                }
+            }
         }
         let step = Step::new(Script::Release, keys, arguments);
-        match self.servers.run(slot, &step).await? {
-            (Answer::Int(1), _) => Ok(Released::Held),
-            (Answer::Int(0), _) => Ok(Released::NotHeld),
-            (_, connection) => Err(error::odd(&connection.to.to_string(), step.script.doing())),
-        }
+        let (answer, connection) = self.servers.run(slot, &step).await?;
+        released(&answer, &connection)
     }
 
     /// Who holds these locks, of those that are held.
@@ -391,6 +435,14 @@ fn remaining_of(pttl: i64) -> Option<Duration> {
     u64::try_from(pttl).ok().map(|left| Duration::from_millis(left + 1))
 }
 
+fn released(answer: &Answer, connection: &Connection) -> Result<Released> {
+    match answer {
+        Answer::Int(1) => Ok(Released::Held),
+        Answer::Int(0) => Ok(Released::NotHeld),
+        _ => Err(error::odd(&connection.to.to_string(), Script::Release.doing())),
+    }
+}
+
 fn text(answer: &[Answer], at: usize) -> Option<&str> {
     match answer.get(at)? {
         Answer::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
@@ -421,20 +473,8 @@ impl LockStore for RedisStore {
         let slot = self.keys.slot(&key);
         // Before the question, so that whatever is told after it is heard.
         let seen = self.servers.mark(slot, &key);
-        let holder = claim.holder().to_string();
-        let step = |realm: &str, known: u64, may_be_new: bool| {
-            let keys = vec![key.clone(), self.keys.counter(slot, realm), self.keys.tombstone(slot, claim.holder())];
-            let arguments = vec![
-                holder.clone(),
-                millis(claim.ttl()).to_string(),
-                value::ending(claim.info()),
-                known.to_string(),
-                u8::from(may_be_new).to_string(),
-            ];
-            Step::new(Script::Request, keys, arguments)
-        };
         let sent = Instant::now();
-        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        let (answer, realm, connection) = self.ask(slot, &key, claim).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
         match text(&answer, 0) {
             Some("granted") => {
@@ -544,7 +584,7 @@ impl LockStore for RedisStore {
                 vec![holder.to_string(), nobody.clone(), known.to_string(), u8::from(may_be_new).to_string()];
             Step::new(Script::Break, keys, arguments)
         };
-        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
         match text(&answer, 0) {
             Some("other") => Ok(None),
@@ -588,7 +628,7 @@ impl Raise for RedisStore {
             let arguments = vec![holder.clone(), number_text.clone(), u8::from(may_be_new).to_string()];
             Step::new(Script::Raise, keys, arguments)
         };
-        let (answer, realm, connection) = self.with_token(slot, step).await?;
+        let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         match text(&answer, 0) {
             Some("refused") => Ok(Raised::Refused),
             Some("raised") => {

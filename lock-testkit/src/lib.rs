@@ -3,6 +3,7 @@
 //! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds. What does not happen within a
 //! generous bound fails the test, and so does a program that is not installed.
 
+mod clock;
 mod etcd;
 mod port;
 mod process;
@@ -12,6 +13,7 @@ mod server;
 mod until;
 mod zookeeper;
 
+pub use self::clock::WallClock;
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
 pub use self::process::Process;

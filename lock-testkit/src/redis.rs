@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{Process, Server, free_port, until};
+use crate::{Process, Server, WallClock, free_port, until};
 
 /// A `redis-server` on a private port, with a folder of its own. Dropped, it is killed and its folder removed.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct RedisServer {
     port: u16,
     folder: TempDir,
     settings: Vec<String>,
+    clock: Option<WallClock>,
     process: Process,
 }
 
@@ -25,13 +26,44 @@ impl RedisServer {
     /// If it does not start.
     #[track_caller]
     pub fn start(settings: &[&str]) -> RedisServer {
+        RedisServer::start_by(None, settings)
+    }
+
+    /// Starts a server with a wall clock of its own, which [`set_clock`](RedisServer::set_clock) sets.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[track_caller]
+    pub fn start_with_clock(settings: &[&str]) -> RedisServer {
+        RedisServer::start_by(Some(WallClock::new()), settings)
+    }
+
+    #[track_caller]
+    fn start_by(clock: Option<WallClock>, settings: &[&str]) -> RedisServer {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder for a server");
         let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let process = launch(port, &folder, &settings);
-        let mut server = RedisServer { port, folder, settings, process };
+        let process = launch(port, &folder, &settings, clock.as_ref());
+        let mut server = RedisServer { port, folder, settings, clock, process };
         server.wait_until_ready();
         server
+    }
+
+    /// Sets its wall clock this many seconds ahead of the machine's, or behind it.
+    ///
+    /// # Panics
+    ///
+    /// If it was started without a clock of its own, or does not read it.
+    #[track_caller]
+    pub fn set_clock(&self, ahead: i64) {
+        self.clock.as_ref().expect("it was started with a clock of its own").set(ahead);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time after 1970");
+        let wanted = i64::try_from(now.as_secs()).expect("a small time") + ahead;
+        until("a server that reads its clock", || {
+            let told: i64 = self.cli(&["TIME"]).lines().next()?.parse().ok()?;
+            ((told - wanted).abs() < 100).then_some(())
+        });
     }
 
     /// A replica of `master`, once it has all its data.
@@ -81,7 +113,7 @@ impl RedisServer {
     #[track_caller]
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = launch(self.port, &self.folder, &self.settings);
+        self.process = launch(self.port, &self.folder, &self.settings, self.clock.as_ref());
         self.wait_until_ready();
     }
 
@@ -127,12 +159,15 @@ impl Server for RedisServer {
 }
 
 #[track_caller]
-fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
+fn launch(port: u16, folder: &TempDir, settings: &[String], clock: Option<&WallClock>) -> Process {
     let folder = folder.path().to_str().expect("a temporary folder has a plain name");
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]);
     command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]);
     command.args(settings);
+    if let Some(clock) = clock {
+        clock.give_to(&mut command);
+    }
     Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 

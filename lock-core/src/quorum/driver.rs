@@ -35,13 +35,21 @@ impl QuorumDriver {
 
     /// The driver of `redlock://h1,h2,h3`, whose members are `redis://h1`, `redis://h2` and `redis://h3`.
     pub const fn redlock() -> QuorumDriver {
-        const SURVIVED: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::MinorityLoss]);
+        const RECORDS: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::MinorityLoss]);
+        const TOKENS: Faults = Faults::of(&[
+            Fault::Crash,
+            Fault::PowerLoss,
+            Fault::FailOver,
+            Fault::MinorityLoss,
+            Fault::ClockStep,
+            Fault::Pause,
+        ]);
         let kind = StoreKind {
             schemes: &["redlock"],
             example: "redlock://10.0.0.1,10.0.0.2,10.0.0.3",
             at_best: Guarantees::NONE
-                .records_survive(SURVIVED)
-                .tokens_survive(SURVIVED)
+                .records_survive(RECORDS)
+                .tokens_survive(TOKENS)
                 .expiry(Expiry::Ttl(ClockKind::Wall))
                 .waiting(WaitStyle::Polled),
             provided: "if every member persists every write, and none has a replica that can take over",

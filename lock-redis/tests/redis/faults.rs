@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, ErrorKind, LockStore, Locks, Released};
-use lock_testkit::{Proxy, until};
+use lock_core::{Attempt, Claim, ErrorKind, Fence, LockStore, Locks, Released};
+use lock_testkit::{BOUND, Proxy, RedisServer, until};
 
-use crate::bed::{LONG, ask, grant, is_held, locks, name, open, server, try_open};
+use crate::bed::{LONG, SYNCED, ask, grant, is_held, locks, name, open, server, try_open};
 
 /// Less than what the client crate takes for a server that is down, or than 64 time-outs one after the other; and far
 /// more than our own time-outs here.
@@ -83,7 +83,8 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
     let counter = key.replace(&format!("withdrawn:{holder}"), "token:x");
     // What a late request does, by hand.
     let script = [include_str!("../../src/scripts/read.lua"), include_str!("../../src/scripts/next.lua")].concat()
-        + include_str!("../../src/scripts/request.lua");
+        + include_str!("../../src/scripts/request.lua")
+        + "return request(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])";
     let late = server.cli(&["EVAL", &script, "3", "lock:job", &counter, &key, &holder, "600000", "", "0", "1"]);
     assert_eq!(late, "withdrawn");
     assert!(!is_held(&other, "job").await);
@@ -134,4 +135,36 @@ async fn a_holder_that_is_cut_off_is_told_in_time() {
     assert!(guard.release().await.is_err());
     proxy.forward();
     assert!(next.is_valid() && is_held(&far, "job").await);
+}
+
+const DAY: i64 = 24 * 3600;
+
+/// Scenario: the server's clock is set back. A lease ends late, and nobody is let in beside its holder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_set_back_ends_leases_late() {
+    let server = RedisServer::start_with_clock(&SYNCED);
+    let store = open(&server.url()).await;
+    let guard = locks(&store).lock("job").ttl(Duration::from_secs(1)).fixed().acquire().await.unwrap();
+    server.set_clock(-DAY);
+    guard.lost().await;
+    assert!(is_held(&store, "job").await, "it ends a day later");
+    server.set_clock(0);
+    let next = locks(&store).lock("job").wait(LONG).acquire();
+    let next = tokio::time::timeout(BOUND, next).await.expect("it has ended").unwrap();
+    assert!(next.token_if_any() > guard.token_if_any());
+}
+
+/// Scenario: the server's clock is set forward. Two hold the lock, and the fence refuses the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_set_forward_lets_two_in_and_the_fence_refuses_the_first() {
+    let server = RedisServer::start_with_clock(&SYNCED);
+    let store = open(&server.url()).await;
+    let first = locks(&store).lock("job").fixed().acquire().await.unwrap();
+    server.set_clock(DAY);
+    let second = locks(&store).lock("job").acquire().await.unwrap();
+    assert!(first.is_valid(), "two hold it");
+    let resource = Fence::in_memory();
+    drop(resource.enter(&name("job"), second.token_if_any().unwrap()).await.unwrap());
+    let refused = resource.enter(&name("job"), first.token_if_any().unwrap()).await.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Fenced);
 }

@@ -5,7 +5,9 @@
 mod bed;
 mod faults;
 mod interop;
+mod redlock;
 mod replicas;
 mod security;
+mod together;
 mod tokens;
 mod waiting;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lock_core::{Break, Claim, ErrorKind, LockStore, Renewals, Renewed};
-use lock_testkit::{RedisServer, until};
+use lock_core::{Break, Claim, ErrorKind, LockStore, Released, Renewals, Renewed};
+use lock_redis::RedisStore;
+use lock_testkit::{RedisCluster, RedisServer, until};
 
 use crate::bed::{LONG, grant, locks, name, open, server, try_open};
 
@@ -36,13 +37,17 @@ const RIGHTS: [&str; 22] = [
     "+ping",
 ];
 
-fn with_user(extra: &[&str]) -> (RedisServer, String) {
-    let server = server();
+fn add_user(server: &RedisServer, extra: &[&str]) {
     let password = format!(">{PASSWORD}");
     let mut words = vec!["ACL", "SETUSER", "app", "reset", "on", &password];
     words.extend(RIGHTS);
     words.extend(extra);
     assert_eq!(server.cli(&words), "OK");
+}
+
+fn with_user(extra: &[&str]) -> (RedisServer, String) {
+    let server = server();
+    add_user(&server, extra);
     let url = format!("redis://app:{PASSWORD}@127.0.0.1:{}", server.port());
     (server, url)
 }
@@ -70,6 +75,47 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
     assert_eq!(a.diagnose().await.unwrap()[0].kind, lock_redis::FindingKind::Unknown);
     let (_with, url) = with_user(&["+info", "+config|get", "+role"]);
     assert_eq!(open(&url).await.guarantees().shortfalls(&lock_core::Guarantees::FOR_CORRECTNESS), []);
+}
+
+/// Asks, renews, looks and gives back.
+async fn use_it(store: &RedisStore) {
+    let claim = Claim::new(name("job"), LONG);
+    grant(store, &claim).await;
+    let batch = Renewals::new(&lock_core::Clock::system(), [claim.clone()]);
+    store.renew(&batch).await;
+    assert!(matches!(batch.iter().next().unwrap().answered(), Some(Renewed::For(_))), "{:?}", batch.failure());
+    assert_eq!(store.list(None, 10).await.unwrap().len(), 1);
+    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_replicas_needs_one_right_more() {
+    let (server, url) = with_user(&["+wait"]);
+    let _replica = RedisServer::replica_of(&server, &[]);
+    use_it(&*open(&format!("{url}?wait=1&wait_timeout=20s")).await).await;
+    add_user(&server, &[]);
+    let store = open(&format!("{url}?wait=1&wait_timeout=20s")).await;
+    let error = store.request(&Claim::new(name("job"), LONG)).await.err().unwrap();
+    assert!(!error.may_have_taken_effect() && error.to_string().contains("this user may not"), "{error}");
+    assert!(store.inspect(&name("job")).await.unwrap().is_none(), "it is given back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_needs_two_rights_more() {
+    let mut cluster = RedisCluster::of_masters(&[]);
+    for server in cluster.servers() {
+        add_user(server, &["+cluster|slots", "+asking"]);
+    }
+    let store = open(&cluster.url().replace("://", &format!("://app:{PASSWORD}@"))).await;
+    use_it(&store).await;
+    // A slot on its way is followed with them, too.
+    let moved = Claim::new(name("job"), LONG);
+    grant(&store, &moved).await;
+    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    moving.move_key("lock:job");
+    assert_eq!(store.release(&moved).await.unwrap(), Released::Held);
+    moving.finish();
+    use_it(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
