@@ -65,14 +65,16 @@ pub(crate) fn look(place: &Place) -> Txn {
     Txn::new().and_then([TxnOp::get(place.key.clone(), None), TxnOp::get(place.range.clone(), Some(older))])
 }
 
-/// Deletes the claim's own key, and nobody else's; `mark` is left for a request that comes late.
-pub(crate) fn leave(place: &Place, mark: Option<&[u8]>) -> Txn {
+/// Deletes the claim's own key, and nobody else's, and if `hands_over` reads who is first in line then; `mark` is left for a
+/// request that comes late.
+pub(crate) fn leave(place: &Place, mark: Option<&[u8]>, hands_over: bool) -> Txn {
     let mark = || mark.map(|mark| TxnOp::put(mark, "", Some(PutOptions::new().with_lease(place.lease))));
     let delete = |own: Compare, otherwise: Vec<TxnOp>| {
         let on_lease = Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
         // Whether it was the first in line, and so held the lock, is known from a grant; otherwise it is read.
         let mut delete: Vec<_> = place.token.is_none().then(|| head(place)).into_iter().collect();
         delete.push(TxnOp::delete(place.key.clone(), None));
+        delete.extend(hands_over.then(|| head(place)));
         delete.extend(mark());
         Txn::new().when([on_lease, own]).and_then(delete).or_else(otherwise)
     };
@@ -107,6 +109,21 @@ pub(crate) fn left(place: &Place, response: &TxnResponse) -> Left {
         (true, None, _) => Left::Waiting,
         (false, _, Some(TxnOpResponse::Txn(inner))) => left(place, inner),
         (false, _, _) => Left::Nothing,
+    }
+}
+
+/// At which revision a [`leave`] that found the claim's key deleted it, and who was first in line then; `None` if it found
+/// nothing, or did not read that.
+pub(crate) fn handed_over(response: &TxnResponse) -> Option<(i64, Option<Key>)> {
+    let revision = response.header()?.revision();
+    let mut ops = response.op_responses();
+    if let [TxnOpResponse::Txn(inner)] = &ops[..] {
+        ops = inner.op_responses();
+    }
+    let after = ops.iter().skip_while(|op| !matches!(op, TxnOpResponse::Delete(_))).nth(1)?;
+    match after {
+        TxnOpResponse::Get(head) => Some((revision, first(head))),
+        _ => None,
     }
 }
 
@@ -153,6 +170,13 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
         }
         _ => Err(protocol("a transaction of etcd has other answers than questions")),
     }
+}
+
+/// What a release of this process saw for a claim that it found first in line at `revision`.
+pub(crate) fn first_in_line(place: &Place, revision: i64) -> Seen {
+    let (key, value) = (place.key.clone(), place.queued.clone());
+    let own = Some(Key { key, created: place.created, modified: place.created, lease: place.lease, value });
+    Seen { revision, head: own.clone(), own, before: None, ahead: None }
 }
 
 fn first(get: &GetResponse) -> Option<Key> {
