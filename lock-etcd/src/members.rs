@@ -70,8 +70,8 @@ impl Members {
         if config.endpoints.is_empty() {
             return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
         }
+        // Each call has a time-out of ours: one of the client's beside it would be another timer for every call.
         let mut options = ConnectOptions::new()
-            .with_timeout(config.timeout)
             .with_connect_timeout(config.connect_timeout)
             .with_keep_alive(PING, config.timeout)
             .with_keep_alive_while_idle(false)

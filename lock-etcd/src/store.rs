@@ -173,8 +173,19 @@ impl EtcdStore {
             (place.created, place.token) = (0, None);
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
+        // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once.
+        if claim.queues() && !self.watches.has(&place.range) {
+            let seen = self.enter(claim, notes, place, false).await?;
+            if seen.own.is_some() {
+                return Ok(seen);
+            }
+        }
+        self.enter(claim, notes, place, claim.queues()).await
+    }
+
+    async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place, joins: bool) -> Result<Seen, CallError> {
         let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let entered = self.transact("asking for a lock", queue::enter(place, claim.queues(), &withdrawn)).await;
+        let entered = self.transact("asking for a lock", queue::enter(place, joins, &withdrawn)).await;
         match &entered {
             Ok(called) => notes.set_unclear(called.cut_off),
             Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),

@@ -107,6 +107,11 @@ impl Watches {
         }
     }
 
+    /// Whether somebody of this process has waited in this range lately.
+    pub(crate) fn has(&self, range: &[u8]) -> bool {
+        locked(&self.names).get(range).is_some_and(|watch| !watch.is_over())
+    }
+
     /// Says that `key` is being deleted; `None` if nobody of this process has waited in this range lately.
     pub(crate) fn leaving(&self, range: &[u8], key: &[u8]) -> Option<Leaving> {
         let watch = locked(&self.names).get(range).filter(|watch| !watch.is_over())?.clone();
