@@ -173,8 +173,9 @@ impl EtcdStore {
             (place.created, place.token) = (0, None);
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
-        // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once.
-        if claim.queues() && !self.watches.has(&place.range) {
+        // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once, unless
+        // the answer to such a request was lost before.
+        if claim.queues() && !notes.is_unclear() && !self.watches.has(&place.range) {
             let seen = self.enter(claim, notes, place, false).await?;
             if seen.own.is_some() {
                 return Ok(seen);
