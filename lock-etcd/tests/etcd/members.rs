@@ -77,7 +77,9 @@ async fn goes_on(fault: Fault) {
         soon("a release", guard.release()).await.unwrap();
         let all = began.elapsed();
         let outage = soon("a bare write", outage).await.unwrap();
-        println!("{fault:?}, leads {leads}: acquired after {acquired:?}, all after {all:?}; a bare write after {outage:?}");
+        println!(
+            "{fault:?}, leads {leads}: acquired after {acquired:?}, all after {all:?}; a bare write after {outage:?}"
+        );
         // On an idle machine no more than one time-out over the bare client's; a busy one is slow to both.
         assert!(all < outage * 4 + Etcd::ELECTION * 10, "{all:?}, and a bare write was through after {outage:?}");
         for i in 0..20 {
