@@ -32,7 +32,7 @@ async fn etcdctl_waits_for_ours_and_ours_for_etcdctl_in_the_order_of_their_comin
     let (etcd, name) = (shared(), fresh("fifo"));
     let folder = tempfile::tempdir().unwrap();
     let (revision, go) = (folder.path().join("revision"), folder.path().join("go"));
-    let locks = locks(etcd.endpoints(), secs(10)).await;
+    let locks = locks(etcd.endpoints(), secs(60)).await;
     let first = locks.lock(&name).acquire().await.unwrap();
 
     let script = format!("echo $ETCD_LOCK_REV > $0; while [ ! -e {} ]; do sleep 0.01; done", go.display());
@@ -67,7 +67,7 @@ async fn a_holder_of_another_program_can_be_broken_and_no_other() {
     let script = "while [ ! -e $0 ]; do sleep 0.01; done";
     let mut theirs = Process::start(&mut etcdctl(etcd, name.as_str(), script, &go));
     until("etcdctl's lock", || (keys(etcd, name.as_str()).len() == 1).then_some(()));
-    let locks = locks(etcd.endpoints(), secs(10)).await;
+    let locks = locks(etcd.endpoints(), secs(60)).await;
     let seen = locks.inspect(&name).await.unwrap().unwrap();
     let broken = locks.break_lock(&name, &seen, lock_core::Break::Now).await.unwrap().unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();

@@ -112,7 +112,7 @@ async fn with_one_of_three_members_cut_off_from_us_all_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_watch_hangs_at_a_silent_member_is_served() {
     let etcd = Etcd::start(3);
-    let (ours, theirs) = (locks(etcd.proxied(), secs(6)).await, locks(etcd.endpoints(), secs(6)).await);
+    let (ours, theirs) = (locks(etcd.proxied(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
     let (told, hears) = tokio::sync::oneshot::channel();
     let told = std::sync::Mutex::new(Some(told));
@@ -145,14 +145,14 @@ async fn while_two_of_three_are_gone_nothing_is_granted_and_the_guard_is_lost_on
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_buffered_at_a_paused_member_leaves_nothing() {
     let etcd = Etcd::start(3);
-    let ours = locks(etcd.endpoints(), secs(4)).await;
+    let ours = locks(etcd.endpoints(), secs(20)).await;
     // A session is open, and renewed for as long as this is held.
     let other = ours.lock("other").acquire().await.unwrap();
     etcd.member(0).process().pause();
     let guard = soon("an acquire", ours.lock("job").acquire()).await.unwrap();
     guard.release().await.unwrap();
     etcd.member(0).process().resume();
-    let theirs = locks(vec![etcd.endpoints()[0].clone()], secs(4)).await;
+    let theirs = locks(vec![etcd.endpoints()[0].clone()], secs(20)).await;
     for _ in 0..20 {
         let guard = soon("an acquire", theirs.lock("job").acquire()).await.unwrap();
         guard.release().await.unwrap();
