@@ -15,6 +15,7 @@ needed=(
   protoc:protobuf-compiler # builds the client of etcd
   etcd:etcd-server
   etcdctl:etcd-client
+  go:golang-go           # builds a program with Go's mutex of etcd, which shares a queue with locks
   openssl:openssl        # makes certificates
   timeout:coreutils
   redis-server:redis-server

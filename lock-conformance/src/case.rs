@@ -61,6 +61,14 @@ impl Case {
     pub(crate) fn ruled_out(&self, known: &Known) -> Option<String> {
         self.needs.iter().find_map(|need| need.missing(known))
     }
+
+    /// The fault that this case inflicts.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.needs.iter().find_map(|need| match need {
+            Need::TokensSurvive(fault) | Need::RecordsSurvive(fault) => Some(*fault),
+            _ => None,
+        })
+    }
 }
 
 impl Need {

@@ -20,6 +20,16 @@ pub trait Factory: Send + Sync + 'static {
     /// Any; the case then fails with it.
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure>;
 
+    /// A deployment on which `fault` will be [inflicted](Deployment::inflict), and which must share nothing with others that
+    /// the fault would disturb.
+    ///
+    /// # Errors
+    ///
+    /// Any; the case then fails with it.
+    async fn deploy_for(&self, _fault: Fault) -> Result<Arc<dyn Deployment>, Failure> {
+        self.deploy().await
+    }
+
     /// The shortest TTL that makes sense for this store: long against one call to it, and short against patience. All
     /// times of the suite are multiples of it.
     fn ttl(&self) -> Duration;

@@ -148,7 +148,10 @@ impl Suite {
                 let runtime = runtime()?;
                 let proof = runtime.block_on(async {
                     let proof = async {
-                        let deployment = factory.deploy().await?;
+                        let deployment = match case.fault() {
+                            Some(fault) => factory.deploy_for(fault).await?,
+                            None => factory.deploy().await?,
+                        };
                         (case.run)(Context::new(deployment, guarantees, ttl)).await
                     };
                     let late = || format!("it came to no end within {deadline:.0?}").into();

@@ -73,7 +73,7 @@ impl EtcdStore {
     async fn diagnose_member(&self, index: usize) -> MemberDiagnosis {
         let endpoint = self.members.endpoint(index).to_owned();
         let status = |client: Arc<Client>| async move { client.maintenance_client().status().await };
-        match self.members.call_at(index, "reading the status", status).await {
+        match self.members.call_at(index, "reading the status", &status).await {
             Ok(status) => MemberDiagnosis {
                 endpoint,
                 leads: status.header().is_some_and(|header| header.member_id() == status.leader()),

@@ -8,6 +8,8 @@ pub(crate) struct Judgement {
     pub(crate) error: Error,
     /// Whether another member may do better.
     pub(crate) move_on: bool,
+    /// Whether the member was reached.
+    pub(crate) reached: bool,
     /// The lease that the call was to use is gone.
     pub(crate) lease_is_gone: bool,
 }
@@ -50,16 +52,17 @@ pub(crate) fn judge(doing: &str, member: &str, failure: etcd_client::Error) -> J
         // A broken connection shows under several codes.
         _ => (ErrorKind::Unavailable, Effect::Unknown, true),
     };
+    let reached = kind != ErrorKind::Denied && (server || !never_sent(&text));
     let lease_is_gone = text.contains("requested lease not found");
     let error = Error::new(kind, effect, format!("{doing} failed at the etcd member {member}: {text}"));
-    Judgement { error, move_on, lease_is_gone }
+    Judgement { error, move_on, reached, lease_is_gone }
 }
 
 /// A member did not answer in time.
 pub(crate) fn no_answer(doing: &str, member: &str, limit: std::time::Duration) -> Judgement {
     let text = format!("{doing} brought no answer from the etcd member {member} within {limit:?}");
     let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, text);
-    Judgement { error, move_on: true, lease_is_gone: false }
+    Judgement { error, move_on: true, reached: true, lease_is_gone: false }
 }
 
 /// An answer that etcd should never give.

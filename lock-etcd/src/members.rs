@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use lock_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::EtcdConfig;
 use crate::error::{Judgement, judge, no_answer};
@@ -16,6 +18,10 @@ use crate::error::{Judgement, judge, no_answer};
 /// A client for each member. A call goes to the member that answered last, and moves on to the next one when it does
 /// not: so every call that is made here must be safe to repeat. The client's own balancing would go on sending to a
 /// member that is dead.
+///
+/// Once a call has failed at one member, the others are asked in short turns, and those asked before may still answer:
+/// while a leader is missing, a member that does not know it yet passes the call on to the dead one, where it is lost, and
+/// would be waited for in vain long after another leads.
 pub(crate) struct Members {
     members: Vec<Member>,
     options: ConnectOptions,
@@ -53,6 +59,17 @@ impl CallError {
     }
 }
 
+impl Judgement {
+    /// What the whole call failed with; `cut_off` if a try of it may have been applied, or may still be.
+    fn into_call_error(self, cut_off: bool) -> CallError {
+        let error = match cut_off && !self.error.may_have_taken_effect() {
+            true => Error::new(self.error.kind(), Effect::Unknown, self.error.to_string()),
+            false => self.error,
+        };
+        CallError { error, lease_is_gone: self.lease_is_gone }
+    }
+}
+
 impl From<CallError> for Error {
     fn from(failed: CallError) -> Error {
         failed.error
@@ -62,16 +79,23 @@ impl From<CallError> for Error {
 /// Etcd refuses clients that ping more often than every five seconds.
 const PING: Duration = Duration::from_secs(6);
 
-/// How often each member is asked in one call. An election takes up to two election time-outs, in which nobody answers.
+/// For how many time-outs each member is asked in one call. An election takes up to two election time-outs, in which
+/// nobody answers.
 const PASSES: usize = 2;
+
+/// In trouble the next member is asked after this part of the time-out.
+const TURN: u32 = 4;
+
+/// Where all have answered at once that they cannot, they are asked again after this part of the time-out.
+const BREATH: u32 = 16;
 
 impl Members {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Members> {
         if config.endpoints.is_empty() {
             return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
         }
+        // Each call has a time-out of ours: one of the client's beside it would be another timer for every call.
         let mut options = ConnectOptions::new()
-            .with_timeout(config.timeout)
             .with_connect_timeout(config.connect_timeout)
             .with_keep_alive(PING, config.timeout)
             .with_keep_alive_while_idle(false)
@@ -130,32 +154,67 @@ impl Members {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let mut cut_off = false;
-        let mut last = None;
         let first = self.preferred();
-        for turn in 0..self.members.len() * PASSES {
-            let index = (first + turn) % self.members.len();
-            let judged = match self.call_at(index, doing, &call).await {
-                Ok(value) => {
-                    self.prefer(index);
-                    return Ok(Called { value, cut_off, member: index });
+        match self.call_at(first, doing, &call).await {
+            Ok(value) => Ok(Called { value, cut_off: false, member: first }),
+            Err(judged) if !judged.move_on => Err(judged.into_call_error(false)),
+            // Boxed, so that the future of a call that is answered stays small.
+            Err(judged) => Box::pin(self.move_on(first, judged, doing, &call)).await,
+        }
+    }
+
+    /// Goes on with a call that failed at `first`.
+    async fn move_on<T, F>(
+        &self,
+        first: usize,
+        failed: Judgement,
+        doing: &str,
+        call: &impl Fn(Arc<Client>) -> F,
+    ) -> Result<Called<T>, CallError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        let count = self.members.len();
+        let patience = count * PASSES;
+        let until = Instant::now() + self.timeout * (patience - 1) as u32;
+        // There is no use in asking the only member again before it had its time.
+        let turn = if count == 1 { self.timeout } else { self.timeout / TURN };
+        let mut tries = FuturesUnordered::new();
+        let (mut asked, mut ask_at) = (1, Instant::now());
+        let mut cut_off = failed.error.may_have_taken_effect();
+        // Where nobody was reached at all, there is nothing to wait for.
+        let mut reached = failed.reached;
+        let mut last = failed;
+        loop {
+            let goes_on = if reached { Instant::now() < until } else { asked < patience };
+            if !goes_on && tries.is_empty() {
+                return Err(last.into_call_error(cut_off));
+            }
+            let judged = tokio::select! {
+                Some((index, answer)) = tries.next(), if !tries.is_empty() => match answer {
+                    Ok(value) => {
+                        self.prefer(index);
+                        return Ok(Called { value, cut_off: cut_off || !tries.is_empty(), member: index });
+                    }
+                    Err(judged) => judged,
+                },
+                () = tokio::time::sleep_until(ask_at), if goes_on => {
+                    let index = (first + asked) % count;
+                    tries.push(async move { (index, self.call_at(index, doing, call).await) });
+                    (asked, ask_at) = (asked + 1, Instant::now() + turn);
+                    continue;
                 }
-                Err(judged) => judged,
             };
+            tracing::debug!(error = %judged.error, "moving on to the next member of etcd");
             cut_off |= judged.error.may_have_taken_effect();
             if !judged.move_on {
-                last = Some(judged);
-                break;
+                return Err(judged.into_call_error(cut_off || !tries.is_empty()));
             }
-            tracing::debug!(error = %judged.error, "moving on to the next member of etcd");
-            last = Some(judged);
+            reached |= judged.reached;
+            let breath = if asked % count == 0 { self.timeout / BREATH } else { Duration::ZERO };
+            ask_at = ask_at.min(Instant::now() + breath);
+            last = judged;
         }
-        let Judgement { error, lease_is_gone, .. } = last.expect("BUG: there is a member, and it was asked");
-        let error = match cut_off && !error.may_have_taken_effect() {
-            true => Error::new(error.kind(), Effect::Unknown, error.to_string()),
-            false => error,
-        };
-        Err(CallError { error, lease_is_gone })
     }
 
     /// Makes a call at one member, once.
@@ -163,7 +222,7 @@ impl Members {
         &self,
         index: usize,
         doing: &str,
-        call: impl Fn(Arc<Client>) -> F,
+        call: &impl Fn(Arc<Client>) -> F,
     ) -> Result<T, Judgement>
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,

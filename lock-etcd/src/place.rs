@@ -38,6 +38,8 @@ pub(crate) struct Place {
     pub(crate) created: i64,
     /// The revision of the first reading that found the key first in line.
     pub(crate) token: Option<u64>,
+    /// The revision of a release of this process that found the key first in line, until that is used.
+    pub(crate) first_at: Option<i64>,
     /// The key whose end may make this claim's the first, and its create revision.
     pub(crate) waits_for: Option<(Vec<u8>, i64)>,
 }
@@ -55,6 +57,7 @@ impl Place {
             carrier: None,
             created: 0,
             token: None,
+            first_at: None,
             waits_for: None,
         }
     }
@@ -69,6 +72,11 @@ impl Place {
     /// Whether this key is the claim's own. An operator who revokes a lock puts its key on another lease.
     pub(crate) fn is_own(&self, key: &Key) -> bool {
         key.lease == self.lease && (key.value == self.free || key.value == self.queued)
+    }
+
+    /// Whether this key is the claim's own, in the place in the line that the claim knows of.
+    pub(crate) fn is_at(&self, key: &Key) -> bool {
+        key.key == self.key && key.created == self.created && self.is_own(key)
     }
 
     /// Whether the key is certainly gone, and nothing can bring it back.

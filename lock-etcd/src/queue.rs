@@ -32,14 +32,14 @@ pub(crate) struct Seen {
     pub(crate) ahead: Option<u32>,
 }
 
-/// Takes the lock if nobody is in line; else, for a claim that queues, takes a place in the line; and says what it sees,
+/// Takes the lock if nobody is in line; else, if `joins`, takes a place in the line; and says what it sees,
 /// all in one step. Made twice, it does nothing the second time. After the claim was withdrawn it does nothing at all.
-pub(crate) fn enter(place: &Place, queues: bool, withdrawn: &[u8]) -> Txn {
+pub(crate) fn enter(place: &Place, joins: bool, withdrawn: &[u8]) -> Txn {
     let not_withdrawn = || Compare::create_revision(withdrawn, CompareOp::Equal, 0);
     let nobody = Compare::create_revision(place.range.clone(), CompareOp::Equal, 0).with_prefix();
     let put = |value: &[u8]| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
     let own = || TxnOp::get(place.key.clone(), None);
-    let otherwise = match queues {
+    let otherwise = match joins {
         false => vec![own(), head(place)],
         true => {
             let absent = Compare::create_revision(place.key.clone(), CompareOp::Equal, 0);
@@ -65,23 +65,27 @@ pub(crate) fn look(place: &Place) -> Txn {
     Txn::new().and_then([TxnOp::get(place.key.clone(), None), TxnOp::get(place.range.clone(), Some(older))])
 }
 
-/// Deletes the claim's own key, and nobody else's; `mark` is left for a request that comes late.
-pub(crate) fn leave(place: &Place, mark: Option<&[u8]>) -> Txn {
+/// Deletes the claim's own key, and nobody else's, and if `hands_over` reads who is first in line then; `mark` is left for a
+/// request that comes late.
+pub(crate) fn leave(place: &Place, mark: Option<&[u8]>, hands_over: bool) -> Txn {
     let mark = || mark.map(|mark| TxnOp::put(mark, "", Some(PutOptions::new().with_lease(place.lease))));
-    let delete = |own: Compare, otherwise: Vec<TxnOp>| {
-        let on_lease = Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
+    let delete = |own: Vec<Compare>, otherwise: Vec<TxnOp>| {
         // Whether it was the first in line, and so held the lock, is known from a grant; otherwise it is read.
         let mut delete: Vec<_> = place.token.is_none().then(|| head(place)).into_iter().collect();
         delete.push(TxnOp::delete(place.key.clone(), None));
+        delete.extend(hands_over.then(|| head(place)));
         delete.extend(mark());
-        Txn::new().when([on_lease, own]).and_then(delete).or_else(otherwise)
+        Txn::new().when(own).and_then(delete).or_else(otherwise)
     };
     let nothing = || mark().into_iter().collect();
     if place.created != 0 {
-        return delete(Compare::create_revision(place.key.clone(), CompareOp::Equal, place.created), nothing());
+        // It is written once: whoever has changed it since has made it another's.
+        let unchanged = Compare::mod_revision(place.key.clone(), CompareOp::Equal, place.created);
+        return delete(vec![unchanged], nothing());
     }
     // An answer was lost: what is its own is told by what it says.
-    let says = |value: &[u8]| Compare::value(place.key.clone(), CompareOp::Equal, value);
+    let on_lease = || Compare::lease(place.key.clone(), CompareOp::Equal, place.lease);
+    let says = |value: &[u8]| vec![on_lease(), Compare::value(place.key.clone(), CompareOp::Equal, value)];
     delete(says(&place.free), vec![TxnOp::txn(delete(says(&place.queued), nothing()))])
 }
 
@@ -107,6 +111,21 @@ pub(crate) fn left(place: &Place, response: &TxnResponse) -> Left {
         (true, None, _) => Left::Waiting,
         (false, _, Some(TxnOpResponse::Txn(inner))) => left(place, inner),
         (false, _, _) => Left::Nothing,
+    }
+}
+
+/// At which revision a [`leave`] that found the claim's key deleted it, and who was first in line then; `None` if it found
+/// nothing, or did not read that.
+pub(crate) fn handed_over(response: &TxnResponse) -> Option<(i64, Option<Key>)> {
+    let revision = response.header()?.revision();
+    let mut ops = response.op_responses();
+    if let [TxnOpResponse::Txn(inner)] = &ops[..] {
+        ops = inner.op_responses();
+    }
+    let after = ops.iter().skip_while(|op| !matches!(op, TxnOpResponse::Delete(_))).nth(1)?;
+    match after {
+        TxnOpResponse::Get(head) => Some((revision, first(head))),
+        _ => None,
     }
 }
 
@@ -153,6 +172,13 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
         }
         _ => Err(protocol("a transaction of etcd has other answers than questions")),
     }
+}
+
+/// What a release of this process saw for a claim that it found first in line at `revision`.
+pub(crate) fn first_in_line(place: &Place, revision: i64) -> Seen {
+    let (key, value) = (place.key.clone(), place.queued.clone());
+    let own = Some(Key { key, created: place.created, modified: place.created, lease: place.lease, value });
+    Seen { revision, head: own.clone(), own, before: None, ahead: None }
 }
 
 fn first(get: &GetResponse) -> Option<Key> {

@@ -159,6 +159,10 @@ impl EtcdStore {
 
     /// One look at the line, after taking a place in it where that is wanted and was not done before.
     async fn see(&self, claim: &Claim, notes: &Notes, place: &mut Place) -> Result<Seen, CallError> {
+        if let Some(revision) = place.first_at.take() {
+            notes.update(&place.key, |noted| noted.first_at = None);
+            return Ok(queue::first_in_line(place, revision));
+        }
         if place.created != 0 {
             let looked = self.transact("looking at a lock", queue::look(place)).await?;
             let seen = queue::read(place, &looked.value).map_err(CallError::of)?;
@@ -169,8 +173,20 @@ impl EtcdStore {
             (place.created, place.token) = (0, None);
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
+        // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once, unless
+        // the answer to such a request was lost before.
+        if claim.queues() && !notes.is_unclear() && !self.watches.has(&place.range) {
+            let seen = self.enter(claim, notes, place, false).await?;
+            if seen.own.is_some() {
+                return Ok(seen);
+            }
+        }
+        self.enter(claim, notes, place, claim.queues()).await
+    }
+
+    async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place, joins: bool) -> Result<Seen, CallError> {
         let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let entered = self.transact("asking for a lock", queue::enter(place, claim.queues(), &withdrawn)).await;
+        let entered = self.transact("asking for a lock", queue::enter(place, joins, &withdrawn)).await;
         match &entered {
             Ok(called) => notes.set_unclear(called.cut_off),
             Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
@@ -230,7 +246,8 @@ impl EtcdStore {
 
     /// Gives the place up; `mark` is left for a request that comes late.
     async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<Released> {
-        let called = match self.transact("releasing", queue::leave(place, mark)).await {
+        let leaving = self.watches.leaving(&place.range, &place.key);
+        let called = match self.transact("releasing", queue::leave(place, mark, leaving.is_some())).await {
             Ok(called) => called,
             // The mark's lease has ended: what was on it is gone with it, and nothing can come.
             Err(failed) if failed.lease_is_gone => {
@@ -239,6 +256,9 @@ impl EtcdStore {
             }
             Err(failed) => return Err(failed.error),
         };
+        if let (Some(leaving), Some((revision, head))) = (leaving, queue::handed_over(&called.value)) {
+            leaving.done(revision, head);
+        }
         if place.carrier.is_none() {
             self.revoke(place.lease).await;
         }
@@ -404,10 +424,18 @@ impl LockStore for EtcdStore {
     }
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
-        let Some(place) = Notes::of(claim).place() else { return Ok(()) };
+        let notes = Notes::of(claim);
+        let Some(place) = notes.place() else { return Ok(()) };
         let Some((key, created)) = &place.waits_for else { return Ok(()) };
         let seen = i64::try_from(held.seen).unwrap_or(i64::MAX);
-        self.watches.gone(&place.range, key, *created, seen).await
+        let next = self.watches.gone(&place.range, key, *created, seen).await?;
+        if let Some(next) = next.filter(|next| place.is_at(&next.head)) {
+            // One transaction has read that the key stands and is the first, as a look of its own would.
+            notes.update(&place.key, |noted| {
+                noted.first_at = Some(next.revision).filter(|_| noted.created == place.created)
+            });
+        }
+        Ok(())
     }
 
     async fn renew(&self, batch: &Renewals) {

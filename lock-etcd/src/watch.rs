@@ -10,12 +10,16 @@ use lock_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::Notify;
 
 use crate::members::Members;
+use crate::queue::Key;
 
 /// One long-lived watch for each name that somebody of this process waits for.
 ///
 /// A watch that starts at a revision which was already reached is served by etcd on a tick of 100 ms, which would cap
 /// hand-overs at ten a second for each waiter. So a watch starts from now, stays for all waiters, and a waiter looks
 /// once more unless the watch has covered everything since its own reading.
+///
+/// Where the holder is of this process too, the transaction of its release reads who is first in line then, and its
+/// answer wakes the waiter: a hand-over within one process is one step.
 pub(crate) struct Watches {
     members: Arc<Members>,
     names: Arc<Mutex<Names>>,
@@ -30,11 +34,14 @@ struct Watch {
 
 struct State {
     phase: Phase,
-    /// The latest deletions, with their revisions.
-    deleted: VecDeque<(i64, Vec<u8>)>,
+    /// The latest deletions.
+    deleted: VecDeque<Deletion>,
     /// Of what happened after this revision nothing is missing in `deleted`, once the watch is live.
     complete_from: i64,
     waiters: HashMap<Vec<u8>, Vec<Arc<Notify>>>,
+    /// The keys that this process is deleting, with how many calls do so. Who waits for such a key is called by the answer,
+    /// which says more than the watch.
+    leaving: HashMap<Vec<u8>, u32>,
     /// Whether somebody came to wait since the last look.
     used: bool,
 }
@@ -45,6 +52,27 @@ enum Phase {
     /// Nobody needed it any more.
     Idle,
     Broken(Error),
+}
+
+/// The end of one key.
+struct Deletion {
+    revision: i64,
+    key: Vec<u8>,
+    next: Option<Next>,
+}
+
+/// Who was first in line after a release of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct Next {
+    /// The revision of the transaction that released, and read this.
+    pub(crate) revision: i64,
+    pub(crate) head: Key,
+}
+
+/// The deletion of a key by this process, until its answer has come.
+pub(crate) struct Leaving {
+    watch: Arc<Watch>,
+    key: Vec<u8>,
 }
 
 /// A waiter for the end of one key, until it is dropped.
@@ -66,8 +94,9 @@ impl Watches {
         Watches { members, names: Arc::default() }
     }
 
-    /// Completes when `key` with this create revision, which stood at revision `seen`, may have gone.
-    pub(crate) async fn gone(&self, range: &[u8], key: &[u8], created: i64, seen: i64) -> Result<()> {
+    /// Completes when `key` with this create revision, which stood at revision `seen`, may have gone; says who was first in
+    /// line then, if that is known.
+    pub(crate) async fn gone(&self, range: &[u8], key: &[u8], created: i64, seen: i64) -> Result<Option<Next>> {
         loop {
             let ticket = Ticket::of(self.watch(range), key, created);
             match ticket.gone(&self.members, seen).await {
@@ -76,6 +105,18 @@ impl Watches {
                 None => continue,
             }
         }
+    }
+
+    /// Whether somebody of this process has waited in this range lately.
+    pub(crate) fn has(&self, range: &[u8]) -> bool {
+        locked(&self.names).get(range).is_some_and(|watch| !watch.is_over())
+    }
+
+    /// Says that `key` is being deleted; `None` if nobody of this process has waited in this range lately.
+    pub(crate) fn leaving(&self, range: &[u8], key: &[u8]) -> Option<Leaving> {
+        let watch = locked(&self.names).get(range).filter(|watch| !watch.is_over())?.clone();
+        *locked(&watch.state).leaving.entry(key.to_vec()).or_default() += 1;
+        Some(Leaving { watch, key: key.to_vec() })
     }
 
     /// The watch for the keys in this range; it is opened if there is none.
@@ -90,6 +131,7 @@ impl Watches {
                 deleted: VecDeque::new(),
                 complete_from: i64::MAX,
                 waiters: HashMap::new(),
+                leaving: HashMap::new(),
                 used: true,
             }),
         });
@@ -116,7 +158,7 @@ impl Ticket {
     }
 
     /// `None` if the watch was given up.
-    async fn gone(&self, members: &Members, seen: i64) -> Option<Result<()>> {
+    async fn gone(&self, members: &Members, seen: i64) -> Option<Result<Option<Next>>> {
         loop {
             match self.look(seen) {
                 Look::Opening => self.called.notified().await,
@@ -124,29 +166,54 @@ impl Ticket {
                 Look::Covered => break,
                 Look::Gap => match stands(members, &self.key, self.created).await {
                     Ok(true) => break,
-                    gone => return Some(gone.map(drop)),
+                    gone => return Some(gone.map(|_| None)),
                 },
             }
         }
         self.called.notified().await;
-        match self.look(i64::MAX) {
-            Look::Over(Some(Err(error))) => Some(Err(error)),
-            _ => Some(Ok(())),
+        match self.look(seen) {
+            Look::Over(Some(result)) => Some(result),
+            _ => Some(Ok(None)),
         }
     }
 
     fn look(&self, seen: i64) -> Look {
         let state = locked(&self.watch.state);
-        match &state.phase {
-            Phase::Opening => Look::Opening,
-            Phase::Idle => Look::Over(None),
-            Phase::Broken(error) => Look::Over(Some(Err(error.clone()))),
-            Phase::Live if state.deleted.iter().any(|(at, key)| *at > seen && *key == self.key) => {
-                Look::Over(Some(Ok(())))
+        let gone = state.deleted.iter().rev().find(|gone| gone.revision > seen && gone.key == self.key);
+        match (gone, &state.phase) {
+            // The answer that is still to come says who is next.
+            (Some(gone), _) if gone.next.is_some() || !state.leaving.contains_key(&self.key) => {
+                Look::Over(Some(Ok(gone.next.clone())))
             }
-            Phase::Live if state.complete_from <= seen => Look::Covered,
-            Phase::Live => Look::Gap,
+            (_, Phase::Idle) => Look::Over(None),
+            (_, Phase::Broken(error)) => Look::Over(Some(Err(error.clone()))),
+            (_, Phase::Opening) => Look::Opening,
+            (Some(_), Phase::Live) => Look::Covered,
+            (None, Phase::Live) if state.complete_from <= seen => Look::Covered,
+            (None, Phase::Live) => Look::Gap,
         }
+    }
+}
+
+impl Leaving {
+    /// It was deleted at this revision, and `head` was first in line then.
+    pub(crate) fn done(self, revision: i64, head: Option<Key>) {
+        let next = head.map(|head| Next { revision, head });
+        locked(&self.watch.state).deleted(Deletion { revision, key: self.key.clone(), next });
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = locked(&self.watch.state);
+        if let Some(calls) = state.leaving.get_mut(&self.key) {
+            *calls -= 1;
+            if *calls == 0 {
+                state.leaving.remove(&self.key);
+            }
+        }
+        // Also if its answer never came: then they look for themselves.
+        state.call(&self.key);
     }
 }
 
@@ -157,7 +224,7 @@ enum Look {
     Covered,
     /// Something may have happened before the watch began.
     Gap,
-    Over(Option<Result<()>>),
+    Over(Option<Result<Option<Next>>>),
 }
 
 impl Drop for Ticket {
@@ -199,16 +266,34 @@ impl Watch {
         self.set(Phase::Live);
     }
 
+    /// The watch saw the end of this key.
     fn deleted(&self, revision: i64, key: &[u8]) {
         let mut state = locked(&self.state);
-        if let Some(waiters) = state.waiters.get(key) {
-            waiters.iter().for_each(|called| called.notify_one());
+        state.deleted(Deletion { revision, key: key.to_vec(), next: None });
+        if !state.leaving.contains_key(key) {
+            state.call(key);
         }
-        state.deleted.push_back((revision, key.to_vec()));
-        if state.deleted.len() > REMEMBERED {
-            let forgotten = state.deleted.pop_front().map_or(0, |(revision, _)| revision);
-            state.complete_from = state.complete_from.max(forgotten);
+    }
+}
+
+impl State {
+    /// Remembers a deletion, of which the watch and the one who did it may both tell, in any order.
+    fn deleted(&mut self, deletion: Deletion) {
+        let same = |known: &&mut Deletion| known.revision == deletion.revision && known.key == deletion.key;
+        if let Some(known) = self.deleted.iter_mut().rev().find(same) {
+            known.next = known.next.take().or(deletion.next);
+            return;
         }
+        self.deleted.push_back(deletion);
+        if self.deleted.len() > REMEMBERED {
+            let forgotten = self.deleted.pop_front().map_or(0, |deletion| deletion.revision);
+            self.complete_from = self.complete_from.max(forgotten);
+        }
+    }
+
+    /// Calls who waits for the end of this key.
+    fn call(&self, key: &[u8]) {
+        self.waiters.get(key).into_iter().flatten().for_each(|called| called.notify_one());
     }
 }
 

@@ -3,28 +3,37 @@
 use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions};
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
-use lock_core::{Clock, LockStore};
+use lock_core::{Clock, Fault, Faults, LockStore};
 use lock_etcd::{EtcdConfig, EtcdStore};
-use lock_testkit::Etcd;
+use lock_testkit::{Etcd, until};
 
-/// A cluster of so many members, which all cases share; each has a prefix of its own.
-struct Cluster(usize, OnceLock<Arc<Etcd>>, AtomicU32);
-struct Prefix(Arc<Etcd>, String);
+/// A cluster of so many members, which the cases share that do it no harm; each has a prefix of its own.
+struct Cluster(usize, OnceLock<Arc<Mutex<Etcd>>>, AtomicU32);
+struct Prefix(Arc<Mutex<Etcd>>, String);
 
 #[async_trait]
 impl Factory for Cluster {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        let etcd = self.1.get_or_init(|| Arc::new(Etcd::start(self.0))).clone();
+        let etcd = self.1.get_or_init(|| Arc::new(Mutex::new(Etcd::start(self.0)))).clone();
         Ok(Arc::new(Prefix(etcd, format!("case{}/", self.2.fetch_add(1, Ordering::Relaxed)))))
+    }
+
+    async fn deploy_for(&self, _fault: Fault) -> Result<Arc<dyn Deployment>, Failure> {
+        Ok(Arc::new(Prefix(Arc::new(Mutex::new(Etcd::start(self.0))), "case/".to_owned())))
     }
 
     fn ttl(&self) -> Duration {
         Duration::from_secs(2)
+    }
+
+    fn faults(&self) -> Faults {
+        let any = Faults::of(&[Fault::Crash, Fault::Pause]);
+        if self.0 < 3 { any } else { any | Faults::of(&[Fault::FailOver, Fault::MinorityLoss]) }
     }
 
     fn ends_sessions(&self) -> bool {
@@ -35,18 +44,57 @@ impl Factory for Cluster {
 #[async_trait]
 impl Deployment for Prefix {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        let config = EtcdConfig::new(self.0.endpoints()).prefix(&self.1);
+        let config = EtcdConfig::new(self.endpoints()).prefix(&self.1);
         Ok(Arc::new(EtcdStore::connect(config, &Clock::system()).await?))
     }
 
+    async fn inflict(&self, fault: Fault) -> Result<(), Failure> {
+        let etcd = self.0.clone();
+        let inflict = move || inflict(&mut etcd.lock().unwrap_or_else(PoisonError::into_inner), fault);
+        Ok(tokio::task::spawn_blocking(inflict).await?)
+    }
+
     async fn end_sessions(&self) -> Result<(), Failure> {
-        let client = Client::connect(self.0.endpoints(), None).await?;
+        let client = Client::connect(self.endpoints(), None).await?;
         let keys = client.kv_client().get(self.1.as_str(), Some(GetOptions::new().with_prefix())).await?;
         let leases: HashSet<i64> = keys.kvs().iter().map(|kv| kv.lease()).collect();
         for lease in leases {
             client.lease_client().revoke(lease).await?;
         }
         Ok(())
+    }
+}
+
+impl Prefix {
+    fn endpoints(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).endpoints()
+    }
+}
+
+fn inflict(etcd: &mut Etcd, fault: Fault) {
+    // Who was lost before comes back first: a fault meets a whole cluster.
+    etcd.start_all();
+    let leader = etcd.leader();
+    match fault {
+        Fault::FailOver => {
+            etcd.member_mut(leader).kill();
+            etcd.leader_but(leader);
+        }
+        Fault::MinorityLoss => etcd.member_mut((leader + 1) % 3).kill(),
+        Fault::Pause => {
+            etcd.member(leader).process().pause();
+            // Where there are others, it stands still until it is deposed.
+            match etcd.endpoints().len() {
+                1 => std::thread::sleep(Etcd::ELECTION),
+                _ => _ = etcd.leader_but(leader),
+            }
+            etcd.member(leader).process().resume();
+            until("all members", || etcd.all_follow().then_some(()));
+        }
+        _ => {
+            etcd.kill_all();
+            etcd.start_all();
+        }
     }
 }
 

@@ -8,11 +8,20 @@ pub(crate) use lock_testkit::{BOUND, until};
 /// A folder of its own, with a store of its own.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    store: String,
 }
 
 impl Place {
     pub(crate) fn new() -> Place {
-        Place { folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        let store = format!("sqlite:{}", folder.path().join("locks.db").display());
+        Place { folder, store }
+    }
+
+    /// A folder of its own, with the store at this URL.
+    #[cfg(any(feature = "etcd", feature = "redis"))]
+    pub(crate) fn at(store: String) -> Place {
+        Place { store, ..Place::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -20,7 +29,7 @@ impl Place {
     }
 
     pub(crate) fn store(&self) -> String {
-        format!("sqlite:{}", self.path("locks.db").display())
+        self.store.clone()
     }
 
     /// `leasehold` with these arguments, with this place's store and folder.
@@ -41,10 +50,15 @@ impl Place {
 
     /// Runs a script under a lock in the background.
     pub(crate) fn run(&self, args: &[&str], script: &str) -> Running {
+        self.run_saying(args, script, Stdio::piped())
+    }
+
+    /// The same, with what `leasehold` says going there.
+    pub(crate) fn run_saying(&self, args: &[&str], script: &str, there: Stdio) -> Running {
         let mut all = vec!["run"];
         all.extend(args);
         all.extend(["--", "sh", "-c", script]);
-        Running(Some(self.leasehold(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+        Running(Some(self.leasehold(&all).stdout(Stdio::piped()).stderr(there).spawn().unwrap()))
     }
 
     /// What stands in a file; empty if it is not there.

@@ -21,8 +21,17 @@ pub(crate) fn fresh(what: &str) -> LockName {
 }
 
 pub(crate) async fn store(endpoints: Vec<String>) -> Arc<EtcdStore> {
+    store_with(endpoints, Duration::from_millis(400)).await
+}
+
+/// One that asks nothing twice, however busy the machine is.
+pub(crate) async fn patient(endpoints: Vec<String>) -> Arc<EtcdStore> {
+    store_with(endpoints, BOUND).await
+}
+
+async fn store_with(endpoints: Vec<String>, timeout: Duration) -> Arc<EtcdStore> {
     let mut config = EtcdConfig::new(endpoints);
-    config.timeout = Duration::from_millis(400);
+    config.timeout = timeout;
     Arc::new(EtcdStore::connect(config, &Clock::system()).await.unwrap())
 }
 

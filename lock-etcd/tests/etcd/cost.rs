@@ -2,12 +2,13 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks, secs, shared};
+use crate::bed::{fresh, keys, locks_on, patient, secs, shared};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
     let etcd = Etcd::start(1);
-    let (ours, theirs) = (locks(etcd.endpoints(), secs(60)).await, locks(etcd.endpoints(), secs(60)).await);
+    let (ours, theirs) = (patient(etcd.endpoints()).await, patient(etcd.endpoints()).await);
+    let (ours, theirs) = (locks_on(&ours, secs(60)), locks_on(&theirs, secs(60)));
     // Opens the sessions.
     ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     let held = theirs.lock("held").acquire().await.unwrap();
@@ -32,7 +33,7 @@ async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_used_again_and_again() {
     let (etcd, name) = (shared(), fresh("again"));
-    let locks = locks(etcd.endpoints(), secs(60)).await;
+    let locks = locks_on(&patient(etcd.endpoints()).await, secs(60));
     let mut used = std::collections::HashSet::new();
     for _ in 0..20 {
         let guard = locks.lock(&name).acquire().await.unwrap();

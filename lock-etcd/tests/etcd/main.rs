@@ -6,6 +6,7 @@ mod access;
 mod bed;
 mod broken;
 mod cost;
+mod go;
 mod interop;
 mod members;
 mod proof;

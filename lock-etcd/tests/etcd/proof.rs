@@ -26,7 +26,7 @@ fn write(etcd: &Etcd, proof: &Proof, key: &str) -> bool {
 async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let (etcd, name) = (shared(), fresh("proof"));
     let store = store(etcd.endpoints()).await;
-    let locks = locks_on(&store, secs(10));
+    let locks = locks_on(&store, secs(60));
     let guard = locks.lock(&name).acquire().await.unwrap();
     let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
     assert!(write(etcd, &proof, "target"));
@@ -44,7 +44,7 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
 async fn a_released_holder_cannot_write() {
     let (etcd, name) = (shared(), fresh("proof"));
     let store = store(etcd.endpoints()).await;
-    let locks = locks_on(&store, secs(10));
+    let locks = locks_on(&store, secs(60));
     let guard = locks.lock(&name).acquire().await.unwrap();
     let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
     guard.release().await.unwrap();
@@ -71,10 +71,10 @@ async fn a_diagnosis_names_old_servers_members_and_the_shortest_ttl() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_in_fractions_or_too_short_is_raised_and_the_guard_says_so() {
-    let locks = locks_on(&store(shared().endpoints()).await, secs(10));
-    let ttl = std::time::Duration::from_millis(2_300);
+    let locks = locks_on(&store(shared().endpoints()).await, secs(60));
+    let ttl = std::time::Duration::from_millis(20_300);
     let guard = locks.lock(fresh("fraction")).ttl(ttl).acquire().await.unwrap();
-    assert_eq!(guard.ttl(), secs(3));
+    assert_eq!(guard.ttl(), secs(21));
     guard.release().await.unwrap();
 }
 

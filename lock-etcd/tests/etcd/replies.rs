@@ -10,7 +10,7 @@ use crate::bed::{keys, locks, locks_on, secs, soon, store, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
     let etcd = Etcd::start(1);
-    let ours = locks(etcd.proxied(), secs(3)).await;
+    let ours = locks(etcd.proxied(), secs(10)).await;
     let other = ours.lock("other").acquire().await.unwrap();
     etcd.member(0).proxy().lose_replies();
     let tried = tokio::spawn(ours.lock("job").try_acquire());
@@ -19,8 +19,8 @@ async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
     assert!(error.may_have_taken_effect(), "{error:?}");
     etcd.member(0).proxy().forward();
     until("its end", || async { keys(&etcd, "job").is_empty() }).await;
-    // Longer than the withdrawal of an unclear claim goes on.
-    tokio::time::sleep(secs(5)).await;
+    // The withdrawal of an unclear claim goes on for a TTL.
+    soon("its withdrawal", ours.close()).await;
     assert!(other.is_valid(), "{:?}", other.check());
     assert_eq!(keys(&etcd, "job"), [""; 0]);
     other.release().await.unwrap();
@@ -89,9 +89,11 @@ async fn a_waiter_whose_reply_was_lost_keeps_its_place() {
 async fn a_slow_link_changes_nothing() {
     let etcd = Etcd::start(1);
     etcd.member(0).proxy().delay(Duration::from_millis(40));
-    let ours = locks(etcd.proxied(), secs(2)).await;
+    let ours = locks(etcd.proxied(), secs(10)).await;
     let guard = ours.lock("job").acquire().await.unwrap();
-    tokio::time::sleep(secs(5)).await;
+    for _ in 0..3 {
+        guard.renew().await.unwrap();
+    }
     assert!(guard.is_valid(), "{:?}", guard.check());
     guard.release().await.unwrap();
 }

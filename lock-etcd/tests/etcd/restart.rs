@@ -6,7 +6,7 @@ use crate::bed::{locks, secs, soon};
 
 async fn survives(members: usize) {
     let mut etcd = Etcd::start(members);
-    let (ours, theirs) = (locks(etcd.endpoints(), secs(15)).await, locks(etcd.endpoints(), secs(15)).await);
+    let (ours, theirs) = (locks(etcd.endpoints(), secs(60)).await, locks(etcd.endpoints(), secs(60)).await);
     let mut guards = Vec::new();
     for i in 0..10 {
         guards.push(ours.lock(format!("job/{i}")).acquire().await.unwrap());

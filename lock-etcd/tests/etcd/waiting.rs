@@ -11,7 +11,7 @@ async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
     let (ours, theirs) = (store(etcd.endpoints()).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock(&name).acquire().await.unwrap();
     // Nobody renews it: there is no engine here.
-    let waiter = Claim::queueing(name.clone(), secs(1));
+    let waiter = Claim::queueing(name.clone(), secs(4));
     assert!(matches!(ours.request(&waiter).await.unwrap(), Attempt::Held(_)));
     let place = keys(etcd, name.as_str());
     assert_eq!(place.len(), 2);
@@ -31,7 +31,7 @@ async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_notices_the_end_of_its_session_and_takes_a_new_place() {
     let etcd = Etcd::start(1);
-    let (ours, theirs) = (locks(etcd.proxied(), secs(2)).await, locks(etcd.endpoints(), secs(30)).await);
+    let (ours, theirs) = (locks(etcd.proxied(), secs(5)).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
     let waiter = tokio::spawn(ours.lock("job").acquire());
     until("its place", || async { keys(&etcd, "job").len() == 2 }).await;
@@ -78,7 +78,7 @@ async fn two_claims_of_one_session_for_one_name_are_kept_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_lease_has_an_etcd_lease_of_its_own_and_ends_without_renewal() {
     let (etcd, name) = (shared(), fresh("fixed"));
-    let locks = locks(etcd.endpoints(), secs(2)).await;
+    let locks = locks(etcd.endpoints(), secs(5)).await;
     let renewed = locks.lock(fresh("renewed")).acquire().await.unwrap();
     let fixed = locks.lock(&name).fixed().acquire().await.unwrap();
     fixed.renew().await.unwrap();
