@@ -5,6 +5,7 @@
 
 mod etcd;
 mod port;
+mod postgres;
 mod process;
 mod proxy;
 mod redis;
@@ -12,6 +13,7 @@ mod until;
 
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
+pub use self::postgres::{PgBouncer, PostgresServer};
 pub use self::process::Process;
 pub use self::proxy::Proxy;
 pub use self::redis::{RedisCluster, RedisSentinels, RedisServer, fresh_prefix};
