@@ -192,11 +192,6 @@ impl Connection {
     pub(crate) fn options(&self) -> PgConnectOptions {
         self.options.clone()
     }
-
-    /// The client's own connection.
-    pub(crate) fn client(&mut self) -> &mut PgConnection {
-        &mut self.client
-    }
 }
 
 /// The settings under which steps run, whatever the defaults of the database and of the user are.

@@ -31,6 +31,15 @@ impl Realms {
         known.clone()
     }
 
+    /// This is the realm that was just read; the same as was known is given back as it is.
+    pub(crate) fn adopt(&self, realm: Realm) -> Realm {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != realm {
+            *known = realm;
+        }
+        known.clone()
+    }
+
     /// A token that was just read.
     pub(crate) fn token(&self, answer: &Answer, id: &str, number: u64) -> FencingToken {
         FencingToken::new(self.of(answer, id), number)

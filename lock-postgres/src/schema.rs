@@ -30,6 +30,7 @@ create table if not exists {t} (
     info text,
     revoked boolean not null default false,
     waited_for boolean not null default false,
+    place text,
     unique (name, token)
 ) with (fillfactor = 70);
 insert into {m} (id, version, mode, realm, floor)

@@ -337,6 +337,6 @@ fn is_gone(pid: u32) -> bool {
 fn signal_all(pids: &[u32], signal: Signal) {
     for pid in pids.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
         // One that has ended meanwhile needs no signal.
-        drop(kill_process(pid, signal));
+        let _ = kill_process(pid, signal);
     }
 }

@@ -11,7 +11,7 @@ use lock_testkit::{PgBouncer, PostgresServer};
 
 /// One server for all cases.
 #[allow(dead_code, reason = "each test file that uses this uses one way to it")]
-pub struct Served {
+pub(crate) struct Served {
     url: String,
     keys: &'static str,
     deployments: AtomicU32,
@@ -22,13 +22,13 @@ pub struct Served {
 #[allow(dead_code, reason = "each test file that uses this uses one way to it")]
 impl Served {
     /// Straight to the server, with these keys of a URL.
-    pub fn directly(keys: &'static str) -> Served {
+    pub(crate) fn directly(keys: &'static str) -> Served {
         let server = Arc::new(PostgresServer::start(&[]));
         Served { url: server.url(), keys, deployments: AtomicU32::new(0), _pooler: None, server }
     }
 
     /// Through a pooler that shares connections.
-    pub fn pooled(keys: &'static str) -> Served {
+    pub(crate) fn pooled(keys: &'static str) -> Served {
         let server = Arc::new(PostgresServer::start(&[]));
         let pooler = PgBouncer::start(&server);
         Served { url: pooler.url(), keys, deployments: AtomicU32::new(0), _pooler: Some(pooler), server }
@@ -45,7 +45,15 @@ struct Schema {
 impl Factory for Served {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
         let name = format!("s{}", self.deployments.fetch_add(1, Ordering::Relaxed));
-        let url = format!("{}?table={name}.lease{}", self.url, self.keys);
+        let url = match self.ends_sessions() {
+            false => format!("{}?table={name}.lease{}", self.url, self.keys),
+            // Advisory locks are those of a database, whatever the table is.
+            true => {
+                self.server.psql(&format!("create database {name}"));
+                let url = format!("{}/{name}", self.url.trim_end_matches("/postgres"));
+                format!("{url}?table={name}.lease{}", self.keys)
+            }
+        };
         Registry::new().with(PostgresDriver).init(&url.parse()?).await?;
         Ok(Arc::new(Schema { url, name, server: self.server.clone() }))
     }
