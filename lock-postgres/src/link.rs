@@ -202,12 +202,14 @@ const SETTINGS: [(&str, &str); 3] =
 
 /// Settings of a connection that is ours: what was prepared for a table that was empty is right for a large one too,
 /// and a server notices that we are gone.
-const OWN_SETTINGS: [(&str, &str); 7] = [
+const OWN_SETTINGS: [(&str, &str); 8] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    // What it costs to go without is counted as so high a price that a statement would be compiled first.
+    ("jit", "off"),
     ("tcp_keepalives_idle", "15"),
     ("tcp_user_timeout", "30000"),
 ];

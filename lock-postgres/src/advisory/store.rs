@@ -47,6 +47,8 @@ pub struct AdvisoryStore {
 /// Where a claim's lock is, if it has one.
 type Place = Mutex<Option<Carrier>>;
 
+/// So often is a lock looked at again that another program seems to have.
+const LOOKS: usize = 5;
 /// Within this a holder's process notices that its lock was broken, if it runs; and a server ends a connection.
 const NOTICES: Duration = Duration::from_secs(2);
 
@@ -293,7 +295,17 @@ impl LockStore for AdvisoryStore {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.who(name, self.form.key(name)?).await
+        let key = self.form.key(name)?;
+        let mut by = self.who(name, key).await?;
+        // A row is written just after its lock is had: one that is not there yet is soon.
+        for _ in 0..LOOKS {
+            if by.as_ref().is_none_or(|by| by.holder.is_some()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            by = self.who(name, key).await?;
+        }
+        Ok(by)
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
