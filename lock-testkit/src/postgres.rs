@@ -179,6 +179,17 @@ impl PgBouncer {
     /// If it does not start.
     #[track_caller]
     pub fn start(server: &PostgresServer) -> PgBouncer {
+        PgBouncer::start_with(server, "")
+    }
+
+    /// The same, but it swallows settings that it does not know, where others refuse them.
+    #[track_caller]
+    pub fn start_deaf(server: &PostgresServer) -> PgBouncer {
+        PgBouncer::start_with(server, "ignore_startup_parameters = options,extra_float_digits\n")
+    }
+
+    #[track_caller]
+    fn start_with(server: &PostgresServer, more: &str) -> PgBouncer {
         let folder = folder();
         let (users, ini) = (folder.path().join("users.txt"), folder.path().join("pgbouncer.ini"));
         fs::write(&users, "\"postgres\" \"\"\n").expect("a list of users");
@@ -187,7 +198,7 @@ impl PgBouncer {
             let text = format!(
                 "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
                  unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n\
-                 default_pool_size = 4\nmax_client_conn = 1000\nlogfile = {}\n",
+                 default_pool_size = 4\nmax_client_conn = 1000\nlogfile = {}\n{more}",
                 server.port,
                 users.display(),
                 folder.path().join("log").display(),
