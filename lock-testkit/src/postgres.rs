@@ -33,6 +33,8 @@ impl PostgresServer {
             "--locale",
             "C",
             "--no-sync",
+            "--wal-segsize",
+            "1",
         ]));
         PostgresServer::launch(folder, settings)
     }
@@ -252,6 +254,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
         "max_wal_senders=4",
         // A new server is fed at once, and one that was killed starts at once.
         "checkpoint_timeout=1h",
+        "min_wal_size=2MB",
         "logging_collector=off",
         "autovacuum_naptime=5s",
     ];
