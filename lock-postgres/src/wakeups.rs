@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use crate::error;
 use crate::link::Link;
+use crate::statement::{Statement, Value};
 
 /// The one connection on which this process is told of releases, and who waits for which. It is made for the first
 /// waiter, and again after it broke.
@@ -103,7 +104,14 @@ async fn listener(link: &Link, channel: &str) -> Result<PgListener> {
             listener.listen(channel).await?;
             Ok(listener)
         };
-        listening.await.map_err(|failed| error::of_connecting(&to, &failed))
+        let mut listener = listening.await.map_err(|failed| error::of_connecting(&to, &failed))?;
+        // Something on the way may accept the wish and pass nothing on: it is believed when it is heard.
+        let hello = Statement::new(DOING, "select pg_notify($1, '')");
+        link.run(&hello, &[Value::text(channel)]).await?;
+        match listener.try_recv().await {
+            Ok(Some(_)) => Ok(listener),
+            _ => Err(error::timed_out(&to, DOING, limit, Effect::None)),
+        }
     };
     let late = || error::timed_out(&to, DOING, limit * 2, Effect::None);
     tokio::time::timeout(limit * 2, listening).await.unwrap_or_else(|_| Err(late()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, RedisServer};
+use lock_testkit::{Etcd, PostgresServer, RedisServer};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -21,6 +21,7 @@ pub(crate) const BEDS: &[Bed] = &[
         name: "redis",
         make: || Made { at: At::Redis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])) },
     },
+    Bed { name: "postgres", make: || Made { at: At::Postgres(PostgresServer::start(&[])) } },
     Bed { name: "sqlite", make: || Made { at: At::File(tempfile::tempdir().unwrap()) } },
 ];
 
@@ -33,6 +34,7 @@ enum At {
     Memory(MemoryStore),
     Etcd(Etcd),
     Redis(RedisServer),
+    Postgres(PostgresServer),
     File(TempDir),
 }
 
@@ -52,8 +54,16 @@ impl Made {
             (At::Memory(store), _) => Arc::new(store.clone()),
             (_, url) => {
                 let url: StoreUrl = url.expect("it has a URL").parse().unwrap();
+                self.make_ready().await;
                 registry().open(&url, &Clock::system()).await.unwrap()
             }
+        }
+    }
+
+    /// Makes what the store needs before it is opened.
+    pub(crate) async fn make_ready(&self) {
+        if let Some(url) = self.url() {
+            registry().init(&url.parse().unwrap()).await.unwrap();
         }
     }
 
@@ -63,6 +73,7 @@ impl Made {
             At::Memory(_) => None,
             At::Etcd(cluster) => Some(format!("etcd://{}", cluster.endpoints().join(","))),
             At::Redis(server) => Some(server.url()),
+            At::Postgres(server) => Some(server.url()),
             At::File(folder) => Some(format!("sqlite:{}/locks.db", folder.path().display())),
         }
     }

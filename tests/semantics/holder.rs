@@ -38,6 +38,7 @@ impl Holder {
 
     async fn start_by(made: &Made, mut command: Command) -> Holder {
         let Some(url) = made.url() else { return Holder::start_thread(made).await };
+        made.make_ready().await;
         command.env(URL, url).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::start(&mut command);
         let stdout = process.child().stdout.take().unwrap();

@@ -1,7 +1,7 @@
 //! Runs the scenarios of `docs/semantics.md` on every store, and holds what happens against the table there: the
 //! comparison of the stores is executable, and cannot drift.
 //!
-//! `cargo test --features etcd,redis,sqlite --test semantics`
+//! `cargo test --features etcd,postgres,redis,sqlite --test semantics`
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 

@@ -4,6 +4,7 @@
 
 mod counter;
 mod fence;
+mod init;
 mod input;
 mod loss;
 mod operators;

@@ -3,12 +3,13 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lock_core::{Attempt, Break, Claim, LockStore, Locks, LossReason, Released};
 use lock_testkit::{PostgresServer, Process};
 
-use crate::bed::{LONG, eventually, grant, grant_at_last, init, name, open_any};
+use crate::bed::{LONG, eventually, grant, grant_at_last, init, name, open_any, shared};
 
 /// A `psql` that stays, and says what each statement gives.
 struct Psql(Process, BufReader<std::process::ChildStdout>);
@@ -29,17 +30,20 @@ impl Psql {
     }
 }
 
-/// A server of its own: advisory locks are those of the whole database.
-async fn served(key: &str) -> (PostgresServer, String) {
-    let server = PostgresServer::start(&[]);
-    let url = format!("{}?mode=advisory&key={key}", server.url());
+/// A table of its own on the shared server. Advisory locks are those of the whole database: each test has names of its
+/// own as well.
+async fn served(key: &str) -> (Arc<PostgresServer>, String, String) {
+    static TABLES: AtomicU32 = AtomicU32::new(0);
+    let (server, number) = (shared(), TABLES.fetch_add(1, Ordering::Relaxed));
+    let table = format!("advisory{number}.lease");
+    let url = format!("{}?table={table}&mode=advisory&key={key}", server.url());
     init(&url).await.unwrap();
-    (server, url)
+    (server, url, table)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn psql_excludes_and_is_excluded() {
-    let (server, url) = served("raw").await;
+    let (server, url, _) = served("raw").await;
     let store = open_any(&url).await.unwrap();
     let mut psql = Psql::at(&server);
     for (text, key) in [("42", "42"), ("-7", "-7"), ("4,-2", "4, -2"), ("9223372036854775807", "9223372036854775807")] {
@@ -59,28 +63,29 @@ async fn psql_excludes_and_is_excluded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_gets_what_psql_gives_back_or_leaves_behind() {
-    let (server, url) = served("raw").await;
+    let (server, url, table) = served("raw").await;
     let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
     let mut psql = Psql::at(&server);
-    psql.say("select pg_advisory_lock(42) is not null");
-    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(locks.lock("42").acquire())).collect();
+    psql.say("select pg_advisory_lock(1042) is not null");
+    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(locks.lock("1042").acquire())).collect();
     tokio::task::yield_now().await;
-    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
-    assert_eq!(server.psql(waiting), "0", "nobody waits on the server");
+    let waiting = format!("wait_event_type = 'Lock' and application_name = 'leasehold {table}'");
+    let waiting = format!("select count(*) from pg_stat_activity where {waiting}");
+    assert_eq!(server.psql(&waiting), "0", "nobody waits on the server");
     // Its process ends, and with it its connection.
     drop(psql);
     let mut waiters = waiters.into_iter();
     let first = waiters.next().unwrap().await.unwrap().unwrap();
-    assert_eq!(server.psql("select pg_try_advisory_lock(42)"), "f");
+    assert_eq!(server.psql("select pg_try_advisory_lock(1042)"), "f");
     waiters.for_each(|waiter| waiter.abort());
     first.release().await.unwrap();
     locks.close().await;
-    eventually("a lock that is free", || server.psql("select pg_try_advisory_lock(42)") == "t").await;
+    eventually("a lock that is free", || server.psql("select pg_try_advisory_lock(1042)") == "t").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_of_the_other_client_crate_is_the_same_lock() {
-    let (server, url) = served("sqlx").await;
+    let (server, url, _) = served("sqlx").await;
     let store = open_any(&url).await.unwrap();
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
     let theirs = sqlx::postgres::PgAdvisoryLock::new("nightly report");
@@ -95,10 +100,11 @@ async fn a_lock_of_the_other_client_crate_is_the_same_lock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_the_connection_is_told_at_once_and_frees_all_of_it() {
-    let (server, url) = served("sqlx").await;
+    let (server, url, table) = served("sqlx").await;
     let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
     let guards = [locks.lock("a").acquire().await.unwrap(), locks.lock("b").acquire().await.unwrap()];
-    server.psql("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'");
+    let own = format!("pid in (select pid from pg_stat_activity where application_name = 'leasehold {table}')");
+    server.psql(&format!("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and {own}"));
     for guard in &guards {
         // A renewal would come only after minutes.
         assert_eq!(guard.lost().await, LossReason::SessionEnded);
@@ -109,7 +115,9 @@ async fn the_end_of_the_connection_is_told_at_once_and_frees_all_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_server_is_noticed_and_what_was_held_there_is_lost() {
-    let (server, url) = served("sqlx").await;
+    let server = PostgresServer::start(&[]);
+    let url = format!("{}?mode=advisory&key=sqlx", server.url());
+    init(&url).await.unwrap();
     let locks = Locks::builder_of(open_any(&format!("{url}&response_timeout=500ms")).await.unwrap()).build();
     let guard = locks.lock("job").ttl(LONG).acquire().await.unwrap();
     server.pause();
@@ -121,28 +129,24 @@ async fn a_paused_server_is_noticed_and_what_was_held_there_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn breaking_ends_the_connection_of_a_process_that_does_not_notice() {
-    let (server, url) = served("sqlx").await;
+    let (server, url, table) = served("sqlx").await;
     let store = open_any(&url).await.unwrap();
     // A holder whose process stands still: a lock and a row as it leaves them.
-    let claim = Claim::new(name("job"), LONG);
+    let claim = Claim::new(name("stands still"), LONG);
     grant(&*store, &claim).await;
-    let place = server.psql("select place from leasehold_advisory");
+    let place = server.psql(&format!("select place from {table}"));
     store.release(&claim).await.unwrap();
     let mut psql = Psql::at(&server);
     let key = place.split_once(':').unwrap().1.to_owned();
     let parts: Vec<i64> = key.split(':').map(|part| part.parse().unwrap()).collect();
     psql.say(&format!("select pg_advisory_lock(({}::bigint << 32) | {}) is not null", parts[0], parts[1]));
     let pid = psql.say("select pg_backend_pid()");
-    server.psql(&format!(
-        "update leasehold_advisory set holder = '{}', place = '{pid}:{key}', info = null",
-        claim.holder()
-    ));
+    server.psql(&format!("update {table} set holder = '{}', place = '{pid}:{key}', info = null", claim.holder()));
     let seen = store.inspect(claim.name()).await.unwrap().unwrap();
     assert_eq!(seen.holder, Some(claim.holder()));
     let broken = store.break_lock(claim.name(), &seen, Break::Now).await.unwrap().unwrap();
     assert_eq!(broken.free_in, Duration::ZERO);
-    let next = grant(&*store, &Claim::new(name("job"), LONG)).await;
+    let next = grant(&*store, &Claim::new(name("stands still"), LONG)).await;
     assert!(next > broken.token.unwrap());
     drop(psql);
-    let _: Arc<dyn LockStore> = store;
 }

