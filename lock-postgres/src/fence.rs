@@ -15,7 +15,7 @@ use crate::Table;
 ///     fence.check(),
 ///     "select 1 from \"public\".\"leasehold\" where name = $1 and token = $2 and holder = $3 for key share"
 /// );
-/// # lock_core::Result::Ok(())
+/// # Ok::<(), lock_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceSql {

@@ -158,7 +158,17 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
+        // Killed, it would leave its shared memory to the machine. Asked to quit it does so at once, unless it is paused.
         let family = family(self.process.id());
+        if self.process.ended().is_none() {
+            signal_all(&family, Signal::CONT);
+            self.process.resume();
+            self.process.signal(Signal::QUIT);
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while self.process.ended().is_none() && std::time::Instant::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
         drop(self.process.child().kill());
         signal_all(&family, Signal::KILL);
     }
@@ -226,15 +236,26 @@ impl PgBouncer {
     }
 }
 
-/// A folder that belongs to the user as whom the servers run.
+/// A folder that belongs to the user as whom the servers run. In memory where there is room: other tests write to the
+/// disk at the same time, and a commit waits for it.
 fn folder() -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder for a server");
+    let folder = match has_room("/dev/shm") {
+        true => tempfile::tempdir_in("/dev/shm"),
+        false => tempfile::tempdir(),
+    };
+    let folder = folder.expect("a folder for a server");
     if let Some(user) = other_user() {
         let owner = format!("{user}:");
         let done = Command::new("chown").arg(owner).arg(folder.path()).status();
         assert!(done.is_ok_and(|status| status.success()), "the folder of a server cannot be given to {user}");
     }
     folder
+}
+
+/// Whether a folder has room for some servers.
+fn has_room(folder: &str) -> bool {
+    const ROOM: u64 = 2 << 30;
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_bavail * found.f_frsize > ROOM)
 }
 
 fn data_of(folder: &TempDir) -> String {
@@ -252,6 +273,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
         "shared_buffers=16MB",
         "max_connections=200",
         "max_wal_senders=4",
+        "dynamic_shared_memory_type=mmap",
         // A new server is fed at once, and one that was killed starts at once.
         "checkpoint_timeout=1h",
         "min_wal_size=2MB",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lock_core::{Attempt, Break, Claim, LockStore, Locks, LossReason, Released};
+use lock_core::{Attempt, Break, Claim, Locks, LossReason, Released};
 use lock_testkit::{PostgresServer, Process};
 
 use crate::bed::{LONG, eventually, grant, grant_at_last, init, name, open_any, shared};

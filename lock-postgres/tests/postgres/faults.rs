@@ -47,7 +47,7 @@ impl Factory for Mortal {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_millis(800)
+        Duration::from_millis(1_500)
     }
 
     fn faults(&self) -> Faults {

@@ -59,7 +59,7 @@ impl Factory for Served {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_millis(800)
+        Duration::from_millis(1_500)
     }
 
     fn ends_sessions(&self) -> bool {
