@@ -17,6 +17,7 @@ pub struct PostgresServer {
     folder: TempDir,
     settings: Vec<String>,
     process: Process,
+    heir: Process,
 }
 
 impl PostgresServer {
@@ -62,7 +63,8 @@ impl PostgresServer {
             let port = free_port();
             let mut process = launch(port, &folder, &settings);
             if ready(port, &mut process) {
-                return PostgresServer { port, folder, settings, process };
+                let heir = heir(&process, &folder);
+                return PostgresServer { port, folder, settings, process, heir };
             }
         }
         panic!("PostgreSQL does not start: {}", fs::read_to_string(folder.path().join("log")).unwrap_or_default())
@@ -129,6 +131,7 @@ impl PostgresServer {
         self.kill();
         self.process = launch(self.port, &self.folder, &self.settings);
         assert!(ready(self.port, &mut self.process), "PostgreSQL does not start again: {}", self.log());
+        self.heir = heir(&self.process, &self.folder);
     }
 
     /// Stops it, with all its processes, where it stands.
@@ -179,8 +182,9 @@ impl Drop for PostgresServer {
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
-    _folder: TempDir,
     _process: Process,
+    _heir: Process,
+    _folder: TempDir,
 }
 
 impl PgBouncer {
@@ -224,7 +228,8 @@ impl PgBouncer {
                 None => std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(true),
             });
             if up {
-                return PgBouncer { port, _folder: folder, _process: process };
+                let heir = heir(&process, &folder);
+                return PgBouncer { port, _process: process, _heir: heir, _folder: folder };
             }
         }
         panic!("pgbouncer does not start: {}", fs::read_to_string(folder.path().join("log")).unwrap_or_default())
@@ -250,6 +255,16 @@ fn folder() -> TempDir {
         assert!(done.is_ok_and(|status| status.success()), "the folder of a server cannot be given to {user}");
     }
     folder
+}
+
+/// Ends a server and removes its folder if this process ends without doing so, however it ends: a test program may leave
+/// before all that it made is dropped.
+#[track_caller]
+fn heir(process: &Process, folder: &TempDir) -> Process {
+    let mut command = Command::new("sh");
+    command.args(["-c", "read -r _; kill -QUIT \"$1\"; sleep 1; rm -rf \"$2\"", "heir", &process.id().to_string()]);
+    command.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    Process::start(&mut command)
 }
 
 /// Whether a folder has room for some servers.
