@@ -21,6 +21,9 @@ needed=(
   redis-server:redis-server
   redis-sentinel:redis-sentinel
   redis-cli:redis-tools
+  setpriv:util-linux     # runs servers that refuse to be root's
+  psql:postgresql-client
+  pgbouncer:pgbouncer
   java:default-jre-headless
   javac:default-jdk-headless # builds the program that contends with Curator
 )
@@ -49,6 +52,8 @@ install_missing() {
     missing+=("${pair%%:*}")
     packages+=("${pair##*:}")
   done
+  # Debian keeps the programs of the server out of the way.
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || { missing+=(postgres) && packages+=(postgresql); }
   # Another client, which locks must exclude.
   /usr/bin/python3 -c 'import redis' 2>/dev/null || { missing+=(python3-redis) && packages+=(python3-redis); }
   [ ${#missing[@]} -eq 0 ] && return

@@ -21,6 +21,10 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_etcd::EtcdDriver);
     #[cfg(not(feature = "etcd"))]
     let registry = registry.without(&["etcd", "etcds"], "etcd");
+    #[cfg(feature = "postgres")]
+    let registry = registry.with(lock_postgres::PostgresDriver);
+    #[cfg(not(feature = "postgres"))]
+    let registry = registry.without(&["postgres", "postgresql"], "postgres");
     #[cfg(feature = "redis")]
     let registry = registry.with(lock_redis::RedisDriver).with(QuorumDriver::redlock());
     #[cfg(not(feature = "redis"))]
@@ -54,6 +58,12 @@ pub fn connect(url: impl AsRef<str>) -> Connect {
 #[cfg(feature = "etcd")]
 pub mod etcd {
     pub use lock_etcd::*;
+}
+
+/// The store in PostgreSQL.
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    pub use lock_postgres::*;
 }
 
 /// The store in Redis.

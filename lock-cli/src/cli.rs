@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Break(Break),
     /// Shows what each kind of store guarantees
     Stores(Stores),
+    /// Makes what a store needs before it can be used, such as a table; changes nothing if that was done
+    Init(Init),
     /// Shows the realm of the store's tokens, or begins a new one after a restore from backup
     Realm(Realm),
     /// Keeps late holders away from a resource, by the tokens of a lock
@@ -182,6 +184,16 @@ pub(crate) struct Stores {
     /// Writes a JSON array
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The store; by default that of --store or LEASEHOLD_STORE
+    #[arg(value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Only prints the statements, for those who run them by hand; asks no server
+    #[arg(long)]
+    pub(crate) print: bool,
 }
 
 #[derive(Debug, Args)]

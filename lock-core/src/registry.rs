@@ -20,6 +20,26 @@ pub trait Driver: Send + Sync + 'static {
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL or a store that cannot be used;
     /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied).
     async fn open(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>>;
+
+    /// The statements by which the store at `url` is initialised, for those who do it by hand; `None` for a store that
+    /// needs nothing before it is opened. Asks no server.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that cannot be used.
+    fn init_script(&self, _url: &StoreUrl) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Initialises the store at `url`, so that it can be opened; changes nothing if that was done. It is asked only where
+    /// there is an [`init_script`](Driver::init_script).
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Driver::open).
+    async fn init(&self, url: &StoreUrl) -> Result<()> {
+        Err(Error::refused(ErrorKind::InvalidConfig, format!("{url} needs no initialising: opening it is enough")))
+    }
 }
 
 /// A kind of store, as tables and refusals show it.
@@ -94,6 +114,32 @@ impl Registry {
     /// As [`Driver::open`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme, with those that do.
     pub async fn open(&self, url: &StoreUrl, clock: &Clock) -> Result<Arc<dyn LockStore>> {
         self.driver(url.scheme())?.open(url, self, clock).await
+    }
+
+    /// The statements by which the store at this URL is initialised by hand; `None` for one that needs none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::init_script`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme.
+    pub fn init_script(&self, url: &StoreUrl) -> Result<Option<String>> {
+        self.driver(url.scheme())?.init_script(url)
+    }
+
+    /// Initialises the store at this URL; changes nothing if that was done, or is not needed. Gives whether it is needed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::init`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme.
+    ///
+    /// # Cancel safety
+    ///
+    /// As that of the store; what was begun may be done, or not.
+    pub async fn init(&self, url: &StoreUrl) -> Result<bool> {
+        let driver = self.driver(url.scheme())?;
+        if driver.init_script(url)?.is_none() {
+            return Ok(false);
+        }
+        driver.init(url).await.map(|()| true)
     }
 
     fn driver(&self, scheme: &str) -> Result<&Arc<dyn Driver>> {

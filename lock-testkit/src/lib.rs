@@ -6,6 +6,7 @@
 mod clock;
 mod etcd;
 mod port;
+mod postgres;
 mod process;
 mod proxy;
 mod redis;
@@ -16,6 +17,7 @@ mod zookeeper;
 pub use self::clock::WallClock;
 pub use self::etcd::{Etcd, EtcdMember};
 pub use self::port::free_port;
+pub use self::postgres::{PgBouncer, PostgresServer};
 pub use self::process::Process;
 pub use self::proxy::Proxy;
 pub use self::redis::{MovingSlot, RedisCluster, RedisSentinels, RedisServer, fresh_prefix, redlock_url};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::{Clock, LockStore, MemoryStore, StoreUrl, registry};
-use lock_testkit::{Etcd, Proxy, RedisServer, Server, ZooKeeper, redlock_url};
+use lock_testkit::{Etcd, PostgresServer, Proxy, RedisServer, Server, ZooKeeper, redlock_url};
 use tempfile::TempDir;
 
 /// A store on which the scenarios run.
@@ -17,6 +17,7 @@ pub(crate) struct Bed {
 pub(crate) const BEDS: &[Bed] = &[
     Bed { name: "memory", make: || Made::Memory(MemoryStore::new()) },
     Bed { name: "etcd", make: etcd },
+    Bed { name: "postgres", make: postgres },
     Bed { name: "redis", make: redis },
     Bed { name: "redlock", make: redlock },
     Bed { name: "sqlite", make: || Made::File(tempfile::tempdir().unwrap()) },
@@ -26,6 +27,11 @@ pub(crate) const BEDS: &[Bed] = &[
 fn etcd() -> Made {
     let cluster = Etcd::start(1);
     Made::served(format!("etcd://{}", cluster.endpoints().join(",")), cluster)
+}
+
+fn postgres() -> Made {
+    let server = PostgresServer::start(&[]);
+    Made::served(server.url(), server)
 }
 
 // The time-outs of Redis are generous, for a machine that is busy.
@@ -80,6 +86,13 @@ impl Made {
                 let url: StoreUrl = url.expect("it has a URL").parse().unwrap();
                 registry().open(&url, &Clock::system()).await.unwrap()
             }
+        }
+    }
+
+    /// Makes what the store needs before it is opened.
+    pub(crate) async fn make_ready(&self) {
+        if let Some(url) = self.url() {
+            registry().init(&url.parse().unwrap()).await.unwrap();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Runs the scenarios of `docs/semantics.md` on every store, and holds what happens against the table there: the
 //! comparison of the stores is executable, and cannot drift.
 //!
-//! `cargo test --features etcd,redis,sqlite,zk --test semantics`
+//! `cargo test --features etcd,postgres,redis,sqlite,zk --test semantics`
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -68,7 +68,11 @@ fn main() -> ExitCode {
 
 fn run(scenario: scenarios::Run, bed: &'static Bed, expected: Option<&str>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let verdict = runtime.block_on(async { scenario(bed.make()).await });
+    let verdict = runtime.block_on(async {
+        let made = bed.make();
+        made.make_ready().await;
+        scenario(made).await
+    });
     let expected = expected.unwrap_or("missing");
     if verdict.letter() == expected {
         return Ok(());

@@ -2,6 +2,7 @@
 
 mod break_lock;
 mod fence;
+mod init;
 mod list;
 mod realm;
 mod run;
@@ -27,6 +28,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Break(args) => return break_lock::run(args, store).await,
         Command::Stores(args) => stores::run(args)?,
         Command::Fence(command) => return fence::run(command).await,
+        Command::Init(args) => init::run(args, store).await?,
         Command::Realm(args) => realm::run(args, store).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ mod counter;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod fence;
+mod init;
 mod input;
 mod loss;
 mod operators;

@@ -1,0 +1,173 @@
+//! [`AdvisorySql`]: the statements beside the locks.
+
+use crate::Table;
+use crate::statement::Statement;
+
+/// The statements beside the locks. Rows are written by who has the lock, on the connection that has it; they decide
+/// nothing but the token, and say who holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct AdvisorySql {
+    pub(crate) lock_one: Statement,
+    pub(crate) lock_two: Statement,
+    pub(crate) unlock_one: Statement,
+    pub(crate) unlock_two: Statement,
+    pub(crate) again: Statement,
+    pub(crate) insert: Statement,
+    pub(crate) own: Statement,
+    pub(crate) kept: Statement,
+    pub(crate) free: Statement,
+    pub(crate) inspect: Statement,
+    pub(crate) list: Statement,
+    pub(crate) revoke: Statement,
+    pub(crate) still: Statement,
+    pub(crate) evict: Statement,
+    pub(crate) new_realm: Statement,
+}
+
+/// What is shown of a row: a lock has no end by time, and `remaining` is for those that were revoked.
+macro_rules! shown {
+    () => {
+        "l.holder, l.token, l.info, l.revoked, m.realm, l.place,
+         (extract(epoch from clock_timestamp() - l.since) * 1000000)::bigint as held_for,
+         (extract(epoch from l.expires_at - clock_timestamp()) * 1000000)::bigint as remaining,
+         (extract(epoch from clock_timestamp() - pg_postmaster_start_time()) * 1000000)::bigint as up"
+    };
+}
+
+/// The advisory locks of this database that are held, each with the connection that has it.
+macro_rules! locks {
+    () => {
+        "(select k.pid, concat_ws(':', k.classid, k.objid, k.objsubid) as key,
+                 concat_ws(':', k.pid, k.classid, k.objid, k.objsubid) as place
+          from pg_locks k where k.locktype = 'advisory' and k.granted
+          and k.database = (select oid from pg_database where datname = current_database()))"
+    };
+}
+
+/// The next token of a name, for who has its lock. `$5` is the key.
+const AGAIN: &str = concat!(
+    "with u as (
+         update {t} set holder = $2, token = token + 1, since = clock_timestamp(), info = $4, revoked = false,
+             expires_at = clock_timestamp() + $3 * interval '1 microsecond', place = pg_backend_pid() || ':' || $5
+         where name = $1 returning *)
+     select ",
+    shown!(),
+    " from u l, {m} m where m.id = 1"
+);
+
+const INSERT: &str = concat!(
+    "with i as (
+         insert into {t} (name, holder, token, since, expires_at, info, place)
+         select $1, $2, f.floor + 1, clock_timestamp(), clock_timestamp() + $3 * interval '1 microsecond', $4,
+             pg_backend_pid() || ':' || $5
+         from (select floor from {m} where id = 1 for share) f
+         on conflict do nothing returning *)
+     select ",
+    shown!(),
+    " from i l, {m} m where m.id = 1"
+);
+
+/// The row of who has it on this connection.
+const OWN: &str = concat!(
+    "select ",
+    shown!(),
+    " from {t} l, {m} m where m.id = 1 and l.name = $1 and l.holder = $2
+     and exists (select from ",
+    locks!(),
+    " k where k.place = l.place and k.pid = pg_backend_pid())"
+);
+
+/// The heartbeat: what this connection has, and whose rows these are now.
+const KEPT: &str = concat!(
+    "select k.key, l.holder, l.revoked,
+         (extract(epoch from l.expires_at - clock_timestamp()) * 1000000)::bigint as remaining
+     from ",
+    locks!(),
+    " k left join {t} l on l.place = k.place where k.pid = pg_backend_pid()"
+);
+
+const FREE: &str = "update {t} set holder = null, info = null, revoked = false, place = null
+    where name = $1 and holder = $2 returning 1";
+
+/// Who has the lock with this key: the row, if it is of who has it; else another program has it.
+const INSPECT: &str = concat!(
+    "select ",
+    shown!(),
+    " from ",
+    locks!(),
+    " k cross join {m} m left join {t} l on l.name = $1 and l.place = k.place and l.holder is not null
+     where m.id = 1 and k.key = $2"
+);
+
+const LIST: &str = concat!(
+    "select l.name, ",
+    shown!(),
+    " from {t} l, {m} m where m.id = 1 and l.name > $1 and l.holder is not null
+     and exists (select from ",
+    locks!(),
+    " k where k.place = l.place)
+     order by l.name limit $2"
+);
+
+/// Uses up a token and puts nobody in the holder's place. The lock stays where it is until the holder's connection has
+/// noticed, and for as long as the holder may believe.
+const REVOKE: &str = concat!(
+    "with o as materialized (
+         select * from {t} l where name = $1 and holder = $2
+         and exists (select from ",
+    locks!(),
+    " k where k.place = l.place) for update of l),
+     u as (
+         update {t} l set holder = $3, token = l.token + 1, revoked = true,
+             expires_at = clock_timestamp() + (o.expires_at - o.since), since = clock_timestamp()
+         from o where l.name = o.name returning l.token, l.expires_at)
+     select u.token as used,
+         (extract(epoch from u.expires_at - clock_timestamp()) * 1000000)::bigint as free_in, ",
+    shown!(),
+    " from o l, u, {m} m where m.id = 1"
+);
+
+/// Whether a connection still has a lock; ends that connection if it is told to.
+const STILL: &str = concat!(
+    "select k.place, case when $2 > 0 then pg_terminate_backend(k.pid) end from ",
+    locks!(),
+    " k where k.place = $1"
+);
+
+/// Uses up a token and says that nobody holds it: whose connection has the lock gives it up when it notices.
+const EVICT: &str = concat!(
+    "with o as materialized (
+         select * from {t} l where name = $1 and holder = $2
+         and exists (select from ",
+    locks!(),
+    " k where k.place = l.place) for update of l),
+     u as (
+         update {t} l set holder = null, info = null, place = null, revoked = false, token = l.token + 1
+         from o where l.name = o.name returning l.token)
+     select u.token as used, 0::bigint as free_in, ",
+    shown!(),
+    " from o l, u, {m} m where m.id = 1"
+);
+
+impl AdvisorySql {
+    pub(crate) fn new(table: &Table) -> AdvisorySql {
+        let make = |doing, sql: &str| Statement::new(doing, table.name_in(sql));
+        AdvisorySql {
+            lock_one: make("asking for a lock", "select pg_try_advisory_lock($1) as got"),
+            lock_two: make("asking for a lock", "select pg_try_advisory_lock($1::integer, $2::integer) as got"),
+            unlock_one: make("releasing a lock", "select pg_advisory_unlock($1) as had"),
+            unlock_two: make("releasing a lock", "select pg_advisory_unlock($1::integer, $2::integer) as had"),
+            again: make("asking for a lock", AGAIN),
+            insert: make("asking for a lock", INSERT),
+            own: make("asking for a lock", OWN),
+            kept: make("renewing", KEPT),
+            free: make("releasing a lock", FREE),
+            inspect: make("looking at a lock", INSPECT),
+            list: make("listing locks", LIST),
+            revoke: make("breaking a lock", REVOKE),
+            still: make("breaking a lock", STILL),
+            evict: make("breaking a lock", EVICT),
+            new_realm: make("beginning a new realm", "update {m} set realm = $1 where id = 1 returning realm"),
+        }
+    }
+}

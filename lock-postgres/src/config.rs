@@ -1,0 +1,358 @@
+//! [`PostgresConfig`]: which database and table, and how to use them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lock_core::{Error, ErrorKind, Result, StoreUrl};
+
+use crate::{KeyForm, Table};
+
+/// Which database and table, and how to use them: the same as a URL such as
+/// `postgres://app:secret@10.0.0.1/orders?table=locks.lease`.
+///
+/// What is left out is taken from where every PostgreSQL client takes it: `PGUSER`, `PGPASSWORD` and the others, and the
+/// password file. `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PostgresConfig {
+    /// The hosts with their ports, of which one is the primary. A host that begins with `/` is the folder of a socket.
+    /// Empty: as the environment says.
+    pub hosts: Vec<(String, Option<u16>)>,
+    /// The user.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// The database.
+    pub database: Option<String>,
+    /// TLS, and by which certificates.
+    pub tls: Tls,
+    /// The name of the connections, by default `leasehold` and the table.
+    pub application_name: Option<String>,
+    /// The table of leases, by default [`Table::DEFAULT`], or [`Table::DEFAULT_ADVISORY`] with advisory locks.
+    pub table: Table,
+    /// How locks are kept.
+    pub mode: Mode,
+    /// Whether a pooler that shares connections between transactions is in the way; `None`: found out at connect.
+    pub pooler: Option<bool>,
+    /// How the database fails over; `None`: looked up at connect.
+    pub failover: Option<FailOver>,
+    /// How many connections are used at most for steps, by default
+    /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Waiters share one more.
+    pub connections: usize,
+    /// How long connecting may take, by default
+    /// [`DEFAULT_CONNECT_TIMEOUT`](PostgresConfig::DEFAULT_CONNECT_TIMEOUT).
+    pub connect_timeout: Duration,
+    /// How long the server may take for one step, by default
+    /// [`DEFAULT_RESPONSE_TIMEOUT`](PostgresConfig::DEFAULT_RESPONSE_TIMEOUT).
+    pub response_timeout: Duration,
+    /// How soon a waiter looks again that cannot be told of a release, by default
+    /// [`DEFAULT_POLL_INTERVAL`](PostgresConfig::DEFAULT_POLL_INTERVAL).
+    pub poll_interval: Duration,
+    /// After how long the row of a name that nobody locks is removed, by default
+    /// [`DEFAULT_PRUNE_AFTER`](PostgresConfig::DEFAULT_PRUNE_AFTER); zero: never.
+    pub prune_after: Duration,
+}
+
+/// How locks are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Lease rows in a table.
+    Rows,
+    /// Advisory locks on a connection, for programs that must exclude existing code that uses these: `mode=advisory`.
+    Advisory(KeyForm),
+}
+
+/// How a database fails over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailOver {
+    /// No other server ever takes the place of this one.
+    None,
+    /// Only to a standby that has every commit that was answered.
+    Synchronous,
+    /// To a standby that may lag.
+    Asynchronous,
+}
+
+/// TLS, as libpq's keys of the same names say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// `sslmode`.
+    pub mode: Option<TlsMode>,
+    /// `sslrootcert`: the file with the certificates of the authorities that are trusted.
+    pub root: Option<PathBuf>,
+    /// `sslcert`: the file with this program's certificate.
+    pub certificate: Option<PathBuf>,
+    /// `sslkey`: the file with the key of that certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// How much TLS is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TlsMode {
+    /// None.
+    Disable,
+    /// Only if the server insists.
+    Allow,
+    /// If the server has it; nobody is authenticated.
+    Prefer,
+    /// Always; nobody is authenticated.
+    Require,
+    /// The server's certificate must be of a trusted authority.
+    VerifyCa,
+    /// And be made out to this host.
+    VerifyFull,
+}
+
+impl PostgresConfig {
+    /// 8.
+    pub const DEFAULT_CONNECTIONS: usize = 8;
+    /// 2 seconds.
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+    /// 2 seconds.
+    pub const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+    /// 100 milliseconds.
+    pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+    /// Seven days.
+    pub const DEFAULT_PRUNE_AFTER: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+    const KEYS: [&str; 17] = [
+        "table",
+        "mode",
+        "key",
+        "pooler",
+        "failover",
+        "connections",
+        "connect_timeout",
+        "response_timeout",
+        "poll_interval",
+        "prune_after",
+        "host",
+        "application_name",
+        "target_session_attrs",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+    ];
+
+    /// These hosts, with default settings.
+    pub fn new(hosts: impl IntoIterator<Item = (String, Option<u16>)>) -> PostgresConfig {
+        PostgresConfig {
+            hosts: hosts.into_iter().collect(),
+            user: None,
+            password: None,
+            database: None,
+            tls: Tls::default(),
+            application_name: None,
+            table: Table::default(),
+            mode: Mode::Rows,
+            pooler: None,
+            failover: None,
+            connections: Self::DEFAULT_CONNECTIONS,
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            response_timeout: Self::DEFAULT_RESPONSE_TIMEOUT,
+            poll_interval: Self::DEFAULT_POLL_INTERVAL,
+            prune_after: Self::DEFAULT_PRUNE_AFTER,
+        }
+    }
+
+    /// What `url` says.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a part that there is not, an unknown key or a value out of range.
+    pub fn from_url(url: &StoreUrl) -> Result<PostgresConfig> {
+        url.only_keys(&Self::KEYS)?;
+        let mut config = PostgresConfig::new(url.hosts().iter().cloned());
+        if let Some(host) = url.value("host") {
+            if !config.hosts.is_empty() || !host.starts_with('/') {
+                return Err(invalid("host= is not accepted: it takes the folder of a socket, in a URL without hosts"));
+            }
+            config.hosts.push((host.to_owned(), None));
+        }
+        config.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
+        config.password = url.password().map(str::to_owned);
+        let database = url.path().trim_start_matches('/');
+        config.database = (!database.is_empty()).then(|| database.to_owned());
+        config.tls = Tls::from_url(url)?;
+        config.application_name = url.value("application_name").map(str::to_owned);
+        if let Some(other) =
+            url.value("target_session_attrs").filter(|value| !["read-write", "primary"].contains(value))
+        {
+            return Err(invalid(format!("target_session_attrs={other} is not accepted: locks need read-write")));
+        }
+        config.mode = match (url.value("mode"), url.value("key")) {
+            (None | Some("rows"), None) => Mode::Rows,
+            (None | Some("rows"), Some(_)) => {
+                return Err(invalid("key= is not accepted without mode=advisory: lease rows have no keys"));
+            }
+            (Some("advisory"), form) => Mode::Advisory(form.map_or(Ok(KeyForm::default()), KeyForm::parse)?),
+            (Some(other), _) => {
+                return Err(invalid(format!("mode={other} is not accepted: it takes rows or advisory")));
+            }
+        };
+        let default = if config.mode == Mode::Rows { Table::DEFAULT } else { Table::DEFAULT_ADVISORY };
+        config.table = Table::parse(url.value("table").unwrap_or(default))?;
+        config.pooler = url.flag("pooler")?;
+        config.failover = match url.value("failover") {
+            None => None,
+            Some("none") => Some(FailOver::None),
+            Some("synchronous") => Some(FailOver::Synchronous),
+            Some("asynchronous") => Some(FailOver::Asynchronous),
+            Some(other) => {
+                let text = format!("failover={other} is not accepted: it takes none, synchronous or asynchronous");
+                return Err(invalid(text));
+            }
+        };
+        if let Some(connections) = url.number("connections")? {
+            config.connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        }
+        if let Some(timeout) = url.duration("connect_timeout")? {
+            config.connect_timeout = timeout;
+        }
+        if let Some(timeout) = url.duration("response_timeout")? {
+            config.response_timeout = timeout;
+        }
+        if let Some(interval) = url.duration("poll_interval")? {
+            config.poll_interval = interval;
+        }
+        if let Some(time) = url.duration("prune_after")? {
+            config.prune_after = time;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what can be checked without asking a server.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (key, time) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("poll_interval", self.poll_interval),
+        ] {
+            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
+                return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
+            }
+        }
+        if !(1..=1_000).contains(&self.connections) {
+            return Err(invalid(format!("connections={} is not accepted: it takes 1 to 1000", self.connections)));
+        }
+        if self.prune_after > Duration::ZERO && self.prune_after < Duration::from_secs(1) {
+            return Err(invalid("prune_after is not accepted: it takes a second or more, or 0s for never"));
+        }
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return Err(invalid("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
+        }
+        Ok(())
+    }
+
+    /// What people see of where it is.
+    pub(crate) fn shown(&self) -> String {
+        let host = |(host, port): &(String, Option<u16>)| match port {
+            Some(port) => format!("{host}:{port}"),
+            None => host.clone(),
+        };
+        let hosts: Vec<_> = self.hosts.iter().map(host).collect();
+        format!("postgres {}/{}", hosts.join(","), self.database.as_deref().unwrap_or_default())
+    }
+}
+
+impl Tls {
+    fn from_url(url: &StoreUrl) -> Result<Tls> {
+        let mode = match url.value("sslmode") {
+            None => None,
+            Some("disable") => Some(TlsMode::Disable),
+            Some("allow") => Some(TlsMode::Allow),
+            Some("prefer") => Some(TlsMode::Prefer),
+            Some("require") => Some(TlsMode::Require),
+            Some("verify-ca") => Some(TlsMode::VerifyCa),
+            Some("verify-full") => Some(TlsMode::VerifyFull),
+            Some(other) => {
+                return Err(invalid(format!(
+                    "sslmode={other} is not accepted: it takes disable, allow, prefer, require, verify-ca or verify-full"
+                )));
+            }
+        };
+        let file = |key: &str| url.value(key).map(PathBuf::from);
+        Ok(Tls { mode, root: file("sslrootcert"), certificate: file("sslcert"), key: file("sslkey") })
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresConfig")
+            .field("hosts", &self.hosts)
+            .field("user", &self.user)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("database", &self.database)
+            .field("tls", &self.tls)
+            .field("table", &self.table)
+            .field("mode", &self.mode)
+            .field("pooler", &self.pooler)
+            .field("failover", &self.failover)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn invalid(text: impl Into<String>) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<PostgresConfig> {
+        PostgresConfig::from_url(&url.parse().unwrap())
+    }
+
+    #[test]
+    fn every_form_of_url_is_read() {
+        let config = read("postgres://me:p%40ss@a:7000,b/orders?table=locks.lease&sslmode=verify-full&failover=none");
+        let config = config.unwrap();
+        assert_eq!(config.hosts, [("a".to_owned(), Some(7000)), ("b".to_owned(), None)]);
+        assert_eq!((config.user.as_deref(), config.password.as_deref()), (Some("me"), Some("p@ss")));
+        assert_eq!((config.database.as_deref(), config.failover), (Some("orders"), Some(FailOver::None)));
+        assert_eq!(config.tls.mode, Some(TlsMode::VerifyFull));
+        assert_eq!(config.table.to_string(), "locks.lease");
+        let config = read("postgresql:///db?host=/run/postgresql&mode=advisory&key=sqlx&pooler=false").unwrap();
+        assert_eq!(config.hosts, [("/run/postgresql".to_owned(), None)]);
+        assert_eq!((config.mode, config.pooler), (Mode::Advisory(KeyForm::Sqlx), Some(false)));
+        assert_eq!(config.table.to_string(), Table::DEFAULT_ADVISORY);
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_refused_with_what_would_be() {
+        for (url, says) in [
+            ("postgres://a?tpyo=1", "table, mode"),
+            ("postgres://a?table=x;drop", "letters"),
+            ("postgres://a?table=a.b.c", "schema.name"),
+            ("postgres://a?mode=row", "rows or advisory"),
+            ("postgres://a?key=sqlx", "mode=advisory"),
+            ("postgres://a?mode=advisory&key=md5", "sqlx"),
+            ("postgres://a?failover=maybe", "synchronous"),
+            ("postgres://a?connections=0", "1 to 1000"),
+            ("postgres://a?connect_timeout=0s", "1ms to 60s"),
+            ("postgres://a?sslmode=on", "verify-full"),
+            ("postgres://a?sslcert=x", "both or neither"),
+            ("postgres://a?host=/run", "without hosts"),
+            ("postgres://a?target_session_attrs=any", "read-write"),
+        ] {
+            let error = read(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");
+            assert!(error.to_string().contains(says), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_debug_shows_a_password() {
+        let config = read("postgres://me:hunter2@a/db").unwrap();
+        assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! From the client's errors to ours.
+
+use std::time::Duration;
+
+use lock_core::{Effect, Error, ErrorKind};
+use sqlx::error::DatabaseError;
+
+/// What the server said, by its SQLSTATE.
+pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned())
+}
+
+/// Whether the connection is of no more use: it is broken, or leads to a server that ends or may not write, or
+/// remembers a statement that the server has forgotten.
+pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
+    match code(error) {
+        None => true,
+        Some(code) => {
+            ["57P", "08", "XX", "58", "25"].iter().any(|class| code.starts_with(class))
+                || ["26000", "0A000", "42P05"].contains(&code.as_str())
+        }
+    }
+}
+
+/// Whether the same statement may succeed at once: it met another transaction, and was undone.
+pub(crate) fn is_a_meeting(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// The error of a step. What the server refused it did not do, except where it ended meanwhile.
+pub(crate) fn of_step(server: &str, doing: &str, error: sqlx::Error) -> Error {
+    let Some(code) = code(&error) else {
+        let text = format!("{server}: the connection broke while {doing}; the outcome is unknown");
+        return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(words(&error));
+    };
+    let (kind, what) = match code.as_str() {
+        "42501" => (ErrorKind::Denied, "this user may not: it needs the rights that docs/postgres.md lists"),
+        "42P01" | "3F000" | "42703" => {
+            (ErrorKind::InvalidConfig, "the tables are not there, or are others: `leasehold init URL` makes them")
+        }
+        "55P03" => (ErrorKind::Unavailable, "another transaction has locked the row for too long"),
+        "57014" => (ErrorKind::Unavailable, "it took too long, and was undone"),
+        "25006" => (ErrorKind::Unavailable, "it is a standby, or read only, and may not write"),
+        "40001" | "40P01" => (ErrorKind::Unavailable, "it met other transactions again and again, and was undone"),
+        "53100" => (ErrorKind::Unavailable, "its disk is full"),
+        "26000" | "0A000" | "42P05" => (ErrorKind::Unavailable, "it has forgotten what was prepared"),
+        code if ["57P", "08", "XX", "58"].iter().any(|class| code.starts_with(class)) => {
+            let text = format!("{server}: it ended the connection while {doing} ({code}); the outcome is unknown");
+            return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(words(&error));
+        }
+        code if code.starts_with("53") => (ErrorKind::Unavailable, "it has no room left"),
+        _ => (ErrorKind::Protocol, "it answered what it should not"),
+    };
+    Error::refused(kind, format!("{server}: {doing}: {what} ({code})")).with_source(words(&error))
+}
+
+/// The error of connecting.
+pub(crate) fn of_connecting(server: &str, error: &sqlx::Error) -> Error {
+    let (kind, what) = match code(error).as_deref() {
+        Some(code) if code.starts_with("28") => (ErrorKind::Denied, "it refuses this user, password or certificate"),
+        Some("3D000") => (ErrorKind::InvalidConfig, "it has no such database"),
+        Some("42501") => (ErrorKind::Denied, "this user may not connect to it"),
+        Some("53300") => (ErrorKind::Unavailable, "it has no connection left"),
+        Some(code) if code.starts_with("57P") => (ErrorKind::Unavailable, "it is not ready"),
+        Some(_) => (ErrorKind::Unavailable, "it refuses the connection"),
+        None if matches!(error, sqlx::Error::Tls(_)) => {
+            (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side")
+        }
+        None if matches!(error, sqlx::Error::Configuration(_)) => {
+            (ErrorKind::InvalidConfig, "these settings cannot be used")
+        }
+        None => (ErrorKind::Unavailable, "it cannot be reached"),
+    };
+    Error::refused(kind, format!("{server}: {what}: {}", words(error)))
+}
+
+/// What the client or the server said, in one line. No statement of ours holds a secret, and neither does what a server
+/// says of one; details may quote values, and are left out.
+fn words(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(said) => said.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+pub(crate) fn timed_out(server: &str, doing: &str, limit: Duration, effect: Effect) -> Error {
+    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {doing} brought no answer within {limit:?}"))
+}
+
+/// An answer that none of our statements gives.
+pub(crate) fn odd(server: &str, doing: &str) -> Error {
+    Error::new(ErrorKind::Protocol, Effect::Unknown, format!("{server}: {doing} brought an answer that makes no sense"))
+}

@@ -1,0 +1,78 @@
+//! The layout of the tables, and how they are made.
+
+use crate::config::Mode;
+use crate::{PostgresConfig, Table};
+use lock_core::Holder;
+
+/// The layout that this program knows.
+pub(crate) const VERSION: i32 = 1;
+
+/// Free rows stay, so that their tokens go on rising, until they are pruned. Of `unique (name, token)` the fence lives:
+/// because the token is part of a key, a statement that changes it waits for those who have read the row `for key share`,
+/// and a renewal does not.
+const LAYOUT: &str = "begin;
+-- Two who do this at once do it one after the other.
+select pg_advisory_xact_lock(hashtext('leasehold'));
+create schema if not exists \"{schema}\";
+create table if not exists {m} (
+    id integer primary key check (id = 1),
+    version integer not null,
+    mode text not null,
+    realm text not null,
+    floor bigint not null
+);
+create table if not exists {t} (
+    name text collate \"C\" primary key,
+    holder text,
+    token bigint not null check (token > 0),
+    since timestamptz not null,
+    expires_at timestamptz not null,
+    info text,
+    revoked boolean not null default false,
+    waited_for boolean not null default false,
+    place text,
+    unique (name, token)
+) with (fillfactor = 70);
+insert into {m} (id, version, mode, realm, floor)
+    values (1, {version}, '{mode}', '{realm}', 0) on conflict do nothing;
+commit;
+";
+
+/// The statements that make the tables of this configuration. Where they are made already, they change nothing.
+pub(crate) fn script(config: &PostgresConfig) -> String {
+    let table = &config.table;
+    let schema = match table.schema() {
+        // It is there, and not everybody may make one.
+        "public" => LAYOUT.replace("create schema if not exists \"{schema}\";\n", ""),
+        other => LAYOUT.replace("{schema}", other),
+    };
+    table
+        .name_in(&schema)
+        .replace("{version}", &VERSION.to_string())
+        .replace("{mode}", mode(config.mode))
+        .replace("{realm}", &Holder::fresh().to_string())
+}
+
+/// The word for the mode in the table: the two do not exclude each other, and do not share one.
+pub(crate) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Rows => "rows",
+        Mode::Advisory(_) => "advisory",
+    }
+}
+
+/// What is wrong with tables of this version and mode, if something is.
+pub(crate) fn wrong(table: &Table, wanted: Mode, version: i32, found: &str) -> Option<String> {
+    if version > VERSION {
+        return Some(format!(
+            "the table {table} has the newer layout {version}, and this program knows {VERSION}; use a newer program, or another table"
+        ));
+    }
+    if version < VERSION {
+        return Some(format!("the table {table} has the unknown layout {version}; use another table"));
+    }
+    let wanted = mode(wanted);
+    (wanted != found).then(|| {
+        format!("the table {table} is for mode={found}, and would not exclude in mode={wanted}; use another table")
+    })
+}

@@ -1,0 +1,374 @@
+//! [`PostgresStore`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use lock_core::{
+    Attempt, Beat, Break, Broken, Claim, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, Lease, LockName,
+    LockStore, Raise, Raised, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use crate::config::Mode;
+use crate::link::{Answer, Link, Way};
+use crate::realms::Realms;
+use crate::row::{Row, to_micros};
+use crate::server::Server;
+use crate::sql::Sql;
+use crate::statement::{Statement, Value};
+use crate::tables::{self, Tables};
+use crate::wakeups::Wakeups;
+use crate::{FenceSql, Finding, PostgresConfig, error};
+
+/// The store in PostgreSQL, with lease rows.
+///
+/// A few connections carry the steps, and one more the messages to this process's waiters; both are made when they are
+/// needed.
+///
+/// # Cancel safety
+///
+/// A step whose future is dropped may still be done by the server; its connection is closed. Nothing of it outlives one
+/// TTL.
+pub struct PostgresStore {
+    link: Arc<Link>,
+    sql: Sql,
+    channel: String,
+    guarantees: Guarantees,
+    remembers_all: bool,
+    realms: Realms,
+    is_logged: bool,
+    wakeups: Wakeups,
+    /// How many names got their first row since rows were pruned.
+    added: AtomicU32,
+}
+
+/// So often is a row asked for again at once that another transaction had locked.
+const BUSY: u32 = 6;
+/// When to look again at a row that others keep locked: no lease says how long.
+const LOOK_AT_BUSY: Duration = Duration::from_millis(25);
+/// After so many new names old ones are pruned.
+const PRUNE_EVERY: u32 = 1_000;
+
+impl PostgresStore {
+    /// Connects, finds out what is in the way, reads what the server says of itself and of its data, and warns of what
+    /// endangers locks.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and where the tables are missing, of
+    /// a newer program, or of the other mode; [`Denied`](ErrorKind::Denied) for a wrong login or missing rights;
+    /// [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks.
+    pub async fn connect(config: PostgresConfig) -> Result<PostgresStore> {
+        config.check()?;
+        if config.mode != Mode::Rows {
+            let text = "mode=advisory is another store: connect to it with AdvisoryStore, or through the driver";
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        let link = Link::open(&config).await?;
+        let Tables { realm, is_logged } = tables::look(&link).await?;
+        let server = Server::look(&link, is_logged).await?;
+        for finding in server.findings() {
+            tracing::warn!(target: "leasehold", store = "postgres", "{finding}");
+        }
+        let guarantees = server.guarantees(Mode::Rows);
+        Ok(PostgresStore {
+            sql: Sql::new(&config.table),
+            channel: config.table.channel(),
+            guarantees,
+            remembers_all: guarantees.records_survive.contains(Fault::PowerLoss.into()),
+            realms: Realms::new(realm),
+            is_logged,
+            wakeups: Wakeups::default(),
+            added: AtomicU32::new(0),
+            link: Arc::new(link),
+        })
+    }
+
+    /// What an operator should know of the server, now.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable, timed out or denied.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(Server::look(&self.link, self.is_logged).await?.findings())
+    }
+
+    /// The fence for transactions in the same database.
+    pub fn fence_sql(&self) -> FenceSql {
+        FenceSql::of(&self.link.config().table)
+    }
+
+    /// Removes the rows of names that nobody has locked for `idle`, which otherwise happens now and then while names are
+    /// added. Later tokens of these names are above all that were given before.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request).
+    ///
+    /// # Cancel safety
+    ///
+    /// It is done as a whole or not at all.
+    pub async fn prune(&self, idle: Duration) -> Result<()> {
+        prune(&self.link, &self.sql, idle).await
+    }
+
+    fn ask_for(claim: &Claim) -> [Value; 4] {
+        [
+            Value::text(claim.name()),
+            Value::text(claim.holder()),
+            Value::Number(to_micros(claim.ttl())),
+            Value::Text(serde_json::to_string(claim.info()).unwrap_or_default()),
+        ]
+    }
+
+    /// Whether the row says that this claim was granted; `None` if another transaction is at work on it.
+    fn attempt(&self, claim: &Claim, answer: &Answer, row: &PgRow) -> Result<Option<Attempt>> {
+        let odd = || error::odd(&answer.to, self.sql.request.doing);
+        let granted: bool = row.try_get("granted").map_err(|_| odd())?;
+        let row = Row::read(row).ok_or_else(odd)?;
+        if granted {
+            let remembers = if self.remembers_all { Remembers::Everything } else { Remembers::For(row.up) };
+            let token = self.realms.token(answer, &row.realm, row.token);
+            return Ok(Some(Attempt::Granted(Lease::new(claim.ttl(), Some(token), remembers))));
+        }
+        if row.holder.is_none_or(|holder| holder == claim.holder()) || row.remaining.is_zero() {
+            return Ok(None);
+        }
+        let look_again = match self.link.way() {
+            Way::Direct => row.remaining,
+            Way::Pooled => row.remaining.min(self.link.config().poll_interval),
+        };
+        Ok(Some(Attempt::Held(Waiting::new(self.shown(answer, &row), look_again))))
+    }
+
+    fn shown(&self, answer: &Answer, row: &Row) -> HeldBy {
+        let mut by = row.shown();
+        by.token = Some(self.realms.token(answer, &row.realm, row.token));
+        by
+    }
+
+    fn count_added(&self) {
+        let idle = self.link.config().prune_after;
+        if self.added.fetch_add(1, Ordering::Relaxed) + 1 < PRUNE_EVERY || idle.is_zero() {
+            return;
+        }
+        self.added.store(0, Ordering::Relaxed);
+        let (link, sql) = (self.link.clone(), self.sql.clone());
+        // Nobody waits for it, and it may fail: the next thousand names bring it again.
+        tokio::spawn(async move {
+            if let Err(error) = prune(&link, &sql, idle).await {
+                tracing::debug!(target: "leasehold", store = "postgres", %error, "removing old rows failed");
+            }
+        });
+    }
+
+    /// Renews with one statement; gives those that another transaction has locked.
+    async fn renew_with<'a>(
+        &self,
+        statement: &Statement,
+        entries: &[(&'a Renewal, &'a Claim)],
+    ) -> Result<Vec<(&'a Renewal, &'a Claim)>> {
+        let texts = |text: fn(&Claim) -> String| entries.iter().map(|(_, claim)| text(claim)).collect();
+        let values = [
+            Value::Texts(texts(|claim| claim.name().to_string())),
+            Value::Texts(texts(|claim| claim.holder().to_string())),
+            Value::Numbers(entries.iter().map(|(_, claim)| to_micros(claim.ttl())).collect()),
+        ];
+        let answer = self.link.run(statement, &values).await?;
+        let odd = || error::odd(&answer.to, statement.doing);
+        let mut locked = Vec::new();
+        for row in &answer.rows {
+            let number: i64 = row.try_get("entry").map_err(|_| odd())?;
+            let at = usize::try_from(number - 1).map_err(|_| odd())?;
+            let (entry, claim) = *entries.get(at).ok_or_else(odd)?;
+            let flag = |name: &str| row.try_get::<bool, _>(name).map_err(|_| odd());
+            match (flag("renewed")?, flag("locked")?) {
+                (true, _) => entry.answer(Renewed::For(claim.ttl())),
+                (false, true) => locked.push((entry, claim)),
+                (false, false) => entry.answer(Renewed::NotHeld),
+            }
+        }
+        Ok(locked)
+    }
+
+    async fn break_with(&self, statement: &Statement, values: [Value; 3], how: Break) -> Result<Option<Broken>> {
+        let answer = self.link.run(statement, &values).await?;
+        let odd = || error::odd(&answer.to, statement.doing);
+        let Some(found) = answer.rows.first() else { return Ok(None) };
+        let row = Row::read(found).ok_or_else(odd)?;
+        let used: i64 = found.try_get("used").map_err(|_| odd())?;
+        let token = self.realms.token(&answer, &row.realm, used.unsigned_abs());
+        let free_in = if how == Break::Revoke { row.remaining } else { Duration::ZERO };
+        Ok(Some(Broken::new(self.shown(&answer, &row), Some(token), free_in)))
+    }
+}
+
+async fn prune(link: &Link, sql: &Sql, idle: Duration) -> Result<()> {
+    let since = format!("clock_timestamp() - {} * interval '1 microsecond'", to_micros(idle));
+    link.script("removing old rows", sql.prune.replace("{since}", &since)).await
+}
+
+#[async_trait]
+impl LockStore for PostgresStore {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn realm(&self) -> Realm {
+        self.realms.now()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        let values = Self::ask_for(claim);
+        for tried in 0..BUSY {
+            let answer = self.link.run(&self.sql.request, &values).await?;
+            let Some(row) = answer.rows.first() else {
+                let answer = self.link.run(&self.sql.insert, &values).await?;
+                // Without a row: another was faster, and there is one now.
+                if let Some(row) = answer.rows.first() {
+                    self.count_added();
+                    if let Some(attempt) = self.attempt(claim, &answer, row)? {
+                        return Ok(attempt);
+                    }
+                }
+                continue;
+            };
+            if let Some(attempt) = self.attempt(claim, &answer, row)? {
+                return Ok(attempt);
+            }
+            if tried > 1 {
+                tokio::time::sleep(Duration::from_millis(u64::from(tried))).await;
+            }
+        }
+        // Somebody is about to have it, or a transaction that is fenced by the last lease has not ended yet.
+        Ok(Attempt::Held(Waiting::new(HeldBy::default(), LOOK_AT_BUSY)))
+    }
+
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+        let (Some(holder), Way::Direct) = (held.by.holder, self.link.way()) else {
+            return std::future::pending().await;
+        };
+        let mut ear = self.wakeups.ear(claim.name().as_str());
+        self.wakeups.listen(&self.link, &self.channel).await?;
+        // Only now, so that what is told from now on is heard; and if the lease ended before, nothing will be told.
+        let values = [Value::text(claim.name()), Value::text(holder)];
+        let answer = self.link.run(&self.sql.announce, &values).await?;
+        let announced = answer.rows.first().and_then(|row| row.try_get("announced").ok());
+        if announced.ok_or_else(|| error::odd(&answer.to, self.sql.announce.doing))? {
+            ear.told().await;
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        let mut entries = Vec::with_capacity(batch.len());
+        for entry in batch {
+            match entry.of() {
+                Beat::Lease(claim) => entries.push((entry, claim)),
+                Beat::Session(_) => {
+                    let text = "lease rows have no sessions that could be renewed";
+                    batch.fail(Error::refused(ErrorKind::Protocol, text));
+                }
+            }
+        }
+        let renewed = async {
+            let locked = self.renew_with(&self.sql.renew, &entries).await?;
+            if !locked.is_empty() {
+                self.renew_with(&self.sql.renew_patiently, &locked).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = renewed.await {
+            batch.fail(error);
+        }
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        let values = [Value::text(claim.name()), Value::text(claim.holder()), Value::text(&self.channel)];
+        let answer = self.link.run(&self.sql.release, &values).await?;
+        let Some(row) = answer.rows.first() else { return Ok(Released::NotHeld) };
+        match row.try_get("held").map_err(|_| error::odd(&answer.to, self.sql.release.doing))? {
+            true => Ok(Released::Held),
+            false => Ok(Released::NotHeld),
+        }
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        Some(self)
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        let answer = self.link.run(&self.sql.inspect, &[Value::text(name)]).await?;
+        let Some(row) = answer.rows.first() else { return Ok(None) };
+        let row = Row::read(row).ok_or_else(|| error::odd(&answer.to, self.sql.inspect.doing))?;
+        Ok(Some(self.shown(&answer, &row)))
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        let after = after.map_or("", LockName::as_str);
+        let values = [Value::text(after), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
+        let answer = self.link.run(&self.sql.list, &values).await?;
+        let odd = || error::odd(&answer.to, self.sql.list.doing);
+        let mut found = Vec::with_capacity(answer.rows.len());
+        for row in &answer.rows {
+            let name: String = row.try_get("name").map_err(|_| odd())?;
+            let name = LockName::new(name).map_err(|_| odd())?;
+            found.push((name, self.shown(&answer, &Row::read(row).ok_or_else(odd)?)));
+        }
+        Ok(found)
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        let Some(holder) = seen.holder else { return Ok(None) };
+        let (statement, last) = match how {
+            Break::Revoke => (&self.sql.revoke, Value::text(Holder::fresh())),
+            Break::Now => (&self.sql.free, Value::text(&self.channel)),
+        };
+        self.break_with(statement, [Value::text(name), Value::text(holder), last], how).await
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        let new = Holder::fresh().to_string();
+        let answer = self.link.run(&self.sql.new_realm, &[Value::text(&new)]).await?;
+        match answer.rows.is_empty() {
+            true => Err(error::odd(&answer.to, self.sql.new_realm.doing)),
+            false => Ok(self.realms.of(&answer, &new)),
+        }
+    }
+}
+
+#[async_trait]
+impl Raise for PostgresStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+        let number = i64::try_from(number).ok().filter(|number| *number < i64::MAX).ok_or_else(|| {
+            Error::refused(ErrorKind::Protocol, format!("no token can follow {number} in a table of leases"))
+        })?;
+        let values = [Value::text(claim.name()), Value::text(claim.holder()), Value::Number(number)];
+        let answer = self.link.run(&self.sql.raise, &values).await?;
+        let raised = answer.rows.first().and_then(|row| row.try_get("raised").ok());
+        match raised.ok_or_else(|| error::odd(&answer.to, self.sql.raise.doing))? {
+            true => Ok(Raised::Raised),
+            false => Ok(Raised::Refused),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("config", self.link.config())
+            .field("realm", &self.realm())
+            .finish_non_exhaustive()
+    }
+}

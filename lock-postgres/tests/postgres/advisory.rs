@@ -1,0 +1,152 @@
+//! Advisory locks beside those of other programs.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use lock_core::{Attempt, Break, Claim, Locks, LossReason, Released};
+use lock_testkit::{PostgresServer, Process};
+
+use crate::bed::{LONG, eventually, grant, grant_at_last, init, name, open_any, shared};
+
+/// A `psql` that stays, and says what each statement gives.
+struct Psql(Process, BufReader<std::process::ChildStdout>);
+
+impl Psql {
+    fn at(server: &PostgresServer) -> Psql {
+        let mut command = server.psql_command();
+        let mut process = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()));
+        let out = BufReader::new(process.child().stdout.take().unwrap());
+        Psql(process, out)
+    }
+
+    fn say(&mut self, statement: &str) -> String {
+        self.0.child().stdin.as_mut().unwrap().write_all(format!("{statement};\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+/// A table of its own on the shared server. Advisory locks are those of the whole database: each test has names of its
+/// own as well.
+async fn served(key: &str) -> (Arc<PostgresServer>, String, String) {
+    static TABLES: AtomicU32 = AtomicU32::new(0);
+    let (server, number) = (shared(), TABLES.fetch_add(1, Ordering::Relaxed));
+    let table = format!("advisory{number}.lease");
+    let url = format!("{}?table={table}&mode=advisory&key={key}", server.url());
+    init(&url).await.unwrap();
+    (server, url, table)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn psql_excludes_and_is_excluded() {
+    let (server, url, _) = served("raw").await;
+    let store = open_any(&url).await.unwrap();
+    let mut psql = Psql::at(&server);
+    for (text, key) in [("42", "42"), ("-7", "-7"), ("4,-2", "4, -2"), ("9223372036854775807", "9223372036854775807")] {
+        let claim = Claim::new(name(text), LONG);
+        assert_eq!(psql.say(&format!("select pg_advisory_lock({key}) is not null")), "t");
+        let Attempt::Held(held) = store.request(&claim).await.unwrap() else { panic!("{key} is held by psql") };
+        assert_eq!(held.by.holder, None, "by another program");
+        assert!(store.inspect(claim.name()).await.unwrap().is_some_and(|by| by.holder.is_none()));
+        assert_eq!(psql.say(&format!("select pg_advisory_unlock({key})")), "t");
+        grant_at_last(&*store, &claim).await;
+        assert_eq!(psql.say(&format!("select pg_try_advisory_lock({key})")), "f", "{key}");
+        assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+        assert_eq!(psql.say(&format!("select pg_try_advisory_lock({key})")), "t", "{key}");
+        psql.say(&format!("select pg_advisory_unlock({key})"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_gets_what_psql_gives_back_or_leaves_behind() {
+    let (server, url, table) = served("raw").await;
+    let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
+    let mut psql = Psql::at(&server);
+    psql.say("select pg_advisory_lock(1042) is not null");
+    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(locks.lock("1042").acquire())).collect();
+    tokio::task::yield_now().await;
+    let waiting = format!("wait_event_type = 'Lock' and application_name = 'leasehold {table}'");
+    let waiting = format!("select count(*) from pg_stat_activity where {waiting}");
+    assert_eq!(server.psql(&waiting), "0", "nobody waits on the server");
+    // Its process ends, and with it its connection.
+    drop(psql);
+    let mut waiters = waiters.into_iter();
+    let first = waiters.next().unwrap().await.unwrap().unwrap();
+    assert_eq!(server.psql("select pg_try_advisory_lock(1042)"), "f");
+    waiters.for_each(|waiter| waiter.abort());
+    first.release().await.unwrap();
+    locks.close().await;
+    eventually("a lock that is free", || server.psql("select pg_try_advisory_lock(1042)") == "t").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_of_the_other_client_crate_is_the_same_lock() {
+    let (server, url, _) = served("sqlx").await;
+    let store = open_any(&url).await.unwrap();
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.unwrap();
+    let theirs = sqlx::postgres::PgAdvisoryLock::new("nightly report");
+    let claim = Claim::new(name("nightly report"), LONG);
+    let held = theirs.acquire(&mut connection).await.unwrap();
+    assert!(matches!(store.request(&claim).await.unwrap(), Attempt::Held(_)));
+    held.release_now().await.unwrap();
+    grant(&*store, &claim).await;
+    let refused = theirs.try_acquire(&mut connection).await.unwrap();
+    assert!(refused.is_right(), "it is held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_the_connection_is_told_at_once_and_frees_all_of_it() {
+    let (server, url, table) = served("sqlx").await;
+    let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
+    let guards = [locks.lock("a").acquire().await.unwrap(), locks.lock("b").acquire().await.unwrap()];
+    let own = format!("pid in (select pid from pg_stat_activity where application_name = 'leasehold {table}')");
+    server.psql(&format!("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and {own}"));
+    for guard in &guards {
+        // A renewal would come only after minutes.
+        assert_eq!(guard.lost().await, LossReason::SessionEnded);
+    }
+    let again = locks.lock("a").acquire().await.unwrap();
+    assert!(again.token_if_any() > guards[0].token_if_any());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_server_is_noticed_and_what_was_held_there_is_lost() {
+    let server = PostgresServer::start(&[]);
+    let url = format!("{}?mode=advisory&key=sqlx", server.url());
+    init(&url).await.unwrap();
+    let locks = Locks::builder_of(open_any(&format!("{url}&response_timeout=500ms")).await.unwrap()).build();
+    let guard = locks.lock("job").ttl(LONG).acquire().await.unwrap();
+    server.pause();
+    assert_eq!(guard.lost().await, LossReason::SessionEnded, "the heartbeat has a deadline of its own");
+    server.resume();
+    let next = locks.lock("job").ttl(LONG).acquire().await.unwrap();
+    assert!(next.token_if_any() > guard.token_if_any());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn breaking_ends_the_connection_of_a_process_that_does_not_notice() {
+    let (server, url, table) = served("sqlx").await;
+    let store = open_any(&url).await.unwrap();
+    // A holder whose process stands still: a lock and a row as it leaves them.
+    let claim = Claim::new(name("stands still"), LONG);
+    grant(&*store, &claim).await;
+    let place = server.psql(&format!("select place from {table}"));
+    store.release(&claim).await.unwrap();
+    let mut psql = Psql::at(&server);
+    let key = place.split_once(':').unwrap().1.to_owned();
+    let parts: Vec<i64> = key.split(':').map(|part| part.parse().unwrap()).collect();
+    psql.say(&format!("select pg_advisory_lock(({}::bigint << 32) | {}) is not null", parts[0], parts[1]));
+    let pid = psql.say("select pg_backend_pid()");
+    server.psql(&format!("update {table} set holder = '{}', place = '{pid}:{key}', info = null", claim.holder()));
+    let seen = store.inspect(claim.name()).await.unwrap().unwrap();
+    assert_eq!(seen.holder, Some(claim.holder()));
+    let broken = store.break_lock(claim.name(), &seen, Break::Now).await.unwrap().unwrap();
+    assert_eq!(broken.free_in, Duration::ZERO);
+    let next = grant(&*store, &Claim::new(name("stands still"), LONG)).await;
+    assert!(next > broken.token.unwrap());
+    drop(psql);
+}

@@ -1,0 +1,113 @@
+//! What the tests begin with.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use lock_core::{Attempt, Claim, Clock, FencingToken, LockName, LockStore, Locks, Registry, Result};
+use lock_postgres::{PostgresConfig, PostgresDriver, PostgresStore};
+use lock_testkit::{BOUND, PostgresServer};
+
+/// Far longer than any test: what ends within it did not wait for the end of a lease.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+pub(crate) fn name(text: &str) -> LockName {
+    LockName::new(text).unwrap()
+}
+
+/// One server for all tests that harm none; it ends with the last of those that run at the same time.
+pub(crate) fn shared() -> Arc<PostgresServer> {
+    static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(PostgresServer::start(&[]));
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+/// A table that no other test uses, with the server that it is on.
+pub(crate) struct Table {
+    pub(crate) server: Arc<PostgresServer>,
+    pub(crate) name: String,
+}
+
+impl Table {
+    /// A new table on the shared server.
+    pub(crate) async fn new() -> Table {
+        static TABLES: AtomicU32 = AtomicU32::new(0);
+        let table = Table { server: shared(), name: format!("t{}.lease", TABLES.fetch_add(1, Ordering::Relaxed)) };
+        init(&table.url("")).await.unwrap();
+        table
+    }
+
+    /// Its URL, with more keys.
+    pub(crate) fn url(&self, keys: &str) -> String {
+        format!("{}?table={}{keys}", self.server.url(), self.name)
+    }
+
+    pub(crate) async fn open(&self) -> Arc<PostgresStore> {
+        open(&self.url("")).await
+    }
+}
+
+pub(crate) async fn init(url: &str) -> Result<()> {
+    Registry::new().with(PostgresDriver).init(&url.parse()?).await.map(|_| ())
+}
+
+pub(crate) async fn try_open(url: &str) -> Result<Arc<PostgresStore>> {
+    Ok(Arc::new(PostgresStore::connect(PostgresConfig::from_url(&url.parse()?)?).await?))
+}
+
+pub(crate) async fn open(url: &str) -> Arc<PostgresStore> {
+    try_open(url).await.unwrap()
+}
+
+/// Whatever the URL opens.
+pub(crate) async fn open_any(url: &str) -> Result<Arc<dyn LockStore>> {
+    Registry::new().with(PostgresDriver).open(&url.parse()?, &Clock::system()).await
+}
+
+pub(crate) fn locks(store: &Arc<PostgresStore>) -> Locks {
+    Locks::builder_of(store.clone()).ttl(LONG).build()
+}
+
+/// Asks until the store answers: a connection that was lost is noticed by the first who uses it.
+pub(crate) async fn ask(store: &dyn LockStore, claim: &Claim) -> Attempt {
+    let started = Instant::now();
+    loop {
+        match store.request(claim).await {
+            Ok(attempt) => return attempt,
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) async fn grant(store: &dyn LockStore, claim: &Claim) -> FencingToken {
+    match ask(store, claim).await {
+        Attempt::Granted(lease) => lease.token.unwrap(),
+        Attempt::Held(by) => panic!("it must be free, and is held by {by:?}"),
+    }
+}
+
+/// Asks until it is granted.
+pub(crate) async fn grant_at_last(store: &dyn LockStore, claim: &Claim) -> FencingToken {
+    let started = Instant::now();
+    loop {
+        if let Attempt::Granted(lease) = ask(store, claim).await {
+            return lease.token.unwrap();
+        }
+        assert!(started.elapsed() < BOUND, "\"{}\" does not become free", claim.name());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until `look` says so.
+pub(crate) async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !look() {
+        assert!(started.elapsed() < BOUND, "{what}: not within {BOUND:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

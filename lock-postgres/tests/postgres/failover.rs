@@ -1,0 +1,85 @@
+//! A standby that takes over, and lags.
+
+use lock_core::{Claim, ErrorKind, Fault, FencingToken, Guarantees, LockStore, Locks};
+use lock_postgres::FindingKind;
+use lock_testkit::PostgresServer;
+
+use crate::bed::{LONG, eventually, grant, init, locks, name, open, try_open};
+
+/// What a resource makes of a later holder and an earlier one: whether it refuses the earlier.
+async fn fences(later: &FencingToken, earlier: &FencingToken) -> bool {
+    let resource = lock_core::Fence::in_memory();
+    drop(resource.enter(&name("job"), later).await.unwrap());
+    resource.enter(&name("job"), earlier).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tells_apart() {
+    let mut primary = PostgresServer::start(&[]);
+    init(&primary.url()).await.unwrap();
+    let alone = open(&primary.url()).await;
+    assert!(Locks::builder_of(alone).build().for_correctness().is_ok(), "a server alone has no fail-over");
+
+    let standby = PostgresServer::standby_of(&primary, &[]);
+    let both = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port(), standby.port());
+    // Said beforehand, whether it is looked up or seen from the URL.
+    for url in [&primary.url(), &both] {
+        let store = open(url).await;
+        let tokens = store.guarantees().tokens_survive.unwrap();
+        assert!(!tokens.contains(Fault::FailOver.into()), "{tokens}");
+        assert_eq!(store.diagnose().await.unwrap()[0].kind, FindingKind::AsynchronousStandby);
+        let refused = Locks::builder_of(store).build().for_correctness().err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::TooWeak);
+        assert!(refused.to_string().contains("fail-over"), "{refused}");
+    }
+    let near = open(&both).await;
+    let claim = Claim::new(name("job"), LONG);
+    let first = grant(&*near, &claim).await;
+    near.release(&claim).await.unwrap();
+    eventually("the standby's copy", || standby.psql("select count(*) from leasehold where holder is null") == "1")
+        .await;
+    // The link is cut; what is granted now the standby never hears of.
+    standby.psql("alter system set primary_conninfo = ''");
+    standby.psql("select pg_reload_conf()");
+    eventually("the end of the link", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
+    let guard = locks(&near).lock("job").acquire().await.unwrap();
+    let old = guard.token_if_any().unwrap().clone();
+    assert!(old > first);
+    primary.kill();
+    standby.promote();
+
+    let far = open(&both).await;
+    let new = grant(&*far, &Claim::new(name("job"), LONG)).await;
+    assert!(guard.is_valid(), "and the first still believes");
+    assert_eq!(new, old, "the token is given twice");
+    assert!(!fences(&new, &old).await, "and no fence tells them apart");
+    // The old holder's process finds the new primary by itself, and learns what became of its lease.
+    let started = std::time::Instant::now();
+    while guard.is_valid() {
+        assert!(guard.renew().await.is_err(), "a lease that another has cannot be renewed");
+        assert!(started.elapsed() < lock_testkit::BOUND, "it does not learn");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_declares_is_believed_and_a_standby_alone_is_refused() {
+    let primary = PostgresServer::start(&[]);
+    init(&primary.url()).await.unwrap();
+    let standby = PostgresServer::standby_of(&primary, &[]);
+    let declared = open(&format!("{}?failover=synchronous", primary.url())).await;
+    assert!(declared.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+    let error = try_open(&standby.url()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("standby"), "{error}");
+    // A primary that waits for its standby: looked up.
+    primary.psql("alter system set synchronous_standby_names = '*'");
+    primary.psql("select pg_reload_conf()");
+    eventually("a standby that is waited for", || {
+        primary.psql("select count(*) from pg_stat_replication where sync_state = 'sync'") == "1"
+    })
+    .await;
+    let waits = open(&primary.url()).await;
+    assert!(waits.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty(), "{:?}", waits.guarantees());
+    grant(&*waits, &Claim::new(name("job"), LONG)).await;
+}

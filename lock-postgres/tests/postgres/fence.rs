@@ -1,0 +1,204 @@
+//! The fence in the transaction of the caller, on a real table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_conformance::Random;
+use lock_core::{Claim, Clock, FencingToken, LockStore, Renewals, Renewed};
+use lock_postgres::{FenceSql, PostgresStore};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::bed::{LONG, Table, grant, grant_at_last, name};
+
+const SCHEDULES: u64 = 1_000;
+/// So many schedules at a time.
+const AT_ONCE: usize = 16;
+/// Short, so that a pause is often longer: each is up to twice this.
+const TTL: Duration = Duration::from_millis(20);
+
+/// When the statement of the fence comes.
+#[derive(Clone, Copy, Debug)]
+enum Fenced {
+    Never,
+    /// First, as users are told.
+    BeforeReading,
+    BeforeWriting,
+}
+
+/// A table with a number for each schedule, which holders read and write.
+struct Resource {
+    table: Table,
+    store: Arc<PostgresStore>,
+    pool: PgPool,
+    fence: FenceSql,
+    accounts: String,
+}
+
+/// What one holder does, and how long it pauses before each step.
+struct Write {
+    fenced: Fenced,
+    isolation: &'static str,
+    pauses: [Duration; 3],
+}
+
+impl Resource {
+    async fn new() -> Arc<Resource> {
+        let table = Table::new().await;
+        let store = table.open().await;
+        let accounts = table.name.replace("lease", "account");
+        table.server.psql(&format!(
+            "create table {accounts} (id bigint primary key, value bigint not null);
+             insert into {accounts} select n, 0 from generate_series(1, {SCHEDULES}) n"
+        ));
+        let pool = PgPoolOptions::new().max_connections(2 * AT_ONCE as u32).connect(&table.server.url()).await.unwrap();
+        let fence = store.fence_sql();
+        Arc::new(Resource { table, store, pool, fence, accounts })
+    }
+
+    /// Whether the fence lets this holder pass.
+    async fn passes(
+        &self,
+        transaction: &mut sqlx::Transaction<'_, sqlx::Postgres>,
+        claim: &Claim,
+        token: &FencingToken,
+    ) -> Result<bool, sqlx::Error> {
+        let check = sqlx::query(AssertSqlSafe(self.fence.check().to_owned()));
+        let check = check.bind(claim.name().to_string()).bind(token.number() as i64).bind(claim.holder().to_string());
+        Ok(check.fetch_optional(&mut **transaction).await?.is_some())
+    }
+
+    /// Reads, and writes what was read and one more; whether that was committed.
+    async fn add_one(&self, id: u64, claim: &Claim, token: &FencingToken, write: &Write) -> Result<bool, sqlx::Error> {
+        tokio::time::sleep(write.pauses[0]).await;
+        let mut transaction = self.pool.begin().await?;
+        let isolation = format!("set transaction isolation level {}", write.isolation);
+        sqlx::raw_sql(AssertSqlSafe(isolation)).execute(&mut *transaction).await?;
+        if matches!(write.fenced, Fenced::BeforeReading) && !self.passes(&mut transaction, claim, token).await? {
+            return Ok(false);
+        }
+        let read = format!("select value from {} where id = $1", self.accounts);
+        let read = sqlx::query(AssertSqlSafe(read)).bind(id as i64).fetch_one(&mut *transaction).await?;
+        let value: i64 = read.try_get(0)?;
+        tokio::time::sleep(write.pauses[1]).await;
+        if matches!(write.fenced, Fenced::BeforeWriting) && !self.passes(&mut transaction, claim, token).await? {
+            return Ok(false);
+        }
+        let update = format!("update {} set value = $2 where id = $1", self.accounts);
+        let update = sqlx::query(AssertSqlSafe(update)).bind(id as i64).bind(value + 1);
+        update.execute(&mut *transaction).await?;
+        tokio::time::sleep(write.pauses[2]).await;
+        transaction.commit().await.map(|()| true)
+    }
+
+    /// Two holders after each other, of whom the first pauses, perhaps for longer than it may: how many committed.
+    async fn schedule(&self, id: u64, fenced: Option<Fenced>) -> i64 {
+        let mut random = Random::new(id);
+        let mut write = |longest: Duration| Write {
+            fenced: fenced.unwrap_or(match random.below(2) {
+                0 => Fenced::BeforeReading,
+                _ => Fenced::BeforeWriting,
+            }),
+            isolation: match fenced {
+                // Above it the database itself refuses many a lost update.
+                Some(Fenced::Never) => "read committed",
+                _ => ["read committed", "repeatable read", "serializable"][random.below(3) as usize],
+            },
+            pauses: [(); 3].map(|()| Duration::from_micros(random.below(longest.as_micros() as u64))),
+        };
+        let (first, second) = (write(TTL * 2), write(TTL / 4));
+        let job = name(&format!("account/{id}"));
+        let claims = [Claim::new(job.clone(), TTL), Claim::new(job, LONG)];
+        let token = grant(&*self.store, &claims[0]).await;
+        let paused = self.add_one(id, &claims[0], &token, &first);
+        let next = async {
+            let token = grant_at_last(&*self.store, &claims[1]).await;
+            self.add_one(id, &claims[1], &token, &second).await
+        };
+        let (paused, next) = tokio::join!(paused, next);
+        i64::from(committed(paused)) + i64::from(committed(next))
+    }
+
+    /// Runs all schedules; how many updates were committed, and how many the table has.
+    async fn run(self: &Arc<Self>, fenced: Option<Fenced>) -> (i64, i64) {
+        let mut commits = 0;
+        let mut running = tokio::task::JoinSet::new();
+        for id in 1..=SCHEDULES {
+            if running.len() >= AT_ONCE {
+                commits += running.join_next().await.unwrap().unwrap();
+            }
+            let resource = self.clone();
+            running.spawn(async move { resource.schedule(id, fenced).await });
+        }
+        while let Some(more) = running.join_next().await {
+            commits += more.unwrap();
+        }
+        let sum = self.table.server.psql(&format!("select sum(value) from {}", self.accounts));
+        (commits, sum.parse().unwrap())
+    }
+}
+
+/// Whether it committed; what the database itself refused did not.
+fn committed(added: Result<bool, sqlx::Error>) -> bool {
+    added.unwrap_or_else(|error| {
+        let code = error.as_database_error().and_then(|said| said.code().map(|code| code.into_owned()));
+        assert!(matches!(code.as_deref(), Some("40001")), "{error}");
+        false
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_behind_the_fence_in_a_thousand_schedules() {
+    let resource = Resource::new().await;
+    let (commits, value) = resource.run(None).await;
+    assert_eq!(value, commits, "{} updates were lost", commits - value);
+    let (all, most) = (SCHEDULES as i64, 2 * SCHEDULES as i64);
+    assert!(commits > all && commits < most, "some first holders wrote in time, and some came late: {commits} commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_fence_the_same_schedules_lose_updates() {
+    let resource = Resource::new().await;
+    let (commits, value) = resource.run(Some(Fenced::Never)).await;
+    assert_eq!(commits, 2 * SCHEDULES as i64, "nobody is refused");
+    assert!(value < commits, "no update was lost: these schedules prove nothing");
+    println!("{} of {commits} updates were lost", commits - value);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_transaction_lets_renewals_and_its_release_pass_and_a_takeover_wait() {
+    let resource = Resource::new().await;
+    let store = &resource.store;
+    let claim = Claim::new(name("job"), LONG);
+    let token = grant(&**store, &claim).await;
+    let mut transaction = resource.pool.begin().await.unwrap();
+    assert!(resource.passes(&mut transaction, &claim, &token).await.unwrap());
+    let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+    store.renew(&batch).await;
+    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::For(LONG)));
+    store.release(&claim).await.unwrap();
+    let next = Claim::new(name("job"), LONG);
+    for _ in 0..3 {
+        let asked = store.request(&next).await.unwrap();
+        assert!(matches!(asked, lock_core::Attempt::Held(_)), "granted beside a fenced transaction: {asked:?}");
+    }
+    transaction.commit().await.unwrap();
+    assert!(grant_at_last(&**store, &next).await > token);
+    let mut late = resource.pool.begin().await.unwrap();
+    assert!(!resource.passes(&mut late, &claim, &token).await.unwrap(), "the earlier holder is refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demand_fails_where_the_check_gives_no_row() {
+    let resource = Resource::new().await;
+    let claim = Claim::new(name("job"), LONG);
+    let token = grant(&*resource.store, &claim).await;
+    let demand = |holder: String| {
+        let sql = resource.fence.demand().replace("$1", "'job'").replace("$2", &token.number().to_string());
+        resource.table.server.try_psql(&sql.replace("$3", &format!("'{holder}'")))
+    };
+    assert_eq!(demand(claim.holder().to_string()), Ok("1".to_owned()));
+    resource.store.release(&claim).await.unwrap();
+    let refused = demand(claim.holder().to_string()).unwrap_err();
+    assert!(refused.contains("division by zero"), "{refused}");
+}

@@ -1,0 +1,170 @@
+//! What the statements do beside other transactions.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_core::{Attempt, Claim, Clock, LockStore, Renewals, Renewed};
+use lock_postgres::PostgresStore;
+use lock_testkit::{PgBouncer, PostgresServer, Process};
+
+use crate::bed::{LONG, Table, eventually, grant, grant_at_last, init, name, open};
+
+/// A transaction of somebody else that stays open.
+struct Transaction(Process);
+
+impl Transaction {
+    fn begin(server: &PostgresServer, statement: &str) -> Transaction {
+        let mut command = server.psql_command();
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = Process::start(&mut command);
+        let text = format!("begin; {statement}; select 'mark of {statement_len}';\n", statement_len = statement.len());
+        process.child().stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        Transaction(process)
+    }
+
+    fn end(mut self) {
+        self.0.child().stdin.as_mut().unwrap().write_all(b"rollback;\n").unwrap();
+        drop(self.0.child().stdin.take());
+        self.0.wait();
+    }
+}
+
+async fn until_locked(table: &Table, row: &str) {
+    let free = format!(
+        "select count(*) from (select 1 from {} where name = '{row}' for update skip locked) as free",
+        table.name
+    );
+    eventually("the lock of the row", || table.server.psql(&free) == "0").await;
+}
+
+fn lock_row(table: &Table, row: &str) -> Transaction {
+    Transaction::begin(&table.server, &format!("select 1 from {} where name = '{row}' for update", table.name))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_waits_for_no_row_that_another_transaction_has_locked() {
+    let table = Table::new().await;
+    let store = table.open().await;
+    let first = Claim::new(name("job"), LONG);
+    grant(&*store, &first).await;
+    store.release(&first).await.unwrap();
+    let other = lock_row(&table, "job");
+    until_locked(&table, "job").await;
+    let claim = Claim::new(name("job"), LONG);
+    assert!(matches!(store.request(&claim).await.unwrap(), Attempt::Held(_)));
+    store.release(&claim).await.unwrap();
+    other.end();
+    // It was not granted behind its back.
+    assert_eq!(table.server.psql(&format!("select holder is null from {}", table.name)), "t");
+    grant(&*store, &Claim::new(name("job"), LONG)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_locked_holds_up_no_other_renewal() {
+    let table = Table::new().await;
+    let store = table.open().await;
+    let claims: Vec<_> = (0..20).map(|number| Claim::new(name(&format!("job {number}")), LONG)).collect();
+    for claim in &claims {
+        grant(&*store, claim).await;
+    }
+    let other = lock_row(&table, "job 7");
+    until_locked(&table, "job 7").await;
+    let batch = Renewals::new(&Clock::system(), claims.clone());
+    store.renew(&batch).await;
+    for (number, entry) in batch.iter().enumerate() {
+        let expected = (number != 7).then_some(Renewed::For(LONG));
+        assert_eq!(entry.answered(), expected, "of job {number}");
+    }
+    assert!(batch.failure().unwrap().to_string().contains("locked the row"), "{:?}", batch.failure());
+    other.end();
+    let again = Renewals::new(&Clock::system(), [claims[7].clone()]);
+    store.renew(&again).await;
+    assert_eq!(again.iter().next().unwrap().answered(), Some(Renewed::For(LONG)));
+}
+
+/// Many holders take turns on few names, while rows are removed: no token twice, none falls.
+async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..8_usize {
+        let store = stores[number % stores.len()].clone();
+        tasks.spawn(async move {
+            let mut tokens = Vec::new();
+            for turn in 0..40 {
+                let job = (number + turn) % 2;
+                let claim = Claim::new(name(&format!("job {job}")), LONG);
+                tokens.push((job, grant_at_last(&*store, &claim).await.number()));
+                store.release(&claim).await.unwrap();
+            }
+            tokens
+        });
+    }
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let pruning = tokio::spawn({
+        let (store, over) = (stores[0].clone(), over.clone());
+        async move {
+            while pruned && !over.load(std::sync::atomic::Ordering::Relaxed) {
+                // An idle time that is over at once: every row that is free.
+                if let Err(error) = store.prune(Duration::ZERO).await {
+                    assert!(error.is_retryable(), "{error}");
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    let mut all = Vec::new();
+    while let Some(tokens) = tasks.join_next().await {
+        let tokens = tokens.unwrap();
+        for job in 0..2 {
+            let own: Vec<_> = tokens.iter().filter(|(of, _)| *of == job).map(|(_, token)| *token).collect();
+            assert!(own.is_sorted_by(|a, b| a < b), "tokens fell: {own:?}");
+        }
+        all.extend(tokens);
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    pruning.await.unwrap();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "a token was given twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_while_rows_are_removed() {
+    let table = Table::new().await;
+    turns(&[table.open().await, table.open().await], true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_comes_back_goes_on_above_what_it_had() {
+    let table = Table::new().await;
+    let store = table.open().await;
+    let mut last = 0;
+    for _ in 0..5 {
+        let claim = Claim::new(name("job"), LONG);
+        let token = grant(&*store, &claim).await.number();
+        assert!(token > last, "{token} after {last}");
+        last = token;
+        store.release(&claim).await.unwrap();
+    }
+    // Its lease would have ended long ago.
+    table.server.psql(&format!("update {} set expires_at = now() - interval '8 days'", table.name));
+    store.prune(Duration::from_secs(7 * 86_400)).await.unwrap();
+    assert_eq!(table.server.psql(&format!("select count(*) from {}", table.name)), "0");
+    assert!(grant(&*store, &Claim::new(name("job"), LONG)).await.number() > last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_default_of_the_database_will_do() {
+    let server = PostgresServer::start(&["synchronous_commit=off", "default_transaction_isolation=serializable"]);
+    let pooler = PgBouncer::start(&server);
+    init(&format!("{}?table=lease", server.url())).await.unwrap();
+    for isolation in ["serializable", "repeatable read"] {
+        server.psql(&format!("alter database postgres set default_transaction_isolation = '{isolation}'"));
+        server.psql("alter role postgres set synchronous_commit = 'off'");
+        let direct = open(&format!("{}?table=lease", server.url())).await;
+        let pooled = open(&format!("{}?table=lease", pooler.url())).await;
+        turns(&[direct, pooled], false).await;
+    }
+}
