@@ -169,10 +169,24 @@ impl Etcd {
     ///
     /// If it does not say.
     pub fn proposals(&self) -> u64 {
-        let metrics = self.members[0].get("GET /metrics", "").expect("the member answers");
-        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_committed_total "));
-        let number: f64 = line.and_then(|number| number.parse().ok()).expect("etcd counts its proposals");
-        number as u64
+        self.counted("etcd_server_proposals_committed_total").expect("etcd counts its proposals")
+    }
+
+    /// How many transactions the first member has answered, with those that only read.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say.
+    pub fn transactions(&self) -> u64 {
+        let labels = "grpc_code=\"OK\",grpc_method=\"Txn\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+        // It is not counted before the first one.
+        self.counted(&format!("grpc_server_handled_total{{{labels}}}")).unwrap_or(0)
+    }
+
+    fn counted(&self, what: &str) -> Option<u64> {
+        let metrics = until("the metrics of etcd", || self.members[0].get("GET /metrics", ""));
+        let number = metrics.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(' '))?;
+        Some(number.parse::<f64>().expect("a number") as u64)
     }
 
     /// A command `etcdctl` for this cluster.

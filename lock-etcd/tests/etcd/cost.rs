@@ -2,7 +2,7 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks_on, patient, secs, shared};
+use crate::bed::{fresh, keys, locks_on, patient, secs, shared, soon, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
@@ -41,4 +41,23 @@ async fn a_key_is_used_again_and_again() {
         guard.release().await.unwrap();
     }
     assert_eq!(used.len(), 1, "etcd looks at every key that ever was: {used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_within_one_process_is_one_step() {
+    let etcd = Etcd::start(1);
+    let locks = locks_on(&patient(etcd.endpoints()).await, secs(60));
+    let mut spent = Vec::new();
+    // A round is dearer at first, and where a busy machine forgets that somebody waits.
+    while spent.len() < 20 && !spent.contains(&3) {
+        let holder = locks.lock("job").acquire().await.unwrap();
+        let before = etcd.transactions();
+        let waiter = tokio::spawn(locks.lock("job").acquire());
+        until("its place", || async { keys(&etcd, "job").len() == 2 }).await;
+        holder.release().await.unwrap();
+        soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+        spent.push(etcd.transactions() - before);
+    }
+    assert!(spent.contains(&3), "taking a place, the hand-over, and a release took {spent:?} transactions");
+    assert!(spent.iter().all(|spent| *spent >= 3), "{spent:?}");
 }
