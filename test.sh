@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 
 # A command that the tests run, and the Debian package that has it.
 needed=(
-  cc:gcc                 # builds SQLite
+  cc:gcc                 # builds SQLite, and a wall clock for servers
   faketime:faketime      # steps the wall clock of a process
   unshare:util-linux     # gives a process a time or mount namespace of its own
   mount:mount

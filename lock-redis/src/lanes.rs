@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lock_core::{Effect, Error, ErrorKind, Result};
 use redis::Value;
@@ -20,7 +21,7 @@ use crate::tokens::Tokens;
 /// and this process far less than many calls.
 ///
 /// Each slot has a lane. While fewer calls than [`UNDER_WAY`] are on a lane, who comes is sent at once, alone; else it
-/// waits until one of them is answered, and is sent with all that came meanwhile.
+/// waits until one of them is answered, though not longer than [`LONGEST_WAIT`], and is sent with all that came meanwhile.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     servers: Arc<Servers>,
@@ -78,6 +79,8 @@ pub(crate) struct Turn {
 /// So many calls are under way on a lane before those that come are gathered: on a network that takes long, who comes
 /// then waits for a part of a round trip only.
 const UNDER_WAY: usize = 4;
+/// A caller that does not look at its answer keeps its turn; nobody waits longer than this for any turn to end.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// So many are sent with one call: the server does nothing else meanwhile.
 const TOGETHER: usize = 128;
 
@@ -117,6 +120,35 @@ impl Lanes {
         }
         let left = waiting.split_off(waiting.len().min(TOGETHER));
         Some(std::mem::replace(waiting, left))
+    }
+
+    /// The answer to one that is sent with others.
+    pub(crate) async fn told(
+        self: &Arc<Self>,
+        slot: u16,
+        mut answer: oneshot::Receiver<Result<Option<Told>>>,
+    ) -> Result<Option<Told>> {
+        let in_time = tokio::time::timeout(LONGEST_WAIT, &mut answer).await;
+        let told = match in_time {
+            Ok(told) => told,
+            Err(_) => {
+                self.hurry(slot);
+                answer.await
+            }
+        };
+        told.unwrap_or_else(|_| {
+            let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
+            Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
+        })
+    }
+
+    /// Sends those that wait on a lane, whatever is under way there.
+    fn hurry(self: &Arc<Self>, slot: u16) {
+        let mut lanes = self.lanes();
+        let Some(lane) = lanes.get_mut(&slot).filter(|lane| !lane.waiting.is_empty()) else { return };
+        lane.under_way += 1;
+        drop(lanes);
+        drop(Turn { lanes: Some(self.clone()), slot });
     }
 
     async fn send(&self, slot: u16, together: Vec<Waiter>) {
@@ -162,14 +194,6 @@ impl Lanes {
 
 fn is_alone(answer: &Value) -> bool {
     matches!(answer, Value::Array(words) if matches!(&words[..], [Value::BulkString(word)] if word == b"alone" || word == b"new"))
-}
-
-/// The answer to one that was sent with others.
-pub(crate) async fn told(answer: oneshot::Receiver<Result<Option<Told>>>) -> Result<Option<Told>> {
-    answer.await.unwrap_or_else(|_| {
-        let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
-        Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
-    })
 }
 
 impl Turn {

@@ -14,7 +14,7 @@ use redis::Value as Answer;
 use crate::acknowledgement::Acknowledgement;
 use crate::config::Place;
 use crate::keys::Keys;
-use crate::lanes::{self, Ask, Lanes, Request, Turn, Way};
+use crate::lanes::{Ask, Lanes, Request, Turn, Way};
 use crate::link::{Connection, Link, Step};
 use crate::script::Script;
 use crate::server::{self, Server};
@@ -159,7 +159,7 @@ impl RedisStore {
         };
         let turn = match self.lanes.enter(slot, ask) {
             Way::Alone(turn) => Some(turn),
-            Way::Together(answer) => match lanes::told(answer).await? {
+            Way::Together(answer) => match self.lanes.told(slot, answer).await? {
                 Some((Answer::Array(answer), realm, connection)) => return Ok((answer, realm, connection)),
                 Some((.., connection)) => return Err(error::odd(&connection.to.to_string(), Script::Request.doing())),
                 None => None,
@@ -278,7 +278,7 @@ impl RedisStore {
             match self.lanes.enter(slot, || Ask { lock: key, holder, request: None }) {
                 Way::Alone(turn) => _turn = Some(turn),
                 Way::Together(answer) => {
-                    if let Some((answer, _, connection)) = lanes::told(answer).await? {
+                    if let Some((answer, _, connection)) = self.lanes.told(slot, answer).await? {
                         return released(&answer, &connection);
                     }
                 }

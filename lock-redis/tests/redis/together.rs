@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use lock_core::{Attempt, Claim, ErrorKind, LockStore, Released, Result};
 use lock_redis::RedisStore;
-use lock_testkit::RedisServer;
+use lock_testkit::{BOUND, RedisServer};
 
 use crate::bed::{LONG, grant, name, open, server};
 
@@ -125,4 +125,23 @@ async fn who_goes_away_while_others_are_asked_for_keeps_nobody_waiting() {
         store.release(claim).await.unwrap();
     }
     assert_eq!(store.list(None, 100).await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_look_at_its_answer_keeps_nobody_waiting() {
+    let server = server();
+    let store = open(&server.url()).await;
+    let all = numbered(20);
+    let mut asleep: Vec<_> = all[..10].iter().map(|claim| Box::pin(store.request(claim))).collect();
+    for one in &mut asleep {
+        tokio::select! {
+            biased;
+            _ = one => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    let awake = join_all(all[10..].iter().map(|claim| store.request(claim)));
+    let answers = tokio::time::timeout(BOUND, awake).await.expect("nobody waits for who is asleep");
+    assert!(answers.iter().all(|answer| token(answer) > 0));
+    drop(asleep);
 }
