@@ -302,6 +302,9 @@ impl ZkStore {
                 }
             });
             let token = Some(self.token(node.czxid));
+            let mut by = HeldBy::holder(claim.holder());
+            (by.info, by.token) = (Some(claim.info().clone()), token.clone());
+            locked(&place.carrier.holders).insert(place.path(&node.name), by);
             return Ok(Attempt::Granted(match session {
                 // ZooKeeper syncs every write before it answers.
                 Some(session) => Lease::on_session(session, token, Remembers::Everything),
@@ -310,9 +313,11 @@ impl ZkStore {
         }
         let before = line.at(position - 1).map(|before| place.path(&before.node));
         notes.update(&place.carrier, |place| place.waits_for = before);
-        let mut by = match line.first() {
-            Some(first) => self.held_by_node(&place.carrier.client()?, &place.path(&first.node)).await?,
-            None => HeldBy::default(),
+        let first = line.first().map(|first| place.path(&first.node)).unwrap_or_default();
+        let known = locked(&place.carrier.holders).get(&first).cloned();
+        let mut by = match known {
+            Some(by) => by,
+            None => self.held_by_node(&place.carrier.client()?, &first).await?,
         };
         by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
         // A place without a shared session is kept by asking again.
@@ -327,6 +332,9 @@ impl ZkStore {
     /// Deletes what the claim has, or may have; gives what was there. After this on the claim's own session nothing can
     /// come any more: its requests are served in their order.
     async fn left(&self, claim: &Claim, place: &Place) -> Result<Released, CallError> {
+        if let Some(own) = place.own() {
+            locked(&place.carrier.holders).remove(&own);
+        }
         let own_client = place.carrier.client().ok().filter(|_| place.carrier.may_stand());
         let is_clear = !place.in_doubt && !claim.is_unclear() && own_client.is_some();
         let left = match own_client {
