@@ -194,38 +194,41 @@ impl ZooKeeper {
     ///
     /// # Panics
     ///
-    /// If the server does not answer.
+    /// If no server answers.
     pub fn end_session(&self, session: i64) {
-        // What ZooKeeper derives a session's password by is no secret of any installation.
-        let password = java_bytes(session ^ 0xB341_5C00);
         let mut running = self.servers.iter().filter(|server| server.process.is_some());
         let port = running.next().map(|server| server.client_port).expect("a server runs");
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-        let mut connect = Vec::new();
-        connect.extend(0_i32.to_be_bytes());
-        connect.extend(0_i64.to_be_bytes());
-        connect.extend(10_000_i32.to_be_bytes());
-        connect.extend(session.to_be_bytes());
-        connect.extend(16_i32.to_be_bytes());
-        connect.extend(password);
-        connect.push(0);
-        exchange(&mut stream, &connect);
-        // Request 1, of the type that ends the session.
-        exchange(&mut stream, &[1_i32.to_be_bytes(), (-11_i32).to_be_bytes()].concat());
+        // Its client comes back at once, and may get in between.
+        until("the end of a session", || close(port, session)?.then_some(()));
     }
 }
 
-/// Sends one packet, and reads the answer or the end of the connection.
-fn exchange(stream: &mut TcpStream, packet: &[u8]) {
-    let length = i32::try_from(packet.len()).expect("a short packet");
-    stream.write_all(&[&length.to_be_bytes(), packet].concat()).expect("the server takes a packet");
-    let mut length = [0; 4];
-    if stream.read_exact(&mut length).is_ok() {
-        let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap_or(0)];
-        // It may have ended, which is an answer too.
-        drop(stream.read_exact(&mut answer));
-    }
+/// Takes a session over and ends it, if its own client does not take it back in between; gives whether there was no such
+/// session, or nothing if the server does not say.
+fn close(port: u16, session: i64) -> Option<bool> {
+    let mut connect = Vec::new();
+    connect.extend(0_i32.to_be_bytes());
+    connect.extend(0_i64.to_be_bytes());
+    connect.extend(120_000_i32.to_be_bytes());
+    connect.extend(session.to_be_bytes());
+    connect.extend(16_i32.to_be_bytes());
+    // What ZooKeeper derives a session's password by is no secret of any installation.
+    connect.extend(java_bytes(session ^ 0xB341_5C00));
+    connect.push(0);
+    // Request 1, of the type that ends the session.
+    let end = [1_i32.to_be_bytes(), (-11_i32).to_be_bytes()].concat();
+    let packet = |body: &[u8]| [&(body.len() as i32).to_be_bytes(), body].concat();
+
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(&[packet(&connect), packet(&end)].concat()).ok()?;
+    // The length, the protocol's version and a time-out come before the session's number, which is zero if it is no more.
+    let mut answer = [0; 20];
+    stream.read_exact(&mut answer).ok()?;
+    let gone = answer[12..] == [0; 8];
+    // Until the server closes the connection, which it does when the session has ended, or was taken back.
+    drop(stream.read_to_end(&mut Vec::new()));
+    Some(gone)
 }
 
 /// Sixteen bytes of Java's generator of random numbers with this seed.

@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) in_doubt: bool,
     /// The claim was told that it holds the lock.
     pub(crate) granted: bool,
+    /// Since when it holds it, by the wall clock, in seconds, where its node does not say so yet.
+    pub(crate) unmarked: Option<u64>,
     /// The path of the node whose end may make this claim's the first.
     pub(crate) waits_for: Option<String>,
 }
@@ -39,7 +41,7 @@ pub(crate) struct Node {
 
 impl Place {
     pub(crate) fn new(folder: String, carrier: Arc<Carrier>) -> Place {
-        Place { folder, carrier, node: None, in_doubt: false, granted: false, waits_for: None }
+        Place { folder, carrier, node: None, in_doubt: false, granted: false, unmarked: None, waits_for: None }
     }
 
     /// The path of a node in the folder.

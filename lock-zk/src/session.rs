@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lock_core::{Clock, Error, ErrorKind, LossReason, Moment, Result, Session};
+use lock_core::{Clock, Error, ErrorKind, HeldBy, LossReason, Moment, Result, Session};
 use zookeeper_client::{Acls, Client, CreateMode, StateWatcher};
 
 use crate::error::{CallError, judge};
@@ -21,6 +21,9 @@ pub(crate) struct Carrier {
     /// A node of the session's own, on which its heartbeats are written.
     pub(crate) own: String,
     pub(crate) beats: Beats,
+    /// What is said of those who hold a lock on this session, by the paths of their nodes: their waiters of the same process
+    /// need not read it.
+    pub(crate) holders: Mutex<HashMap<String, HeldBy>>,
     /// Taken when the session is over: then the client ends it at the server as well, and its nodes with it.
     client: Mutex<Option<Client>>,
 }
@@ -114,7 +117,15 @@ impl Sessions {
         let own = format!("{}/{id:016x}", self.folder);
         let states = link.client.state_watcher();
         let client = Mutex::new(Some(link.client));
-        let carrier = Arc::new(Carrier { end, ttl: link.ttl, id, own, beats: Beats::new(self.tick), client });
+        let carrier = Arc::new(Carrier {
+            end,
+            ttl: link.ttl,
+            id,
+            own,
+            beats: Beats::new(self.tick),
+            holders: Mutex::default(),
+            client,
+        });
         // Before anything is on it: whatever becomes of this call, the session ends.
         tokio::spawn(end_in_time(Arc::downgrade(&carrier), states, self.clock.clone()));
         carrier.make_own(&self.clock, &self.folder, self.acls).await?;

@@ -20,7 +20,7 @@ use crate::link::Links;
 use crate::names::Names;
 use crate::place::{Node, Notes, Place};
 use crate::session::{Carrier, Sessions, locked, make_folder};
-use crate::value::Value;
+use crate::value::{self, Value};
 use crate::{Proof, ZkConfig};
 
 /// Locks in ZooKeeper. The crate's documentation has the layout.
@@ -39,6 +39,9 @@ pub struct ZkStore {
 
 /// A waiter looks again this often even if no hint came.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// In how many nodes a renewal round writes since when their locks are held.
+const MARKS: usize = 16;
 
 /// How often a lock's node is made that the server deletes, being empty, before anything is in it.
 const FOLDER_TRIES: usize = 3;
@@ -179,11 +182,13 @@ impl ZkStore {
 
     /// One look at the line by a claim that has, or may have, a place in it; `None` if it has none.
     ///
-    /// A quorum made the node on this session, and no other node ever has its name. The look is at what the leader knows
-    /// by now: a server that is cut off answers no `sync`. Who is the first there is granted.
+    /// Who is the first is granted: a quorum made its node on this session, no other node ever has that name, and every
+    /// server that serves the session knows all that came before it. A server may be late, and not yet know that an
+    /// operator has deleted the node meanwhile; then it is as if the deletion came after the grant, and the next
+    /// renewal round notices it. Whether a node was made at all only the leader can say.
     async fn again(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Option<Attempt>, CallError> {
         let client = place.carrier.client()?;
-        let line = line(&client, &place.folder, true).await?;
+        let line = line(&client, &place.folder, place.node.is_none()).await?;
         let found = match &place.node {
             Some(node) => line.place_of(&node.name).map(|position| (position, node.clone())),
             None => self.found(claim, place, &client, &line).await?,
@@ -198,10 +203,6 @@ impl ZkStore {
         notes.update(&place.carrier, |place| {
             (place.node, place.in_doubt) = (Some(node.clone()), false);
         });
-        if position == 0 && !place.granted {
-            // For people: since when it holds the lock. Nobody waits for the answer; it leaves before any release.
-            drop(client.set_data(&place.path(&node.name), &Value::of(claim, place.carrier.ttl), None));
-        }
         let place = Place { node: Some(node), ..place.clone() };
         Ok(Some(self.attempt(claim, notes, &place, &line, position).await?))
     }
@@ -236,7 +237,9 @@ impl ZkStore {
     async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Attempt, CallError> {
         let client = place.carrier.client()?;
         let path = place.path(&prefix(claim.holder()));
-        let value = Value::of(claim, place.carrier.ttl);
+        // Who does not queue is granted now or not at all; who does may be granted later.
+        let since = if claim.queues() { None } else { value::now() };
+        let value = Value::of(claim, place.carrier.ttl, since);
         let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
         for _ in 0..FOLDER_TRIES {
             // Before it leaves: from now on there may be a node.
@@ -293,8 +296,15 @@ impl ZkStore {
     ) -> Result<Attempt, CallError> {
         let session = place.carrier.session().cloned();
         if let Some(node) = place.node.as_ref().filter(|_| position == 0) {
-            notes.update(&place.carrier, |place| place.granted = true);
+            notes.update(&place.carrier, |place| {
+                if !std::mem::replace(&mut place.granted, true) && claim.queues() {
+                    place.unmarked = value::now();
+                }
+            });
             let token = Some(self.token(node.czxid));
+            let mut by = HeldBy::holder(claim.holder());
+            (by.info, by.token) = (Some(claim.info().clone()), token.clone());
+            locked(&place.carrier.holders).insert(place.path(&node.name), by);
             return Ok(Attempt::Granted(match session {
                 // ZooKeeper syncs every write before it answers.
                 Some(session) => Lease::on_session(session, token, Remembers::Everything),
@@ -303,9 +313,11 @@ impl ZkStore {
         }
         let before = line.at(position - 1).map(|before| place.path(&before.node));
         notes.update(&place.carrier, |place| place.waits_for = before);
-        let mut by = match line.first() {
-            Some(first) => self.held_by_node(&place.carrier.client()?, &place.path(&first.node)).await?,
-            None => HeldBy::default(),
+        let first = line.first().map(|first| place.path(&first.node)).unwrap_or_default();
+        let known = locked(&place.carrier.holders).get(&first).cloned();
+        let mut by = match known {
+            Some(by) => by,
+            None => self.held_by_node(&place.carrier.client()?, &first).await?,
         };
         by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
         // A place without a shared session is kept by asking again.
@@ -320,6 +332,9 @@ impl ZkStore {
     /// Deletes what the claim has, or may have; gives what was there. After this on the claim's own session nothing can
     /// come any more: its requests are served in their order.
     async fn left(&self, claim: &Claim, place: &Place) -> Result<Released, CallError> {
+        if let Some(own) = place.own() {
+            locked(&place.carrier.holders).remove(&own);
+        }
         let own_client = place.carrier.client().ok().filter(|_| place.carrier.may_stand());
         let is_clear = !place.in_doubt && !claim.is_unclear() && own_client.is_some();
         let left = match own_client {
@@ -414,6 +429,7 @@ impl ZkStore {
             }
         }
         renewal.answer(Renewed::Since(since, carrier.ttl));
+        self.mark(carrier, &granted);
         let Some(session) = carrier.session() else { return Ok(()) };
         // After the reading: who came later has nothing there.
         let holders: HashSet<Holder> = session.claims().iter().map(Claim::holder).collect();
@@ -424,6 +440,18 @@ impl ZkStore {
             }
         }
         Ok(())
+    }
+
+    /// Writes into some nodes since when their holders have the locks, which was not known when they were made. It is for
+    /// people, and nobody waits for it; who has written something else there meanwhile is not written over.
+    fn mark(&self, carrier: &Arc<Carrier>, granted: &[(Claim, String)]) {
+        let Ok(client) = carrier.client() else { return };
+        let unmarked = |claim: &Claim| Notes::of(claim).place().and_then(|place| place.unmarked);
+        let due = granted.iter().filter_map(|(claim, own)| Some((claim, own, unmarked(claim)?)));
+        for (claim, own, since) in due.take(MARKS) {
+            drop(client.set_data(own, &Value::of(claim, carrier.ttl, Some(since)), Some(0)));
+            Notes::of(claim).update(carrier, |place| place.unmarked = None);
+        }
     }
 
     /// Since when the session lasts, and the nodes that are on it; `None` if it has ended.

@@ -26,10 +26,10 @@ pub(crate) struct Value {
 const REVOKE: &[u8] = b"__REVOKE__";
 
 impl Value {
-    /// Of a claim that is granted now, or comes to wait: when it is granted after waiting, it is written anew.
-    pub(crate) fn of(claim: &Claim, ttl: Duration) -> Vec<u8> {
+    /// Of a claim that was granted then; who comes to wait does not know it yet.
+    pub(crate) fn of(claim: &Claim, ttl: Duration, since: Option<u64>) -> Vec<u8> {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Value { holder: claim.holder(), info: claim.info().clone(), since: now(), ttl, revoked: false }.write()
+        Value { holder: claim.holder(), info: claim.info().clone(), since, ttl, revoked: false }.write()
     }
 
     /// What blocks a lock after the revocation of this one; of a holder that nobody is.
@@ -61,6 +61,7 @@ impl Value {
     }
 }
 
-fn now() -> Option<u64> {
+/// The wall clock, in seconds.
+pub(crate) fn now() -> Option<u64> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|time| time.as_secs())
 }
