@@ -43,6 +43,21 @@ impl PostgresServer {
         PostgresServer::launch(folder, &[])
     }
 
+    /// Gives a file to the user as whom servers run, for that user only.
+    ///
+    /// # Panics
+    ///
+    /// If that cannot be done.
+    #[track_caller]
+    pub fn give(file: &Path) {
+        if let Some(user) = other_user() {
+            let done = Command::new("chown").arg(format!("{user}:")).arg(file).status();
+            assert!(done.is_ok_and(|status| status.success()), "{} cannot be given to {user}", file.display());
+        }
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(file, private).expect("a file of the test");
+    }
+
     /// Sets its wall clock, and no other clock, to this much from the right time, such as `+3600` or `-3600` seconds.
     #[track_caller]
     pub fn set_clock(&self, offset: &str) {
