@@ -209,3 +209,53 @@ impl Driver for MemoryDriver {
         Ok(Arc::new(crate::MemoryStore::with_clock(clock.clone())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that needs a table.
+    struct Tables;
+
+    #[async_trait]
+    impl Driver for Tables {
+        fn kind(&self) -> StoreKind {
+            StoreKind { schemes: &["tables"], example: "", at_best: Guarantees::NONE, provided: "" }
+        }
+
+        async fn open(&self, _: &StoreUrl, _: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+            Ok(Arc::new(crate::MemoryStore::with_clock(clock.clone())))
+        }
+
+        fn init_script(&self, url: &StoreUrl) -> Result<Option<String>> {
+            url.only_keys(&[])?;
+            Ok(Some("create table".to_owned()))
+        }
+
+        async fn init(&self, url: &StoreUrl) -> Result<()> {
+            match url.path() {
+                "down" => Err(Error::refused(ErrorKind::Unavailable, "it is down")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_needs_something_is_initialised_and_another_is_not_asked() {
+        let registry = Registry::new().with(MemoryDriver).with(Tables);
+        let url = |text: &str| text.parse::<StoreUrl>().unwrap();
+        assert_eq!(registry.init_script(&url("memory:")).unwrap(), None);
+        assert!(!registry.init(&url("memory:")).await.unwrap());
+        assert_eq!(registry.init_script(&url("tables:x")).unwrap().as_deref(), Some("create table"));
+        assert!(registry.init(&url("tables:x")).await.unwrap());
+        for (text, kind) in [
+            ("tables:down", ErrorKind::Unavailable),
+            ("tables:x?tpyo=1", ErrorKind::InvalidConfig),
+            ("nowhere:", ErrorKind::InvalidConfig),
+        ] {
+            assert_eq!(registry.init(&url(text)).await.unwrap_err().kind(), kind, "{text}");
+        }
+        let refused = MemoryDriver.init(&url("memory:")).await.unwrap_err();
+        assert!(refused.to_string().contains("needs no initialising"), "{refused}");
+    }
+}

@@ -63,7 +63,7 @@ pub(crate) fn of_connecting(server: &str, error: &sqlx::Error) -> Error {
         Some("53300") => (ErrorKind::Unavailable, "it has no connection left"),
         Some(code) if code.starts_with("57P") => (ErrorKind::Unavailable, "it is not ready"),
         Some(_) => (ErrorKind::Unavailable, "it refuses the connection"),
-        None if matches!(error, sqlx::Error::Tls(_)) => {
+        None if is_of_tls(error) => {
             (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side")
         }
         None if matches!(error, sqlx::Error::Configuration(_)) => {
@@ -72,6 +72,15 @@ pub(crate) fn of_connecting(server: &str, error: &sqlx::Error) -> Error {
         None => (ErrorKind::Unavailable, "it cannot be reached"),
     };
     Error::refused(kind, format!("{server}: {what}: {}", words(error)))
+}
+
+/// Whether one side does not believe the other: the handshake's own failures come as data that cannot be read.
+fn is_of_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(failed) => failed.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    }
 }
 
 /// What the client or the server said, in one line. No statement of ours holds a secret, and neither does what a server

@@ -28,16 +28,43 @@ impl PostgresServer {
     /// If it does not start.
     #[track_caller]
     pub fn start(settings: &[&str]) -> PostgresServer {
-        let folder = folder();
-        let data = data_of(&folder);
-        run(program("initdb").args(["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]).args([
-            "--locale",
-            "C",
-            "--no-sync",
-            "--wal-segsize",
-            "1",
-        ]));
-        PostgresServer::launch(folder, settings)
+        PostgresServer::launch(made(), settings)
+    }
+
+    /// A server whose wall clock the test [sets](PostgresServer::set_clock).
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[track_caller]
+    pub fn start_with_clock() -> PostgresServer {
+        let folder = made();
+        fs::write(folder.path().join(CLOCK), "+0\n").expect("a clock");
+        PostgresServer::launch(folder, &[])
+    }
+
+    /// Gives a file to the user as whom servers run, for that user only.
+    ///
+    /// # Panics
+    ///
+    /// If that cannot be done.
+    #[track_caller]
+    pub fn give(file: &Path) {
+        if let Some(user) = other_user() {
+            let done = Command::new("chown").arg(format!("{user}:")).arg(file).status();
+            assert!(done.is_ok_and(|status| status.success()), "{} cannot be given to {user}", file.display());
+        }
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(file, private).expect("a file of the test");
+    }
+
+    /// Sets its wall clock, and no other clock, to this much from the right time, such as `+3600` or `-3600` seconds.
+    #[track_caller]
+    pub fn set_clock(&self, offset: &str) {
+        let (new, clock) = (self.folder.path().join("clock.new"), self.folder.path().join(CLOCK));
+        fs::write(&new, format!("{offset}\n")).expect("a clock");
+        // At once: a server that reads it meanwhile finds the one or the other.
+        fs::rename(new, clock).expect("a clock");
     }
 
     /// A standby of `primary` that lags: the primary does not wait for it.
@@ -259,6 +286,9 @@ impl PgBouncer {
     }
 }
 
+/// The file that has the server's clock, in a folder where there is one.
+const CLOCK: &str = "clock";
+
 /// A folder that belongs to the user as whom the servers run. In memory where there is room: other tests write to the
 /// disk at the same time, and a commit waits for it.
 fn folder() -> TempDir {
@@ -291,13 +321,39 @@ fn has_room(folder: &str) -> bool {
     rustix::fs::statvfs(folder).is_ok_and(|found| found.f_bavail * found.f_frsize > ROOM)
 }
 
+/// A folder with the data of a new server.
+#[track_caller]
+fn made() -> TempDir {
+    let folder = folder();
+    let data = data_of(&folder);
+    run(program("initdb").args(["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]).args([
+        "--locale",
+        "C",
+        "--no-sync",
+        "--wal-segsize",
+        "1",
+    ]));
+    folder
+}
+
 fn data_of(folder: &TempDir) -> String {
     folder.path().join("data").to_str().expect("a temporary folder has a plain name").to_owned()
 }
 
 #[track_caller]
 fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
-    let mut command = program("postgres");
+    let clock = folder.path().join(CLOCK);
+    let mut command = match clock.exists() {
+        false => program("postgres"),
+        true => {
+            // Only in the server: what changes the user must not leave things behind that belong to the first.
+            let mut command = unprivileged(Path::new("env"));
+            command.arg(format!("LD_PRELOAD={}", faketime().display())).arg(bin("postgres"));
+            command.env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.envs([("FAKETIME_NO_CACHE", "1"), ("DONT_FAKE_MONOTONIC", "1"), ("FAKETIME_DISABLE_SHM", "1")]);
+            command
+        }
+    };
     let log = fs::File::options().create(true).append(true).open(folder.path().join("log")).expect("a log");
     command.args(["-D", &data_of(folder), "-p", &port.to_string()]);
     let own = [
@@ -381,6 +437,15 @@ fn bin(name: &str) -> PathBuf {
     let sbin = PathBuf::from("/usr/sbin");
     let folders = newest.into_iter().map(|(_, folder)| folder).chain([sbin]);
     folders.map(|folder| folder.join(name)).find(|path| path.exists()).unwrap_or_else(|| name.into())
+}
+
+/// The library that sets a process's clock.
+#[track_caller]
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let found = libraries.filter(|library| library.exists()).last();
+    found.expect("libfaketime is there; ./test.sh installs what the tests need")
 }
 
 /// The processes that this one has started.

@@ -155,6 +155,39 @@ async fn a_holder_that_is_cut_off_is_told_in_time() {
     assert!(next.is_valid());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_clock_that_is_set_forward_makes_two_holders_and_the_fence_tells_them_apart() {
+    let server = PostgresServer::start_with_clock();
+    init(&server.url()).await.unwrap();
+    let store = open(&server.url()).await;
+    let held = Locks::builder_of(store.clone()).ttl(LONG).build().lock("job").acquire().await.unwrap();
+    assert!(matches!(store.request(&Claim::new(name("job"), LONG)).await.unwrap(), Attempt::Held(_)));
+    server.set_clock("+7200");
+    let next = grant_at_last(&*store, &Claim::new(name("job"), LONG)).await;
+    assert!(held.is_valid(), "its holder believes");
+    let resource = lock_core::Fence::in_memory();
+    drop(resource.enter(&name("job"), &next).await.unwrap());
+    assert!(resource.enter(&name("job"), held.token_if_any().unwrap()).await.is_err(), "and is refused");
+    assert!(held.renew().await.is_err() && !held.is_valid(), "and learns with its next renewal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_clock_that_is_set_back_keeps_a_lease_for_longer_and_never_for_less() {
+    let server = PostgresServer::start_with_clock();
+    init(&server.url()).await.unwrap();
+    let store = open(&server.url()).await;
+    let claim = Claim::new(name("job"), Duration::from_secs(1));
+    let token = grant(&*store, &claim).await;
+    server.set_clock("-7200");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let next = Claim::new(name("job"), LONG);
+    let Attempt::Held(held) = store.request(&next).await.unwrap() else { panic!("it is kept") };
+    assert!(held.look_again > Duration::from_secs(3_600), "{:?}", held.look_again);
+    // The clock is right again, and tokens have not noticed.
+    server.set_clock("+0");
+    assert!(grant_at_last(&*store, &next).await > token);
+}
+
 /// Takes turns on a name, and writes down what it saw.
 async fn turns(store: Arc<PostgresStore>, job: String, begun: Instant, over: Arc<AtomicBool>) -> Vec<Heard> {
     const TTL: Duration = Duration::from_secs(3);

@@ -11,4 +11,5 @@ mod pooler;
 mod rights;
 mod rows;
 mod tables;
+mod tls;
 mod waiting;

@@ -1,0 +1,71 @@
+//! TLS: whom the store believes, and who believes it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lock_core::{Claim, ErrorKind};
+use lock_testkit::PostgresServer;
+
+use crate::bed::{LONG, grant, init, name, open, try_open};
+
+fn run(program: &str, folder: &Path, words: &str) {
+    let mut command = Command::new(program);
+    let done = command.args(words.split(' ')).current_dir(folder).stderr(Stdio::null()).stdout(Stdio::null()).status();
+    assert!(done.is_ok_and(|status| status.success()), "{program} {words}; ./test.sh installs what the tests need");
+}
+
+/// An authority, and certificates that it gave; one of them ten days ago, for two days.
+fn authority(folder: &Path, names: &[(&str, &str)]) {
+    run("openssl", folder, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2");
+    for (file, host) in names {
+        std::fs::write(folder.join("ext"), format!("subjectAltName={host}")).unwrap();
+        let request = format!("req -newkey rsa:2048 -nodes -keyout {file}.key -out {file}.csr -subj /CN={file}");
+        run("openssl", folder, &request);
+        let sign = format!(
+            "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {file}.pem -days 2 -extfile ext"
+        );
+        match *file {
+            "expired" => run("faketime", folder, &format!("-f -10d openssl {sign}")),
+            _ => run("openssl", folder, &sign),
+        }
+    }
+    // The server is another user, and takes a key only if nobody else can read it.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (file, _) in names {
+        PostgresServer::give(&folder.join(format!("{file}.key")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_own_authority_is_believed_and_wrong_names_expired_ones_and_others_are_not() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    authority(ours.path(), &[("server", "IP:127.0.0.1"), ("wrong", "DNS:elsewhere.test"), ("expired", "IP:127.0.0.1")]);
+    authority(theirs.path(), &[]);
+    let file = |name: &str| ours.path().join(name).display().to_string();
+    let start = |certificate: &str| {
+        let (pem, key) = (file(&format!("{certificate}.pem")), file(&format!("{certificate}.key")));
+        PostgresServer::start(&["ssl=on", &format!("ssl_cert_file={pem}"), &format!("ssl_key_file={key}")])
+    };
+    let full = |server: &PostgresServer, ca: &Path| {
+        format!("{}?sslmode=verify-full&sslrootcert={}", server.url(), ca.join("ca.pem").display())
+    };
+    let server = start("server");
+    init(&full(&server, ours.path())).await.unwrap();
+    grant(&*open(&full(&server, ours.path())).await, &Claim::new(name("job"), LONG)).await;
+    let uses_tls =
+        "select count(*) > 0 from pg_stat_ssl join pg_stat_activity using (pid) where ssl and usename = 'postgres'";
+    let held = open(&full(&server, ours.path())).await;
+    assert_eq!(server.psql(uses_tls), "t");
+    drop(held);
+    let (wrong, expired) = (start("wrong"), start("expired"));
+    for (what, url) in [
+        ("another authority", full(&server, theirs.path())),
+        ("another name", full(&wrong, ours.path())),
+        ("an expired certificate", full(&expired, ours.path())),
+    ] {
+        let error = try_open(&url).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{what}: {error}");
+        assert!(!error.may_have_taken_effect());
+    }
+}
