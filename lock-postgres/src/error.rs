@@ -63,9 +63,7 @@ pub(crate) fn of_connecting(server: &str, error: &sqlx::Error) -> Error {
         Some("53300") => (ErrorKind::Unavailable, "it has no connection left"),
         Some(code) if code.starts_with("57P") => (ErrorKind::Unavailable, "it is not ready"),
         Some(_) => (ErrorKind::Unavailable, "it refuses the connection"),
-        None if is_of_tls(error) => {
-            (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side")
-        }
+        None if is_of_tls(error) => (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side"),
         None if matches!(error, sqlx::Error::Configuration(_)) => {
             (ErrorKind::InvalidConfig, "these settings cannot be used")
         }

@@ -67,17 +67,18 @@ async fn a_waiter_gets_what_psql_gives_back_or_leaves_behind() {
     let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
     let mut psql = Psql::at(&server);
     psql.say("select pg_advisory_lock(1042) is not null");
-    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(locks.lock("1042").acquire())).collect();
+    let mut waiters = tokio::task::JoinSet::new();
+    (0..20).for_each(|_| drop(waiters.spawn(locks.lock("1042").acquire())));
     tokio::task::yield_now().await;
     let waiting = format!("wait_event_type = 'Lock' and application_name = 'leasehold {table}'");
     let waiting = format!("select count(*) from pg_stat_activity where {waiting}");
     assert_eq!(server.psql(&waiting), "0", "nobody waits on the server");
     // Its process ends, and with it its connection.
     drop(psql);
-    let mut waiters = waiters.into_iter();
-    let first = waiters.next().unwrap().await.unwrap().unwrap();
+    // Whoever came first: tasks begin in any order.
+    let first = waiters.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(server.psql("select pg_try_advisory_lock(1042)"), "f");
-    waiters.for_each(|waiter| waiter.abort());
+    waiters.shutdown().await;
     first.release().await.unwrap();
     locks.close().await;
     eventually("a lock that is free", || server.psql("select pg_try_advisory_lock(1042)") == "t").await;
