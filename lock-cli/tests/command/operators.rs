@@ -98,7 +98,7 @@ fn stores_are_shown_with_what_they_guarantee() {
     let place = Place::new();
     let shown = place.say(&["stores"]);
     assert_eq!(shown.code, Some(0));
-    for says in ["STORE", "TOKENS SURVIVE", "sqlite", "memory", "power loss", "for example sqlite:"] {
+    for says in ["SURVIVES", "SQLITE", "MEMORY", "power loss", "for correctness", "for example sqlite:"] {
         assert!(shown.out.contains(says), "{says}: {shown:?}");
     }
     let json = place.say(&["stores", "--json"]).json();

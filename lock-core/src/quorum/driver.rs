@@ -65,7 +65,8 @@ impl QuorumDriver {
         }
         for (at, host) in url.hosts().iter().enumerate() {
             if url.hosts()[..at].contains(host) {
-                return refused(format!("the host {} is given twice", host.0));
+                let port = host.1.map_or_else(String::new, |port| format!(":{port}"));
+                return refused(format!("the host {}{port} is given twice", host.0));
             }
         }
         Ok((0..url.hosts().len()).map(|at| url.for_member(self.member, at, &KEYS)).collect())
