@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{HeldBy, Holder, HolderInfo};
+use lock_core::{HeldBy, Holder, HolderInfo, LockName};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -38,6 +38,12 @@ impl Row {
             realm: row.try_get("realm").ok()?,
             up: micros("up")?,
         })
+    }
+
+    /// As [`Row::read`], with the name that it is kept for.
+    pub(crate) fn named(row: &PgRow) -> Option<(LockName, Row)> {
+        let name: String = row.try_get("name").ok()?;
+        Some((LockName::new(name).ok()?, Row::read(row)?))
     }
 
     /// What people see of its holder. The token is put in by who knows the realm.

@@ -313,13 +313,8 @@ impl LockStore for AdvisoryStore {
         let values = [Value::text(after), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
         let answer = self.link.run(&self.sql.list, &values).await?;
         let odd = || error::odd(&answer.to, self.sql.list.doing);
-        let mut found = Vec::with_capacity(answer.rows.len());
-        for row in &answer.rows {
-            let name: String = row.try_get("name").map_err(|_| odd())?;
-            let name = LockName::new(name).map_err(|_| odd())?;
-            found.push((name, self.shown(&answer, &Row::read(row).ok_or_else(odd)?)));
-        }
-        Ok(found)
+        let named = answer.rows.iter().map(|row| Row::named(row).ok_or_else(odd));
+        named.map(|named| named.map(|(name, row)| (name, self.shown(&answer, &row)))).collect()
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
