@@ -248,7 +248,7 @@ impl Members {
         if let Some(client) = known {
             return Ok(client);
         }
-        let client = Arc::new(Client::connect([&member.endpoint], Some(self.options.clone())).await?);
+        let client = Arc::new(Box::pin(Client::connect([&member.endpoint], Some(self.options.clone()))).await?);
         let mut known = member.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(known.get_or_insert(client).clone())
     }

@@ -48,7 +48,7 @@ impl Sessions {
             return Ok(carrier.clone());
         }
         let opening = Session::opening(&self.clock);
-        let (lease, granted) = grant(&self.members, ttl).await?;
+        let (lease, granted) = Box::pin(grant(&self.members, ttl)).await?;
         let session = opening.opened(lease as u64, granted);
         let carrier = Arc::new(Carrier { session, lease, stream: Mutex::default(), weight: AtomicUsize::new(0) });
         let mut by_lease = locked(&self.by_lease);

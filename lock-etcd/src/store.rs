@@ -119,10 +119,11 @@ impl EtcdStore {
     async fn place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
         if let Some(place) = notes.place() {
             if place.may_stand() {
-                return self.kept(claim, notes, place).await;
+                // Boxed, here and elsewhere, so that the future of a request for a lock that is free stays small.
+                return Box::pin(self.kept(claim, notes, place)).await;
             }
             // Its session is not believed in any more, yet its key may stand for a while.
-            self.leave(claim, &place, None).await?;
+            Box::pin(self.leave(claim, &place, None)).await?;
         }
         self.new_place(claim, notes).await
     }
@@ -130,7 +131,7 @@ impl EtcdStore {
     async fn new_place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
         let range = self.names.range(claim.name());
         let place = if claim.is_fixed() {
-            let (lease, ttl) = grant(&self.members, claim.ttl()).await?;
+            let (lease, ttl) = Box::pin(grant(&self.members, claim.ttl())).await?;
             Place::new(range.clone(), self.slots.take(&range), claim, lease, ttl)
         } else {
             let carrier = self.sessions.for_ttl(claim.ttl()).await?;
@@ -164,7 +165,7 @@ impl EtcdStore {
             return Ok(queue::first_in_line(place, revision));
         }
         if place.created != 0 {
-            let looked = self.transact("looking at a lock", queue::look(place)).await?;
+            let looked = Box::pin(self.transact("looking at a lock", queue::look(place))).await?;
             let seen = queue::read(place, &looked.value).map_err(CallError::of)?;
             if seen.own.as_ref().is_some_and(|own| own.created == place.created) {
                 return Ok(seen);
@@ -181,7 +182,7 @@ impl EtcdStore {
                 return Ok(seen);
             }
         }
-        self.enter(claim, notes, place, claim.queues()).await
+        Box::pin(self.enter(claim, notes, place, claim.queues())).await
     }
 
     async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place, joins: bool) -> Result<Seen, CallError> {
@@ -260,7 +261,7 @@ impl EtcdStore {
             leaving.done(revision, head);
         }
         if place.carrier.is_none() {
-            self.revoke(place.lease).await;
+            Box::pin(self.revoke(place.lease)).await;
         }
         let left = queue::left(place, &called.value);
         // Where its key was not found, an operator may have put it on another lease.

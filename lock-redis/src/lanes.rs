@@ -1,32 +1,32 @@
 //! [`Lanes`]: requests and releases of one process that come at the same time, sent together.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lock_core::{Effect, Error, ErrorKind, Result};
+use lock_core::{Claim, Effect, Error, ErrorKind, Result};
 use redis::Value;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::error;
 use crate::keys::Keys;
 use crate::link::{Connection, Step};
 use crate::script::Script;
 use crate::servers::{Ran, Servers};
 use crate::tokens::Tokens;
+use crate::{error, value};
 
 /// Requests and releases of one process that come at the same time, sent together: one call for many costs the server
 /// and this process far less than many calls.
 ///
 /// Each slot has a lane. While fewer calls than [`UNDER_WAY`] are on a lane, who comes is sent at once, alone; else it
-/// waits until one of them is answered, though not longer than [`LONGEST_WAIT`], and is sent with all that came meanwhile.
+/// waits until one of them is answered, though not longer than two [`LOOKS`], and is sent with all that came meanwhile.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     servers: Arc<Servers>,
     tokens: Arc<Tokens>,
     keys: Keys,
+    /// By slot; of those that were ever used.
     lanes: Mutex<HashMap<u16, Lane>>,
 }
 
@@ -34,28 +34,24 @@ pub(crate) struct Lanes {
 struct Lane {
     under_way: usize,
     waiting: Vec<Waiter>,
+    /// So often were some sent together.
+    sent: u64,
+    /// There is a [`Watch`] of it.
+    watched: bool,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    ask: Ask,
+    what: What,
+    claim: Claim,
     answer: oneshot::Sender<Result<Option<Told>>>,
 }
 
-/// One request, or one release.
-#[derive(Debug)]
-pub(crate) struct Ask {
-    pub(crate) lock: String,
-    pub(crate) holder: String,
-    /// What a request has besides.
-    pub(crate) request: Option<Request>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) tombstone: String,
-    pub(crate) ttl: u64,
-    pub(crate) ending: String,
+/// What is asked for a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Request,
+    Release,
 }
 
 /// An answer, the realm whose token it may give, and on which connection it came.
@@ -76,11 +72,11 @@ pub(crate) struct Turn {
     slot: u16,
 }
 
-/// So many calls are under way on a lane before those that come are gathered: on a network that takes long, who comes
-/// then waits for a part of a round trip only.
-const UNDER_WAY: usize = 4;
-/// A caller that does not look at its answer keeps its turn; nobody waits longer than this for any turn to end.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// So many calls are under way on a lane before those that come are gathered: enough that the server and this process
+/// work at the same time, and that who comes on a network that takes long waits for a part of a round trip only.
+const UNDER_WAY: usize = 2;
+/// A caller that does not look at its answer keeps its turn: so often it is seen to whether those that wait are sent.
+const LOOKS: Duration = Duration::from_millis(10);
 /// So many are sent with one call: the server does nothing else meanwhile.
 const TOGETHER: usize = 128;
 
@@ -94,49 +90,38 @@ impl Lanes {
     }
 
     /// Sends what comes by itself, or puts it where it is sent with others.
-    pub(crate) fn enter(self: &Arc<Self>, slot: u16, ask: impl FnOnce() -> Ask) -> Way {
+    pub(crate) fn enter(self: &Arc<Self>, slot: u16, what: What, claim: &Claim) -> Way {
         let mut lanes = self.lanes();
         let lane = lanes.entry(slot).or_default();
-        if lane.under_way < UNDER_WAY {
+        // Without a runtime nobody would send what waits.
+        let (true, Ok(runtime)) = (lane.under_way >= UNDER_WAY, Handle::try_current()) else {
             lane.under_way += 1;
             return Way::Alone(Turn { lanes: Some(self.clone()), slot });
-        }
+        };
         let (answer, told) = oneshot::channel();
-        lane.waiting.push(Waiter { ask: ask(), answer });
+        lane.waiting.push(Waiter { what, claim: claim.clone(), answer });
+        if !std::mem::replace(&mut lane.watched, true) {
+            runtime.spawn(Watch { lanes: self.clone(), slot }.watch());
+        }
         Way::Together(told)
     }
 
     /// Those that wait on a lane; none ends the turn.
     fn next(&self, slot: u16) -> Option<Vec<Waiter>> {
         let mut lanes = self.lanes();
-        let Entry::Occupied(mut lane) = lanes.entry(slot) else { return None };
-        let waiting = &mut lane.get_mut().waiting;
-        if waiting.is_empty() {
-            lane.get_mut().under_way -= 1;
-            if lane.get().under_way == 0 {
-                lane.remove();
-            }
+        let lane = lanes.entry(slot).or_default();
+        if lane.waiting.is_empty() {
+            lane.under_way -= 1;
             return None;
         }
-        let left = waiting.split_off(waiting.len().min(TOGETHER));
-        Some(std::mem::replace(waiting, left))
+        lane.sent += 1;
+        let left = lane.waiting.split_off(lane.waiting.len().min(TOGETHER));
+        Some(std::mem::replace(&mut lane.waiting, left))
     }
 
     /// The answer to one that is sent with others.
-    pub(crate) async fn told(
-        self: &Arc<Self>,
-        slot: u16,
-        mut answer: oneshot::Receiver<Result<Option<Told>>>,
-    ) -> Result<Option<Told>> {
-        let in_time = tokio::time::timeout(LONGEST_WAIT, &mut answer).await;
-        let told = match in_time {
-            Ok(told) => told,
-            Err(_) => {
-                self.hurry(slot);
-                answer.await
-            }
-        };
-        told.unwrap_or_else(|_| {
+    pub(crate) async fn told(&self, answer: oneshot::Receiver<Result<Option<Told>>>) -> Result<Option<Told>> {
+        answer.await.unwrap_or_else(|_| {
             let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
             Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
         })
@@ -151,27 +136,38 @@ impl Lanes {
         drop(Turn { lanes: Some(self.clone()), slot });
     }
 
-    async fn send(&self, slot: u16, together: Vec<Waiter>) {
-        let (id, known) = self.tokens.known(slot);
-        let mut keys = vec![self.keys.counter(slot, &id)];
-        let mut arguments = vec![known.to_string()];
-        let mut answers = Vec::with_capacity(together.len());
-        for Waiter { ask, answer } in together {
-            keys.push(ask.lock);
-            arguments.push(ask.holder);
-            let (ttl, ending) = match ask.request {
-                Some(request) => {
-                    keys.push(request.tombstone);
-                    (request.ttl.to_string(), request.ending)
-                }
-                None => (String::new(), String::new()),
-            };
-            arguments.extend([ttl, ending]);
-            answers.push(answer);
+    /// The step for all of these, of which the requests come first.
+    fn step(&self, slot: u16, realm: &str, known: u64, together: &[Waiter]) -> Step {
+        const BYTES: usize = 192;
+        let of = |what| together.iter().filter(move |waiter| waiter.what == what).map(|waiter| &waiter.claim);
+        let asked = of(What::Request).count();
+        let keys = 1 + asked + together.len();
+        let mut step = Step::of(Script::Several, keys, 3 * together.len() + 2, BYTES * together.len());
+        step.add(self.keys.counter(slot, realm));
+        of(What::Request).for_each(|claim| step.add(self.keys.lock(claim.name())));
+        of(What::Request).for_each(|claim| step.add(self.keys.tombstone(slot, claim.holder())));
+        of(What::Release).for_each(|claim| step.add(self.keys.lock(claim.name())));
+        step.add(known);
+        step.add(asked);
+        let mut before = None;
+        for claim in of(What::Request) {
+            step.add(claim.holder());
+            step.add(value::millis(claim.ttl()));
+            match before.replace(claim.info()) {
+                Some(before) if before == claim.info() => step.add("="),
+                _ => step.add(value::ending(claim.info())),
+            }
         }
-        let step = Step::new(Script::Several, keys, arguments);
+        of(What::Release).for_each(|claim| step.add(format_args!("{}.", claim.holder())));
+        step
+    }
+
+    async fn send(&self, slot: u16, mut together: Vec<Waiter>) {
+        together.sort_by_key(|waiter| waiter.what == What::Release);
+        let (id, known) = self.tokens.known(slot);
+        let step = self.step(slot, &id, known, &together);
         let told: Result<Vec<Option<Told>>> = match self.servers.run_many(slot, &step).await {
-            Ok(Ran::Here(Value::Array(told), connection)) if told.len() == answers.len() => {
+            Ok(Ran::Here(Value::Array(told), connection)) if told.len() == together.len() => {
                 let told = told.into_iter().map(|answer| match is_alone(&answer) {
                     true => None,
                     false => Some((answer, id.clone(), connection.clone())),
@@ -180,15 +176,49 @@ impl Lanes {
             }
             Ok(Ran::Here(_, connection)) => Err(error::odd(&connection.to.to_string(), step.script.doing())),
             // Nothing was done. A key may be elsewhere, or one that this user may not use.
-            Ok(Ran::Parted) => Ok(answers.iter().map(|_| None).collect()),
-            Err(error) if error.kind() == ErrorKind::Denied => Ok(answers.iter().map(|_| None).collect()),
+            Ok(Ran::Parted) => Ok(together.iter().map(|_| None).collect()),
+            Err(error) if error.kind() == ErrorKind::Denied => Ok(together.iter().map(|_| None).collect()),
             Err(error) => Err(error),
         };
         // Who does not listen any more was cut off, and is withdrawn by whoever cut it off.
         match told {
-            Ok(told) => answers.into_iter().zip(told).for_each(|(answer, told)| drop(answer.send(Ok(told)))),
-            Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+            Ok(told) => together.into_iter().zip(told).for_each(|(one, told)| drop(one.answer.send(Ok(told)))),
+            Err(error) => together.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone())))),
         }
+    }
+}
+
+/// Sees to it that those that wait on a lane are sent, whoever keeps a turn.
+struct Watch {
+    lanes: Arc<Lanes>,
+    slot: u16,
+}
+
+impl Watch {
+    async fn watch(self) {
+        let mut sent = None;
+        loop {
+            tokio::time::sleep(LOOKS).await;
+            let waits = {
+                let lanes = self.lanes.lanes();
+                lanes.get(&self.slot).filter(|lane| !lane.waiting.is_empty()).map(|lane| lane.sent)
+            };
+            if waits.is_none() {
+                return;
+            }
+            if waits == sent {
+                self.lanes.hurry(self.slot);
+            }
+            sent = waits;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.lanes.lanes().entry(self.slot).or_default().watched = false;
+        // Its runtime may have ended in the middle.
+        self.lanes.hurry(self.slot);
     }
 }
 
@@ -215,6 +245,8 @@ impl Drop for Turn {
             let mut together = Some(first);
             while let Some(next) = together {
                 lanes.send(slot, next).await;
+                // Who has its answer now, and asks for more, goes along.
+                tokio::task::yield_now().await;
                 together = lanes.next(slot);
             }
             turn.end();

@@ -30,6 +30,7 @@ mod error;
 mod keys;
 mod lanes;
 mod link;
+mod requested;
 mod script;
 mod server;
 mod servers;

@@ -1,11 +1,14 @@
 //! [`Link`]: the connection to one server, made again when it is needed.
 
+use std::fmt;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use lock_core::{Effect, Error, Remembers, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, RedisWrite as _, Value};
 
 use crate::dial::{Dial, To};
 use crate::error;
@@ -36,12 +39,11 @@ pub(crate) struct Connection {
     subscribing: tokio::sync::Mutex<()>,
 }
 
-/// One step on the server.
-#[derive(Clone, Debug)]
+/// One step on the server: a script, its keys, and then its arguments.
 pub(crate) struct Step {
     pub(crate) script: Script,
-    pub(crate) keys: Vec<String>,
-    pub(crate) arguments: Vec<String>,
+    pub(crate) keys: usize,
+    command: Cmd,
 }
 
 /// Why a step brought no answer.
@@ -80,16 +82,21 @@ impl Link {
         self.current().as_ref().filter(|connection| !connection.wakeups.is_over()).cloned()
     }
 
-    /// The connection, if there is one, without making one.
-    pub(crate) fn mark(&self, channel: &str) -> u64 {
+    /// The mark of a channel, if there is a connection, without making one.
+    pub(crate) fn mark(&self, channel: impl fmt::Display) -> u64 {
         self.living().map_or(0, |connection| connection.wakeups.mark(channel))
     }
 
     /// The connection; made now if there is none. Who waits while another connects shares what comes of it.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>> {
-        if let Some(connection) = self.living() {
-            return Ok(connection);
+        match self.living() {
+            Some(connection) => Ok(connection),
+            // Boxed, as is elsewhere what is rarely done, so that the futures of what is mostly done stay small.
+            None => Box::pin(self.connect_once()).await,
         }
+    }
+
+    async fn connect_once(&self) -> Result<Arc<Connection>> {
         let came = Instant::now();
         let mut last_failure = self.connecting.lock().await;
         if let Some(connection) = self.living() {
@@ -156,13 +163,13 @@ impl Link {
     }
 
     /// Runs `call` within our own deadline. The connection is left if it did not keep it.
-    async fn within<T>(
-        &self,
+    fn within<'a, T>(
+        &'a self,
         doing: &'static str,
-        connection: &Arc<Connection>,
-        call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, Failed> {
-        match tokio::time::timeout(self.response_timeout, call).await {
+        connection: &'a Arc<Connection>,
+        call: impl Future<Output = Result<T, RedisError>> + 'a,
+    ) -> impl Future<Output = Result<T, Failed>> {
+        tokio::time::timeout(self.response_timeout, call).map(move |answer| match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error::ends_connection(&error) {
@@ -174,18 +181,19 @@ impl Link {
                 self.retire(connection);
                 Err(Failed::Ours(error::timed_out(&self.name, doing, self.response_timeout, Effect::Unknown)))
             }
-        }
+        })
     }
 
     /// Runs a step, and says on which connection; `asking` tells a member of a cluster that it is sent there although the slot is on its way.
     pub(crate) async fn run(&self, step: &Step, asking: bool) -> Result<(Value, Arc<Connection>), Failed> {
         let connection = self.connection().await.map_err(Failed::Ours)?;
         let doing = step.script.doing();
-        let answer = self.within(doing, &connection, connection.send(step.command(true), asking)).await;
+        let answer = self.within(doing, &connection, connection.send(&step.command, asking)).await;
         let answer = match answer {
             // Nothing was run. The text loads the script as well.
             Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
-                self.within(doing, &connection, connection.send(step.command(false), asking)).await?
+                let in_words = step.in_words();
+                Box::pin(self.within(doing, &connection, connection.send(&in_words, asking))).await?
             }
             answer => answer?,
         };
@@ -269,43 +277,59 @@ impl Connection {
         }
     }
 
-    async fn send(&self, command: Cmd, asking: bool) -> Result<Value, RedisError> {
+    async fn send(&self, command: &Cmd, asking: bool) -> Result<Value, RedisError> {
         let mut redis = self.redis.clone();
         if !asking {
-            return redis.send_packed_command(&command).await?.extract_error();
+            return redis.send_packed_command(command).await?.extract_error();
         }
         let mut both = redis::pipe();
-        both.cmd("ASKING").add_command(command);
-        let answers: (Value, Value) = both.query_async(&mut redis).await?;
+        both.cmd("ASKING").add_command(command.clone());
+        let answers: (Value, Value) = Box::pin(both.query_async(&mut redis)).await?;
         Ok(answers.1)
     }
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("wakeups", &self.wakeups).finish_non_exhaustive()
     }
 }
 
 impl Step {
     pub(crate) fn new(script: Script, keys: Vec<String>, arguments: Vec<String>) -> Step {
-        Step { script, keys, arguments }
+        let bytes = keys.iter().chain(&arguments).map(String::len).sum();
+        let mut step = Step::of(script, keys.len(), arguments.len(), bytes);
+        keys.iter().chain(&arguments).for_each(|word| step.add(word));
+        step
     }
 
-    fn command(&self, by_hash: bool) -> Cmd {
-        let mut command = match hashes(Vec::new).get(self.script as usize).filter(|_| by_hash) {
-            Some(hash) => {
-                let mut command = redis::cmd("EVALSHA");
-                command.arg(hash);
-                command
-            }
-            None => {
-                let mut command = redis::cmd("EVAL");
-                command.arg(self.script.text());
-                command
-            }
+    /// A step with so many keys, and as many arguments and bytes of both as are expected, to which they are added.
+    pub(crate) fn of(script: Script, keys: usize, arguments: usize, bytes: usize) -> Step {
+        const FIRST: usize = 3;
+        const BYTES: usize = 64;
+        let mut command = Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes);
+        match hashes(Vec::new).get(script as usize) {
+            Some(hash) => command.arg("EVALSHA").arg(hash),
+            None => command.arg("EVAL").arg(script.text()),
         };
-        command.arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        command.arg(keys);
+        Step { script, keys, command }
+    }
+
+    /// Adds the next key; or the next argument, after the last key.
+    pub(crate) fn add(&mut self, word: impl fmt::Display) {
+        write!(self.command.writer_for_next_arg(), "{word}").expect("BUG: what goes into memory is written");
+    }
+
+    /// With the script's text instead of its hash.
+    fn in_words(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.script.text());
+        for argument in self.command.args_iter().skip(2) {
+            if let Arg::Simple(word) = argument {
+                command.arg(word);
+            }
+        }
         command
     }
 }

@@ -18,7 +18,9 @@ pub(crate) enum Script {
 const READ: &str = include_str!("scripts/read.lua");
 const NEXT: &str = include_str!("scripts/next.lua");
 const REQUEST: &str = include_str!("scripts/request.lua");
+const REQUEST_OF: &str = "lock, counter, tombstone, holder, ttl, ending, known, new";
 const RELEASE: &str = include_str!("scripts/release.lua");
+const RELEASE_OF: &str = "lock, holder, tombstone, ms";
 
 impl Script {
     pub(crate) const ALL: [Script; 9] = [
@@ -36,12 +38,16 @@ impl Script {
     pub(crate) fn text(self) -> String {
         match self {
             Script::Request => {
-                let call = "return request(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])";
-                [READ, NEXT, REQUEST, call].concat()
+                let given = "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]";
+                format!("{READ}{NEXT}local {REQUEST_OF} = {given}\n{REQUEST}")
             }
             Script::Renew => [READ, include_str!("scripts/renew.lua")].concat(),
-            Script::Release => [READ, RELEASE, "return release(KEYS[1], ARGV[1], KEYS[2], ARGV[2])"].concat(),
-            Script::Several => [READ, NEXT, REQUEST, RELEASE, include_str!("scripts/several.lua")].concat(),
+            Script::Release => format!("{READ}local {RELEASE_OF} = KEYS[1], ARGV[1], KEYS[2], ARGV[2]\n{RELEASE}"),
+            Script::Several => {
+                let request = format!("local function request({REQUEST_OF})\n{REQUEST}end\n");
+                let release = format!("local function release({RELEASE_OF})\n{RELEASE}end\n");
+                [READ, NEXT, &request, &release, include_str!("scripts/several.lua")].concat()
+            }
             Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
             Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
             Script::Raise => [READ, include_str!("scripts/raise.lua")].concat(),

@@ -1,6 +1,7 @@
 //! [`Servers`]: who answers for a key.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,7 @@ impl Servers {
     }
 
     /// The mark of a channel; 0 if it is not heard.
-    pub(crate) fn mark(&self, slot: u16, channel: &str) -> u64 {
+    pub(crate) fn mark(&self, slot: u16, channel: impl fmt::Display) -> u64 {
         match self {
             Servers::One(link) => link.mark(channel),
             Servers::Cluster(cluster) => cluster.state().owner(slot).map_or(0, |link| link.mark(channel)),
@@ -100,7 +101,7 @@ impl Servers {
     pub(crate) async fn run(&self, slot: u16, step: &Step) -> Result<(Value, Arc<Connection>)> {
         match self {
             Servers::One(link) => link.run(step, false).await.map_err(|failed| link.error(step.script.doing(), failed)),
-            Servers::Cluster(cluster) => match cluster.run(slot, step, false).await? {
+            Servers::Cluster(cluster) => match Box::pin(cluster.run(slot, step, false)).await? {
                 Ran::Here(answer, connection) => Ok((answer, connection)),
                 Ran::Parted => Err(Error::refused(ErrorKind::Unavailable, "the keys of a lock are in two places")),
             },
@@ -115,7 +116,7 @@ impl Servers {
     /// As for [`run`](Servers::run).
     pub(crate) async fn run_many(&self, slot: u16, step: &Step) -> Result<Ran> {
         match self {
-            Servers::Cluster(cluster) if step.keys.len() > 1 => cluster.run(slot, step, true).await,
+            Servers::Cluster(cluster) if step.keys > 1 => Box::pin(cluster.run(slot, step, true)).await,
             _ => self.run(slot, step).await.map(|(answer, connection)| Ran::Here(answer, connection)),
         }
     }

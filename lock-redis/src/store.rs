@@ -14,13 +14,14 @@ use redis::Value as Answer;
 use crate::acknowledgement::Acknowledgement;
 use crate::config::Place;
 use crate::keys::Keys;
-use crate::lanes::{Ask, Lanes, Request, Turn, Way};
+use crate::lanes::{Lanes, Turn, Way, What};
 use crate::link::{Connection, Link, Step};
+use crate::requested::{Requested, number, remaining_of, text, word};
 use crate::script::Script;
 use crate::server::{self, Server};
 use crate::servers::{Ran, Servers};
 use crate::tokens::{Tokens, is_realm, realm_of};
-use crate::value::{self, Value};
+use crate::value::{self, Value, millis};
 use crate::wakeups::Channel;
 use crate::{Finding, RedisConfig, error};
 
@@ -149,32 +150,27 @@ impl RedisStore {
     }
 
     /// Asks for a lock, with others that are asked for at the same time.
-    async fn ask(&self, slot: u16, key: &str, claim: &Claim) -> Result<(Vec<Answer>, Arc<str>, Arc<Connection>)> {
-        let holder = claim.holder().to_string();
-        let tombstone = self.keys.tombstone(slot, claim.holder());
-        let (ttl, ending) = (millis(claim.ttl()), value::ending(claim.info()));
-        let ask = || {
-            let request = Request { tombstone: tombstone.clone(), ttl, ending: ending.clone() };
-            Ask { lock: key.to_owned(), holder: holder.clone(), request: Some(request) }
-        };
-        let turn = match self.lanes.enter(slot, ask) {
+    async fn ask(&self, slot: u16, claim: &Claim) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
+        let turn = match self.lanes.enter(slot, What::Request, claim) {
             Way::Alone(turn) => Some(turn),
-            Way::Together(answer) => match self.lanes.told(slot, answer).await? {
-                Some((Answer::Array(answer), realm, connection)) => return Ok((answer, realm, connection)),
-                Some((.., connection)) => return Err(error::odd(&connection.to.to_string(), Script::Request.doing())),
+            Way::Together(answer) => match self.lanes.told(answer).await? {
+                Some(told) => return Ok(told),
                 None => None,
             },
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
-            let keys = vec![key.to_owned(), self.keys.counter(slot, realm), tombstone.clone()];
-            let new = u8::from(may_be_new).to_string();
-            Step::new(
-                Script::Request,
-                keys,
-                vec![holder.clone(), ttl.to_string(), ending.clone(), known.to_string(), new],
-            )
+            let mut step = Step::of(Script::Request, 3, 5, 256);
+            step.add(self.keys.lock(claim.name()));
+            step.add(self.keys.counter(slot, realm));
+            step.add(self.keys.tombstone(slot, claim.holder()));
+            step.add(claim.holder());
+            step.add(millis(claim.ttl()));
+            step.add(value::ending(claim.info()));
+            step.add(known);
+            step.add(u8::from(may_be_new));
+            step
         };
-        self.with_token(slot, step, turn).await
+        Box::pin(self.with_token(slot, step, turn)).await
     }
 
     /// Runs a step that takes a token: `step` makes it for a realm, the highest token known, and whether the counter
@@ -184,7 +180,7 @@ impl RedisStore {
         slot: u16,
         step: impl Fn(&str, u64, bool) -> Step,
         mut turn: Option<Turn>,
-    ) -> Result<(Vec<Answer>, Arc<str>, Arc<Connection>)> {
+    ) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
         let mut may_be_new = false;
         for _ in 0..REALMS {
             let (id, known) = self.tokens.known(slot);
@@ -199,20 +195,17 @@ impl RedisStore {
                 Ran::Here(answer, connection) => (answer, connection),
                 Ran::Parted => self.servers.run(slot, &step).await?,
             };
-            let Answer::Array(answer) = answer else {
-                return Err(error::odd(&connection.to.to_string(), step.script.doing()));
-            };
-            if text(&answer, 0) != Some("new") {
+            if word(&answer) != Some("new") {
                 return Ok((answer, id, connection));
             }
-            may_be_new = self.realm_is_still(&id).await?;
+            may_be_new = Box::pin(self.realm_is_still(&id)).await?;
         }
         let text = "the realm of the data changed again and again while a lock was asked for";
         Err(Error::refused(ErrorKind::Unavailable, text))
     }
 
-    fn warn_if_raised(&self, raised: Option<i64>, name: &LockName, number: u64) {
-        if raised == Some(1) {
+    fn warn_if_raised(&self, raised: bool, name: &LockName, number: u64) {
+        if raised {
             tracing::warn!(
                 target: "leasehold",
                 store = "redis",
@@ -266,25 +259,30 @@ impl RedisStore {
     }
 
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
-        let key = self.keys.lock(claim.name());
-        let slot = self.keys.slot(&key);
-        let holder = claim.holder().to_string();
-        let (mut keys, mut arguments) = (vec![key.clone()], vec![holder.clone()]);
-        let mut _turn = None;
+        let slot = self.keys.slot_of(claim.name());
+        let _turn = match may_come_again {
+            true => None,
+            false => match self.lanes.enter(slot, What::Release, claim) {
+                Way::Alone(turn) => Some(turn),
+                Way::Together(answer) => match self.lanes.told(answer).await? {
+                    Some((answer, _, connection)) => return released(&answer, &connection),
+                    None => None,
+                },
+            },
+        };
+        Box::pin(self.give_back_alone(slot, claim, may_come_again)).await
+    }
+
+    async fn give_back_alone(&self, slot: u16, claim: &Claim, may_come_again: bool) -> Result<Released> {
+        let mut step = Step::of(Script::Release, 1 + usize::from(may_come_again), 2, 192);
+        step.add(self.keys.lock(claim.name()));
         if may_come_again {
-            keys.push(self.keys.tombstone(slot, claim.holder()));
-            arguments.push(millis(claim.ttl() + TOMBSTONE).to_string());
-        } else {
-            match self.lanes.enter(slot, || Ask { lock: key, holder, request: None }) {
-                Way::Alone(turn) => _turn = Some(turn),
-                Way::Together(answer) => {
-                    if let Some((answer, _, connection)) = self.lanes.told(slot, answer).await? {
-                        return released(&answer, &connection);
-                    }
-                }
-            }
+            step.add(self.keys.tombstone(slot, claim.holder()));
         }
-        let step = Step::new(Script::Release, keys, arguments);
+        step.add(claim.holder());
+        if may_come_again {
+            step.add(millis(claim.ttl() + TOMBSTONE));
+        }
         let (answer, connection) = self.servers.run(slot, &step).await?;
         released(&answer, &connection)
     }
@@ -294,7 +292,7 @@ impl RedisStore {
         let realm = self.tokens.realm();
         let mut by_slot: BTreeMap<u16, Vec<&LockName>> = BTreeMap::new();
         for name in names {
-            by_slot.entry(self.keys.slot(&self.keys.lock(name))).or_default().push(name);
+            by_slot.entry(self.keys.slot_of(name)).or_default().push(name);
         }
         let mut found = Vec::with_capacity(names.len());
         for (slot, names) in by_slot {
@@ -307,7 +305,8 @@ impl RedisStore {
     }
 
     async fn look_in(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
-        let step = Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name)).collect(), Vec::new());
+        let step =
+            Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name).to_string()).collect(), Vec::new());
         let mut found = Vec::with_capacity(names.len());
         let (answer, connection) = match self.servers.run_many(slot, &step).await? {
             Ran::Here(answer, connection) => (answer, connection),
@@ -389,7 +388,7 @@ impl RedisStore {
     }
 
     async fn renew_slot(&self, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
-        let keys = entries.iter().map(|(_, claim)| self.keys.lock(claim.name())).collect();
+        let keys = entries.iter().map(|(_, claim)| self.keys.lock(claim.name()).to_string()).collect();
         let arguments =
             entries.iter().flat_map(|(_, claim)| [claim.holder().to_string(), millis(claim.ttl()).to_string()]);
         let step = Step::new(Script::Renew, keys, arguments.collect());
@@ -425,36 +424,11 @@ impl RedisStore {
     }
 }
 
-/// A time as the server counts it; what is shorter than its unit is one unit.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
-}
-
-/// What `PTTL` says; `None` for a key without an expiry.
-fn remaining_of(pttl: i64) -> Option<Duration> {
-    u64::try_from(pttl).ok().map(|left| Duration::from_millis(left + 1))
-}
-
 fn released(answer: &Answer, connection: &Connection) -> Result<Released> {
     match answer {
         Answer::Int(1) => Ok(Released::Held),
         Answer::Int(0) => Ok(Released::NotHeld),
         _ => Err(error::odd(&connection.to.to_string(), Script::Release.doing())),
-    }
-}
-
-fn text(answer: &[Answer], at: usize) -> Option<&str> {
-    match answer.get(at)? {
-        Answer::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Answer::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn number(answer: &[Answer], at: usize) -> Option<i64> {
-    match answer.get(at)? {
-        Answer::Int(number) => Some(*number),
-        _ => None,
     }
 }
 
@@ -469,48 +443,42 @@ impl LockStore for RedisStore {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        let key = self.keys.lock(claim.name());
-        let slot = self.keys.slot(&key);
+        let slot = self.keys.slot_of(claim.name());
         // Before the question, so that whatever is told after it is heard.
-        let seen = self.servers.mark(slot, &key);
+        let seen = self.servers.mark(slot, self.keys.lock(claim.name()));
         let sent = Instant::now();
-        let (answer, realm, connection) = self.ask(slot, &key, claim).await?;
+        let (answer, realm, connection) = self.ask(slot, claim).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
-        match text(&answer, 0) {
-            Some("granted") => {
-                let token: u64 = text(&answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
-                self.warn_if_raised(number(&answer, 2), claim.name(), token);
-                self.acknowledge(claim, slot, &connection).await?;
+        match Requested::read(&answer).ok_or_else(odd)? {
+            Requested::Granted { token, raised } => {
+                self.warn_if_raised(raised, claim.name(), token);
+                if self.acknowledgement.is_some() {
+                    Box::pin(self.acknowledge(claim, slot, &connection)).await?;
+                }
                 let token = self.tokens.given(&realm, slot, token);
                 Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.remembers(sent))))
             }
-            Some("held") => {
-                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(1), number(&answer, 2)) else {
-                    return Err(odd());
-                };
-                let held = Value::read(bytes);
-                if held.token() < LARGEST_READ {
-                    self.tokens.given(&realm, slot, held.token());
+            Requested::Held { by, remaining } => {
+                if by.token() < LARGEST_READ {
+                    self.tokens.given(&realm, slot, by.token());
                 }
-                let remaining = remaining_of(pttl);
                 let look_again = match remaining {
-                    Some(remaining) if held.is_ours() => remaining,
+                    Some(remaining) if by.is_ours() => remaining,
                     Some(remaining) => remaining.min(LOOK_AT_OTHERS),
                     None => LOOK_AT_OTHERS,
                 };
-                let by = held.shown(&self.tokens.realm(), remaining);
+                let by = by.shown(&self.tokens.realm(), remaining);
                 Ok(Attempt::Held(Waiting::new(by, look_again).seen(seen)))
             }
-            Some("withdrawn") => {
+            Requested::Withdrawn => {
                 let text = format!("\"{}\": this claim was withdrawn before the server came to it", claim.name());
                 Err(Error::refused(ErrorKind::Closed, text))
             }
-            _ => Err(odd()),
         }
     }
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
-        let key = self.keys.lock(claim.name());
+        let key = self.keys.lock(claim.name()).to_string();
         let link = self.servers.link(self.keys.slot(&key)).await?;
         let (channel, was_heard) = link.subscribe(&key).await?;
         let notes = claim.notes(Notes::default);
@@ -527,7 +495,7 @@ impl LockStore for RedisStore {
         for entry in batch {
             match entry.of() {
                 Beat::Lease(claim) => {
-                    by_slot.entry(self.keys.slot(&self.keys.lock(claim.name()))).or_default().push((entry, claim));
+                    by_slot.entry(self.keys.slot_of(claim.name())).or_default().push((entry, claim));
                 }
                 Beat::Session(_) => {
                     let text = "redis has no sessions that could be renewed";
@@ -572,28 +540,28 @@ impl LockStore for RedisStore {
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
         let Some(holder) = seen.holder else { return Ok(None) };
-        let key = self.keys.lock(name);
+        let key = self.keys.lock(name).to_string();
         let slot = self.keys.slot(&key);
         let nobody = match how {
             Break::Revoke => Holder::fresh().to_string(),
             Break::Now => String::new(),
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
-            let keys = vec![key.clone(), self.keys.counter(slot, realm)];
+            let keys = vec![key.clone(), self.keys.counter(slot, realm).to_string()];
             let arguments =
                 vec![holder.to_string(), nobody.clone(), known.to_string(), u8::from(may_be_new).to_string()];
             Step::new(Script::Break, keys, arguments)
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
-        match text(&answer, 0) {
-            Some("other") => Ok(None),
-            Some("broken") => {
-                let token: u64 = text(&answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
-                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), number(&answer, 4)) else {
+        match (word(&answer), &answer) {
+            (Some("other"), _) => Ok(None),
+            (Some("broken"), Answer::Array(answer)) => {
+                let token: u64 = text(answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
+                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), number(answer, 4)) else {
                     return Err(odd());
                 };
-                self.warn_if_raised(number(&answer, 2), name, token);
+                self.warn_if_raised(number(answer, 2) == Some(1), name, token);
                 let remaining = remaining_of(pttl);
                 let evicted = Value::read(bytes).shown(&realm_of(&realm), remaining);
                 let free_in = if how == Break::Revoke { remaining.unwrap_or_default() } else { Duration::ZERO };
@@ -620,16 +588,16 @@ impl Raise for RedisStore {
             let text = format!("the token {number} has none after it in Redis");
             return Err(Error::refused(ErrorKind::Protocol, text));
         }
-        let key = self.keys.lock(claim.name());
+        let key = self.keys.lock(claim.name()).to_string();
         let slot = self.keys.slot(&key);
         let (holder, number_text) = (claim.holder().to_string(), number.to_string());
         let step = |realm: &str, _known: u64, may_be_new: bool| {
-            let keys = vec![key.clone(), self.keys.counter(slot, realm)];
+            let keys = vec![key.clone(), self.keys.counter(slot, realm).to_string()];
             let arguments = vec![holder.clone(), number_text.clone(), u8::from(may_be_new).to_string()];
             Step::new(Script::Raise, keys, arguments)
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
-        match text(&answer, 0) {
+        match word(&answer) {
             Some("refused") => Ok(Raised::Refused),
             Some("raised") => {
                 self.acknowledge_change("the raising of a token", slot, &connection).await?;

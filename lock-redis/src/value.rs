@@ -24,6 +24,11 @@ pub(crate) fn ending(info: &HolderInfo) -> String {
     serde_json::to_string(info).map(|json| format!(".{json}")).unwrap_or_default()
 }
 
+/// A time as the server counts it; what is shorter than its unit is one unit.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
+}
+
 impl Value {
     pub(crate) fn read(bytes: &[u8]) -> Value {
         Value::ours(bytes).unwrap_or_default()

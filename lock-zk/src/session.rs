@@ -81,7 +81,7 @@ impl Sessions {
         if let Some(carrier) = slot.as_ref().filter(|carrier| carrier.is_usable()) {
             return Ok(carrier.clone());
         }
-        let carrier = self.open(ttl, false).await?;
+        let carrier = Box::pin(self.open(ttl, false)).await?;
         *slot = Some(carrier.clone());
         Ok(carrier)
     }

@@ -113,18 +113,19 @@ impl ZkStore {
         let sent = self.clock.now();
         if let Some(place) = notes.place() {
             if place.carrier.is_valid(&self.clock) && place.carrier.may_stand() {
-                self.keep(claim, &place.carrier, sent).await?;
-                if let Some(attempt) = self.again(claim, notes, &place).await? {
+                // Boxed, here and elsewhere, so that the future of a request for a lock that is free stays small.
+                Box::pin(self.keep(claim, &place.carrier, sent)).await?;
+                if let Some(attempt) = Box::pin(self.again(claim, notes, &place)).await? {
                     return Ok(attempt);
                 }
             } else {
                 // Its session is over here, yet its node may stand for a while.
-                self.left(claim, &place).await?;
+                Box::pin(self.left(claim, &place)).await?;
                 notes.leave();
             }
         }
         if !claim.queues()
-            && let Some(held) = self.held_by_another(claim).await?
+            && let Some(held) = Box::pin(self.held_by_another(claim)).await?
         {
             return Ok(held);
         }
@@ -137,7 +138,7 @@ impl ZkStore {
 
     async fn new_place(&self, claim: &Claim, notes: &Notes) -> Result<Place> {
         let carrier = match claim.is_fixed() {
-            true => self.sessions.alone(claim.ttl()).await?,
+            true => Box::pin(self.sessions.alone(claim.ttl())).await?,
             false => self.sessions.for_ttl(claim.ttl()).await?,
         };
         let place = Place::new(self.names.folder(claim.name()), carrier);
@@ -255,7 +256,7 @@ impl ZkStore {
                         notes.update(&place.carrier, |place| place.in_doubt = false);
                     }
                     if no_folder {
-                        make_folder(&client, &place.folder, self.acls).await?;
+                        Box::pin(make_folder(&client, &place.folder, self.acls)).await?;
                         continue;
                     }
                     return Err(failed);
@@ -276,7 +277,7 @@ impl ZkStore {
             };
             if position > 0 && !claim.queues() {
                 // Somebody was faster: nothing of the try may stay.
-                delete(&client, &place.path(&node.name), "asking for a lock").await?;
+                Box::pin(delete(&client, &place.path(&node.name), "asking for a lock")).await?;
                 notes.update(&place.carrier, |place| place.node = None);
             }
             return self.attempt(claim, notes, &place, &line, position).await.map_err(may_stand);
@@ -317,7 +318,7 @@ impl ZkStore {
         let known = locked(&place.carrier.holders).get(&first).cloned();
         let mut by = match known {
             Some(by) => by,
-            None => self.held_by_node(&place.carrier.client()?, &first).await?,
+            None => Box::pin(self.held_by_node(&place.carrier.client()?, &first)).await?,
         };
         by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
         // A place without a shared session is kept by asking again.
@@ -340,8 +341,7 @@ impl ZkStore {
         let left = match own_client {
             Some(client) => self.left_by(claim, place, &client, is_clear).await,
             // Its session is over here; anybody who may can delete its node.
-            None => self
-                .read(|client| async move { self.left_by(claim, place, &client, false).await })
+            None => Box::pin(self.read(|client| async move { self.left_by(claim, place, &client, false).await }))
                 .await
                 .map_err(Into::into),
         };
@@ -358,22 +358,14 @@ impl ZkStore {
         client: &Client,
         is_clear: bool,
     ) -> Result<Released, CallError> {
-        let mut found = None;
-        let mut is_first = place.granted;
-        match place.own().filter(|_| is_clear) {
-            Some(own) => found = delete(client, &own, "releasing").await?.then_some(()),
+        let (found, is_first) = match place.own().filter(|_| is_clear) {
+            Some(own) => (delete(client, &own, "releasing").await?, place.granted),
             None => {
-                let line = line(client, &place.folder, true).await?;
-                for position in line.positions(claim.holder()) {
-                    let Some(contender) = line.at(position) else { continue };
-                    if delete(client, &place.path(&contender.node), "releasing").await? {
-                        found = Some(());
-                        is_first |= position == 0;
-                    }
-                }
+                let (found, was_first) = Box::pin(delete_all(client, place, claim.holder())).await?;
+                (found, place.granted || was_first)
             }
-        }
-        Ok(if found.is_some() && is_first { Released::Held } else { Released::NotHeld })
+        };
+        Ok(if found && is_first { Released::Held } else { Released::NotHeld })
     }
 
     async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
@@ -507,6 +499,19 @@ pub(crate) async fn delete(client: &Client, path: &str, doing: &str) -> Result<b
     }
 }
 
+/// Deletes whatever this holder has in the line; gives whether there was something, and whether it was the first.
+async fn delete_all(client: &Client, place: &Place, holder: Holder) -> Result<(bool, bool), CallError> {
+    let line = line(client, &place.folder, true).await?;
+    let (mut any, mut first) = (false, false);
+    for position in line.positions(holder) {
+        let Some(contender) = line.at(position) else { continue };
+        if delete(client, &place.path(&contender.node), "releasing").await? {
+            (any, first) = (true, first || position == 0);
+        }
+    }
+    Ok((any, first))
+}
+
 /// A failure after the own node was made: it may stay.
 fn may_stand(failed: CallError) -> CallError {
     let error = Error::new(failed.error.kind(), Effect::Unknown, failed.error.to_string());
@@ -602,10 +607,10 @@ impl LockStore for ZkStore {
                 if let Some(place) = notes.leave() {
                     place.carrier.end(&self.clock);
                     if place.in_doubt || place.node.is_some() {
-                        self.left(claim, &place).await?;
+                        Box::pin(self.left(claim, &place)).await?;
                     }
                 }
-                Ok(self.asked(claim, notes).await?)
+                Ok(Box::pin(self.asked(claim, notes)).await?)
             }
             asked => Ok(asked?),
         }

@@ -177,7 +177,7 @@ impl Running {
                 self.finished = true;
                 return;
             }
-            let next = locked(&self.engine.timers).next();
+            let next = locked(&self.engine.timers).next(self.engine.clock.now());
             tokio::select! {
                 () = self.engine.work.notified() => {}
                 () = self.sleep_until(next) => {}

@@ -131,9 +131,11 @@ impl Timers {
         due
     }
 
-    /// When to look next; the engine's task promises to.
-    pub(crate) fn next(&mut self) -> Option<Moment> {
-        self.looks_at = self.queue.first_key_value().map(|((at, _), _)| *at);
+    /// When to look next; the engine's task promises to. With nothing to look at, it looks when it was going to: a task
+    /// that was told of every lease that came and went would cost more than the leases do.
+    pub(crate) fn next(&mut self, now: Moment) -> Option<Moment> {
+        let first = self.queue.first_key_value().map(|((at, _), _)| *at);
+        self.looks_at = first.or(self.looks_at.filter(|at| *at > now));
         self.looks_at
     }
 

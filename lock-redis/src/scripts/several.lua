@@ -1,20 +1,94 @@
--- Requests and releases that came at the same time, one after the other; each answer stands alone, and one that fails
--- says that it is to be asked for alone.
--- KEYS: counter, then for each request its lock and tombstone, and for each release its lock. ARGV: highest token known,
--- then for each its holder, and TTL and ending, which are empty for a release.
-local answers, key = {}, 2
-for at = 2, #ARGV, 3 do
-  local done, answer
-  if ARGV[at + 1] == '' then
-    done, answer = pcall(release, KEYS[key], ARGV[at])
-    key = key + 1
-  else
-    done, answer = pcall(request, KEYS[key], KEYS[1], KEYS[key + 1], ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[1], '0')
-    key = key + 2
+-- Releases and requests that came at the same time. Mostly each lock to be released is held by who says so, and each
+-- that is asked for is free: then one command does for all what would be one for each. Whatever is otherwise goes one
+-- by one; and where that fails, the answer says that it is to be asked for alone, since nothing was done for it.
+-- KEYS: counter; the locks that are asked for; their tombstones; the locks that are released.
+-- ARGV: highest token known, how many are asked for; holder, TTL and ending of each of them, where '=' is the ending of
+-- the one before; each releasing holder, with the dot that follows it in a value.
+-- Answers for each request its token, or what `request` answers; and then 1 or 0 for each release.
+local asked = tonumber(ARGV[2])
+local locks, tombstones, released, holders = 1, 1 + asked, 1 + 2 * asked, 2 + 3 * asked
+local count = #KEYS - released
+local answers = {}
+
+local function one_by_one(from, to, call)
+  for at = from, to do
+    local done, answer = pcall(call, at)
+    if not done or type(answer) == 'table' and answer.err then
+      answer = {'alone'}
+    end
+    answers[at] = answer
   end
-  if not done or type(answer) == 'table' and answer.err then
-    answer = {'alone'}
+end
+
+-- The locks to be released first: somebody here may be asking for them.
+local function release_all()
+  local values = redis.call('MGET', unpack(KEYS, released + 1))
+  local held = {}
+  for at = 1, count do
+    if values[at] and string.find(values[at], ARGV[holders + at], 1, true) == 1 then
+      redis.call('PUBLISH', KEYS[released + at], '')
+      held[#held + 1] = KEYS[released + at]
+      answers[asked + at] = 1
+    else
+      answers[asked + at] = 0
+    end
   end
-  answers[#answers + 1] = answer
+  if #held > 0 then
+    redis.call('DEL', unpack(held))
+  end
+end
+
+if count > 0 and not pcall(release_all) then
+  one_by_one(asked + 1, asked + count, function(at)
+    return release(KEYS[released + at - asked], string.sub(ARGV[holders + at - asked], 1, -2))
+  end)
+end
+
+local function ending(at)
+  while ARGV[3 * at + 2] == '=' do
+    at = at - 1
+  end
+  return ARGV[3 * at + 2]
+end
+
+local function request_one(at)
+  local of = 3 * at
+  return request(KEYS[locks + at], KEYS[1], KEYS[tombstones + at], ARGV[of], ARGV[of + 1], ending(at), ARGV[1], '0')
+end
+
+-- The last of as many tokens as are needed, if they are good ones: of a counter that is neither new nor too low.
+local function tokens()
+  if redis.call('EXISTS', unpack(KEYS, 2, released)) > 0 then
+    return nil
+  end
+  local last = redis.call('INCRBY', KEYS[1], asked)
+  if last == asked then
+    redis.call('DEL', KEYS[1])
+    return nil
+  end
+  return last - asked >= tonumber(ARGV[1]) and last < 9007199254740992 and last
+end
+
+if asked > 0 then
+  local done, last = pcall(tokens)
+  if not done or not last then
+    one_by_one(1, asked, request_one)
+    return answers
+  end
+  local ending
+  for at = 1, asked do
+    local of, token = 3 * at, last - asked + at
+    if ARGV[of + 2] ~= '=' then
+      ending = ARGV[of + 2]
+    end
+    local value = ARGV[of] .. '.' .. string.format('%d', token) .. ending
+    local set = redis.pcall('SET', KEYS[locks + at], value, 'NX', 'PX', ARGV[of + 1])
+    -- The same lock can be asked for twice.
+    if set and set.ok then
+      answers[at] = token
+    else
+      one_by_one(at, at, request_one)
+    end
+  end
 end
 return answers
