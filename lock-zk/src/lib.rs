@@ -13,6 +13,7 @@
 mod config;
 mod diagnose;
 mod driver;
+mod emptied;
 mod error;
 mod heartbeat;
 mod line;

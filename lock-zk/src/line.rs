@@ -35,6 +35,11 @@ impl Line {
         Line(line)
     }
 
+    /// Whether nobody else is there.
+    pub(crate) fn is_of_one(&self) -> bool {
+        self.0.len() == 1
+    }
+
     pub(crate) fn first(&self) -> Option<&Contender> {
         self.0.first()
     }

@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) in_doubt: bool,
     /// The claim was told that it holds the lock.
     pub(crate) granted: bool,
+    /// The number of its node, where it was the only one in the line when it was made.
+    pub(crate) alone: Option<i64>,
     /// Since when it holds it, by the wall clock, in seconds, where its node does not say so yet.
     pub(crate) unmarked: Option<u64>,
     /// The path of the node whose end may make this claim's the first.
@@ -41,7 +43,16 @@ pub(crate) struct Node {
 
 impl Place {
     pub(crate) fn new(folder: String, carrier: Arc<Carrier>) -> Place {
-        Place { folder, carrier, node: None, in_doubt: false, granted: false, unmarked: None, waits_for: None }
+        Place {
+            folder,
+            carrier,
+            node: None,
+            in_doubt: false,
+            granted: false,
+            alone: None,
+            unmarked: None,
+            waits_for: None,
+        }
     }
 
     /// The path of a node in the folder.

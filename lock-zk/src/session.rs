@@ -8,6 +8,7 @@ use std::time::Duration;
 use lock_core::{Clock, Error, ErrorKind, HeldBy, LossReason, Moment, Result, Session};
 use zookeeper_client::{Acls, Client, CreateMode, StateWatcher};
 
+use crate::emptied::Emptied;
 use crate::error::{CallError, judge};
 use crate::heartbeat::Beats;
 use crate::link::{Links, is_alive};
@@ -24,6 +25,7 @@ pub(crate) struct Carrier {
     /// What is said of those who hold a lock on this session, by the paths of their nodes: their waiters of the same process
     /// need not read it.
     pub(crate) holders: Mutex<HashMap<String, HeldBy>>,
+    pub(crate) emptied: Emptied,
     /// Taken when the session is over: then the client ends it at the server as well, and its nodes with it.
     client: Mutex<Option<Client>>,
 }
@@ -124,6 +126,7 @@ impl Sessions {
             own,
             beats: Beats::new(self.tick),
             holders: Mutex::default(),
+            emptied: Emptied::default(),
             client,
         });
         // Before anything is on it: whatever becomes of this call, the session ends.

@@ -13,6 +13,7 @@ use lock_core::{
 };
 use zookeeper_client::{Acls, Client, CreateMode, Error as Failure};
 
+use crate::emptied::Beside;
 use crate::error::{CallError, judge, protocol};
 use crate::heartbeat::Beaten;
 use crate::line::{Line, holder_of, prefix};
@@ -244,9 +245,26 @@ impl ZkStore {
         let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
         for _ in 0..FOLDER_TRIES {
             // Before it leaves: from now on there may be a node.
-            notes.update(&place.carrier, |place| (place.node, place.in_doubt, place.granted) = (None, true, false));
-            // A session's requests are served in their order: the look is at what the creation left.
-            let (created, line) = join(client.create(&path, &value, &mode), line(&client, &place.folder, false)).await;
+            notes.update(&place.carrier, |place| {
+                (place.node, place.in_doubt, place.granted, place.alone) = (None, true, false, None);
+            });
+            let beside = place.carrier.emptied.beside(&place.folder);
+            // A session's requests are served in their order: the watch is there before the creation, and the look is at
+            // what the creation left.
+            let watch = (beside == Beside::LookAndWatch).then(|| client.check_and_watch_stat(&place.folder));
+            let create = client.create(&path, &value, &mode);
+            let (created, mut looked) = match beside {
+                Beside::Nothing => (create.await, None),
+                Beside::Look | Beside::LookAndWatch => {
+                    let (created, line) = join(create, line(&client, &place.folder, false)).await;
+                    (created, Some(line))
+                }
+            };
+            if let Some(watch) = watch
+                && let Ok((Some(_), watcher)) = watch.await
+            {
+                place.carrier.emptied.watched(&place.folder, watcher);
+            }
             let (stat, sequence) = match created {
                 Ok(created) => created,
                 Err(failure) => {
@@ -270,11 +288,22 @@ impl ZkStore {
                 (place.node, place.in_doubt) = (Some(node.clone()), false);
             });
             let place = Place { node: Some(node.clone()), ..place.clone() };
+            let number = sequence.into_i64();
+            if looked.is_none() && place.carrier.emptied.is_next(&place.folder, number) {
+                looked = Some(Ok(Line::of(vec![node.name.clone()])));
+            }
+            let line = match looked {
+                Some(line) => line,
+                None => Box::pin(line(&client, &place.folder, false)).await,
+            };
             let line = line.map_err(may_stand)?;
             let Some(position) = line.place_of(&node.name) else {
                 let text = "a node of ZooKeeper was deleted as soon as it was made";
                 return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).into());
             };
+            if line.is_of_one() {
+                notes.update(&place.carrier, |place| place.alone = Some(number));
+            }
             if position > 0 && !claim.queues() {
                 // Somebody was faster: nothing of the try may stay.
                 Box::pin(delete(&client, &place.path(&node.name), "asking for a lock")).await?;
@@ -359,7 +388,13 @@ impl ZkStore {
         is_clear: bool,
     ) -> Result<Released, CallError> {
         let (found, is_first) = match place.own().filter(|_| is_clear) {
-            Some(own) => (delete(client, &own, "releasing").await?, place.granted),
+            Some(own) => {
+                let found = delete(client, &own, "releasing").await?;
+                if let Some(number) = place.alone.filter(|_| found) {
+                    place.carrier.emptied.left(&place.folder, number);
+                }
+                (found, place.granted)
+            }
             None => {
                 let (found, was_first) = Box::pin(delete_all(client, place, claim.holder())).await?;
                 (found, place.granted || was_first)

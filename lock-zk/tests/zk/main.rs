@@ -7,6 +7,7 @@ mod bed;
 mod broken;
 mod cost;
 mod curator;
+mod emptied;
 mod layout;
 mod proof;
 mod replies;

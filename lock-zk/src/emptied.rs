@@ -1,0 +1,120 @@
+//! [`Emptied`]: the locks' nodes that this session left empty.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use futures_util::FutureExt as _;
+use zookeeper_client::OneshotWatcher;
+
+use crate::session::locked;
+
+/// The locks' nodes that this session left empty, by which the next to come there knows without a look that it is alone.
+///
+/// ZooKeeper numbers the children of a node in the order of their creation, and counts whatever is created there. Who
+/// was the first of the line with the number *n*, has deleted its node, and then makes the one with *n* + 1, is the first
+/// again: nobody came between. The numbers begin anew when the lock's node itself is deleted and made again, so that it is
+/// watched. ZooKeeper tells of a watched change before it answers what came after it, on the same session: while
+/// nothing was told when the answer is there, the numbers are of one count.
+#[derive(Default)]
+pub(crate) struct Emptied(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    folders: HashMap<String, Folder>,
+    uses: u64,
+}
+
+/// A lock's node.
+struct Folder {
+    used: u64,
+    watch: Option<Watch>,
+    /// All nodes up to this number are gone.
+    last: Option<i64>,
+}
+
+/// Completes when the node was changed or deleted.
+type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is to be done beside the creation of a node in the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// A look at the line.
+    Look,
+    /// A look at the line, and a watch of the lock's node: it is used again and again.
+    LookAndWatch,
+    /// Nothing: the line was left empty.
+    Nothing,
+}
+
+/// So many locks' nodes are watched on one session.
+const MOST: usize = 1024;
+
+impl Emptied {
+    /// What is to be done beside the creation of a node in this folder.
+    pub(crate) fn beside(&self, folder: &str) -> Beside {
+        let state = &mut *locked(&self.0);
+        state.uses += 1;
+        if let Some(found) = state.folders.get_mut(folder) {
+            if !found.has_changed() {
+                found.used = state.uses;
+                return match (&found.watch, found.last) {
+                    (Some(_), Some(_)) => Beside::Nothing,
+                    (Some(_), None) => Beside::Look,
+                    (None, _) => Beside::LookAndWatch,
+                };
+            }
+            state.folders.remove(folder);
+        }
+        if state.folders.len() >= MOST {
+            let eldest = state.folders.iter().min_by_key(|(_, folder)| folder.used).map(|(path, _)| path.clone());
+            eldest.map(|path| state.folders.remove(&path));
+        }
+        state.folders.insert(folder.to_owned(), Folder { used: state.uses, watch: None, last: None });
+        Beside::Look
+    }
+
+    /// A watch of the folder, made before anything else of this session was sent there.
+    pub(crate) fn watched(&self, folder: &str, watcher: OneshotWatcher) {
+        if let Some(found) = locked(&self.0).folders.get_mut(folder) {
+            found.watch = Some(Box::pin(watcher.changed().map(drop)));
+            found.last = None;
+        }
+    }
+
+    /// Whether the node with this number, which was made just now, is alone. It is asked for when the creation was
+    /// answered, and before the session sees anything else.
+    pub(crate) fn is_next(&self, folder: &str, number: i64) -> bool {
+        let state = &mut *locked(&self.0);
+        let Entry::Occupied(mut found) = state.folders.entry(folder.to_owned()) else { return false };
+        if found.get_mut().has_changed() {
+            found.remove();
+            return false;
+        }
+        // Only the next node is the next one; and where there were others, a look is made in one go with the creation.
+        let last = found.get_mut().last.take();
+        found.get().watch.is_some() && last.is_some_and(|last| last + 1 == number)
+    }
+
+    /// The node with this number, which was the first, was deleted, and all before it had been.
+    pub(crate) fn left(&self, folder: &str, number: i64) {
+        if let Some(found) = locked(&self.0).folders.get_mut(folder).filter(|found| found.watch.is_some()) {
+            found.last = Some(number);
+        }
+    }
+}
+
+impl Folder {
+    fn has_changed(&mut self) -> bool {
+        self.watch.as_mut().is_some_and(|watch| watch.now_or_never().is_some())
+    }
+}
+
+impl fmt::Debug for Emptied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emptied").field("folders", &locked(&self.0).folders.len()).finish()
+    }
+}
