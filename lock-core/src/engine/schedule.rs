@@ -143,3 +143,52 @@ impl Timers {
         self.queue.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Claim, Clock, LockName};
+
+    fn session(clock: &Clock, ttl: Duration) -> Session {
+        let claim = Claim::new(LockName::new("job").expect("a name"), ttl);
+        Session::of_one(claim, clock, clock.now(), ttl)
+    }
+
+    #[test]
+    fn the_engine_is_told_of_the_first_lease_and_not_of_each_that_comes_and_goes() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        let mut told = 0;
+        for _ in 0..100 {
+            let session = session(&clock, Duration::from_secs(30));
+            if timers.keep(&session) {
+                told += 1;
+                assert!(timers.next(clock.now()).is_some());
+            }
+            timers.remove(&session);
+            // Whenever its task looks, there is nothing; and it will look again when it was going to.
+            assert!(timers.next(clock.now()).is_some());
+        }
+        assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn the_engine_is_told_of_a_lease_that_is_due_before_it_looks() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        let long = session(&clock, Duration::from_secs(30));
+        assert!(timers.keep(&long));
+        timers.remove(&long);
+        let planned = timers.next(clock.now());
+        assert!(timers.keep(&session(&clock, Duration::from_secs(3))));
+        assert!(timers.next(clock.now()) < planned);
+    }
+
+    #[test]
+    fn an_engine_with_nothing_to_do_does_not_look_for_ever() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        let last = session(&clock, Duration::from_secs(30));
+        timers.keep(&last);
+        timers.remove(&last);
+        let at = timers.next(clock.now()).expect("it was going to look");
+        assert_eq!(timers.next(at), None);
+    }
+}
