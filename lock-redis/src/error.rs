@@ -46,6 +46,13 @@ pub(crate) fn redirection(error: &RedisError) -> Option<Redirection> {
     }
 }
 
+const DENIED: &str = "this user may not: it needs the lock keys, their channels and the commands that are used";
+
+/// Whether a script met what its user may not do. Redis 7.0 has no word for that, and says it in a sentence.
+fn is_denied_in_script(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.starts_with("The user executing the script can't"))
+}
+
 /// The error of a step. What the server refused by a word of its own it did not do.
 pub(crate) fn of_step(server: &str, doing: &str, error: RedisError) -> Error {
     let (kind, what) = match word(&error) {
@@ -53,10 +60,8 @@ pub(crate) fn of_step(server: &str, doing: &str, error: RedisError) -> Error {
             let text = format!("{server}: the connection broke while {doing}; the outcome is unknown");
             return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error);
         }
-        "NOPERM" | "NOAUTH" | "WRONGPASS" => (
-            ErrorKind::Denied,
-            "this user may not: it needs the lock keys, their channels and the commands that are used",
-        ),
+        _ if is_denied_in_script(&error) => (ErrorKind::Denied, DENIED),
+        "NOPERM" | "NOAUTH" | "WRONGPASS" => (ErrorKind::Denied, DENIED),
         "READONLY" => (ErrorKind::Unavailable, "it is a replica now, and may not write"),
         "OOM" => (ErrorKind::Unavailable, "it has no memory left"),
         "MISCONF" => (ErrorKind::Unavailable, "it cannot write to its disk"),

@@ -100,7 +100,10 @@ impl Lanes {
         };
         let (answer, told) = oneshot::channel();
         lane.waiting.push(Waiter { what, claim: claim.clone(), answer });
-        if !std::mem::replace(&mut lane.watched, true) {
+        let is_watched = std::mem::replace(&mut lane.watched, true);
+        // What is spawned on a runtime that has ended is dropped here and now.
+        drop(lanes);
+        if !is_watched {
             runtime.spawn(Watch { lanes: self.clone(), slot }.watch());
         }
         Way::Together(told)

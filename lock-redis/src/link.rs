@@ -133,11 +133,11 @@ impl Link {
             load.cmd("SCRIPT").arg("LOAD").arg(script.text());
         }
         const LOADING: &str = "loading scripts";
-        let loaded: Vec<String> = self
+        let loaded = self
             .within(LOADING, &connection, async { load.query_async(&mut connection.redis.clone()).await })
             .await
             .map_err(|failed| self.error(LOADING, failed))?;
-        hashes(|| loaded);
+        let _ = HASHES.set(loaded);
         // A user who may not ask has a member that has no vote.
         let told = self.ask(&connection, "looking at the server", &Server::questions()).await;
         let server = Server::told(&self.name, told.map_err(|failed| self.error("looking at the server", failed))?);
@@ -308,7 +308,7 @@ impl Step {
         const FIRST: usize = 3;
         const BYTES: usize = 64;
         let mut command = Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes);
-        match hashes(Vec::new).get(script as usize) {
+        match HASHES.get().and_then(|hashes| hashes.get(script as usize)) {
             Some(hash) => command.arg("EVALSHA").arg(hash),
             None => command.arg("EVAL").arg(script.text()),
         };
@@ -335,7 +335,4 @@ impl Step {
 }
 
 /// By which the server knows our scripts: the same at every server, and learnt from the first.
-fn hashes(learn: impl FnOnce() -> Vec<String>) -> &'static [String] {
-    static HASHES: OnceLock<Vec<String>> = OnceLock::new();
-    HASHES.get_or_init(learn)
-}
+static HASHES: OnceLock<Vec<String>> = OnceLock::new();

@@ -16,7 +16,8 @@ pub(crate) enum Script {
 }
 
 const READ: &str = include_str!("scripts/read.lua");
-const NEXT: &str = include_str!("scripts/next.lua");
+const LESS: &str = include_str!("scripts/less.lua");
+const NEXT: &str = concat!(include_str!("scripts/less.lua"), include_str!("scripts/next.lua"));
 const REQUEST: &str = include_str!("scripts/request.lua");
 const REQUEST_OF: &str = "lock, counter, tombstone, holder, ttl, ending, known, new";
 const RELEASE: &str = include_str!("scripts/release.lua");
@@ -50,7 +51,7 @@ impl Script {
             }
             Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
             Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
-            Script::Raise => [READ, include_str!("scripts/raise.lua")].concat(),
+            Script::Raise => [READ, LESS, include_str!("scripts/raise.lua")].concat(),
             Script::Realm => include_str!("scripts/realm.lua").to_owned(),
             Script::CarryOn => include_str!("scripts/carry_on.lua").to_owned(),
         }

@@ -18,8 +18,9 @@ if not token then
 end
 local remaining = redis.call('PTTL', KEYS[1])
 if ARGV[2] == '' then
-  redis.call('DEL', KEYS[1])
+  -- First what may be denied, as for a release.
   redis.call('PUBLISH', KEYS[1], '')
+  redis.call('DEL', KEYS[1])
 else
   local info = string.match(value, '^%x+%.%d+%.!?(.*)$') or ''
   redis.call('SET', KEYS[1], ARGV[2] .. '.' .. token .. '.!' .. info, 'KEEPTTL')

@@ -7,14 +7,13 @@ local function next_token(counter, known, new)
     redis.call('DEL', counter)
     return nil
   end
-  local raised = 0
-  if token <= tonumber(known) then
-    redis.call('SET', counter, known)
-    token = redis.call('INCR', counter)
-    raised = 1
+  local exact = token < 9007199254740992
+  local text = exact and string.format('%.0f', token) or redis.call('GET', counter)
+  -- Numbers that were rounded can seem equal; texts cannot.
+  if token > tonumber(known) or not exact and is_less(known, text) then
+    return text, 0, exact and token
   end
-  if token < 9007199254740992 then
-    return string.format('%d', token), raised, raised == 0 and token
-  end
-  return redis.call('GET', counter), raised
+  redis.call('SET', counter, known)
+  redis.call('INCR', counter)
+  return redis.call('GET', counter), 1
 end

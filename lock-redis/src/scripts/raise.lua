@@ -1,9 +1,5 @@
 -- Raises the token of the holder's lease, and the counter with it; never lowers one, and moves no expiry.
 -- KEYS: lock, counter. ARGV: holder, the token, may the counter be new.
--- Tokens are compared as texts, since a script's numbers are exact only up to 2^53.
-local function is_less(a, b)
-  return #a < #b or #a == #b and a < b
-end
 local value, failed = read(KEYS[1])
 if failed then
   return failed

@@ -23,11 +23,14 @@ end
 -- The locks to be released first: somebody here may be asking for them.
 local function release_all()
   local values = redis.call('MGET', unpack(KEYS, released + 1))
-  local held = {}
+  local held, gone = {}, {}
   for at = 1, count do
-    if values[at] and string.find(values[at], ARGV[holders + at], 1, true) == 1 then
-      redis.call('PUBLISH', KEYS[released + at], '')
-      held[#held + 1] = KEYS[released + at]
+    local lock = KEYS[released + at]
+    -- The same lease can be released twice.
+    if values[at] and string.sub(values[at], 1, 33) == ARGV[holders + at] and not gone[lock] then
+      -- First what may be denied, as for one.
+      redis.call('PUBLISH', lock, '')
+      held[#held + 1], gone[lock] = lock, true
       answers[asked + at] = 1
     else
       answers[asked + at] = 0
@@ -44,44 +47,42 @@ if count > 0 and not pcall(release_all) then
   end)
 end
 
-local function ending(at)
-  while ARGV[3 * at + 2] == '=' do
-    at = at - 1
+for at = 2, asked do
+  if ARGV[3 * at + 2] == '=' then
+    ARGV[3 * at + 2] = ARGV[3 * at - 1]
   end
-  return ARGV[3 * at + 2]
 end
 
 local function request_one(at)
   local of = 3 * at
-  return request(KEYS[locks + at], KEYS[1], KEYS[tombstones + at], ARGV[of], ARGV[of + 1], ending(at), ARGV[1], '0')
+  return request(
+    KEYS[locks + at], KEYS[1], KEYS[tombstones + at], ARGV[of], ARGV[of + 1], ARGV[of + 2], ARGV[1], '0')
 end
 
--- The last of as many tokens as are needed, if they are good ones: of a counter that is neither new nor too low.
+-- The token before as many as are needed, if they are good ones: of a counter that is neither new nor too low, and
+-- where a script's numbers are exact. Else the counter is as it was, and what one by one finds there is the truth.
 local function tokens()
   if redis.call('EXISTS', unpack(KEYS, 2, released)) > 0 then
     return nil
   end
   local last = redis.call('INCRBY', KEYS[1], asked)
-  if last == asked then
-    redis.call('DEL', KEYS[1])
-    return nil
+  local before = last - asked
+  if before > 0 and before >= tonumber(ARGV[1]) and last < 9007199254740992 then
+    return before
   end
-  return last - asked >= tonumber(ARGV[1]) and last < 9007199254740992 and last
+  redis.call('INCRBY', KEYS[1], -asked)
+  return nil
 end
 
 if asked > 0 then
-  local done, last = pcall(tokens)
-  if not done or not last then
+  local done, before = pcall(tokens)
+  if not done or not before then
     one_by_one(1, asked, request_one)
     return answers
   end
-  local ending
   for at = 1, asked do
-    local of, token = 3 * at, last - asked + at
-    if ARGV[of + 2] ~= '=' then
-      ending = ARGV[of + 2]
-    end
-    local value = ARGV[of] .. '.' .. string.format('%d', token) .. ending
+    local of, token = 3 * at, before + at
+    local value = ARGV[of] .. '.' .. string.format('%.0f', token) .. ARGV[of + 2]
     local set = redis.pcall('SET', KEYS[locks + at], value, 'NX', 'PX', ARGV[of + 1])
     -- The same lock can be asked for twice.
     if set and set.ok then

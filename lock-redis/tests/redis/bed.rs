@@ -81,3 +81,10 @@ pub(crate) async fn refusal(store: &RedisStore, claim: &Claim) -> Error {
         }
     }
 }
+
+/// How often the server was asked for a command, by a client or by a script; `evalsha` counts scripts.
+pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_")?.strip_prefix(command)?.strip_prefix(':'));
+    line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
+}

@@ -82,9 +82,12 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
     let holder = key.rsplit(':').next().unwrap().to_owned();
     let counter = key.replace(&format!("withdrawn:{holder}"), "token:x");
     // What a late request does, by hand.
-    let script = [include_str!("../../src/scripts/read.lua"), include_str!("../../src/scripts/next.lua")].concat()
-        + include_str!("../../src/scripts/request.lua")
-        + "return request(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])";
+    let script = include_str!("../../src/scripts/read.lua").to_owned()
+        + include_str!("../../src/scripts/less.lua")
+        + include_str!("../../src/scripts/next.lua")
+        + "local lock, counter, tombstone, holder, ttl, ending, known, new = "
+        + "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]\n"
+        + include_str!("../../src/scripts/request.lua");
     let late = server.cli(&["EVAL", &script, "3", "lock:job", &counter, &key, &holder, "600000", "", "0", "1"]);
     assert_eq!(late, "withdrawn");
     assert!(!is_held(&other, "job").await);

@@ -45,6 +45,22 @@ async fn large_tokens_are_exact() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_tokens_of_another_process_are_not_given_again() {
+    let server = server();
+    let (a, b) = (open(&server.url()).await, open(&server.url()).await);
+    grant(&a, &Claim::new(name("other"), LONG)).await;
+    server.cli(&["SET", &counter(&server), "1700000000000000001"]);
+    let mut last = grant(&a, &Claim::new(name("first"), LONG)).await;
+    for store in [&b, &b, &a, &b] {
+        let claim = Claim::new(name("job"), LONG);
+        let next = grant(store, &claim).await;
+        assert!(next > last, "{next} after {last}");
+        store.release(&claim).await.unwrap();
+        last = next;
+    }
+}
+
 /// Scenario: `kill -9` and a restart without persistence. The lock is held twice, and the fence lets nobody but the
 /// first in until an operator looks at it, since the data is another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
