@@ -1,6 +1,9 @@
+-- A token as text. `%d` is a C long, which is short somewhere; `%.0f` takes several times as long; and `..` rounds.
+local function text_of(token)
+  return string.format(token < 2147483648 and '%d' or '%.0f', token)
+end
 -- The next token of this counter, above `known`; whether the counter was raised; and, if it was not, the token as a
 -- number, where a script's numbers are exact. Nothing if the counter is new and `new` does not say that this is right.
--- The number becomes text here, since a script's `..` rounds large ones.
 local function next_token(counter, known, new)
   local token = redis.call('INCR', counter)
   if token == 1 and new ~= '1' then
@@ -8,7 +11,7 @@ local function next_token(counter, known, new)
     return nil
   end
   local exact = token < 9007199254740992
-  local text = exact and string.format('%.0f', token) or redis.call('GET', counter)
+  local text = exact and text_of(token) or redis.call('GET', counter)
   -- Numbers that were rounded can seem equal; texts cannot.
   if token > tonumber(known) or not exact and is_less(known, text) then
     return text, 0, exact and token

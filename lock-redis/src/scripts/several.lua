@@ -82,7 +82,7 @@ if asked > 0 then
   end
   for at = 1, asked do
     local of, token = 3 * at, before + at
-    local value = ARGV[of] .. '.' .. string.format('%.0f', token) .. ARGV[of + 2]
+    local value = ARGV[of] .. '.' .. text_of(token) .. ARGV[of + 2]
     local set = redis.pcall('SET', KEYS[locks + at], value, 'NX', 'PX', ARGV[of + 1])
     -- The same lock can be asked for twice.
     if set and set.ok then

@@ -12,7 +12,7 @@ use crate::bed::{LONG, grant, locks, name, open, server, try_open};
 const PASSWORD: &str = "hunter2-correct-horse";
 
 /// All that a user needs: the keys, the channels, and these commands. What it may not ask, it cannot promise.
-const RIGHTS: [&str; 22] = [
+const RIGHTS: [&str; 24] = [
     "resetkeys",
     "resetchannels",
     "-@all",
@@ -22,10 +22,12 @@ const RIGHTS: [&str; 22] = [
     "+eval",
     "+script|load",
     "+get",
+    "+mget",
     "+set",
     "+del",
     "+exists",
     "+incr",
+    "+incrby",
     "+pexpire",
     "+pttl",
     "+rename",
