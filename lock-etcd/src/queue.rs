@@ -32,16 +32,28 @@ pub(crate) struct Seen {
     pub(crate) ahead: Option<u32>,
 }
 
-/// Takes the lock if nobody is in line; else, if `joins`, takes a place in the line; and says what it sees,
-/// all in one step. Made twice, it does nothing the second time. After the claim was withdrawn it does nothing at all.
-pub(crate) fn enter(place: &Place, joins: bool, withdrawn: &[u8]) -> Txn {
+/// What is done where somebody is in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// Nothing: who asks looks for itself.
+    Nothing,
+    /// A look at who holds it.
+    Look,
+    /// A place in the line is taken.
+    Join,
+}
+
+/// Takes the lock if nobody is in line, and does something else `otherwise`; and says what it sees, all in one step. Made
+/// twice, it does nothing the second time. After the claim was withdrawn it does nothing at all.
+pub(crate) fn enter(place: &Place, otherwise: Otherwise, withdrawn: &[u8]) -> Txn {
     let not_withdrawn = || Compare::create_revision(withdrawn, CompareOp::Equal, 0);
     let nobody = Compare::create_revision(place.range.clone(), CompareOp::Equal, 0).with_prefix();
     let put = |value: &[u8]| TxnOp::put(place.key.clone(), value, Some(PutOptions::new().with_lease(place.lease)));
     let own = || TxnOp::get(place.key.clone(), None);
-    let otherwise = match joins {
-        false => vec![own(), head(place)],
-        true => {
+    let otherwise = match otherwise {
+        Otherwise::Nothing => Vec::new(),
+        Otherwise::Look => vec![own(), head(place)],
+        Otherwise::Join => {
             let absent = Compare::create_revision(place.key.clone(), CompareOp::Equal, 0);
             let last = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Descend).with_limit(2)));
             let line = TxnOp::get(place.range.clone(), Some(by_creation(SortOrder::Ascend).with_limit(COUNTED)));
@@ -151,6 +163,8 @@ pub(crate) fn read(place: &Place, response: &TxnResponse) -> Result<Seen> {
         Some(Key { key, created: revision, modified: revision, lease: place.lease, value })
     };
     match &ops[..] {
+        // It was not free, and nothing else was asked.
+        [] => Ok(Seen { revision, own: None, head: None, before: None, ahead: None }),
         // Granted at once: there is nobody else.
         [TxnOpResponse::Put(_)] => {
             let own = written(&place.free);

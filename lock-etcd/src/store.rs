@@ -17,7 +17,7 @@ use crate::heartbeat::{Beaten, Heartbeats};
 use crate::members::{CallError, Called, Members};
 use crate::names::Names;
 use crate::place::{Notes, Place};
-use crate::queue::{self, Key, Left, Seen};
+use crate::queue::{self, Key, Left, Otherwise, Seen};
 use crate::session::{Carrier, Sessions, grant};
 use crate::slots::Slots;
 use crate::value::Value;
@@ -177,17 +177,24 @@ impl EtcdStore {
         // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once, unless
         // the answer to such a request was lost before.
         if claim.queues() && !notes.is_unclear() && !self.watches.has(&place.range) {
-            let seen = self.enter(claim, notes, place, false).await?;
+            let seen = self.enter(claim, notes, place, Otherwise::Nothing).await?;
             if seen.own.is_some() {
                 return Ok(seen);
             }
         }
-        Box::pin(self.enter(claim, notes, place, claim.queues())).await
+        let otherwise = if claim.queues() { Otherwise::Join } else { Otherwise::Look };
+        Box::pin(self.enter(claim, notes, place, otherwise)).await
     }
 
-    async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place, joins: bool) -> Result<Seen, CallError> {
+    async fn enter(
+        &self,
+        claim: &Claim,
+        notes: &Notes,
+        place: &Place,
+        otherwise: Otherwise,
+    ) -> Result<Seen, CallError> {
         let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let entered = self.transact("asking for a lock", queue::enter(place, joins, &withdrawn)).await;
+        let entered = self.transact("asking for a lock", queue::enter(place, otherwise, &withdrawn)).await;
         match &entered {
             Ok(called) => notes.set_unclear(called.cut_off),
             Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
