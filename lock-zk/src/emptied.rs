@@ -32,12 +32,24 @@ struct State {
 struct Folder {
     used: u64,
     watch: Option<Watch>,
-    /// All nodes up to this number are gone.
+    /// All nodes up to this number are gone, of those that were made while it was watched.
     last: Option<i64>,
 }
 
-/// Completes when the node was changed or deleted.
-type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Of a lock's node, as long as it is the same one.
+struct Watch {
+    id: u64,
+    /// Completes when the node was changed or deleted.
+    changed: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// A node that was alone when it was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alone {
+    number: i64,
+    /// The watch of the lock's node that it was made in.
+    watch: u64,
+}
 
 /// What is to be done beside the creation of a node in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +91,15 @@ impl Emptied {
 
     /// A watch of the folder, made before anything else of this session was sent there.
     pub(crate) fn watched(&self, folder: &str, watcher: OneshotWatcher) {
-        if let Some(found) = locked(&self.0).folders.get_mut(folder) {
-            found.watch = Some(Box::pin(watcher.changed().map(drop)));
+        let state = &mut *locked(&self.0);
+        state.uses += 1;
+        if let Some(found) = state.folders.get_mut(folder) {
+            found.watch = Some(Watch { id: state.uses, changed: Box::pin(watcher.changed().map(drop)) });
             found.last = None;
         }
     }
 
-    /// Whether the node with this number, which was made just now, is alone. It is asked for when the creation was
-    /// answered, and before the session sees anything else.
+    /// Whether the node with this number, whose creation was answered just now, is alone.
     pub(crate) fn is_next(&self, folder: &str, number: i64) -> bool {
         let state = &mut *locked(&self.0);
         let Entry::Occupied(mut found) = state.folders.entry(folder.to_owned()) else { return false };
@@ -99,17 +112,27 @@ impl Emptied {
         found.get().watch.is_some() && last.is_some_and(|last| last + 1 == number)
     }
 
-    /// The node with this number, which was the first, was deleted, and all before it had been.
-    pub(crate) fn left(&self, folder: &str, number: i64) {
-        if let Some(found) = locked(&self.0).folders.get_mut(folder).filter(|found| found.watch.is_some()) {
-            found.last = Some(number);
+    /// What is to be kept of a node that is alone in its line; nothing where that is of no use. The lock's node cannot be
+    /// deleted while one is in it: so a watch of it that stands now is of the one that this was made in.
+    pub(crate) fn alone(&self, folder: &str, number: i64) -> Option<Alone> {
+        let state = &mut *locked(&self.0);
+        let found = state.folders.get_mut(folder)?;
+        let watch = if found.has_changed() { None } else { found.watch.as_ref() };
+        watch.map(|watch| Alone { number, watch: watch.id })
+    }
+
+    /// That node is deleted, and with it all up to its number are gone.
+    pub(crate) fn left(&self, folder: &str, alone: Alone) {
+        let is_its = |found: &&mut Folder| found.watch.as_ref().is_some_and(|watch| watch.id == alone.watch);
+        if let Some(found) = locked(&self.0).folders.get_mut(folder).filter(is_its) {
+            found.last = Some(alone.number);
         }
     }
 }
 
 impl Folder {
     fn has_changed(&mut self) -> bool {
-        self.watch.as_mut().is_some_and(|watch| watch.now_or_never().is_some())
+        self.watch.as_mut().is_some_and(|watch| (&mut watch.changed).now_or_never().is_some())
     }
 }
 

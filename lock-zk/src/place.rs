@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use lock_core::Claim;
 
+use crate::emptied::Alone;
 use crate::session::{Carrier, locked};
 
 /// What the store keeps with each claim.
@@ -24,8 +25,8 @@ pub(crate) struct Place {
     pub(crate) in_doubt: bool,
     /// The claim was told that it holds the lock.
     pub(crate) granted: bool,
-    /// The number of its node, where it was the only one in the line when it was made.
-    pub(crate) alone: Option<i64>,
+    /// Its node, where it was the only one in the line when it was made.
+    pub(crate) alone: Option<Alone>,
     /// Since when it holds it, by the wall clock, in seconds, where its node does not say so yet.
     pub(crate) unmarked: Option<u64>,
     /// The path of the node whose end may make this claim's the first.

@@ -302,7 +302,8 @@ impl ZkStore {
                 return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).into());
             };
             if line.is_of_one() {
-                notes.update(&place.carrier, |place| place.alone = Some(number));
+                let alone = place.carrier.emptied.alone(&place.folder, number);
+                notes.update(&place.carrier, |place| place.alone = alone);
             }
             if position > 0 && !claim.queues() {
                 // Somebody was faster: nothing of the try may stay.
@@ -390,8 +391,8 @@ impl ZkStore {
         let (found, is_first) = match place.own().filter(|_| is_clear) {
             Some(own) => {
                 let found = delete(client, &own, "releasing").await?;
-                if let Some(number) = place.alone.filter(|_| found) {
-                    place.carrier.emptied.left(&place.folder, number);
+                if let Some(alone) = place.alone.filter(|_| found) {
+                    place.carrier.emptied.left(&place.folder, alone);
                 }
                 (found, place.granted)
             }
