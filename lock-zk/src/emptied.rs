@@ -1,7 +1,6 @@
 //! [`Emptied`]: the locks' nodes that this session left empty.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -71,15 +70,12 @@ impl Emptied {
         let state = &mut *locked(&self.0);
         state.uses += 1;
         if let Some(found) = state.folders.get_mut(folder) {
-            if !found.has_changed() {
-                found.used = state.uses;
-                return match (&found.watch, found.last) {
-                    (Some(_), Some(_)) => Beside::Nothing,
-                    (Some(_), None) => Beside::Look,
-                    (None, _) => Beside::LookAndWatch,
-                };
-            }
-            state.folders.remove(folder);
+            found.used = state.uses;
+            return match (found.watch(), found.last) {
+                (Some(_), Some(_)) => Beside::Nothing,
+                (Some(_), None) => Beside::Look,
+                (None, _) => Beside::LookAndWatch,
+            };
         }
         if state.folders.len() >= MOST {
             let eldest = state.folders.iter().min_by_key(|(_, folder)| folder.used).map(|(path, _)| path.clone());
@@ -102,37 +98,40 @@ impl Emptied {
     /// Whether the node with this number, whose creation was answered just now, is alone.
     pub(crate) fn is_next(&self, folder: &str, number: i64) -> bool {
         let state = &mut *locked(&self.0);
-        let Entry::Occupied(mut found) = state.folders.entry(folder.to_owned()) else { return false };
-        if found.get_mut().has_changed() {
-            found.remove();
-            return false;
-        }
+        let Some(found) = state.folders.get_mut(folder) else { return false };
         // Only the next node is the next one; and where there were others, a look is made in one go with the creation.
-        let last = found.get_mut().last.take();
-        found.get().watch.is_some() && last.is_some_and(|last| last + 1 == number)
+        let last = found.last.take();
+        found.watch().is_some() && last.is_some_and(|last| last + 1 == number)
     }
 
     /// What is to be kept of a node that is alone in its line; nothing where that is of no use. The lock's node cannot be
     /// deleted while one is in it: so a watch of it that stands now is of the one that this was made in.
     pub(crate) fn alone(&self, folder: &str, number: i64) -> Option<Alone> {
         let state = &mut *locked(&self.0);
-        let found = state.folders.get_mut(folder)?;
-        let watch = if found.has_changed() { None } else { found.watch.as_ref() };
-        watch.map(|watch| Alone { number, watch: watch.id })
+        state.folders.get_mut(folder)?.watch().map(|watch| Alone { number, watch })
     }
 
     /// That node is deleted, and with it all up to its number are gone.
     pub(crate) fn left(&self, folder: &str, alone: Alone) {
-        let is_its = |found: &&mut Folder| found.watch.as_ref().is_some_and(|watch| watch.id == alone.watch);
-        if let Some(found) = locked(&self.0).folders.get_mut(folder).filter(is_its) {
+        let state = &mut *locked(&self.0);
+        if let Some(found) = state.folders.get_mut(folder)
+            && found.watch() == Some(alone.watch)
+        {
             found.last = Some(alone.number);
         }
     }
 }
 
 impl Folder {
-    fn has_changed(&mut self) -> bool {
-        self.watch.as_mut().is_some_and(|watch| (&mut watch.changed).now_or_never().is_some())
+    /// The watch that tells that it is the same as ever; none once that has told of something, and nothing is known then.
+    fn watch(&mut self) -> Option<u64> {
+        let watch = self.watch.as_mut()?;
+        let id = watch.id;
+        if (&mut watch.changed).now_or_never().is_some() {
+            (self.watch, self.last) = (None, None);
+            return None;
+        }
+        Some(id)
     }
 }
 
