@@ -41,7 +41,7 @@ const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // By hand, since every acquisition writes it several times, and `{:032x}` takes ten times as long.
+        // By hand, since every acquisition writes it several times, and the machinery behind `{:032x}` is for any number.
         let mut digits = [0; 32];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];

@@ -123,7 +123,7 @@ impl Lanes {
     }
 
     /// The answer to one that is sent with others.
-    pub(crate) async fn told(&self, answer: oneshot::Receiver<Result<Option<Told>>>) -> Result<Option<Told>> {
+    pub(crate) async fn told(answer: oneshot::Receiver<Result<Option<Told>>>) -> Result<Option<Told>> {
         answer.await.unwrap_or_else(|_| {
             let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
             Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))

@@ -153,7 +153,7 @@ impl RedisStore {
     async fn ask(&self, slot: u16, claim: &Claim) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
         let turn = match self.lanes.enter(slot, What::Request, claim) {
             Way::Alone(turn) => Some(turn),
-            Way::Together(answer) => match self.lanes.told(answer).await? {
+            Way::Together(answer) => match Lanes::told(answer).await? {
                 Some(told) => return Ok(told),
                 None => None,
             },
@@ -264,7 +264,7 @@ impl RedisStore {
             true => None,
             false => match self.lanes.enter(slot, What::Release, claim) {
                 Way::Alone(turn) => Some(turn),
-                Way::Together(answer) => match self.lanes.told(answer).await? {
+                Way::Together(answer) => match Lanes::told(answer).await? {
                     Some((answer, _, connection)) => return released(&answer, &connection),
                     None => None,
                 },

@@ -1,4 +1,4 @@
--- A token as text. `%d` is a C long, which is short somewhere; `%.0f` takes several times as long; and `..` rounds.
+-- A token as text. `%d` is a C long, which is short somewhere; `%.0f` takes longer; and `..` rounds.
 local function text_of(token)
   return string.format(token < 2147483648 and '%d' or '%.0f', token)
 end

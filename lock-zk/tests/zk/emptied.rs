@@ -8,7 +8,7 @@ use lock_core::{ErrorKind, LockName, Locks};
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::bed::{client, fresh, locks, nodes, secs, session_of, shared, soon, waits};
+use crate::bed::{client, fresh, locks, nodes, secs, session_of, shared, soon, until, waits};
 
 /// So often a lock is used before it is known well.
 const OFTEN: i64 = 4;
@@ -21,6 +21,13 @@ async fn use_often(locks: &Locks, name: &LockName) {
     for _ in 0..OFTEN {
         cycle(locks, name).await;
     }
+}
+
+/// A lock that was used often, by whom, and another program's client.
+async fn used_often(zookeeper: &ZooKeeper, endpoints: Vec<String>, what: &str) -> (LockName, Locks, Client) {
+    let (name, ours) = (fresh(what), locks(endpoints, secs(60)).await);
+    use_often(&ours, &name).await;
+    (name, ours, client(zookeeper).await)
 }
 
 /// Another program takes a place in the line.
@@ -67,9 +74,8 @@ async fn a_lock_that_is_used_often_costs_a_request_to_acquire_and_one_to_release
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_came_since_is_seen() {
-    let (zookeeper, name) = (shared(), fresh("since"));
-    let (ours, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(zookeeper).await);
-    use_often(&ours, &name).await;
+    let zookeeper = shared();
+    let (name, ours, client) = used_often(zookeeper, zookeeper.endpoints(), "since").await;
     let theirs = come(&client, &name).await;
     let waiter = waits(&ours, &name).await;
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
@@ -79,9 +85,8 @@ async fn who_came_since_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tasks_that_use_a_lock_often_never_hold_it_both() {
-    let (zookeeper, name) = (shared(), fresh("both"));
-    let (ours, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(zookeeper).await);
-    use_often(&ours, &name).await;
+    let zookeeper = shared();
+    let (name, ours, client) = used_often(zookeeper, zookeeper.endpoints(), "both").await;
     let first = ours.lock(&name).acquire().await.unwrap();
     let second = waits(&ours, &name).await;
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
@@ -92,9 +97,8 @@ async fn two_tasks_that_use_a_lock_often_never_hold_it_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_whose_node_was_deleted_and_made_anew_is_looked_at() {
-    let (zookeeper, name) = (shared(), fresh("anew"));
-    let (ours, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(zookeeper).await);
-    use_often(&ours, &name).await;
+    let zookeeper = shared();
+    let (name, ours, client) = used_often(zookeeper, zookeeper.endpoints(), "anew").await;
     let theirs = make_anew(&client, &name).await;
     let waiter = waits(&ours, &name).await;
     // It has the very number that it would have had, and is not the first.
@@ -106,9 +110,8 @@ async fn a_lock_whose_node_was_deleted_and_made_anew_is_looked_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_whose_node_was_made_anew_while_the_connection_was_cut_is_looked_at() {
-    let (zookeeper, name) = (ZooKeeper::start(1), fresh("cut"));
-    let (ours, client) = (locks(zookeeper.proxied(), secs(60)).await, client(&zookeeper).await);
-    use_often(&ours, &name).await;
+    let zookeeper = ZooKeeper::start(1);
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "cut").await;
     zookeeper.server(0).proxy().cut();
     make_anew(&client, &name).await;
     zookeeper.server(0).proxy().forward();
@@ -122,9 +125,8 @@ async fn a_lock_whose_node_was_made_anew_while_the_connection_was_cut_is_looked_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_takes_what_it_knew_with_it() {
-    let (zookeeper, name) = (shared(), fresh("ended"));
-    let (ours, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(zookeeper).await);
-    use_often(&ours, &name).await;
+    let zookeeper = shared();
+    let (name, ours, client) = used_often(zookeeper, zookeeper.endpoints(), "ended").await;
     let guard = ours.lock(&name).acquire().await.unwrap();
     let own = nodes(&client, name.as_str()).await.remove(0);
     zookeeper.end_session(session_of(&client, &own).await);
@@ -134,4 +136,52 @@ async fn a_session_that_ended_takes_what_it_knew_with_it() {
     client.delete(&theirs, None).await.unwrap();
     soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
     use_often(&ours, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acquire_that_is_dropped_when_its_reply_was_lost_leaves_nothing_and_who_came_since_is_seen() {
+    let zookeeper = ZooKeeper::start(1);
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "dropped").await;
+    zookeeper.server(0).proxy().lose_replies();
+    let acquire = tokio::spawn(ours.lock(&name).acquire());
+    until("its node", || async { nodes(&client, name.as_str()).await.len() == 1 }).await;
+    acquire.abort();
+    zookeeper.server(0).proxy().forward();
+    until("its end", || async { nodes(&client, name.as_str()).await.is_empty() }).await;
+    come(&client, &name).await;
+    let waiter = waits(&ours, &name).await;
+    assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
+    waiter.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_came_after_a_release_whose_reply_was_lost_is_seen() {
+    let zookeeper = ZooKeeper::start(1);
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "released").await;
+    let guard = ours.lock(&name).acquire().await.unwrap();
+    zookeeper.server(0).proxy().lose_replies();
+    let release = tokio::spawn(guard.release());
+    until("its end", || async { nodes(&client, name.as_str()).await.is_empty() }).await;
+    come(&client, &name).await;
+    zookeeper.server(0).proxy().forward();
+    // Whatever it says: that it was released, or that this is unknown.
+    drop(soon("an answer", release).await.unwrap());
+    let waiter = waits(&ours, &name).await;
+    assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
+    waiter.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_node_was_made_anew_after_the_server_was_killed_and_came_back_is_looked_at() {
+    let mut zookeeper = ZooKeeper::start(1);
+    let (name, ours, _) = used_often(&zookeeper, zookeeper.endpoints(), "killed").await;
+    zookeeper.kill_all();
+    zookeeper.start_all();
+    let client = client(&zookeeper).await;
+    make_anew(&client, &name).await;
+    let acquire = || ours.lock(&name).wait(Duration::from_secs(1)).acquire();
+    let mut ends = soon("an answer", acquire()).await.unwrap_err();
+    while ends.kind() != ErrorKind::Contended {
+        ends = soon("an answer", acquire()).await.unwrap_err();
+    }
 }
