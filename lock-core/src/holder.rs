@@ -35,19 +35,24 @@ impl Holder {
     pub const fn as_u128(self) -> u128 {
         self.0
     }
-}
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Its 32 hexadecimal digits, in ASCII, for a store that keeps it as text.
+    pub fn digits(self) -> [u8; 32] {
         // By hand, since every acquisition writes it several times, and the machinery behind `{:032x}` is for any number.
         let mut digits = [0; 32];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        f.pad(std::str::from_utf8(&digits).unwrap_or_default())
+        digits
+    }
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 

@@ -1,6 +1,5 @@
 //! [`Keys`]: where everything is kept.
 
-use std::fmt;
 use std::sync::OnceLock;
 
 use lock_core::{Error, ErrorKind, Holder, LockName, Result};
@@ -19,7 +18,7 @@ pub(crate) struct Keys {
 /// So many slots has a cluster.
 pub(crate) const SLOTS: u16 = 16_384;
 /// Stands between the prefix and what is no lock's name.
-const APART: char = '\u{1f}';
+const APART: &str = "\u{1f}";
 
 impl Keys {
     /// # Errors
@@ -40,11 +39,8 @@ impl Keys {
     }
 
     /// The key of a lock; and the channel on which its release is told.
-    pub(crate) fn lock<'a>(&'a self, name: &'a LockName) -> impl fmt::Display + 'a {
-        shown(move |f| {
-            f.write_str(&self.prefix)?;
-            f.write_str(name.as_str())
-        })
+    pub(crate) fn lock(&self, name: &LockName) -> String {
+        [&self.prefix, name.as_str()].concat()
     }
 
     /// The name of the lock with this key; `None` if it is no lock's.
@@ -66,11 +62,11 @@ impl Keys {
 
     /// The slot of the key of a lock.
     pub(crate) fn slot_of(&self, name: &LockName) -> u16 {
-        if self.cluster { self.slot(&self.lock(name).to_string()) } else { 0 }
+        if self.cluster { self.slot(&self.lock(name)) } else { 0 }
     }
 
     /// The fencing counter of the locks of a slot, in a realm.
-    pub(crate) fn counter<'a>(&'a self, slot: u16, realm: &'a str) -> impl fmt::Display + 'a {
+    pub(crate) fn counter(&self, slot: u16, realm: &str) -> String {
         self.beside(slot, "token:", realm)
     }
 
@@ -81,13 +77,13 @@ impl Keys {
     }
 
     /// What a late request of this holder meets.
-    pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> impl fmt::Display + '_ {
-        self.beside(slot, "withdrawn:", holder)
+    pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> String {
+        self.beside(slot, "withdrawn:", std::str::from_utf8(&holder.digits()).unwrap_or_default())
     }
 
     /// What is written before replicas are asked for their acknowledgement.
     pub(crate) fn acknowledged(&self, slot: u16) -> String {
-        self.beside(slot, "acknowledged", "").to_string()
+        self.beside(slot, "acknowledged", "")
     }
 
     /// The identity of the data.
@@ -95,23 +91,12 @@ impl Keys {
         format!("{}{APART}realm", self.prefix)
     }
 
-    fn beside<'a>(&'a self, slot: u16, what: &'static str, which: impl fmt::Display + 'a) -> impl fmt::Display + 'a {
-        shown(move |f| match self.cluster {
-            true => write!(f, "{}{APART}{{{}}}{what}{which}", self.prefix, tag_of(slot)),
-            false => write!(f, "{}{APART}{what}{which}", self.prefix),
-        })
-    }
-}
-
-/// A text that is written where it is needed, without a copy of its own.
-fn shown(write: impl Fn(&mut fmt::Formatter<'_>) -> fmt::Result) -> impl fmt::Display {
-    struct Shown<F>(F);
-    impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Shown<F> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            (self.0)(f)
+    fn beside(&self, slot: u16, what: &str, which: &str) -> String {
+        match self.cluster {
+            true => [&self.prefix, APART, "{", tag_of(slot), "}", what, which].concat(),
+            false => [&self.prefix, APART, what, which].concat(),
         }
     }
-    Shown(write)
 }
 
 /// What is between the first `{` and the next `}`, if that is anything: only this decides the slot.
@@ -175,12 +160,8 @@ mod tests {
         for prefix in ["lock:", "{app}:", ""] {
             let keys = Keys::new(prefix, true).unwrap();
             for name in ["job", "{a}b", "{}", "}{", "a{b", "\u{10ffff}"] {
-                let slot = keys.slot(&keys.lock(&LockName::new(name).unwrap()).to_string());
-                let beside = [
-                    keys.counter(slot, "r").to_string(),
-                    keys.tombstone(slot, Holder::fresh()).to_string(),
-                    keys.acknowledged(slot),
-                ];
+                let slot = keys.slot(&keys.lock(&LockName::new(name).unwrap()));
+                let beside = [keys.counter(slot, "r"), keys.tombstone(slot, Holder::fresh()), keys.acknowledged(slot)];
                 for key in beside {
                     assert_eq!(keys.slot(&key), slot, "{key:?} beside {prefix}{name}");
                     assert_eq!(keys.name(key.as_bytes()), None, "{key:?}");

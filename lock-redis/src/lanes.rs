@@ -1,6 +1,6 @@
 //! [`Lanes`]: requests and releases of one process that come at the same time, sent together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use redis::Value;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::error;
 use crate::keys::Keys;
 use crate::link::{Connection, Step};
 use crate::script::Script;
 use crate::servers::{Ran, Servers};
 use crate::tokens::Tokens;
-use crate::{error, value};
+use crate::value::{beginning, ending, millis};
 
 /// Requests and releases of one process that come at the same time, sent together: one call for many costs the server
 /// and this process far less than many calls.
@@ -27,7 +28,7 @@ pub(crate) struct Lanes {
     tokens: Arc<Tokens>,
     keys: Keys,
     /// By slot; of those that were ever used.
-    lanes: Mutex<HashMap<u16, Lane>>,
+    lanes: Mutex<BTreeMap<u16, Lane>>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +86,7 @@ impl Lanes {
         Arc::new(Lanes { servers, tokens, keys, lanes: Mutex::default() })
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashMap<u16, Lane>> {
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<u16, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,7 +95,8 @@ impl Lanes {
         let mut lanes = self.lanes();
         let lane = lanes.entry(slot).or_default();
         // Without a runtime nobody would send what waits.
-        let (true, Ok(runtime)) = (lane.under_way >= UNDER_WAY, Handle::try_current()) else {
+        let runtime = (lane.under_way >= UNDER_WAY).then(Handle::try_current);
+        let Some(Ok(runtime)) = runtime else {
             lane.under_way += 1;
             return Way::Alone(Turn { lanes: Some(self.clone()), slot });
         };
@@ -146,22 +148,23 @@ impl Lanes {
         let asked = of(What::Request).count();
         let keys = 1 + asked + together.len();
         let mut step = Step::of(Script::Several, keys, 3 * together.len() + 2, BYTES * together.len());
-        step.add(self.keys.counter(slot, realm));
-        of(What::Request).for_each(|claim| step.add(self.keys.lock(claim.name())));
-        of(What::Request).for_each(|claim| step.add(self.keys.tombstone(slot, claim.holder())));
-        of(What::Release).for_each(|claim| step.add(self.keys.lock(claim.name())));
-        step.add(known);
-        step.add(asked);
+        step.add(&self.keys.counter(slot, realm));
+        of(What::Request).for_each(|claim| step.add(&self.keys.lock(claim.name())));
+        of(What::Request).for_each(|claim| step.add(&self.keys.tombstone(slot, claim.holder())));
+        of(What::Release).for_each(|claim| step.add(&self.keys.lock(claim.name())));
+        let mut digits = itoa::Buffer::new();
+        step.add(digits.format(known));
+        step.add(digits.format(asked));
         let mut before = None;
         for claim in of(What::Request) {
-            step.add(claim.holder());
-            step.add(value::millis(claim.ttl()));
+            step.add(&beginning(claim.holder()));
+            step.add(digits.format(millis(claim.ttl())));
             match before.replace(claim.info()) {
                 Some(before) if before == claim.info() => step.add("="),
-                _ => step.add(value::ending(claim.info())),
+                _ => step.add(&ending(claim.info())),
             }
         }
-        of(What::Release).for_each(|claim| step.add(format_args!("{}.", claim.holder())));
+        of(What::Release).for_each(|claim| step.add(&beginning(claim.holder())));
         step
     }
 

@@ -1,14 +1,13 @@
 //! [`Link`]: the connection to one server, made again when it is needed.
 
 use std::fmt;
-use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use lock_core::{Effect, Error, Remembers, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{Arg, Cmd, Pipeline, RedisError, RedisWrite as _, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, Value};
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::dial::{Dial, To};
 use crate::error;
@@ -83,7 +82,7 @@ impl Link {
     }
 
     /// The mark of a channel, if there is a connection, without making one.
-    pub(crate) fn mark(&self, channel: impl fmt::Display) -> u64 {
+    pub(crate) fn mark(&self, channel: &str) -> u64 {
         self.living().map_or(0, |connection| connection.wakeups.mark(channel))
     }
 
@@ -91,8 +90,7 @@ impl Link {
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>> {
         match self.living() {
             Some(connection) => Ok(connection),
-            // Boxed, as is elsewhere what is rarely done, so that the futures of what is mostly done stay small.
-            None => Box::pin(self.connect_once()).await,
+            None => self.connect_once().await,
         }
     }
 
@@ -163,13 +161,23 @@ impl Link {
     }
 
     /// Runs `call` within our own deadline. The connection is left if it did not keep it.
-    fn within<'a, T>(
-        &'a self,
+    async fn within<T>(
+        &self,
         doing: &'static str,
-        connection: &'a Arc<Connection>,
-        call: impl Future<Output = Result<T, RedisError>> + 'a,
-    ) -> impl Future<Output = Result<T, Failed>> {
-        tokio::time::timeout(self.response_timeout, call).map(move |answer| match answer {
+        connection: &Arc<Connection>,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Failed> {
+        self.judged(doing, connection, timeout(self.response_timeout, call).await)
+    }
+
+    /// What a call brought. The connection is left if it is of no more use.
+    fn judged<T>(
+        &self,
+        doing: &'static str,
+        connection: &Arc<Connection>,
+        answer: Result<Result<T, RedisError>, Elapsed>,
+    ) -> Result<T, Failed> {
+        match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error::ends_connection(&error) {
@@ -181,31 +189,47 @@ impl Link {
                 self.retire(connection);
                 Err(Failed::Ours(error::timed_out(&self.name, doing, self.response_timeout, Effect::Unknown)))
             }
-        })
+        }
     }
 
     /// Runs a step, and says on which connection; `asking` tells a member of a cluster that it is sent there although the slot is on its way.
     pub(crate) async fn run(&self, step: &Step, asking: bool) -> Result<(Value, Arc<Connection>), Failed> {
-        let connection = self.connection().await.map_err(Failed::Ours)?;
+        // What is rarely done is boxed, and what is always done has no future of its own: this is most of what a lock costs.
+        let connection = match self.living() {
+            Some(connection) => connection,
+            None => Box::pin(self.connect_once()).await.map_err(Failed::Ours)?,
+        };
         let doing = step.script.doing();
-        let answer = self.within(doing, &connection, connection.send(&step.command, asking)).await;
+        let answer = match asking {
+            false => {
+                let mut redis = connection.redis.clone();
+                let answer = timeout(self.response_timeout, redis.send_packed_command(&step.command)).await;
+                self.judged(doing, &connection, answer.map(|answer| answer.and_then(Value::extract_error)))
+            }
+            true => Box::pin(self.within(doing, &connection, connection.ask_for(&step.command))).await,
+        };
         let answer = match answer {
             // Nothing was run. The text loads the script as well.
             Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
-                let in_words = step.in_words();
-                Box::pin(self.within(doing, &connection, connection.send(&in_words, asking))).await?
+                Box::pin(self.run_in_words(step, &connection, asking)).await?
             }
             answer => answer?,
         };
         Ok((answer, connection))
     }
 
+    async fn run_in_words(&self, step: &Step, connection: &Arc<Connection>, asking: bool) -> Result<Value, Failed> {
+        let (doing, in_words) = (step.script.doing(), step.in_words());
+        match asking {
+            false => self.within(doing, connection, connection.send(&in_words)).await,
+            true => self.within(doing, connection, connection.ask_for(&in_words)).await,
+        }
+    }
+
     /// Runs a command that is no step.
     pub(crate) async fn command(&self, doing: &'static str, command: &Cmd) -> Result<Value, Failed> {
         let connection = self.connection().await.map_err(Failed::Ours)?;
-        self.within(doing, &connection, async { connection.redis.clone().send_packed_command(command).await })
-            .await
-            .and_then(|value| value.extract_error().map_err(Failed::Redis))
+        self.within(doing, &connection, connection.send(command)).await
     }
 
     /// Runs commands that are no steps; an answer that is an error stands where the others do.
@@ -277,14 +301,15 @@ impl Connection {
         }
     }
 
-    async fn send(&self, command: &Cmd, asking: bool) -> Result<Value, RedisError> {
-        let mut redis = self.redis.clone();
-        if !asking {
-            return redis.send_packed_command(command).await?.extract_error();
-        }
+    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+        self.redis.clone().send_packed_command(command).await?.extract_error()
+    }
+
+    /// Sends it to a member of a cluster to which the slot is on its way.
+    async fn ask_for(&self, command: &Cmd) -> Result<Value, RedisError> {
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
-        let answers: (Value, Value) = Box::pin(both.query_async(&mut redis)).await?;
+        let answers: (Value, Value) = both.query_async(&mut self.redis.clone()).await?;
         Ok(answers.1)
     }
 }
@@ -296,10 +321,10 @@ impl fmt::Debug for Connection {
 }
 
 impl Step {
-    pub(crate) fn new(script: Script, keys: Vec<String>, arguments: Vec<String>) -> Step {
-        let bytes = keys.iter().chain(&arguments).map(String::len).sum();
+    pub(crate) fn new<W: AsRef<str>>(script: Script, keys: &[W], arguments: &[W]) -> Step {
+        let bytes = keys.iter().chain(arguments).map(|word| word.as_ref().len()).sum();
         let mut step = Step::of(script, keys.len(), arguments.len(), bytes);
-        keys.iter().chain(&arguments).for_each(|word| step.add(word));
+        keys.iter().chain(arguments).for_each(|word| step.add(word.as_ref()));
         step
     }
 
@@ -307,18 +332,18 @@ impl Step {
     pub(crate) fn of(script: Script, keys: usize, arguments: usize, bytes: usize) -> Step {
         const FIRST: usize = 3;
         const BYTES: usize = 64;
-        let mut command = Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes);
+        let mut step = Step { script, keys, command: Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes) };
         match HASHES.get().and_then(|hashes| hashes.get(script as usize)) {
-            Some(hash) => command.arg("EVALSHA").arg(hash),
-            None => command.arg("EVAL").arg(script.text()),
+            Some(hash) => ["EVALSHA", hash].map(|word| step.add(word)),
+            None => ["EVAL", &script.text()].map(|word| step.add(word)),
         };
-        command.arg(keys);
-        Step { script, keys, command }
+        step.add(itoa::Buffer::new().format(keys));
+        step
     }
 
     /// Adds the next key; or the next argument, after the last key.
-    pub(crate) fn add(&mut self, word: impl fmt::Display) {
-        write!(self.command.writer_for_next_arg(), "{word}").expect("BUG: what goes into memory is written");
+    pub(crate) fn add(&mut self, word: &str) {
+        self.command.arg(word);
     }
 
     /// With the script's text instead of its hash.

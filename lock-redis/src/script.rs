@@ -1,7 +1,8 @@
 //! [`Script`]: the steps of the contract, as the server runs them.
 
 /// The steps of the contract, each one script, so that nothing comes between its check and its act. Names reach them as
-/// keys, and everything else as arguments: nothing that a user says is ever part of a script.
+/// keys, and everything else as arguments: nothing that a user says is ever part of a script. A holder is given as its
+/// values begin, with the dot that follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Script {
     Request,
@@ -19,6 +20,7 @@ const READ: &str = include_str!("scripts/read.lua");
 const LESS: &str = include_str!("scripts/less.lua");
 const NEXT: &str = concat!(include_str!("scripts/less.lua"), include_str!("scripts/next.lua"));
 const REQUEST: &str = include_str!("scripts/request.lua");
+const UNUSUAL: &str = include_str!("scripts/unusual.lua");
 const REQUEST_OF: &str = "lock, counter, tombstone, holder, ttl, ending, known, new";
 const RELEASE: &str = include_str!("scripts/release.lua");
 const RELEASE_OF: &str = "lock, holder, tombstone, ms";
@@ -40,12 +42,12 @@ impl Script {
         match self {
             Script::Request => {
                 let given = "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]";
-                format!("{READ}{NEXT}local {REQUEST_OF} = {given}\n{REQUEST}")
+                format!("local {REQUEST_OF} = {given}\n{REQUEST}{READ}{NEXT}{UNUSUAL}")
             }
             Script::Renew => [READ, include_str!("scripts/renew.lua")].concat(),
-            Script::Release => format!("{READ}local {RELEASE_OF} = KEYS[1], ARGV[1], KEYS[2], ARGV[2]\n{RELEASE}"),
+            Script::Release => format!("local {RELEASE_OF} = KEYS[1], ARGV[1], KEYS[2], ARGV[2]\n{RELEASE}"),
             Script::Several => {
-                let request = format!("local function request({REQUEST_OF})\n{REQUEST}end\n");
+                let request = format!("local function request({REQUEST_OF})\n{REQUEST}{UNUSUAL}end\n");
                 let release = format!("local function release({RELEASE_OF})\n{RELEASE}end\n");
                 [READ, NEXT, &request, &release, include_str!("scripts/several.lua")].concat()
             }

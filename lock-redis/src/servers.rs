@@ -1,7 +1,6 @@
 //! [`Servers`]: who answers for a key.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,7 +84,7 @@ impl Servers {
     }
 
     /// The mark of a channel; 0 if it is not heard.
-    pub(crate) fn mark(&self, slot: u16, channel: impl fmt::Display) -> u64 {
+    pub(crate) fn mark(&self, slot: u16, channel: &str) -> u64 {
         match self {
             Servers::One(link) => link.mark(channel),
             Servers::Cluster(cluster) => cluster.state().owner(slot).map_or(0, |link| link.mark(channel)),
@@ -116,8 +115,11 @@ impl Servers {
     /// As for [`run`](Servers::run).
     pub(crate) async fn run_many(&self, slot: u16, step: &Step) -> Result<Ran> {
         match self {
-            Servers::Cluster(cluster) if step.keys > 1 => Box::pin(cluster.run(slot, step, true)).await,
-            _ => self.run(slot, step).await.map(|(answer, connection)| Ran::Here(answer, connection)),
+            Servers::One(link) => match link.run(step, false).await {
+                Ok((answer, connection)) => Ok(Ran::Here(answer, connection)),
+                Err(failed) => Err(link.error(step.script.doing(), failed)),
+            },
+            Servers::Cluster(cluster) => Box::pin(cluster.run(slot, step, step.keys > 1)).await,
         }
     }
 

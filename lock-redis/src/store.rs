@@ -14,14 +14,14 @@ use redis::Value as Answer;
 use crate::acknowledgement::Acknowledgement;
 use crate::config::Place;
 use crate::keys::Keys;
-use crate::lanes::{Lanes, Turn, Way, What};
+use crate::lanes::{Lanes, Way, What};
 use crate::link::{Connection, Link, Step};
 use crate::requested::{Requested, number, remaining_of, text, word};
 use crate::script::Script;
 use crate::server::{self, Server};
 use crate::servers::{Ran, Servers};
 use crate::tokens::{Tokens, is_realm, realm_of};
-use crate::value::{self, Value, millis};
+use crate::value::{LastEnding, Value, beginning, flag, millis};
 use crate::wakeups::Channel;
 use crate::{Finding, RedisConfig, error};
 
@@ -42,6 +42,7 @@ pub struct RedisStore {
     lanes: Arc<Lanes>,
     guarantees: Guarantees,
     acknowledgement: Option<Acknowledgement>,
+    ending: LastEnding,
 }
 
 /// How much longer than a TTL the mark of a withdrawn request is kept: longer than a connection lives that does not
@@ -80,8 +81,16 @@ impl RedisStore {
         let (servers, tokens) = (Arc::new(Servers::new(&config)?), Arc::new(Tokens::default()));
         let lanes = Lanes::new(servers.clone(), tokens.clone(), keys.clone());
         let acknowledgement = if config.wait > 0 { Some(Acknowledgement::new(&config)?) } else { None };
-        let mut store =
-            RedisStore { config, servers, keys, tokens, lanes, guarantees: Guarantees::NONE, acknowledgement };
+        let mut store = RedisStore {
+            config,
+            servers,
+            keys,
+            tokens,
+            lanes,
+            guarantees: Guarantees::NONE,
+            acknowledgement,
+            ending: LastEnding::default(),
+        };
         let looked_at = store.look().await?;
         if let Some(replica) = looked_at.iter().find(|server| server.is_replica()) {
             let text = format!("{} is a replica, and may not write: give the address of its master", replica.name());
@@ -124,8 +133,7 @@ impl RedisStore {
     /// The realm of the data; begun if there is none, or `anew`.
     async fn read_realm(&self, anew: bool) -> Result<String> {
         let key = self.keys.realm();
-        let arguments = vec![Holder::fresh().to_string(), u8::from(anew).to_string()];
-        let step = Step::new(Script::Realm, vec![key.clone()], arguments);
+        let step = Step::new(Script::Realm, &[&*key], &[&Holder::fresh().to_string(), flag(anew)]);
         let (answer, connection) = self.servers.run(self.keys.slot(&key), &step).await?;
         let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm(realm));
         realm.ok_or_else(|| {
@@ -150,7 +158,7 @@ impl RedisStore {
     }
 
     /// Asks for a lock, with others that are asked for at the same time.
-    async fn ask(&self, slot: u16, claim: &Claim) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
+    async fn ask(&self, slot: u16, key: &str, claim: &Claim) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
         let turn = match self.lanes.enter(slot, What::Request, claim) {
             Way::Alone(turn) => Some(turn),
             Way::Together(answer) => match Lanes::told(answer).await? {
@@ -159,46 +167,45 @@ impl RedisStore {
             },
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
-            let mut step = Step::of(Script::Request, 3, 5, 256);
-            step.add(self.keys.lock(claim.name()));
-            step.add(self.keys.counter(slot, realm));
-            step.add(self.keys.tombstone(slot, claim.holder()));
-            step.add(claim.holder());
-            step.add(millis(claim.ttl()));
-            step.add(value::ending(claim.info()));
-            step.add(known);
-            step.add(u8::from(may_be_new));
-            step
+            let (mut ttl, mut highest) = (itoa::Buffer::new(), itoa::Buffer::new());
+            let (ttl, highest) = (ttl.format(millis(claim.ttl())), highest.format(known));
+            let (holder, ending) = (beginning(claim.holder()), self.ending.of(claim.info()));
+            let (counter, tombstone) = (self.keys.counter(slot, realm), self.keys.tombstone(slot, claim.holder()));
+            let arguments = [&*holder, ttl, &ending, highest, flag(may_be_new)];
+            Step::new(Script::Request, &[key, &counter, &tombstone], &arguments)
         };
-        Box::pin(self.with_token(slot, step, turn)).await
+        let Some(turn) = turn else { return Box::pin(self.with_token(slot, step, None)).await };
+        let (id, known) = self.tokens.known(slot);
+        let ran = self.servers.run_many(slot, &step(&id, known, false)).await?;
+        // What has to wait for its slot to arrive, or for another realm, shall keep nobody else waiting.
+        drop(turn);
+        match ran {
+            Ran::Here(answer, connection) if word(&answer) != Some("new") => Ok((answer, id, connection)),
+            Ran::Here(..) => Box::pin(self.with_token(slot, step, Some(id))).await,
+            Ran::Parted => Box::pin(self.with_token(slot, step, None)).await,
+        }
     }
 
     /// Runs a step that takes a token: `step` makes it for a realm, the highest token known, and whether the counter
-    /// may be new.
+    /// may be new. It goes on where the counter of the realm `new_in` was found to be new.
     async fn with_token(
         &self,
         slot: u16,
         step: impl Fn(&str, u64, bool) -> Step,
-        mut turn: Option<Turn>,
+        mut new_in: Option<Arc<str>>,
     ) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
-        let mut may_be_new = false;
         for _ in 0..REALMS {
+            let may_be_new = match new_in {
+                Some(id) => self.realm_is_still(&id).await?,
+                None => false,
+            };
             let (id, known) = self.tokens.known(slot);
             let step = step(&id, known, may_be_new);
-            let ran = match &turn {
-                Some(_) => self.servers.run_many(slot, &step).await?,
-                None => Ran::Parted,
-            };
-            // What has to wait for its slot to arrive shall keep nobody else waiting.
-            drop(turn.take());
-            let (answer, connection) = match ran {
-                Ran::Here(answer, connection) => (answer, connection),
-                Ran::Parted => self.servers.run(slot, &step).await?,
-            };
+            let (answer, connection) = self.servers.run(slot, &step).await?;
             if word(&answer) != Some("new") {
                 return Ok((answer, id, connection));
             }
-            may_be_new = Box::pin(self.realm_is_still(&id)).await?;
+            new_in = Some(id);
         }
         let text = "the realm of the data changed again and again while a lock was asked for";
         Err(Error::refused(ErrorKind::Unavailable, text))
@@ -270,19 +277,18 @@ impl RedisStore {
                 },
             },
         };
-        Box::pin(self.give_back_alone(slot, claim, may_come_again)).await
+        self.give_back_alone(slot, claim, may_come_again).await
     }
 
     async fn give_back_alone(&self, slot: u16, claim: &Claim, may_come_again: bool) -> Result<Released> {
-        let mut step = Step::of(Script::Release, 1 + usize::from(may_come_again), 2, 192);
-        step.add(self.keys.lock(claim.name()));
-        if may_come_again {
-            step.add(self.keys.tombstone(slot, claim.holder()));
-        }
-        step.add(claim.holder());
-        if may_come_again {
-            step.add(millis(claim.ttl() + TOMBSTONE));
-        }
+        let (key, holder) = (self.keys.lock(claim.name()), beginning(claim.holder()));
+        let step = match may_come_again {
+            true => {
+                let (tombstone, kept) = (self.keys.tombstone(slot, claim.holder()), millis(claim.ttl() + TOMBSTONE));
+                Step::new(Script::Release, &[key, tombstone], &[holder, kept.to_string()])
+            }
+            false => Step::new(Script::Release, &[key], &[holder]),
+        };
         let (answer, connection) = self.servers.run(slot, &step).await?;
         released(&answer, &connection)
     }
@@ -305,8 +311,8 @@ impl RedisStore {
     }
 
     async fn look_in(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
-        let step =
-            Step::new(Script::Look, names.iter().map(|name| self.keys.lock(name).to_string()).collect(), Vec::new());
+        let keys: Vec<String> = names.iter().map(|name| self.keys.lock(name)).collect();
+        let step = Step::new(Script::Look, &keys, &[]);
         let mut found = Vec::with_capacity(names.len());
         let (answer, connection) = match self.servers.run_many(slot, &step).await? {
             Ran::Here(answer, connection) => (answer, connection),
@@ -376,7 +382,7 @@ impl RedisStore {
                     let Some(start) = counter.strip_suffix(&ending) else { continue };
                     let renamed = format!("{start}token:{new}");
                     let slot = self.keys.slot(&counter);
-                    self.servers.run(slot, &Step::new(Script::CarryOn, vec![counter, renamed], Vec::new())).await?;
+                    self.servers.run(slot, &Step::new(Script::CarryOn, &[counter, renamed], &[])).await?;
                 }
                 cursor = next;
                 if cursor == 0 {
@@ -388,10 +394,10 @@ impl RedisStore {
     }
 
     async fn renew_slot(&self, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
-        let keys = entries.iter().map(|(_, claim)| self.keys.lock(claim.name()).to_string()).collect();
+        let keys: Vec<String> = entries.iter().map(|(_, claim)| self.keys.lock(claim.name())).collect();
         let arguments =
-            entries.iter().flat_map(|(_, claim)| [claim.holder().to_string(), millis(claim.ttl()).to_string()]);
-        let step = Step::new(Script::Renew, keys, arguments.collect());
+            entries.iter().flat_map(|(_, claim)| [beginning(claim.holder()), millis(claim.ttl()).to_string()]);
+        let step = Step::new(Script::Renew, &keys, &arguments.collect::<Vec<_>>());
         let (answer, connection) = match self.servers.run_many(slot, &step).await? {
             Ran::Here(answer, connection) => (answer, connection),
             // The slot is on its way, and each lock is here or there.
@@ -445,9 +451,10 @@ impl LockStore for RedisStore {
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
         let slot = self.keys.slot_of(claim.name());
         // Before the question, so that whatever is told after it is heard.
-        let seen = self.servers.mark(slot, self.keys.lock(claim.name()));
+        let key = self.keys.lock(claim.name());
+        let seen = self.servers.mark(slot, &key);
         let sent = Instant::now();
-        let (answer, realm, connection) = self.ask(slot, claim).await?;
+        let (answer, realm, connection) = self.ask(slot, &key, claim).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
         match Requested::read(&answer).ok_or_else(odd)? {
             Requested::Granted { token, raised } => {
@@ -478,7 +485,7 @@ impl LockStore for RedisStore {
     }
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
-        let key = self.keys.lock(claim.name()).to_string();
+        let key = self.keys.lock(claim.name());
         let link = self.servers.link(self.keys.slot(&key)).await?;
         let (channel, was_heard) = link.subscribe(&key).await?;
         let notes = claim.notes(Notes::default);
@@ -540,17 +547,15 @@ impl LockStore for RedisStore {
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
         let Some(holder) = seen.holder else { return Ok(None) };
-        let key = self.keys.lock(name).to_string();
+        let key = self.keys.lock(name);
         let slot = self.keys.slot(&key);
         let nobody = match how {
-            Break::Revoke => Holder::fresh().to_string(),
+            Break::Revoke => beginning(Holder::fresh()),
             Break::Now => String::new(),
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
-            let keys = vec![key.clone(), self.keys.counter(slot, realm).to_string()];
-            let arguments =
-                vec![holder.to_string(), nobody.clone(), known.to_string(), u8::from(may_be_new).to_string()];
-            Step::new(Script::Break, keys, arguments)
+            let arguments = [&*beginning(holder), &nobody, &known.to_string(), flag(may_be_new)];
+            Step::new(Script::Break, &[&key, &*self.keys.counter(slot, realm)], &arguments)
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
@@ -588,13 +593,12 @@ impl Raise for RedisStore {
             let text = format!("the token {number} has none after it in Redis");
             return Err(Error::refused(ErrorKind::Protocol, text));
         }
-        let key = self.keys.lock(claim.name()).to_string();
+        let key = self.keys.lock(claim.name());
         let slot = self.keys.slot(&key);
-        let (holder, number_text) = (claim.holder().to_string(), number.to_string());
+        let (holder, number_text) = (beginning(claim.holder()), number.to_string());
         let step = |realm: &str, _known: u64, may_be_new: bool| {
-            let keys = vec![key.clone(), self.keys.counter(slot, realm).to_string()];
-            let arguments = vec![holder.clone(), number_text.clone(), u8::from(may_be_new).to_string()];
-            Step::new(Script::Raise, keys, arguments)
+            let arguments = [&*holder, &number_text, flag(may_be_new)];
+            Step::new(Script::Raise, &[&key, &*self.keys.counter(slot, realm)], &arguments)
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         match word(&answer) {

@@ -1,6 +1,6 @@
 //! [`Tokens`]: the realm, and the highest tokens that this process has seen in it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lock_core::{FencingToken, Holder, Realm};
@@ -16,7 +16,7 @@ struct State {
     id: Arc<str>,
     realm: Option<Realm>,
     /// By slot, since each has a counter of its own.
-    highest: HashMap<u16, u64>,
+    highest: BTreeMap<u16, u64>,
 }
 
 /// Whether a text is a realm's, as it stands in the store.
@@ -44,7 +44,7 @@ impl Tokens {
         let mut state = self.state();
         let is_new = *state.id != *id;
         if is_new {
-            *state = State { id: id.into(), realm: Some(realm_of(id)), highest: HashMap::new() };
+            *state = State { id: id.into(), realm: Some(realm_of(id)), highest: BTreeMap::new() };
         }
         is_new
     }

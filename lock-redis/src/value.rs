@@ -1,5 +1,6 @@
 //! [`Value`]: what the key of a held lock holds.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::{FencingToken, HeldBy, Holder, HolderInfo, Realm};
@@ -15,6 +16,14 @@ pub(crate) struct Value {
     revoked: bool,
 }
 
+/// With what the values of a holder begin.
+pub(crate) fn beginning(holder: Holder) -> String {
+    let mut beginning = String::with_capacity(33);
+    beginning.push_str(std::str::from_utf8(&holder.digits()).unwrap_or_default());
+    beginning.push('.');
+    beginning
+}
+
 /// What stands after the token: nothing, or a dot and the information.
 pub(crate) fn ending(info: &HolderInfo) -> String {
     if *info == HolderInfo::default() {
@@ -22,6 +31,25 @@ pub(crate) fn ending(info: &HolderInfo) -> String {
     }
     // It is for people and decides nothing.
     serde_json::to_string(info).map(|json| format!(".{json}")).unwrap_or_default()
+}
+
+/// The last [`ending`] that was asked for, since most locks of a process have the same.
+#[derive(Debug, Default)]
+pub(crate) struct LastEnding(Mutex<(HolderInfo, Arc<str>)>);
+
+impl LastEnding {
+    pub(crate) fn of(&self, info: &HolderInfo) -> Arc<str> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != *info {
+            *last = (info.clone(), ending(info).into());
+        }
+        last.1.clone()
+    }
+}
+
+/// Whether, as scripts are told.
+pub(crate) fn flag(yes: bool) -> &'static str {
+    if yes { "1" } else { "0" }
 }
 
 /// A time as the server counts it; what is shorter than its unit is one unit.

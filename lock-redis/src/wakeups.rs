@@ -1,7 +1,6 @@
 //! [`Wakeups`]: what the releases of others are heard by.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,12 +40,8 @@ impl Wakeups {
     }
 
     /// The mark of a channel, to be read before the store is asked; 0 if it is not heard yet.
-    pub(crate) fn mark(&self, channel: impl Display) -> u64 {
-        let state = self.state();
-        if state.channels.is_empty() {
-            return 0;
-        }
-        state.channels.get(&channel.to_string()).map_or(0, |channel| *channel.mark.borrow())
+    pub(crate) fn mark(&self, channel: &str) -> u64 {
+        self.state().channels.get(channel).map_or(0, |channel| *channel.mark.borrow())
     }
 
     /// A channel that is heard, or about to be.

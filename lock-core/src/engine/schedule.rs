@@ -61,6 +61,9 @@ type Tick = (Moment, u64);
 /// The sessions by when they are to be looked at. A session that is removed leaves nothing behind.
 #[derive(Default)]
 pub(crate) struct Timers {
+    /// Those of one lease that need no look before the engine's task looks by itself, and get their place in the queue
+    /// then: most leases are given back before, and never need one.
+    fresh: Vec<Session>,
     queue: BTreeMap<Tick, Session>,
     /// Where each session is in the queue. It is kept here, since engines that share a store share its sessions.
     ticks: HashMap<Session, Tick>,
@@ -69,10 +72,20 @@ pub(crate) struct Timers {
     looks_at: Option<Moment>,
 }
 
+/// So many are fresh at most.
+const FRESH: usize = 64;
+
 impl Timers {
     /// Looks at `session` from now on, unless it is looked at early enough; gives whether the engine must be told.
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
         let at = Self::next_look(session);
+        if session.only_claim().is_some() && self.looks_at.is_some_and(|looks_at| looks_at <= at) {
+            if self.fresh.len() == FRESH {
+                self.plan_fresh();
+            }
+            self.fresh.push(session.clone());
+            return false;
+        }
         let planned = self.ticks.get(session).copied();
         match planned {
             // A shared session that carried nothing was left to expire; now it carries something again.
@@ -98,7 +111,13 @@ impl Timers {
 
     /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
     pub(crate) fn replan(&mut self, session: &Session) -> bool {
-        self.ticks.contains_key(session) && self.plan(session)
+        (self.fresh.contains(session) || self.ticks.contains_key(session)) && self.plan(session)
+    }
+
+    fn plan_fresh(&mut self) {
+        for session in std::mem::take(&mut self.fresh) {
+            self.plan(&session);
+        }
     }
 
     fn next_look(session: &Session) -> Moment {
@@ -107,14 +126,17 @@ impl Timers {
     }
 
     pub(crate) fn remove(&mut self, session: &Session) {
-        if let Some(tick) = self.ticks.remove(session) {
+        if let Some(at) = self.fresh.iter().rposition(|fresh| fresh == session) {
+            self.fresh.swap_remove(at);
+        } else if let Some(tick) = self.ticks.remove(session) {
             self.queue.remove(&tick);
         }
     }
 
     /// The sessions whose time has come. If there are any, those that would follow within a twentieth of their TTL
     /// come along, so that renewals travel together. They stay in the queue until they are planned anew or removed.
-    pub(crate) fn due(&self, now: Moment) -> Vec<Session> {
+    pub(crate) fn due(&mut self, now: Moment) -> Vec<Session> {
+        self.plan_fresh();
         let mut due = Vec::new();
         let mut widest = Duration::ZERO;
         for ((at, _), session) in &self.queue {
@@ -134,13 +156,14 @@ impl Timers {
     /// When to look next; the engine's task promises to. With nothing to look at, it looks when it was going to: a task
     /// that was told of every lease that came and went would cost more than the leases do.
     pub(crate) fn next(&mut self, now: Moment) -> Option<Moment> {
+        self.plan_fresh();
         let first = self.queue.first_key_value().map(|((at, _), _)| *at);
         self.looks_at = first.or(self.looks_at.filter(|at| *at > now));
         self.looks_at
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.fresh.is_empty() && self.queue.is_empty()
     }
 }
 
@@ -180,6 +203,40 @@ mod tests {
         let planned = timers.next(clock.now());
         assert!(timers.keep(&session(&clock, Duration::from_secs(3))));
         assert!(timers.next(clock.now()) < planned);
+    }
+
+    #[test]
+    fn a_lease_that_stays_is_looked_at_when_it_is_due_however_many_come_and_go() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        let first = session(&clock, Duration::from_secs(1));
+        assert!(timers.keep(&first));
+        let stay: Vec<_> = (0..3 * FRESH).map(|_| session(&clock, Duration::from_secs(30))).collect();
+        for session in &stay {
+            assert!(!timers.keep(session), "the engine looks before");
+        }
+        timers.remove(&first);
+        let (gone, stay) = stay.split_at(FRESH / 2);
+        gone.iter().for_each(|session| timers.remove(session));
+        let at = Timers::next_look(stay.last().expect("one stays"));
+        let due = timers.due(at);
+        assert_eq!(due.len(), stay.len());
+        assert!(stay.iter().all(|session| due.contains(session)));
+        stay.iter().for_each(|session| timers.remove(session));
+        assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_was_just_granted_can_be_renewed_and_given_back() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        timers.keep(&session(&clock, Duration::from_secs(1)));
+        let fresh = session(&clock, Duration::from_secs(30));
+        timers.keep(&fresh);
+        fresh.schedule().asked(clock.now());
+        fresh.schedule().answered(false);
+        assert!(!timers.replan(&fresh), "the other is still looked at before");
+        timers.remove(&fresh);
+        assert!(!timers.replan(&fresh), "it was let go");
+        assert_eq!(timers.due(clock.now().after(Duration::from_secs(60))).len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ local value, failed = read(KEYS[1])
 if failed then
   return failed
 end
-if not value or string.sub(value, 1, 33) ~= ARGV[1] .. '.' then
+if not value or string.sub(value, 1, 33) ~= ARGV[1] then
   return {'other'}
 end
 -- What no counter has reached was not written by us.
@@ -12,7 +12,7 @@ local known = string.match(value, '^%x+%.(%d+)')
 if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) >= 9007199254740992 then
   known = ARGV[3]
 end
-local token, raised = next_token(KEYS[2], known, ARGV[4])
+local token, raised = next_token(redis.call('INCR', KEYS[2]), KEYS[2], known, ARGV[4])
 if not token then
   return {'new'}
 end
@@ -23,6 +23,6 @@ if ARGV[2] == '' then
   redis.call('DEL', KEYS[1])
 else
   local info = string.match(value, '^%x+%.%d+%.!?(.*)$') or ''
-  redis.call('SET', KEYS[1], ARGV[2] .. '.' .. token .. '.!' .. info, 'KEEPTTL')
+  redis.call('SET', KEYS[1], ARGV[2] .. token .. '.!' .. info, 'KEEPTTL')
 end
 return {'broken', token, raised, value, remaining}

@@ -2,10 +2,10 @@
 local function text_of(token)
   return string.format(token < 2147483648 and '%d' or '%.0f', token)
 end
--- The next token of this counter, above `known`; whether the counter was raised; and, if it was not, the token as a
--- number, where a script's numbers are exact. Nothing if the counter is new and `new` does not say that this is right.
-local function next_token(counter, known, new)
-  local token = redis.call('INCR', counter)
+-- The token that this counter gave, or the next one above `known`; whether the counter was raised; and, if it was not,
+-- the token as a number, where a script's numbers are exact. Nothing if the counter is new and `new` does not say that
+-- this is right.
+local function next_token(token, counter, known, new)
   if token == 1 and new ~= '1' then
     redis.call('DEL', counter)
     return nil

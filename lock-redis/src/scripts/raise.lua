@@ -4,7 +4,7 @@ local value, failed = read(KEYS[1])
 if failed then
   return failed
 end
-if not value or string.sub(value, 1, 33) ~= ARGV[1] .. '.' then
+if not value or string.sub(value, 1, 33) ~= ARGV[1] then
   return {'refused'}
 end
 local token, ending = string.match(value, '^%x+%.(%d+)(.*)$')
@@ -19,6 +19,6 @@ if not counter or is_less(counter, ARGV[2]) then
   redis.call('SET', KEYS[2], ARGV[2])
 end
 if token ~= ARGV[2] then
-  redis.call('SET', KEYS[1], ARGV[1] .. '.' .. ARGV[2] .. ending, 'KEEPTTL')
+  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2] .. ending, 'KEEPTTL')
 end
 return {'raised'}

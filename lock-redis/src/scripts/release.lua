@@ -1,11 +1,15 @@
 -- Gives back what the holder has, and tells the waiters. Where a request of the same holder may still be under way, it
 -- leaves a tombstone for so many ms, which such a late request meets.
 -- Given: lock, holder, tombstone, ms.
-local value, failed = read(lock)
-if failed then
-  return failed
+local value = redis.pcall('GET', lock)
+-- What is of another type is held by another, all the same.
+if type(value) == 'table' then
+  if not string.find(value.err, 'WRONGTYPE', 1, true) then
+    return value
+  end
+  value = ''
 end
-local held = value and string.sub(value, 1, 33) == holder .. '.'
+local held = value and string.sub(value, 1, 33) == holder
 if held then
   -- First what may be denied: then nothing was done.
   redis.call('PUBLISH', lock, '')

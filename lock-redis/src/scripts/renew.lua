@@ -5,7 +5,7 @@ for at = 1, #KEYS do
   local value, failed = read(KEYS[at])
   if failed then
     answers[at] = -1
-  elseif value and string.sub(value, 1, 33) == ARGV[2 * at - 1] .. '.' then
+  elseif value and string.sub(value, 1, 33) == ARGV[2 * at - 1] then
     answers[at] = redis.call('PEXPIRE', KEYS[at], ARGV[2 * at])
   else
     answers[at] = 0

@@ -3,7 +3,7 @@
 -- by one; and where that fails, the answer says that it is to be asked for alone, since nothing was done for it.
 -- KEYS: counter; the locks that are asked for; their tombstones; the locks that are released.
 -- ARGV: highest token known, how many are asked for; holder, TTL and ending of each of them, where '=' is the ending of
--- the one before; each releasing holder, with the dot that follows it in a value.
+-- the one before; each releasing holder.
 -- Answers for each request its token, or what `request` answers; and then 1 or 0 for each release.
 local asked = tonumber(ARGV[2])
 local locks, tombstones, released, holders = 1, 1 + asked, 1 + 2 * asked, 2 + 3 * asked
@@ -43,7 +43,7 @@ end
 
 if count > 0 and not pcall(release_all) then
   one_by_one(asked + 1, asked + count, function(at)
-    return release(KEYS[released + at - asked], string.sub(ARGV[holders + at - asked], 1, -2))
+    return release(KEYS[released + at - asked], ARGV[holders + at - asked])
   end)
 end
 
@@ -82,7 +82,7 @@ if asked > 0 then
   end
   for at = 1, asked do
     local of, token = 3 * at, before + at
-    local value = ARGV[of] .. '.' .. text_of(token) .. ARGV[of + 2]
+    local value = ARGV[of] .. text_of(token) .. ARGV[of + 2]
     local set = redis.pcall('SET', KEYS[locks + at], value, 'NX', 'PX', ARGV[of + 1])
     -- The same lock can be asked for twice.
     if set and set.ok then

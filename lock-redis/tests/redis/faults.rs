@@ -79,15 +79,16 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
     let other = open(&server.url()).await;
     until("its mark", || server.cli(&["--scan", "--pattern", "*withdrawn*"]).contains("withdrawn").then_some(()));
     let key = server.cli(&["--scan", "--pattern", "*withdrawn*"]);
-    let holder = key.rsplit(':').next().unwrap().to_owned();
-    let counter = key.replace(&format!("withdrawn:{holder}"), "token:x");
+    let holder = key.rsplit(':').next().unwrap().to_owned() + ".";
+    let counter = key.replace("withdrawn:", "token:");
     // What a late request does, by hand.
-    let script = include_str!("../../src/scripts/read.lua").to_owned()
+    let script = "local lock, counter, tombstone, holder, ttl, ending, known, new = ".to_owned()
+        + "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]\n"
+        + include_str!("../../src/scripts/request.lua")
+        + include_str!("../../src/scripts/read.lua")
         + include_str!("../../src/scripts/less.lua")
         + include_str!("../../src/scripts/next.lua")
-        + "local lock, counter, tombstone, holder, ttl, ending, known, new = "
-        + "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]\n"
-        + include_str!("../../src/scripts/request.lua");
+        + include_str!("../../src/scripts/unusual.lua");
     let late = server.cli(&["EVAL", &script, "3", "lock:job", &counter, &key, &holder, "600000", "", "0", "1"]);
     assert_eq!(late, "withdrawn");
     assert!(!is_held(&other, "job").await);

@@ -1,0 +1,22 @@
+-- What is left of a request that is not like most. `token` is what the counter said; nothing if there is something in
+-- the way.
+if not token then
+  local value, failed = read(lock)
+  if failed then
+    return failed
+  end
+  if not value then
+    return {'withdrawn'}
+  end
+  if string.sub(value, 1, 33) == holder then
+    redis.call('PEXPIRE', lock, ttl)
+    return {'granted', string.match(value, '^%x+%.(%d+)'), 0}
+  end
+  return {'held', value, redis.call('PTTL', lock)}
+end
+local text, raised, number = next_token(token, counter, known, new)
+if not text then
+  return {'new'}
+end
+redis.call('SET', lock, holder .. text .. ending, 'PX', ttl)
+return number or {'granted', text, raised}
