@@ -12,7 +12,7 @@ local known = string.match(value, '^%x+%.(%d+)')
 if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) >= 9007199254740992 then
   known = ARGV[3]
 end
-local token, raised = next_token(redis.call('INCR', KEYS[2]), KEYS[2], known, ARGV[4])
+local token, raised = next_token(redis.call('INCR', KEYS[2]), redis.call('GET', KEYS[2]), KEYS[2], known, ARGV[4])
 if not token then
   return {'new'}
 end

@@ -74,6 +74,11 @@ local function tokens()
   return nil
 end
 
+-- A token as text. `%d` is a C long, which is short somewhere; `%.0f` takes longer; and `..` rounds.
+local function text_of(token)
+  return string.format(token < 2147483648 and '%d' or '%.0f', token)
+end
+
 if asked > 0 then
   local done, before = pcall(tokens)
   if not done or not before then

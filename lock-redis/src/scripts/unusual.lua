@@ -1,5 +1,5 @@
--- What is left of a request that is not like most. `token` is what the counter said; nothing if there is something in
--- the way.
+-- What is left of a request that is not like most. `token` and `text` are what the counter said; nothing if there is
+-- something in the way.
 if not token then
   local value, failed = read(lock)
   if failed then
@@ -14,7 +14,8 @@ if not token then
   end
   return {'held', value, redis.call('PTTL', lock)}
 end
-local text, raised, number = next_token(token, counter, known, new)
+local number, raised
+text, raised, number = next_token(token, text, counter, known, new)
 if not text then
   return {'new'}
 end

@@ -20,7 +20,8 @@ async fn a_counter_that_is_too_low_is_raised_above_what_was_seen() {
         store.release(&claim).await.unwrap();
     }
     let last = last.unwrap();
-    for forget in [&["SET", &counter(&server), "2"][..], &["DEL", &counter(&server)]] {
+    let counter = counter(&server);
+    for forget in [&["SET", &counter, "2"][..], &["SET", &counter, "-100"], &["DEL", &counter]] {
         server.cli(forget);
         let claim = Claim::new(name("job"), LONG);
         let next = grant(&store, &claim).await;
