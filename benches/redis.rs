@@ -11,8 +11,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo, ProtocolVersion, Script};
 
 /// Each pair is measured in so many turns, of which the median counts: what else the machine does hits both alike.
-const TURNS: usize = 7;
-const TURN: Duration = Duration::from_millis(600);
+const TURNS: usize = 21;
+const TURN: Duration = Duration::from_millis(200);
 
 async fn bare(server: &RedisServer) -> MultiplexedConnection {
     let info = server.url().into_connection_info().expect("a URL");
