@@ -121,6 +121,15 @@ mod tests {
     }
 
     #[test]
+    fn each_information_has_its_own_ending() {
+        let last = LastEnding::default();
+        let (one, other) = (HolderInfo::new("h", 7, "one"), HolderInfo::new("h", 7, "other"));
+        for info in [&one, &one, &other, &HolderInfo::default(), &one] {
+            assert_eq!(*last.of(info), ending(info));
+        }
+    }
+
+    #[test]
     fn what_another_program_wrote_has_no_holder() {
         for text in ["", "1", HOLDER, "a.b", "0123456789abcdef0123456789abcdef.", "0123456789abcdef0123456789abcdef.+1"]
         {
