@@ -36,8 +36,7 @@ impl Holder {
         self.0
     }
 
-    /// Its 32 hexadecimal digits, in ASCII, for a store that keeps it as text.
-    pub fn digits(self) -> [u8; 32] {
+    fn digits(self) -> [u8; 32] {
         // By hand, since every acquisition writes it several times, and the machinery behind `{:032x}` is for any number.
         let mut digits = [0; 32];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
@@ -86,7 +85,7 @@ impl TryFrom<String> for Holder {
 
 impl From<Holder> for String {
     fn from(holder: Holder) -> String {
-        holder.to_string()
+        String::from_utf8(holder.digits().to_vec()).unwrap_or_default()
     }
 }
 

@@ -78,7 +78,7 @@ impl Keys {
 
     /// What a late request of this holder meets.
     pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> String {
-        self.beside(slot, "withdrawn:", std::str::from_utf8(&holder.digits()).unwrap_or_default())
+        self.beside(slot, "withdrawn:", &String::from(holder))
     }
 
     /// What is written before replicas are asked for their acknowledgement.

@@ -206,30 +206,35 @@ impl Link {
                 let answer = timeout(self.response_timeout, redis.send_packed_command(&step.command)).await;
                 self.judged(doing, &connection, answer.map(|answer| answer.and_then(Value::extract_error)))
             }
-            true => Box::pin(self.within(doing, &connection, connection.ask_for(&step.command))).await,
+            true => Box::pin(self.send(doing, &connection, &step.command, true)).await,
         };
         let answer = match answer {
             // Nothing was run. The text loads the script as well.
             Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
-                Box::pin(self.run_in_words(step, &connection, asking)).await?
+                Box::pin(self.send(doing, &connection, &step.in_words(), asking)).await?
             }
             answer => answer?,
         };
         Ok((answer, connection))
     }
 
-    async fn run_in_words(&self, step: &Step, connection: &Arc<Connection>, asking: bool) -> Result<Value, Failed> {
-        let (doing, in_words) = (step.script.doing(), step.in_words());
+    async fn send(
+        &self,
+        doing: &'static str,
+        connection: &Arc<Connection>,
+        command: &Cmd,
+        asking: bool,
+    ) -> Result<Value, Failed> {
         match asking {
-            false => self.within(doing, connection, connection.send(&in_words)).await,
-            true => self.within(doing, connection, connection.ask_for(&in_words)).await,
+            false => self.within(doing, connection, connection.send(command)).await,
+            true => self.within(doing, connection, connection.ask_for(command)).await,
         }
     }
 
     /// Runs a command that is no step.
     pub(crate) async fn command(&self, doing: &'static str, command: &Cmd) -> Result<Value, Failed> {
         let connection = self.connection().await.map_err(Failed::Ours)?;
-        self.within(doing, &connection, connection.send(command)).await
+        self.send(doing, &connection, command, false).await
     }
 
     /// Runs commands that are no steps; an answer that is an error stands where the others do.

@@ -18,8 +18,7 @@ pub(crate) struct Value {
 
 /// With what the values of a holder begin.
 pub(crate) fn beginning(holder: Holder) -> String {
-    let mut beginning = String::with_capacity(33);
-    beginning.push_str(std::str::from_utf8(&holder.digits()).unwrap_or_default());
+    let mut beginning = String::from(holder);
     beginning.push('.');
     beginning
 }

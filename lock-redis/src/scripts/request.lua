@@ -8,6 +8,7 @@ if redis.call('EXISTS', lock, tombstone) == 0 then
   token = redis.call('INCR', counter)
   -- Asked for, since making a text of a number, or a number of `known`, takes longer.
   text = redis.call('GET', counter)
+  -- As `is_less` below, which most requests need not even define.
   local is_greater = #text > #known or #text == #known and text > known
   if is_greater and token > 1 and token < 9007199254740992 then
     redis.call('SET', lock, holder .. text .. ending, 'PX', ttl)
