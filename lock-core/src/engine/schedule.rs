@@ -80,11 +80,9 @@ impl Timers {
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
         let at = Self::next_look(session);
         if session.only_claim().is_some() && self.looks_at.is_some_and(|looks_at| looks_at <= at) {
-            if self.fresh.len() == FRESH {
-                self.plan_fresh();
-            }
+            let sooner = self.fresh.len() == FRESH && self.plan_fresh();
             self.fresh.push(session.clone());
-            return false;
+            return sooner;
         }
         let planned = self.ticks.get(session).copied();
         match planned {
@@ -114,10 +112,9 @@ impl Timers {
         (self.fresh.contains(session) || self.ticks.contains_key(session)) && self.plan(session)
     }
 
-    fn plan_fresh(&mut self) {
-        for session in std::mem::take(&mut self.fresh) {
-            self.plan(&session);
-        }
+    /// Gives whether the engine must be told: one of them may have ended meanwhile.
+    fn plan_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh).iter().fold(false, |sooner, session| self.plan(session) | sooner)
     }
 
     fn next_look(session: &Session) -> Moment {
@@ -237,6 +234,17 @@ mod tests {
         timers.remove(&fresh);
         assert!(!timers.replan(&fresh), "it was let go");
         assert_eq!(timers.due(clock.now().after(Duration::from_secs(60))).len(), 1);
+    }
+
+    #[test]
+    fn the_engine_is_told_of_a_fresh_lease_that_ended_before_it_looks() {
+        let (clock, mut timers) = (Clock::system(), Timers::default());
+        timers.keep(&session(&clock, Duration::from_secs(1)));
+        let fresh: Vec<_> = (0..FRESH).map(|_| session(&clock, Duration::from_secs(30))).collect();
+        assert!(fresh.iter().all(|session| !timers.keep(session)));
+        fresh[0].end(crate::LossReason::NotHeld);
+        // It is planned, to make room, for a moment at which the engine does not look unless it is told.
+        assert!(timers.keep(&session(&clock, Duration::from_secs(30))));
     }
 
     #[test]
