@@ -45,6 +45,7 @@ mod observe;
 mod quorum;
 mod registry;
 mod renewals;
+pub mod runtime;
 mod session;
 mod settings;
 mod store;
