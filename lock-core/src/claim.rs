@@ -2,14 +2,14 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::life::Life;
 use crate::session::{Carrier, Session};
 use crate::sync::locked;
-use crate::{Holder, HolderInfo, LockName, LossReason, observe};
+use crate::{Clock, Holder, HolderInfo, LockName, LossReason, Moment, observe};
 
 /// The wish of one holder to have one name for a TTL: what a store is asked for, and by which it is asked again.
 ///
@@ -24,8 +24,8 @@ struct Inner {
     fixed: bool,
     queues: bool,
     info: Arc<HolderInfo>,
-    /// A request for this claim was cut off: it may still be applied, at any time.
-    unclear: AtomicBool,
+    /// When a request for this claim was last cut off, so that it may still be applied; zero if none can be.
+    cut_off: AtomicU64,
     /// It was given back, and nothing is withdrawn any more.
     settled: AtomicBool,
     /// Its store wants to be asked with another claim.
@@ -68,7 +68,7 @@ impl Claim {
             fixed,
             queues,
             info,
-            unclear: AtomicBool::new(false),
+            cut_off: AtomicU64::new(0),
             settled: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             life: Life::until(Life::FOREVER),
@@ -111,7 +111,13 @@ impl Claim {
     /// Whether a request for this claim was cut off before its answer came, so that it may be applied later. A store
     /// that can leave a mark which such a late request meets leaves it when it releases an unclear claim.
     pub fn is_unclear(&self) -> bool {
-        self.0.unclear.load(Ordering::Acquire)
+        self.0.cut_off.load(Ordering::Acquire) != 0
+    }
+
+    /// Says that no request for this claim can be applied any more, also none that was cut off: a mark of the release
+    /// meets it, or the release was ordered behind it. A store says so in a release, and then nothing is repeated.
+    pub fn set_clear(&self) {
+        self.0.cut_off.store(0, Ordering::Release);
     }
 
     /// Says that what was asked for this claim can no longer be told apart from what will be: a release of it, say, may
@@ -143,8 +149,17 @@ impl Claim {
         locked(&self.0.carrier).upgrade().map(Session::shared)
     }
 
+    /// A request for it was cut off just now.
     pub(crate) fn set_unclear(&self) {
-        self.0.unclear.store(true, Ordering::Release);
+        self.0.cut_off.fetch_max(Clock::system().now().as_nanos().max(1), Ordering::AcqRel);
+    }
+
+    /// When a request for it was last cut off, unless none can be applied any more.
+    pub(crate) fn cut_off(&self) -> Option<Moment> {
+        match self.0.cut_off.load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(Moment::from_nanos(nanos)),
+        }
     }
 
     /// Nobody wants it and nobody withdraws it any more, though copies of it may live on: whatever its session still

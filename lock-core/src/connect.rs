@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crate::settings::Settings;
-use crate::{Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl};
+use crate::{Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl, runtime};
 
 /// Connecting to a store: settings, and then `.await`.
 ///
@@ -91,6 +91,7 @@ impl<G: Guard> Connect<G> {
 
     async fn connect(self) -> Result<Locks<G>> {
         let Connect { registry, url, settings, least, .. } = self;
+        runtime::background()?;
         let (url, limit) = (url?, settings.call_timeout);
         let opening = registry.open(&url, &settings.clock);
         let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
@@ -108,7 +109,7 @@ impl<G: Guard> IntoFuture for Connect<G> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.connect())
+        Box::pin(runtime::anywhere(self.connect()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Grant, Withdrawal};
-use crate::{Error, ErrorKind, FencingToken, Guarantees, LossReason, Released, Result, Validity};
+use crate::{Error, ErrorKind, FencingToken, Guarantees, LossReason, Released, Result, Validity, runtime};
 
 /// Holds a lock until it is released, dropped or lost.
 ///
@@ -53,7 +53,7 @@ impl LockGuard {
     /// A dropped renewal is as good as one without an answer.
     pub async fn renew(&self) -> Result<()> {
         self.check()?;
-        let renewed = self.engine.renew_now(self.validity.session()).await;
+        let renewed = runtime::anywhere(self.engine.renew_now(self.validity.session())).await;
         self.check()?;
         renewed
     }
@@ -69,11 +69,14 @@ impl LockGuard {
     ///
     /// If the future is dropped, the lock is given back in the background.
     pub async fn release(mut self) -> Result<()> {
+        // A loop over a store that answers at once must let others run.
+        tokio::task::coop::consume_budget().await;
         let lost = self.end();
         if lost == Some(LossReason::NotHeld) && !self.validity.claim().is_unclear() {
             return Err(LossReason::NotHeld.into());
         }
-        let found = Withdrawal::now(&self.engine, self.validity.claim().clone()).once().await;
+        let withdrawal = Withdrawal::now(&self.engine, self.validity.claim().clone());
+        let found = runtime::anywhere(withdrawal.once()).await;
         match (lost, found) {
             (Some(reason), _) => Err(reason.into()),
             (None, Ok(Released::Held)) => Ok(()),

@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 
 use crate::engine::{Grant, OnWait, Wanted, acquire};
 use crate::locks::Owner;
-use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result};
+use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result, runtime};
 
 /// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
 ///
@@ -97,7 +97,7 @@ impl<G: Guard> Lock<G> {
     /// # Errors
     ///
     /// [`Contended`](ErrorKind::Contended), with who holds it, when the limit ends; [`InvalidName`](ErrorKind::InvalidName)
-    /// and [`InvalidConfig`](ErrorKind::InvalidConfig) for a name or TTL that is not accepted, or without a tokio runtime;
+    /// and [`InvalidConfig`](ErrorKind::InvalidConfig) for a name or TTL that is not accepted;
     /// [`Closed`](ErrorKind::Closed) after [`Locks::close`](crate::Locks::close);
     /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) and
     /// [`Protocol`](ErrorKind::Protocol) from the store. Whatever a failed acquire may have left is given back in the
@@ -151,7 +151,7 @@ impl<G: Guard> Lock<G> {
 
 async fn granted(owner: &Owner, wanted: Wanted) -> Result<Option<Grant>> {
     let span = tracing::debug_span!("acquire", name = %wanted.name, ttl = ?wanted.ttl);
-    acquire(owner.engine().clone(), wanted).instrument(span).await
+    runtime::anywhere(acquire(owner.engine().clone(), wanted)).instrument(span).await
 }
 
 impl<G: Guard> Clone for Lock<G> {

@@ -9,13 +9,14 @@ use crate::engine::Engine;
 use crate::settings::{Defaults, Settings};
 use crate::{
     Break, Broken, Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
-    LockName, LockStore, Realm, Result,
+    LockName, LockStore, Realm, Result, runtime,
 };
 
 /// The locks of one store. Cloning is cheap and gives the same locks.
 ///
 /// All locks of one `Locks` share one background task, which starts with the first acquire and lives as long as
-/// somebody can acquire or something is held. A program needs one `Locks` per store.
+/// somebody can acquire or something is held, whatever becomes of the runtime that acquired. A program needs one `Locks`
+/// per store.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
@@ -167,14 +168,15 @@ impl<G: Guard> Locks<G> {
         self.engine().bounded("beginning a new realm", self.engine().store.new_realm()).await
     }
 
-    /// Refuses new acquisitions and waits until everything that was dropped is given back: for before a process
-    /// exits. Guards that are held stay held. If the store cannot be reached, it waits for one TTL at most.
+    /// Refuses new acquisitions, ends those that wait with [`Closed`](ErrorKind::Closed), and waits until their places
+    /// in the store's queue and everything that was dropped is given back: for before a process exits. Guards that are
+    /// held stay held, and are renewed as before. If the store cannot be reached, it waits for one TTL at most.
     ///
     /// # Cancel safety
     ///
     /// Dropped, it goes on refusing, and no longer waits.
     pub async fn close(&self) {
-        self.engine().close().await;
+        runtime::anywhere(self.engine().close()).await;
     }
 
     fn engine(&self) -> &Arc<Engine> {

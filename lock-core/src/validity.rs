@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::{Claim, Holder, LockName, LossReason, Session};
+use crate::{Claim, Holder, LockName, LossReason, Session, runtime};
 
 /// Whether a lease may still be believed in: what helpers and workers take, blocking ones too.
 ///
@@ -81,6 +81,10 @@ impl Validity {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&self) -> LossReason {
+        runtime::anywhere(self.until_lost()).await
+    }
+
+    async fn until_lost(&self) -> LossReason {
         loop {
             // Subscribed before looking: an end in between is not missed.
             let own = self.claim.life().changed();

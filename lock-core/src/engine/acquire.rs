@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Engine;
+use super::call::{Call, begun, caught};
 use super::lines::{Place, held_by};
-use super::withdrawal::{Call, Withdrawal};
+use super::withdrawal::Withdrawal;
+use super::{Engine, closed};
+use crate::sync::locked;
 use crate::{
     Attempt, Claim, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockName, Moment, Result, Session,
     WaitStyle, Waiting, observe,
@@ -33,7 +35,9 @@ pub(crate) struct Grant {
 
 /// Acquires; `None` if the lock is held and the caller does not wait.
 pub(crate) async fn acquire(engine: Arc<Engine>, wanted: Wanted) -> Result<Option<Grant>> {
-    engine.admit()?;
+    // A loop over a store that answers at once must let others run.
+    tokio::task::coop::consume_budget().await;
+    let _admitted = engine.admit()?;
     let started = engine.clock.now();
     let waits = wanted.wait.is_some();
     let queued = waits && engine.store.guarantees().waiting == WaitStyle::Queued;
@@ -52,6 +56,7 @@ pub(crate) async fn acquire(engine: Arc<Engine>, wanted: Wanted) -> Result<Optio
                 return Ok(None);
             }
             Ok(Answer::TooLate) => return Err(too_late(&pending.claim)),
+            Ok(Answer::Closed) => return Err(closed()),
             Err(error) => return Err(error),
         }
     }
@@ -110,8 +115,10 @@ impl Waiter {
                     self.retry(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
                     pending = self.anew();
                 }
+                Ok(Answer::Closed) => return Err(closed()),
                 Ok(Answer::Held(held)) => {
                     trouble = None;
+                    pending.waits();
                     if !self.wait(&pending.claim, &held, &mut place).await? {
                         // What carried its place in the queue has ended: a new claim takes a new place.
                         pending = self.anew();
@@ -153,6 +160,7 @@ impl Waiter {
             tokio::select! {
                 () = place.called() => {}
                 () = lost(holder) => {}
+                () = self.engine.closing() => return Err(closed()),
                 () = self.over() => return Err(self.contended(claim, by)),
             }
         }
@@ -189,6 +197,7 @@ impl Waiter {
             () = called(place.as_ref()) => {}
             () = self.engine.clock.sleep_until(look_again) => {}
             () = ended(held.session.as_ref()) => {}
+            () = self.engine.closing() => return Err(closed()),
             () = self.over() => return Err(self.contended(claim, held.by.clone())),
         }
         Ok(held.session.as_ref().is_none_or(Session::is_valid))
@@ -207,8 +216,10 @@ impl Waiter {
         let jitter = u64::from(claim.holder().as_u128() as u8);
         let pause = trouble.pause + trouble.pause * jitter as u32 / 512;
         trouble.pause = (trouble.pause * 2).min(Duration::from_secs(1));
-        self.engine.clock.sleep_until(now.after(pause).min(patience)).await;
-        Ok(())
+        tokio::select! {
+            () = self.engine.clock.sleep_until(now.after(pause).min(patience)) => Ok(()),
+            () = self.engine.closing() => Err(closed()),
+        }
     }
 
     fn tell(&self, by: &HeldBy) {
@@ -262,6 +273,8 @@ enum Answer {
     Held(Waiting),
     /// It was granted, but may no longer be believed in.
     TooLate,
+    /// It was granted, but meanwhile these locks were closed.
+    Closed,
 }
 
 /// A claim that is being asked for. Dropped before it is granted, it is withdrawn.
@@ -272,19 +285,28 @@ struct Pending {
     request: Option<Call<Attempt>>,
     /// Whether the store may keep something for this claim: a lease, or a place in the queue.
     may_be_known: bool,
+    /// It is among the engine's waiters.
+    waits: bool,
 }
 
 impl Pending {
     fn new(engine: &Arc<Engine>, wanted: &Wanted, queues: bool) -> Pending {
         let claim = Claim::with(wanted.name.clone(), wanted.ttl, wanted.fixed, queues, engine.info.clone());
-        Pending { engine: engine.clone(), claim, request: None, may_be_known: false }
+        Pending { engine: engine.clone(), claim, request: None, may_be_known: false, waits: false }
+    }
+
+    /// From now on closing withdraws it, should nobody poll or drop this.
+    fn waits(&mut self) {
+        if !std::mem::replace(&mut self.waits, true) {
+            locked(&self.engine.waiters).insert(self.claim.holder(), self.claim.clone());
+        }
     }
 
     /// Asks once. `sent` was read from the clock before: the request cannot leave earlier.
     async fn request(&mut self, sent: Moment) -> Result<Answer> {
         let (store, claim) = (self.engine.store.clone(), self.claim.clone());
-        let request = self.request.insert(Box::pin(async move { store.request(&claim).await }));
-        let answer = tokio::time::timeout(self.engine.call_timeout, request).await;
+        let request = self.request.insert(begun(async move { store.request(&claim).await }));
+        let answer = tokio::time::timeout(self.engine.call_timeout, caught("a request", request)).await;
         self.request = None;
         match answer {
             Ok(Ok(Attempt::Granted(lease))) => Ok(self.granted(lease, sent)),
@@ -318,6 +340,9 @@ impl Pending {
         if session.loss_at(now).is_some() || self.claim.life().is_over() {
             return Answer::TooLate;
         }
+        if self.engine.is_closed() {
+            return Answer::Closed;
+        }
         self.may_be_known = false;
         self.engine.keep(&session);
         Answer::Granted(Grant { claim: self.claim.clone(), session, token: lease.token }, now)
@@ -326,6 +351,9 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
+        if self.waits {
+            locked(&self.engine.waiters).remove(&self.claim.holder());
+        }
         if self.request.is_some() || self.may_be_known {
             Withdrawal::later(&self.engine, self.claim.clone(), self.request.take());
         }

@@ -1,20 +1,21 @@
 //! [`Engine`]: one task that renews, notices losses, and gives back what was dropped, for all locks of one `Locks`.
 
 mod acquire;
+mod call;
 mod lines;
 mod round;
 mod schedule;
 mod withdrawal;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
+use tracing::instrument::WithSubscriber as _;
 
 pub(crate) use self::acquire::{Grant, OnWait, Wanted, acquire};
 use self::lines::Lines;
@@ -24,15 +25,24 @@ use self::schedule::Timers;
 use self::withdrawal::Unfinished;
 pub(crate) use self::withdrawal::Withdrawal;
 use crate::sync::locked;
-use crate::{Clock, Error, ErrorKind, HolderInfo, LockStore, LossReason, Result, Session};
+use crate::{
+    Claim, Clock, Effect, Error, ErrorKind, Holder, HolderInfo, LockStore, LossReason, Result, Session, runtime,
+};
 
 /// How many sessions are renewed with one call: few enough for one packet or script, and 10,000 leases are 20 calls.
 const BATCH: usize = 512;
 
+/// Into how many calls those renewals are split at most that were not answered, to find what holds the others up. A
+/// store that answers nothing must not be asked for each lease by itself when it comes back.
+const PARTS: usize = 16;
+
+/// How many releases are under way at once for guards that were dropped.
+const TURNS: usize = 256;
+
 /// What all locks of one `Locks` share: the store, and the one task that works for them in the background.
 ///
-/// The task starts at the first acquire, on the runtime of that acquire, and again on another one when that has gone.
-/// It ends when nobody can acquire any more and nothing is left to do.
+/// The task belongs to no caller: it runs on the runtime in the background (see [`runtime`]). It starts at the first
+/// acquire, and ends when nobody can acquire any more and nothing is left to do.
 pub(crate) struct Engine {
     pub(crate) store: Arc<dyn LockStore>,
     pub(crate) clock: Clock,
@@ -41,16 +51,27 @@ pub(crate) struct Engine {
     lines: Arc<Lines>,
     timers: Mutex<Timers>,
     withdrawals: Mutex<VecDeque<Unfinished>>,
-    /// Withdrawals that are not finished, wherever they are.
+    /// Withdrawals that somebody waits for, wherever they are.
     withdrawing: AtomicUsize,
-    /// Told when the last of them is finished.
+    /// Acquisitions that have neither a lease nor an error.
+    acquiring: AtomicUsize,
+    /// The claims of those of them that wait.
+    waiters: Mutex<HashMap<Holder, Claim>>,
+    /// Told when the last of either is finished.
     settled: Notify,
+    /// For the releases that are under way in the background.
+    turns: Semaphore,
     /// Told when there is something new to do.
     work: Notify,
     runs: AtomicBool,
     closed: AtomicBool,
+    /// Told when it is closed.
+    closing: Notify,
     abandoned: AtomicBool,
 }
+
+/// An acquisition that may go on: until it ends, closing waits for it.
+pub(crate) struct Admitted(Arc<Engine>);
 
 impl Engine {
     pub(crate) fn new(
@@ -68,35 +89,72 @@ impl Engine {
             timers: Mutex::default(),
             withdrawals: Mutex::default(),
             withdrawing: AtomicUsize::new(0),
+            acquiring: AtomicUsize::new(0),
+            waiters: Mutex::default(),
             settled: Notify::new(),
+            turns: Semaphore::new(TURNS),
             work: Notify::new(),
             runs: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            closing: Notify::new(),
             abandoned: AtomicBool::new(false),
         })
     }
 
-    /// Checks that a new acquisition may begin here.
-    pub(crate) fn admit(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::refused(ErrorKind::Closed, "these locks were closed"));
+    /// Begins a new acquisition.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted> {
+        // Counted before the look: closing looks the other way round, so that one of the two sees the other.
+        self.acquiring.fetch_add(1, Ordering::SeqCst);
+        let admitted = Admitted(self.clone());
+        if self.is_closed() {
+            return Err(closed());
         }
-        match Handle::try_current() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::refused(ErrorKind::InvalidConfig, "acquiring a lock needs a tokio runtime")),
+        if !self.runs.load(Ordering::Relaxed) {
+            runtime::for_engine()?;
+        }
+        Ok(admitted)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Completes when it is closed.
+    pub(crate) async fn closing(&self) {
+        let closing = self.closing.notified();
+        if !self.is_closed() {
+            closing.await;
         }
     }
 
-    /// Refuses new acquisitions, and waits until everything that was dropped is given back.
+    /// Refuses new acquisitions, ends those that wait, and waits until everything that was dropped is given back.
     pub(crate) async fn close(self: &Arc<Self>) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
+        self.closing.notify_waiters();
+        let ended = self.until_none_of(&self.acquiring);
+        if tokio::time::timeout(self.call_timeout, ended).await.is_err() {
+            self.withdraw_waiters();
+        }
+        self.until_none_of(&self.withdrawing).await;
+    }
+
+    async fn until_none_of(self: &Arc<Self>, count: &AtomicUsize) {
         loop {
             let settled = self.settled.notified();
-            if self.withdrawing.load(Ordering::Acquire) == 0 {
+            if count.load(Ordering::SeqCst) == 0 {
                 return;
             }
             self.ensure_running();
             settled.await;
+        }
+    }
+
+    /// Gives back what those may have whose future is neither polled nor dropped: theirs is a runtime that stands still.
+    fn withdraw_waiters(self: &Arc<Self>) {
+        for (_, claim) in std::mem::take(&mut *locked(&self.waiters)) {
+            claim.life().end(LossReason::Released);
+            claim.set_unclear();
+            Withdrawal::later(self, claim, None);
         }
     }
 
@@ -130,12 +188,14 @@ impl Engine {
 
     pub(crate) fn no_answer(&self, doing: &str) -> Error {
         let text = format!("{doing} brought no answer within {:?}", self.call_timeout);
-        Error::new(ErrorKind::TimedOut, crate::Effect::Unknown, text)
+        Error::new(ErrorKind::TimedOut, Effect::Unknown, text)
     }
 
     /// One store call that changes nothing which must be given back, within the time for a call.
     pub(crate) async fn bounded<T>(&self, doing: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(self.call_timeout, call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))
+        runtime::background()?;
+        let call = async { tokio::time::timeout(self.call_timeout, call).await };
+        runtime::anywhere(call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))
     }
 
     fn withdraw_later(self: &Arc<Self>, rest: Unfinished) {
@@ -144,20 +204,32 @@ impl Engine {
         self.ensure_running();
     }
 
-    /// Starts the task if it does not run and there is a runtime to run it on.
+    /// Starts the task if it does not run. What it tells goes to the subscriber of whoever starts it.
     fn ensure_running(self: &Arc<Self>) {
         if self.runs.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
+        let Ok(runtime) = runtime::for_engine() else { return };
         if self.runs.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             let running = Running { engine: self.clone(), finished: false };
-            runtime.spawn(running.run());
+            runtime.spawn(running.run().with_current_subscriber());
         }
     }
 
     fn has_work(&self) -> bool {
         !locked(&self.timers).is_empty() || self.withdrawing.load(Ordering::Acquire) > 0
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::refused(ErrorKind::Closed, "these locks were closed")
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.0.acquiring.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_closed() {
+            self.0.settled.notify_waiters();
+        }
     }
 }
 
@@ -197,25 +269,28 @@ impl Running {
         let waiting = std::mem::take(&mut *locked(&self.engine.withdrawals));
         for rest in waiting {
             let span = tracing::debug_span!("withdraw", name = %rest.name());
-            tasks.spawn(Withdrawal::resume(&self.engine, rest).finish().instrument(span));
+            let withdrawal = Withdrawal::resume(&self.engine, rest).finish();
+            tasks.spawn(withdrawal.instrument(span).with_current_subscriber());
         }
     }
 
     /// Starts a renewal for every session that is due, in batches: the smaller, the more calls in a row brought no
-    /// answer, so that one entry that hangs holds up fewer and fewer others.
+    /// answer, so that one entry that hangs holds up fewer and fewer others; but in no more than [`PARTS`] or as many as
+    /// full batches need, since what brings no answer at all is a store that is away.
     fn start_renewals(&self, tasks: &mut JoinSet<()>) {
         let engine = &self.engine;
         let now = engine.clock.now();
         let mut due = locked(&engine.timers).due(now);
         due.retain(|session| self.is_due(session, now));
         due.sort_by_key(|session| session.schedule().failures());
+        let part = due.len().div_ceil(PARTS).min(BATCH);
         while !due.is_empty() {
             let failures = due[0].schedule().failures();
-            let size = (BATCH >> (3 * failures).min(usize::BITS - 1)).max(1);
+            let size = (BATCH >> (3 * failures).min(usize::BITS - 1)).max(part);
             let alike = due.iter().take(size).take_while(|session| session.schedule().failures() == failures).count();
             let mut round = Round::begin(engine, due.drain(..alike).collect());
             let span = tracing::debug_span!("renew", sessions = alike);
-            tasks.spawn(async move { round.ask().await }.instrument(span));
+            tasks.spawn(async move { round.ask().await }.instrument(span).with_current_subscriber());
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::call::caught;
 use crate::sync::locked;
 use crate::{Error, Renewals, Renewed, Session, observe};
 
@@ -29,8 +30,14 @@ impl Round {
         // Beyond their validity an answer would come too late.
         let valid = self.batch.iter().map(|entry| entry.session().remaining()).max().unwrap_or_default();
         let limit = self.engine.call_timeout.min(valid);
-        if tokio::time::timeout(limit, self.engine.store.renew(&self.batch)).await.is_err() {
-            self.batch.fail(self.engine.no_answer("renewing"));
+        let renewing = async {
+            self.engine.store.renew(&self.batch).await;
+            Ok(())
+        };
+        match tokio::time::timeout(limit, caught("a renewal", renewing)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.batch.fail(error),
+            Err(_) => self.batch.fail(self.engine.no_answer("renewing")),
         }
     }
 

@@ -1,16 +1,12 @@
 //! [`Withdrawal`]: giving back what a claim may hold.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
-use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockName, Moment, Released, Result, observe};
-
-/// A call to the store that owns all it needs, so that whoever began it can be dropped and another can finish it.
-pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+use super::call::{Call, begun, caught};
+use crate::{Attempt, Claim, Error, LockName, Moment, Released, Result, observe};
 
 /// Giving back what a claim may hold: a lease, a place in the queue, or what a request under way will still get.
 ///
@@ -18,11 +14,19 @@ pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 /// engine's runtime is gone, it waits there for the next one.
 pub(crate) struct Withdrawal {
     engine: Arc<Engine>,
-    claim: Claim,
-    calls: Calls,
+    rest: Unfinished,
     /// Whether it runs on the engine's own runtime: then only the end of that runtime drops it early.
     in_background: bool,
     done: bool,
+}
+
+/// What is left to do of a withdrawal, while it waits for its turn in the engine.
+pub(crate) struct Unfinished {
+    claim: Claim,
+    calls: Calls,
+    began: Moment,
+    /// Nobody waits for it: the store has answered, and what is repeated guards only against what may still come.
+    settled: bool,
 }
 
 /// What a withdrawal has under way.
@@ -34,13 +38,16 @@ struct Calls {
     release: Option<Call<Released>>,
 }
 
-/// A withdrawal that waits for its turn in the engine.
-pub(crate) struct Unfinished {
-    claim: Claim,
-    calls: Calls,
-}
+/// How long to pause before a withdrawal is tried again at first; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Unfinished {
+    fn new(engine: &Engine, claim: Claim, request: Option<Call<Attempt>>) -> Unfinished {
+        engine.withdrawing.fetch_add(1, Ordering::AcqRel);
+        let calls = Calls { request, release: None };
+        Unfinished { claim, calls, began: engine.clock.now(), settled: false }
+    }
+
     pub(crate) fn name(&self) -> &LockName {
         self.claim.name()
     }
@@ -49,117 +56,138 @@ impl Unfinished {
 impl Withdrawal {
     /// Gives `claim` back in the background, after finishing the `request` that is under way.
     pub(crate) fn later(engine: &Arc<Engine>, claim: Claim, request: Option<Call<Attempt>>) {
-        engine.withdrawing.fetch_add(1, Ordering::AcqRel);
-        engine.withdraw_later(Unfinished { claim, calls: Calls { request, release: None } });
+        engine.withdraw_later(Unfinished::new(engine, claim, request));
     }
 
     /// Gives `claim` back as part of the caller's own future.
     pub(crate) fn now(engine: &Arc<Engine>, claim: Claim) -> Withdrawal {
-        engine.withdrawing.fetch_add(1, Ordering::AcqRel);
-        Withdrawal { engine: engine.clone(), claim, calls: Calls::default(), in_background: false, done: false }
+        let rest = Unfinished::new(engine, claim, None);
+        Withdrawal { engine: engine.clone(), rest, in_background: false, done: false }
     }
 
     pub(crate) fn resume(engine: &Arc<Engine>, rest: Unfinished) -> Withdrawal {
-        Withdrawal { engine: engine.clone(), claim: rest.claim, calls: rest.calls, in_background: true, done: false }
+        Withdrawal { engine: engine.clone(), rest, in_background: true, done: false }
     }
 
     /// One try, as a guard's release makes it. What it leaves unclear goes on in the background.
     pub(crate) async fn once(mut self) -> Result<Released> {
         let released = self.attempt().await;
-        match &released {
-            Ok(_) => self.done = !self.claim.is_unclear(),
-            Err(error) => self.done = !error.is_retryable() && !error.may_have_taken_effect(),
-        }
+        self.done = match &released {
+            Ok(_) => !self.rest.claim.is_unclear(),
+            Err(error) => is_final(error),
+        };
         released
     }
 
     /// Goes on until the store says that nothing is held and nothing can come any more.
     ///
-    /// After a call that was cut off that is never certain: then it goes on for one TTL, since what is applied later
-    /// still ends by itself; except on a shared session, where it is an orphan from then on, which the next renewal round
-    /// deletes. The session's other leases are none the worse.
+    /// After a call that was cut off that is never certain, unless the store says so: then it goes on for one TTL, since
+    /// what is applied later still ends by itself; except on a shared session, where it is an orphan from then on, which
+    /// the next renewal round deletes. The session's other leases are none the worse. A release that was answered is
+    /// repeated only for what may still come, and nobody waits for that.
     pub(crate) async fn finish(mut self) {
-        let until = self.engine.clock.now().after(self.claim.ttl());
-        if let Some(request) = self.calls.request.as_mut() {
-            let ended = tokio::time::timeout(self.engine.call_timeout, request).await;
-            self.calls.request = None;
-            if ended.is_err() || ended.is_ok_and(|answer| answer.is_err_and(|e| e.may_have_taken_effect())) {
-                self.claim.set_unclear();
-            }
-        }
-        let mut pause = Duration::from_millis(20);
+        self.finish_request().await;
+        let mut pause = PAUSE;
         loop {
-            let tried = self.attempt().await;
+            let tried = self.in_turn().await;
             match &tried {
-                Ok(_) if !self.claim.is_unclear() => break,
-                Err(error) if !error.is_retryable() && !error.may_have_taken_effect() => {
-                    observe::gave_up_withdrawing(&self.claim, Some(error));
+                Ok(_) if !self.rest.claim.is_unclear() => break,
+                Err(error) if is_final(error) => {
+                    observe::gave_up_withdrawing(&self.rest.claim, Some(error));
                     break;
                 }
                 _ => {}
             }
+            let until = self.until();
             if self.engine.clock.now() >= until {
                 if let Err(error) = tried {
-                    observe::gave_up_withdrawing(&self.claim, Some(&error));
+                    observe::gave_up_withdrawing(&self.rest.claim, Some(&error));
                 }
                 break;
             }
-            self.engine.clock.sleep_until(self.next_try(pause, until)).await;
-            pause = (pause * 2).min(self.claim.ttl() / 4).max(Duration::from_millis(20));
+            self.engine.clock.sleep_until(self.engine.clock.now().after(pause).min(until)).await;
+            pause = (pause * 2).min(self.rest.claim.ttl() / 4).max(PAUSE);
         }
         self.done = true;
     }
 
-    fn next_try(&self, pause: Duration, until: Moment) -> Moment {
-        self.engine.clock.now().after(pause).min(until)
+    async fn finish_request(&mut self) {
+        let Some(request) = self.rest.calls.request.as_mut() else { return };
+        let ended = tokio::time::timeout(self.engine.call_timeout, caught("a request", request)).await;
+        self.rest.calls.request = None;
+        if ended.is_err() || ended.is_ok_and(|answer| answer.is_err_and(|e| e.may_have_taken_effect())) {
+            self.rest.claim.set_unclear();
+        }
+    }
+
+    /// Until when it is tried: what was asked for before has ended by itself one TTL later.
+    fn until(&self) -> Moment {
+        let claim = &self.rest.claim;
+        let since = match self.rest.settled {
+            false => claim.cut_off().unwrap_or(self.rest.began).max(self.rest.began),
+            true => claim.cut_off().unwrap_or(self.rest.began),
+        };
+        since.after(claim.ttl())
+    }
+
+    /// A try in its turn: those that are dropped by the thousand must not all be under way at once.
+    async fn in_turn(&mut self) -> Result<Released> {
+        let engine = self.engine.clone();
+        let _turn = engine.turns.acquire().await;
+        self.attempt().await
     }
 
     async fn attempt(&mut self) -> Result<Released> {
-        let release = self.calls.release.get_or_insert_with(|| {
-            let (store, claim) = (self.engine.store.clone(), self.claim.clone());
-            Box::pin(async move { store.release(&claim).await })
+        let claim = &self.rest.claim;
+        let release = self.rest.calls.release.get_or_insert_with(|| {
+            let (store, claim) = (self.engine.store.clone(), claim.clone());
+            begun(async move { store.release(&claim).await })
         });
-        let answer = tokio::time::timeout(self.engine.call_timeout, release).await;
-        self.calls.release = None;
-        let answer = answer.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::TimedOut,
-                Effect::Unknown,
-                format!("releasing \"{}\" brought no answer within {:?}", self.claim.name(), self.engine.call_timeout),
-            ))
-        });
+        let answer = tokio::time::timeout(self.engine.call_timeout, caught("a release", release)).await;
+        self.rest.calls.release = None;
+        let answer = answer.unwrap_or_else(|_| Err(self.engine.no_answer(&format!("releasing \"{}\"", claim.name()))));
         match &answer {
             Ok(_) => {
-                observe::released(&self.claim);
-                self.engine.lines.call_head(self.claim.name());
+                observe::released(claim);
+                self.engine.lines.call_head(claim.name());
+                self.settle();
             }
-            Err(error) => observe::release_failed(&self.claim, error),
+            Err(error) => observe::release_failed(claim, error),
         }
         answer
     }
+
+    /// From now on nobody waits for it.
+    fn settle(&mut self) {
+        if !std::mem::replace(&mut self.rest.settled, true)
+            && self.engine.withdrawing.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            self.engine.settled.notify_waiters();
+        }
+    }
+}
+
+/// Whether asking again is of no use, and nothing may have happened.
+fn is_final(error: &Error) -> bool {
+    !error.is_retryable() && !error.may_have_taken_effect()
 }
 
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        // A store that panicked would do so again.
-        if self.done || std::thread::panicking() {
-            self.claim.settle();
-            if self.engine.withdrawing.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.engine.settled.notify_waiters();
-            }
+        if self.done {
+            self.rest.claim.settle();
+            self.settle();
             return;
         }
-        let calls = std::mem::take(&mut self.calls);
-        let calls = match self.in_background {
-            false => calls,
-            true => {
-                // The calls' connections are going with the runtime: what was asked may still be applied.
-                if calls.request.is_some() {
-                    self.claim.set_unclear();
-                }
-                Calls::default()
+        let mut calls = std::mem::take(&mut self.rest.calls);
+        if self.in_background {
+            // The calls' connections are going with the runtime: what was asked may still be applied.
+            if calls.request.is_some() {
+                self.rest.claim.set_unclear();
             }
-        };
-        self.engine.withdraw_later(Unfinished { claim: self.claim.clone(), calls });
+            calls = Calls::default();
+        }
+        let Unfinished { claim, began, settled, .. } = &self.rest;
+        self.engine.withdraw_later(Unfinished { claim: claim.clone(), calls, began: *began, settled: *settled });
     }
 }

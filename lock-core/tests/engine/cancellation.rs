@@ -52,6 +52,7 @@ async fn a_ghost_that_is_applied_after_its_withdrawal_is_withdrawn_too() {
     sleep(9 * SECOND).await;
     assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
     locks.close().await;
+    sleep(30 * SECOND).await;
     let withdrawals = store.calls(Op::Release);
     sleep(60 * SECOND).await;
     assert_eq!(store.calls(Op::Release), withdrawals, "withdrawing ends after one TTL");
@@ -138,21 +139,6 @@ async fn a_limit_that_ends_says_who_holds_the_lock() {
 }
 
 #[test]
-fn a_guard_dropped_without_a_runtime_is_given_back_by_the_next_one() {
-    let store = Watched::new(MemoryStore::new());
-    let locks = store.locks();
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let guard = runtime().block_on(locks.lock("a").acquire()).unwrap();
-    drop(guard);
-    assert_eq!(store.calls(Op::Release), 0);
-    runtime().block_on(async {
-        drop(locks.lock("b").acquire().await.unwrap());
-        locks.close().await;
-        assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
-    });
-}
-
-#[test]
 fn a_guard_whose_runtime_has_gone_is_renewed_by_the_next_one() {
     let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
@@ -165,13 +151,91 @@ fn a_guard_whose_runtime_has_gone_is_renewed_by_the_next_one() {
     });
 }
 
-#[test]
-fn acquiring_without_a_runtime_is_an_error() {
-    let locks = Locks::new(MemoryStore::new());
-    let mut acquire = std::pin::pin!(locks.lock("a").acquire());
-    let waker = std::task::Waker::noop();
-    match acquire.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
-        std::task::Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::InvalidConfig),
-        other => panic!("{other:?}"),
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_what_only_guards_against_a_late_request() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    store.next(Op::Request, [Step::FailApplied]);
+    let guard = locks.lock("a").ttl(600 * SECOND).acquire().await.unwrap();
+    let start = Instant::now();
+    guard.release().await.unwrap();
+    locks.close().await;
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    sleep(300 * SECOND).await;
+    assert!(store.calls(Op::Release) > 1, "it goes on in the background");
+    sleep(400 * SECOND).await;
+    let releases = store.calls(Op::Release);
+    sleep(600 * SECOND).await;
+    assert_eq!(store.calls(Op::Release), releases);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_cut_off_more_than_one_ttl_ago_is_over() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    store.next(Op::Request, [Step::FailApplied]);
+    let guard = locks.lock("a").ttl(10 * SECOND).acquire().await.unwrap();
+    sleep(60 * SECOND).await;
+    drop(guard);
+    locks.close().await;
+    sleep(60 * SECOND).await;
+    assert_eq!(store.calls(Op::Release), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_those_that_wait_and_takes_them_out_of_the_line() {
+    for store in [Watched::new(MemoryStore::new()), Watched::polled(MemoryStore::new())] {
+        let (holds, waits) = (store.locks(), store.locks());
+        let guard = holds.lock("a").acquire().await.unwrap();
+        let waiters: Vec<_> = (0..3).map(|_| tokio::spawn(waits.lock("a").acquire())).collect();
+        sleep(SECOND).await;
+        waits.close().await;
+        guard.release().await.unwrap();
+        assert!(holds.lock("a").try_acquire().await.unwrap().is_some(), "nobody is left in the line");
+        for waiter in waiters {
+            assert_eq!(waiter.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_granted_while_the_locks_close_is_given_back() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    store.next(Op::Request, [Step::Around(SECOND)]);
+    let acquires = tokio::spawn(locks.lock("a").acquire());
+    sleep(SECOND / 2).await;
+    locks.close().await;
+    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(acquires.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_withdraws_those_that_nobody_polls() {
+    let store = Watched::new(MemoryStore::new());
+    let (holds, waits) = (store.locks(), store.locks());
+    let guard = holds.lock("a").acquire().await.unwrap();
+    let mut waiter = Box::pin(waits.lock("a").acquire());
+    assert!(timeout(SECOND, &mut waiter).await.is_err());
+    waits.close().await;
+    guard.release().await.unwrap();
+    assert!(holds.lock("a").try_acquire().await.unwrap().is_some(), "nobody is left in the line");
+    assert_eq!(waiter.await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_cut_off_by_a_panic_goes_on() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    let guard = locks.lock("a").acquire().await.unwrap();
+    store.next(Op::Release, [Step::Delay(SECOND)]);
+    let panics = tokio::spawn(async move {
+        let mut release = Box::pin(guard.release());
+        assert!(timeout(SECOND / 2, &mut release).await.is_err());
+        let _release = release;
+        panic!("while a release is under way");
+    });
+    assert!(panics.await.unwrap_err().is_panic());
+    locks.close().await;
+    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
 }

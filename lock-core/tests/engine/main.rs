@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod cancellation;
-
+mod runtimes;
 mod scale;
 mod sessions;
 mod validity;

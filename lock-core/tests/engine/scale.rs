@@ -1,5 +1,7 @@
 //! Ten thousand leases: one task, few calls, little memory.
 
+use std::sync::atomic::Ordering;
+
 use crate::watched::{SECOND, Watched};
 use lock_conformance::faults::{Op, Step};
 use lock_core::*;
@@ -8,8 +10,12 @@ use tokio::time::sleep;
 const MANY: usize = 10_000;
 
 async fn hold_many(locks: &Locks) -> Vec<LockGuard> {
-    let mut guards = Vec::with_capacity(MANY);
-    for number in 0..MANY {
+    hold(locks, MANY).await
+}
+
+async fn hold(locks: &Locks, count: usize) -> Vec<LockGuard> {
+    let mut guards = Vec::with_capacity(count);
+    for number in 0..count {
         guards.push(locks.lock(format!("lock {number}")).acquire().await.unwrap());
     }
     guards
@@ -58,14 +64,45 @@ async fn ten_thousand_leases_are_renewed_with_few_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_without_an_answer_are_asked_again_in_smaller_batches() {
+async fn a_batch_without_an_answer_is_asked_again_in_smaller_ones() {
     let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
-    let guards = hold_many(&locks).await;
-    store.next(Op::Renew, [Step::LoseReply; 20]);
+    let guards = hold(&locks, 480).await;
+    store.next(Op::Renew, [Step::LoseReply; 1 + 8]);
     sleep(25 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
     let batches = store.seen.batches.lock().unwrap();
-    assert_eq!(batches.iter().take(20).max(), Some(&512));
-    assert!(batches.iter().skip(20).any(|size| *size == 64), "{batches:?}");
+    assert_eq!(batches[0], 480);
+    assert!(batches[1..9].iter().all(|size| *size <= 64), "{batches:?}");
+    assert!(batches[9..].contains(&30), "{batches:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_away_is_asked_in_full_batches_when_it_is_back() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    let guards = hold_many(&locks).await;
+    store.always(Op::Renew, Step::Fail);
+    sleep(25 * SECOND).await;
+    assert!(store.calls(Op::Renew) > 5 * 20, "it was asked all the time");
+    store.always(Op::Renew, Step::Pass);
+    let before = store.calls(Op::Renew);
+    sleep(2 * SECOND).await;
+    assert!(store.calls(Op::Renew) - before <= 20, "{} calls", store.calls(Op::Renew) - before);
+    sleep(60 * SECOND).await;
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_guards_that_are_dropped_at_once_are_given_back_a_few_at_a_time() {
+    let store = Watched::new(MemoryStore::new());
+    let locks = store.locks();
+    let guards = hold_many(&locks).await;
+    store.seen.releases_take_a_moment.store(true, Ordering::SeqCst);
+    drop(guards);
+    locks.close().await;
+    assert_eq!(store.calls(Op::Release), MANY);
+    let most = store.seen.most_releases.load(Ordering::SeqCst);
+    assert!((2..=256).contains(&most), "{most} at once");
+    assert_eq!(store.memory.list(None, MANY).await.unwrap(), []);
 }

@@ -1,7 +1,7 @@
 //! A store that a test can slow down, stop and count, around the store in memory.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,8 +22,11 @@ pub(crate) struct Watched {
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) most_waits: AtomicUsize,
+    pub(crate) most_releases: AtomicUsize,
+    pub(crate) releases_take_a_moment: AtomicBool,
     pub(crate) batches: Mutex<Vec<usize>>,
     waits: AtomicUsize,
+    releases: AtomicUsize,
 }
 
 impl Watched {
@@ -68,11 +71,19 @@ struct Watching {
     guarantees: Guarantees,
 }
 
-struct Wait<'a>(&'a Seen);
+/// One of those that are under way.
+struct UnderWay<'a>(&'a AtomicUsize);
 
-impl Drop for Wait<'_> {
+impl UnderWay<'_> {
+    fn begin<'a>(count: &'a AtomicUsize, most: &AtomicUsize) -> UnderWay<'a> {
+        most.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.waits.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -91,9 +102,7 @@ impl LockStore for Watching {
     }
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
-        let now = self.seen.waits.fetch_add(1, Ordering::SeqCst) + 1;
-        self.seen.most_waits.fetch_max(now, Ordering::SeqCst);
-        let _counted = Wait(&self.seen);
+        let _counted = UnderWay::begin(&self.seen.waits, &self.seen.most_waits);
         self.memory.wait(claim, held).await
     }
 
@@ -103,6 +112,10 @@ impl LockStore for Watching {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Released> {
+        let _counted = UnderWay::begin(&self.seen.releases, &self.seen.most_releases);
+        if self.seen.releases_take_a_moment.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         self.memory.release(claim).await
     }
 
