@@ -3,6 +3,7 @@
 #
 #   ./test.sh            everything
 #   ./test.sh -p NAME    what `cargo test` takes besides: only the tests, without the example programs
+#   ./test.sh --install  only installs
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -12,6 +13,7 @@ needed=(
   faketime:faketime      # steps the wall clock of a process
   unshare:util-linux     # gives a process a time or mount namespace of its own
   mount:mount
+  kill:procps            # stops and continues servers
   protoc:protobuf-compiler # builds the client of etcd
   etcd:etcd-server
   etcdctl:etcd-client
@@ -30,6 +32,7 @@ needed=(
 
 # A file that the tests need, and the Debian package that has it.
 needed_files=(
+  /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev # builds the client of etcd
   # Not the package zookeeperd, which would start a server.
   /usr/share/java/zookeeper.jar:libzookeeper-java
   /usr/share/java/netty-codec.jar:libnetty-java # TLS in ZooKeeper
@@ -43,7 +46,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 install_missing() {
   local missing=() packages=() pair
   for pair in "${needed[@]}"; do
-    command -v "${pair%%:*}" >/dev/null && continue
+    # Not a word of the shell's own, such as `kill`.
+    type -P "${pair%%:*}" >/dev/null && continue
     missing+=("${pair%%:*}")
     packages+=("${pair##*:}")
   done
@@ -113,6 +117,7 @@ step() {
 
 count() { awk -v word="$1" '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ "^" word) n += $(i - 1) } END { print n + 0 }' "$log"; }
 
+[ "${1:-}" != --install ] || { install_missing && exit; }
 command -v cargo >/dev/null || fail "the tests need Rust: see https://rustup.rs"
 install_missing
 command -v unshare >/dev/null && [ "$(uname -s)" = Linux ] || fail "the tests run on Linux"

@@ -65,9 +65,10 @@ impl<G: Guard> Connect<G> {
         self
     }
 
-    /// The time for one call to the store, connecting among them; by default 5 seconds.
+    /// The time for one call to the store, connecting among them; by default 5 seconds, or as much longer as the time-outs
+    /// in the URL ask for.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.settings.call_timeout = limit;
+        self.settings.call_timeout = Some(limit);
         self
     }
 
@@ -90,9 +91,11 @@ impl<G: Guard> Connect<G> {
     }
 
     async fn connect(self) -> Result<Locks<G>> {
-        let Connect { registry, url, settings, least, .. } = self;
+        let Connect { registry, url, mut settings, least, .. } = self;
         runtime::background()?;
-        let (url, limit) = (url?, settings.call_timeout);
+        let url = url?;
+        let limit = *settings.call_timeout.get_or_insert_with(|| default_call_timeout(&url));
+        refuse_no_time(limit)?;
         let opening = registry.open(&url, &settings.clock);
         let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
             Err(Error::refused(ErrorKind::TimedOut, format!("{url} did not answer within {limit:?}")))
@@ -101,6 +104,23 @@ impl<G: Guard> Connect<G> {
             registry.require(url.scheme(), &*store, least)?;
         }
         Ok(Locks::of(store, settings))
+    }
+}
+
+/// A time-out that a URL asks for would have no effect if the whole call ended before.
+fn default_call_timeout(url: &StoreUrl) -> Duration {
+    const TIMEOUTS: [&str; 4] = ["connect_timeout", "response_timeout", "timeout", "wait_timeout"];
+    let asked: Duration = TIMEOUTS.iter().filter_map(|key| url.duration(key).ok().flatten()).sum();
+    asked.max(Locks::DEFAULT_CALL_TIMEOUT)
+}
+
+pub(crate) fn refuse_no_time(call_timeout: Duration) -> Result<()> {
+    match call_timeout.is_zero() {
+        false => Ok(()),
+        true => Err(Error::refused(
+            ErrorKind::InvalidConfig,
+            "the call time-out 0s is not accepted: no call could be answered; give a time, such as 5s",
+        )),
     }
 }
 

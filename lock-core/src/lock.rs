@@ -144,6 +144,11 @@ impl<G: Guard> Lock<G> {
             let text = format!("the TTL {:?} is not accepted: a TTL is 10 ms to 30 days", self.ttl);
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
+        let margin = self.owner.engine().clock.margin(self.ttl);
+        if margin >= self.ttl {
+            let text = format!("the margin {margin:?} is not accepted: of the TTL {:?} it leaves nothing", self.ttl);
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
         let name = self.name.clone()?;
         Ok(Wanted { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
     }

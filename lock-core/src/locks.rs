@@ -83,7 +83,7 @@ impl<G: Guard> Locks<G> {
     /// The locks of this store, which was found to promise enough for such guards.
     pub(crate) fn of(store: Arc<dyn LockStore>, settings: Settings) -> Locks<G> {
         let info = HolderInfo::of_this_process(&settings.holder_text);
-        let engine = Engine::new(store, settings.clock, settings.call_timeout, info);
+        let engine = Engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
         Locks { owner: Arc::new(Owner { engine, defaults: settings.defaults }), guard: PhantomData }
     }
 
@@ -185,9 +185,10 @@ impl<G: Guard> Locks<G> {
 }
 
 impl LocksBuilder {
-    /// The time for one call to the store; by default 5 seconds. No client library's own time-out is trusted.
+    /// The time for one call to the store; by default 5 seconds. No client library's own time-out is trusted. Zero is
+    /// refused by every call.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.settings.call_timeout = limit;
+        self.settings.call_timeout = Some(limit);
         self
     }
 

@@ -2,9 +2,14 @@
 //!
 //! Names of locks are in events, never in metrics: a metric per lock would be one per invoice.
 
-use std::time::Duration;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::{Claim, Error, LossReason, Waiting};
+use tracing::instrument::WithSubscriber as _;
+
+use crate::sync::locked;
+use crate::{Claim, Error, LossReason, Waiting, runtime};
 
 macro_rules! count {
     ($name:literal $(, $key:literal => $value:expr)*) => {{
@@ -35,24 +40,17 @@ pub(crate) fn contended(claim: &Claim) {
     count!("leasehold_contended_total");
 }
 
-pub(crate) fn retrying(claim: &Claim, error: &Error) {
-    tracing::warn!(name = %claim.name(), holder = %claim.holder(), %error, "the store did not answer, asking again");
-    count!("leasehold_retries_total");
-}
-
 pub(crate) fn renewed(held: usize, not_held: usize) {
     tracing::trace!(held, not_held, "renewed");
     count!("leasehold_renewal_rounds_total", "outcome" => "answered");
 }
 
-pub(crate) fn renewal_failed(unanswered: usize, of: usize, error: Option<&Error>) {
-    let error = error.map(tracing::field::display);
-    tracing::warn!(unanswered, of, error, "renewals without an answer, asking again");
-    count!("leasehold_renewal_rounds_total", "outcome" => "unanswered");
-}
-
 pub(crate) fn lost(claim: &Claim, reason: LossReason) {
-    tracing::warn!(name = %claim.name(), holder = %claim.holder(), %reason, "lost");
+    static LOST: Burst = Burst::new("more leases were lost");
+    match LOST.admits() {
+        true => tracing::warn!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
+        false => tracing::debug!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
+    }
     count!("leasehold_lost_total", "reason" => word(reason));
 }
 
@@ -61,13 +59,155 @@ pub(crate) fn released(claim: &Claim) {
     count!("leasehold_released_total");
 }
 
-pub(crate) fn release_failed(claim: &Claim, error: &Error) {
-    tracing::warn!(name = %claim.name(), holder = %claim.holder(), %error, "release without an answer");
+pub(crate) fn gave_up_withdrawing(claim: &Claim, error: &Error) {
+    static GIVEN_UP: Burst = Burst::new("more locks were not given back");
+    const TEXT: &str = "not given back: its TTL will end it";
+    match GIVEN_UP.admits() {
+        true => tracing::warn!(name = %claim.name(), holder = %claim.holder(), %error, "{TEXT}"),
+        false => tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "{TEXT}"),
+    }
 }
 
-pub(crate) fn gave_up_withdrawing(claim: &Claim, error: Option<&Error>) {
-    let error = error.map(tracing::field::display);
-    tracing::warn!(name = %claim.name(), holder = %claim.holder(), error, "not given back: its TTL will end it");
+/// People get one line and not ten thousand: what fails together is told once in this time, with how often.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How long nothing may have failed before an outage is over: an answer to one does not end it while others have none.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Calls that the store does not answer: a line when that begins, one each ten seconds with counts, and one when it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    lasts: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    began: Option<Instant>,
+    failed: Option<Instant>,
+    told: Option<Instant>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: usize,
+    renewals: usize,
+    releases: usize,
+}
+
+impl Outage {
+    /// A request without an answer, which is asked again.
+    pub(crate) fn retrying(&self, claim: &Claim, error: &Error) {
+        tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "asking again");
+        count!("leasehold_retries_total");
+        self.failed(|counts| counts.requests += 1, Some(error));
+    }
+
+    /// Renewals without an answer, which are asked again.
+    pub(crate) fn renewal_failed(&self, unanswered: usize, of: usize, error: Option<&Error>) {
+        tracing::debug!(unanswered, of, error = error.map(tracing::field::display), "renewals without an answer");
+        count!("leasehold_renewal_rounds_total", "outcome" => "unanswered");
+        self.failed(|counts| counts.renewals += unanswered, error);
+    }
+
+    /// A release without an answer.
+    pub(crate) fn release_failed(&self, claim: &Claim, error: &Error) {
+        tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "release without an answer");
+        self.failed(|counts| counts.releases += 1, Some(error));
+    }
+
+    fn failed(&self, count: impl FnOnce(&mut Counts), error: Option<&Error>) {
+        let now = Instant::now();
+        let mut state = locked(&self.state);
+        self.lasts.store(true, Ordering::Release);
+        state.failed = Some(now);
+        count(&mut state.counts);
+        let began = *state.began.get_or_insert(now);
+        if state.told.is_some_and(|told| now < told + QUIET) {
+            return;
+        }
+        state.told = Some(now);
+        let Counts { requests, renewals, releases } = std::mem::take(&mut state.counts);
+        drop(state);
+        let (error, lasts) = (error.map(tracing::field::display), now - began);
+        tracing::warn!(requests, renewals, releases, ?lasts, error, "the store does not answer, asking again");
+    }
+
+    /// The store answered.
+    pub(crate) fn answered(&self) {
+        if self.lasts.load(Ordering::Acquire) {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        let now = Instant::now();
+        let mut state = locked(&self.state);
+        let Some(began) = state.began.filter(|_| state.failed.is_none_or(|failed| now >= failed + CALM)) else {
+            return;
+        };
+        self.lasts.store(false, Ordering::Release);
+        state.began = None;
+        // An outage that was not told needs no end.
+        if state.told.is_none_or(|told| told < began) {
+            return;
+        }
+        let Counts { requests, renewals, releases } = std::mem::take(&mut state.counts);
+        drop(state);
+        tracing::info!(requests, renewals, releases, lasted = ?now - began, "the store answers again");
+    }
+}
+
+/// What may happen to thousands at once: the first of each ten seconds are told by name, the others by their count.
+struct Burst {
+    more: &'static str,
+    state: Mutex<Shown>,
+}
+
+struct Shown {
+    since: Option<Instant>,
+    count: usize,
+}
+
+impl Burst {
+    /// So many are told by name.
+    const NAMED: usize = 10;
+
+    const fn new(more: &'static str) -> Burst {
+        Burst { more, state: Mutex::new(Shown { since: None, count: 0 }) }
+    }
+
+    /// Whether this one is told by name; else it is counted.
+    fn admits(&'static self) -> bool {
+        let now = Instant::now();
+        let mut shown = locked(&self.state);
+        if shown.since.is_none() {
+            *shown = Shown { since: Some(now), count: 0 };
+        }
+        shown.count += 1;
+        if shown.count == Self::NAMED + 1 {
+            drop(shown);
+            self.sum_up_later();
+            return false;
+        }
+        if shown.count <= Self::NAMED && shown.since.is_some_and(|since| now >= since + QUIET) {
+            *shown = Shown { since: Some(now), count: 1 };
+        }
+        shown.count <= Self::NAMED
+    }
+
+    /// Tells the count when the time is over, also if nothing more happens.
+    fn sum_up_later(&'static self) {
+        let summing_up = async move {
+            tokio::time::sleep(QUIET).await;
+            let shown = std::mem::replace(&mut *locked(&self.state), Shown { since: None, count: 0 });
+            tracing::warn!(count = shown.count.saturating_sub(Self::NAMED), "{}", self.more);
+        };
+        if let Ok(background) = runtime::background() {
+            background.spawn(summing_up.with_current_subscriber());
+        }
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -77,5 +217,29 @@ fn word(reason: LossReason) -> &'static str {
         LossReason::NotHeld => "not_held",
         LossReason::SessionEnded => "session_ended",
         LossReason::Released => "released",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_that_happen_at_once_the_first_are_named() {
+        static MANY: Burst = Burst::new("more");
+        assert_eq!((0..1000).filter(|_| MANY.admits()).count(), Burst::NAMED);
+    }
+
+    #[test]
+    fn an_outage_is_over_when_nothing_has_failed_for_a_while() {
+        let outage = Outage::default();
+        let is_over = || locked(&outage.state).began.is_none();
+        assert!(is_over());
+        outage.failed(|counts| counts.requests += 1, None);
+        outage.answered();
+        assert!(!is_over(), "others may still have no answer");
+        locked(&outage.state).failed = Instant::now().checked_sub(CALM);
+        outage.answered();
+        assert!(is_over());
     }
 }

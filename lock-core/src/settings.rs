@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::{Clock, Lock, LockGuard, Locks};
+use crate::{Clock, Lock, LockGuard};
 
 /// How the locks of one store are used; what [`Connect`](crate::Connect) and [`LocksBuilder`](crate::LocksBuilder) set.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) clock: Clock,
-    pub(crate) call_timeout: Duration,
+    /// Unless set, the default, or as much longer as the store's own limits ask for.
+    pub(crate) call_timeout: Option<Duration>,
     pub(crate) holder_text: String,
     pub(crate) defaults: Defaults,
 }
@@ -24,7 +25,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             clock: Clock::system(),
-            call_timeout: Locks::DEFAULT_CALL_TIMEOUT,
+            call_timeout: None,
             holder_text: String::new(),
             defaults: Defaults { ttl: Lock::<LockGuard>::DEFAULT_TTL, wait: None },
         }

@@ -212,7 +212,7 @@ impl Waiter {
         if !error.is_retryable() || now >= patience {
             return Err(error);
         }
-        observe::retrying(claim, &error);
+        self.engine.outage.retrying(claim, &error);
         let jitter = u64::from(claim.holder().as_u128() as u8);
         let pause = trouble.pause + trouble.pause * jitter as u32 / 512;
         trouble.pause = (trouble.pause * 2).min(Duration::from_secs(1));
@@ -231,8 +231,11 @@ impl Waiter {
     fn contended(&self, claim: &Claim, by: HeldBy) -> Error {
         observe::contended(claim);
         let waited = self.until.map(|until| until.since(self.started)).unwrap_or_default();
-        let text = format!("\"{}\" is held by {by}, and was not free within {waited:?}", claim.name());
-        Error::contended(text, Some(by))
+        let waited = match waited.is_zero() {
+            true => "it is not waited for".to_owned(),
+            false => format!("was not free within {waited:?}"),
+        };
+        Error::contended(format!("\"{}\" is held by {by}, and {waited}", claim.name()), Some(by))
     }
 }
 
@@ -308,6 +311,9 @@ impl Pending {
         let request = self.request.insert(begun(async move { store.request(&claim).await }));
         let answer = tokio::time::timeout(self.engine.call_timeout, caught("a request", request)).await;
         self.request = None;
+        if matches!(answer, Ok(Ok(_))) {
+            self.engine.outage.answered();
+        }
         match answer {
             Ok(Ok(Attempt::Granted(lease))) => Ok(self.granted(lease, sent)),
             Ok(Ok(Attempt::Held(held))) => {

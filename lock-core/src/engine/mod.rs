@@ -24,6 +24,8 @@ pub(crate) use self::schedule::Schedule;
 use self::schedule::Timers;
 use self::withdrawal::Unfinished;
 pub(crate) use self::withdrawal::Withdrawal;
+use crate::connect::refuse_no_time;
+use crate::observe::Outage;
 use crate::sync::locked;
 use crate::{
     Claim, Clock, Effect, Error, ErrorKind, Holder, HolderInfo, LockStore, LossReason, Result, Session, runtime,
@@ -48,6 +50,7 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) call_timeout: Duration,
     pub(crate) info: Arc<HolderInfo>,
+    pub(crate) outage: Outage,
     lines: Arc<Lines>,
     timers: Mutex<Timers>,
     withdrawals: Mutex<VecDeque<Unfinished>>,
@@ -85,6 +88,7 @@ impl Engine {
             clock,
             call_timeout,
             info: Arc::new(info),
+            outage: Outage::default(),
             lines: Arc::default(),
             timers: Mutex::default(),
             withdrawals: Mutex::default(),
@@ -109,6 +113,7 @@ impl Engine {
         if self.is_closed() {
             return Err(closed());
         }
+        refuse_no_time(self.call_timeout)?;
         if !self.runs.load(Ordering::Relaxed) {
             runtime::for_engine()?;
         }
@@ -193,6 +198,7 @@ impl Engine {
 
     /// One store call that changes nothing which must be given back, within the time for a call.
     pub(crate) async fn bounded<T>(&self, doing: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        refuse_no_time(self.call_timeout)?;
         runtime::background()?;
         let call = async { tokio::time::timeout(self.call_timeout, call).await };
         runtime::anywhere(call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))

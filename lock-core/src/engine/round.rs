@@ -58,6 +58,8 @@ impl Drop for Round {
         let mut timers = locked(&self.engine.timers);
         for entry in &self.batch {
             match entry.answered() {
+                // What was released meanwhile needs no answer.
+                None if entry.session().only_claim().is_some_and(|claim| claim.life().is_over()) => {}
                 None => unanswered += 1,
                 Some(Renewed::NotHeld) => not_held += 1,
                 Some(_) => {}
@@ -67,8 +69,10 @@ impl Drop for Round {
         }
         drop(timers);
         if unanswered > 0 {
-            observe::renewal_failed(unanswered, self.batch.len(), self.batch.failure().as_ref());
+            let outage = &self.engine.outage;
+            outage.renewal_failed(unanswered, self.batch.len(), self.batch.failure().as_ref());
         } else {
+            self.engine.outage.answered();
             observe::renewed(self.batch.len() - not_held, not_held);
         }
         if sooner {

@@ -93,7 +93,7 @@ impl Withdrawal {
             match &tried {
                 Ok(_) if !self.rest.claim.is_unclear() => break,
                 Err(error) if is_final(error) => {
-                    observe::gave_up_withdrawing(&self.rest.claim, Some(error));
+                    observe::gave_up_withdrawing(&self.rest.claim, error);
                     break;
                 }
                 _ => {}
@@ -101,7 +101,7 @@ impl Withdrawal {
             let until = self.until();
             if self.engine.clock.now() >= until {
                 if let Err(error) = tried {
-                    observe::gave_up_withdrawing(&self.rest.claim, Some(&error));
+                    observe::gave_up_withdrawing(&self.rest.claim, &error);
                 }
                 break;
             }
@@ -149,10 +149,11 @@ impl Withdrawal {
         match &answer {
             Ok(_) => {
                 observe::released(claim);
+                self.engine.outage.answered();
                 self.engine.lines.call_head(claim.name());
                 self.settle();
             }
-            Err(error) => observe::release_failed(claim, error),
+            Err(error) => self.engine.outage.release_failed(claim, error),
         }
         answer
     }
