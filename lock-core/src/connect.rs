@@ -138,3 +138,21 @@ impl<G: Guard> fmt::Debug for Connect<G> {
         f.debug_struct("Connect").field("url", &self.url).field("least", &self.least).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_out_in_a_url_lengthens_the_time_for_a_call() {
+        for (url, seconds) in [
+            ("redis://h", 5),
+            ("redis://h?connect_timeout=1s", 5),
+            ("redis://h?connect_timeout=20s&response_timeout=10s", 30),
+            ("etcd://h?timeout=7s", 7),
+        ] {
+            let url = url.parse().expect("a URL");
+            assert_eq!(default_call_timeout(&url), Duration::from_secs(seconds), "{url}");
+        }
+    }
+}

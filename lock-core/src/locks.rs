@@ -83,7 +83,8 @@ impl<G: Guard> Locks<G> {
     /// The locks of this store, which was found to promise enough for such guards.
     pub(crate) fn of(store: Arc<dyn LockStore>, settings: Settings) -> Locks<G> {
         let info = HolderInfo::of_this_process(&settings.holder_text);
-        let engine = Engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
+        let engine =
+            Engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
         Locks { owner: Arc::new(Owner { engine, defaults: settings.defaults }), guard: PhantomData }
     }
 

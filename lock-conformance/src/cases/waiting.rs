@@ -23,6 +23,7 @@ cases! { "waiting";
         of_sixteen_serves_all,
         of_one_handle_is_served_in_order,
         goes_on_when_the_one_ahead_gives_up,
+        ends_when_its_locks_close_and_leaves_no_place,
     }
     [Need::Queue] {
         of_several_handles_is_served_in_order,
@@ -217,6 +218,23 @@ async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> Proof {
     let release = |guard: LockGuard| async { Proof::Ok(guard.release().await?) };
     let (second, third) = tokio::join!(async { release(second.await?).await }, async { release(third.await?).await });
     second.and(third)
+}
+
+async fn ends_when_its_locks_close_and_leaves_no_place(cx: Context) -> Proof {
+    let (a, closes, behind) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
+    let holder = a.lock("job").acquire().await?;
+    let ahead = [wait(&cx, &closes, None).await?, wait(&cx, &closes, None).await?];
+    let waiter = wait(&cx, &behind, None).await?;
+    closes.close().await;
+    for ended in ahead {
+        let ended = served(&cx, ended).await;
+        let error = ended.err().ok_or("it was served after its locks were closed")?;
+        ensure!(error.to_string().contains("closed"), "it ended otherwise: {error}");
+    }
+    holder.release().await?;
+    // Nothing of those that closed is in the way, also while their process lives on.
+    served(&cx, waiter).await?.release().await?;
+    Ok(())
 }
 
 async fn shows_how_many_are_ahead(cx: Context) -> Proof {

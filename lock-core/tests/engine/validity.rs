@@ -210,3 +210,24 @@ async fn a_ttl_that_leaves_nothing_to_believe_in_is_refused_with_what_is_accepte
         assert!(error.to_string().contains("10 ms to 30 days"), "{error}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_leave_nothing_to_believe_in_are_refused_before_anything_is_asked() {
+    let store = watched();
+    let margin = store.builder().clock(Clock::system().with_margin(SECOND)).build();
+    let no_time = store.builder().call_timeout(Duration::ZERO).build();
+    for (locks, named) in [(margin, "margin 1s"), (no_time, "time-out 0s")] {
+        let error = locks.lock("a").ttl(SECOND).acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    assert_eq!(store.calls(Op::Request), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_is_not_told_of_a_limit() {
+    let locks = watched().locks();
+    let _guard = locks.lock("a").acquire().await.unwrap();
+    let error = locks.lock("a").wait(Duration::ZERO).acquire().await.unwrap_err();
+    assert!(error.to_string().ends_with("and it is not waited for"), "{error}");
+}
