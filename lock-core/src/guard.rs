@@ -35,11 +35,6 @@ impl LockGuard {
         self.token.as_ref()
     }
 
-    /// What helpers and workers take: it sees this guard's loss and holds nothing.
-    pub fn validity(&self) -> Validity {
-        self.validity.clone()
-    }
-
     /// Renews the lease now, beside the renewals in the background.
     ///
     /// # Errors

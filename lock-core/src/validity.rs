@@ -10,14 +10,23 @@ use crate::{Claim, Holder, LockName, LossReason, Session, runtime};
 
 /// Whether a lease may still be believed in: what helpers and workers take, blocking ones too.
 ///
-/// It is a cheap clone of what its guard sees, and holds nothing: when the guard is released or dropped, it is lost.
+/// It sees what its guard sees, and holds nothing: when the guard is released or dropped, it is lost. Each helper takes
+/// one of its own with [`validity`](Validity::validity), which is cheap. It is not `Clone`, so that `guard.clone()`,
+/// which could only clone what the guard derefs to, does not compile:
+///
+/// ```compile_fail,E0599
+/// # async fn f(lock: lock_core::Lock) -> lock_core::Result<()> {
+/// let guard = lock.acquire().await?;
+/// let second_guard = guard.clone();
+/// # drop(second_guard); Ok(()) }
+/// ```
+///
 /// It is true by time alone: `valid until = when the last confirmed request was sent + TTL − margin`, on a clock that
 /// never steps and counts suspended time. Past that moment the answer is "lost", even if the store, the network or this
 /// program's renewals hang.
 ///
 /// What it cannot do: stop a process that was paused between the check and the write. For that, send the fencing token
 /// along with the write.
-#[derive(Clone)]
 pub struct Validity {
     claim: Claim,
     session: Session,
@@ -34,6 +43,11 @@ impl Validity {
 
     pub(crate) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Another one of the same lease: what helpers and workers take.
+    pub fn validity(&self) -> Validity {
+        Validity { claim: self.claim.clone(), session: self.session.clone() }
     }
 
     /// The lock's name.

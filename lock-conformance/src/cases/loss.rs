@@ -122,7 +122,11 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
 async fn comes_to_every_copy_of_a_validity(cx: Context) -> Proof {
     let guard = cx.locks().await?.lock("job").acquire().await?;
     let copies: Vec<_> = (0..4).map(|_| guard.validity()).collect();
-    let told: Vec<_> = copies.iter().cloned().map(|copy| tokio::spawn(async move { copy.lost().await })).collect();
+    let told: Vec<_> = copies
+        .iter()
+        .map(lock_core::Validity::validity)
+        .map(|copy| tokio::spawn(async move { copy.lost().await }))
+        .collect();
     guard.release().await?;
     for copy in copies {
         ensure!(copy.check() == Err(LossReason::Released), "a copy of a released guard says {:?}", copy.check());
