@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub struct EtcdMember {
     client_port: u16,
     peer_port: u16,
     cluster: String,
+    /// What the id of the cluster is made of, beside the members' addresses.
+    token: String,
+    args: Vec<String>,
     proxy: Proxy,
     /// The link by which the other members reach it, where there is one.
     peer_proxy: Option<Proxy>,
@@ -44,21 +47,30 @@ impl Etcd {
     /// The election time-out of these clusters.
     pub const ELECTION: Duration = ELECTION;
 
+    /// What the id of a cluster is made of, beside the addresses of its members, unless a test says otherwise: etcd's
+    /// own default. A cluster that begins anew with it has the old one's id.
+    pub const TOKEN: &str = "etcd-cluster";
+
     /// Starts a cluster and waits until every member answers.
     ///
     /// # Panics
     ///
     /// If it does not start.
     pub fn start(count: usize) -> Etcd {
-        Etcd::start_with(count, false)
+        Etcd::start_as(count, false, &[])
+    }
+
+    /// As [`start`](Etcd::start), with more arguments for every member.
+    pub fn start_with(count: usize, args: &[&str]) -> Etcd {
+        Etcd::start_as(count, false, args)
     }
 
     /// As [`start`](Etcd::start), with links between the members that can be [cut](Etcd::isolate).
     pub fn start_linked(count: usize) -> Etcd {
-        Etcd::start_with(count, true)
+        Etcd::start_as(count, true, &[])
     }
 
-    fn start_with(count: usize, linked: bool) -> Etcd {
+    fn start_as(count: usize, linked: bool, args: &[&str]) -> Etcd {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports: Vec<_> = (0..count).map(|_| (free_port(), free_port())).collect();
         let links: Vec<_> = ports.iter().map(|(_, port)| linked.then(|| Proxy::to(*port))).collect();
@@ -73,6 +85,8 @@ impl Etcd {
             client_port,
             peer_port,
             cluster: cluster.clone(),
+            token: Etcd::TOKEN.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             proxy: Proxy::to(client_port),
             peer_proxy,
             process: None,
@@ -119,6 +133,51 @@ impl Etcd {
         for member in &mut self.members {
             member.kill();
         }
+    }
+
+    /// Kills all members, throws their data away, and starts them anew at the same addresses, with this token.
+    ///
+    /// # Panics
+    ///
+    /// If they do not start.
+    pub fn begin_anew(&mut self, token: &str) {
+        self.kill_all();
+        for member in &mut self.members {
+            std::fs::remove_dir_all(&member.data).expect("the data of a member are removed");
+            token.clone_into(&mut member.token);
+        }
+        self.start_all();
+    }
+
+    /// Kills all members, and starts them at the same addresses from a backup, with this token.
+    ///
+    /// # Panics
+    ///
+    /// If the backup is none, or they do not start.
+    pub fn restore(&mut self, backup: &Path, token: &str) {
+        self.kill_all();
+        for member in &mut self.members {
+            std::fs::remove_dir_all(&member.data).expect("the data of a member are removed");
+            token.clone_into(&mut member.token);
+            let mut restore = Command::new("etcdctl");
+            restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(backup);
+            restore.args(["--name", &member.name, "--initial-cluster", &member.cluster]);
+            restore.args(["--initial-advertise-peer-urls", &member.advertised()]);
+            restore.args(["--initial-cluster-token", token, "--data-dir"]).arg(&member.data);
+            let output = restore.output().expect("etcdctl runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        self.start_all();
+    }
+
+    /// Writes a backup of the first member's data.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn back_up(&self, to: &Path) {
+        let output = self.ctl().args(["snapshot", "save"]).arg(to).output().expect("etcdctl runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The member that leads.
@@ -265,12 +324,13 @@ impl EtcdMember {
         }
         let client = format!("http://127.0.0.1:{}", self.client_port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let advertised = self.peer_proxy.as_ref().map_or(self.peer_port, Proxy::port);
-        let advertised = format!("http://127.0.0.1:{advertised}");
+        let advertised = self.advertised();
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new("etcd");
         command
             .args(["--name", &self.name, "--initial-cluster", &self.cluster, "--initial-cluster-state", "new"])
+            .args(["--initial-cluster-token", &self.token])
+            .args(&self.args)
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -283,6 +343,11 @@ impl EtcdMember {
         let process = Process::start(&mut command);
         self.reaper = Some(reaper(process.id()));
         self.process = Some(process);
+    }
+
+    /// Where the other members reach it.
+    fn advertised(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_proxy.as_ref().map_or(self.peer_port, Proxy::port))
     }
 
     fn wait_until_healthy(&self) {

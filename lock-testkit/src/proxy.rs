@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A TCP link to a server that a test can hold, cut, delay, or rob of its replies. Dropped, it is cut.
 #[derive(Debug)]
@@ -16,13 +16,13 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Link {
-    target: SocketAddr,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
+    target: SocketAddr,
     mode: Mode,
     delay: Duration,
     /// Both ends of every connection, with whether a reply of it was lost.
@@ -37,6 +37,7 @@ struct Connection {
     client: TcpStream,
     server: TcpStream,
     spoilt: bool,
+    forgotten: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +58,14 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a listener on 127.0.0.1");
         let own = listener.local_addr().expect("a listener has an address").port();
         let state = State {
+            target: SocketAddr::from(([127, 0, 0, 1], port)),
             mode: Mode::Forward,
             delay: Duration::ZERO,
             connections: Vec::new(),
             cut_from: HashSet::new(),
             closed: false,
         };
-        let target = SocketAddr::from(([127, 0, 0, 1], port));
-        let link = Arc::new(Link { target, state: Mutex::new(state), changed: Condvar::new() });
+        let link = Arc::new(Link { state: Mutex::new(state), changed: Condvar::new() });
         let accepting = link.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -92,6 +93,13 @@ impl Proxy {
     /// Holds everything, both ways: connections stay open, and nothing arrives.
     pub fn hold(&self) {
         self.set(Mode::Hold);
+    }
+
+    /// Turns to another server, at this port of 127.0.0.1: all connections are closed, and new ones go there.
+    pub fn turn_to(&self, port: u16) {
+        self.cut();
+        self.link.locked().target = SocketAddr::from(([127, 0, 0, 1], port));
+        self.forward();
     }
 
     /// Forwards what clients send, and loses what the server answers: "applied, but the reply is lost".
@@ -122,7 +130,13 @@ impl Proxy {
         self.link.locked().cut_from.remove(&pid);
     }
 
-    /// Delays every piece, each way.
+    /// Forgets the connections that there are, as something on the way may do: they stay open, nothing arrives any more,
+    /// and nobody is told. New ones are carried.
+    pub fn forget(&self) {
+        self.link.locked().connections.iter_mut().for_each(|connection| connection.forgotten = true);
+    }
+
+    /// Delays every piece, each way, as a long line does: what follows does not wait longer for that.
     pub fn delay(&self, delay: Duration) {
         self.link.locked().delay = delay;
     }
@@ -170,11 +184,11 @@ impl Link {
         if state.mode == Mode::Cut || state.cut_from.iter().any(|pid| belongs_to(from, *pid)) {
             return;
         }
-        let Ok(server) = TcpStream::connect(self.target) else { return };
+        let Ok(server) = TcpStream::connect(state.target) else { return };
         let pair = (client.try_clone(), server.try_clone(), client.try_clone(), server.try_clone());
         let (Ok(client_in), Ok(server_in), Ok(client_out), Ok(server_out)) = pair else { return };
         drop((client.set_nodelay(true), server.set_nodelay(true)));
-        state.connections.push(Connection { client, server, spoilt: false });
+        state.connections.push(Connection { client, server, spoilt: false, forgotten: false });
         drop(state);
         let (up, down) = (self.clone(), self.clone());
         thread::spawn(move || up.pump(client_in, server_out, from, false));
@@ -182,30 +196,70 @@ impl Link {
     }
 
     /// Carries what comes `from` one end `to` the other, until one of them ends.
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, port: u16, replies: bool) {
+    fn pump(self: &Arc<Link>, mut from: TcpStream, mut to: TcpStream, port: u16, replies: bool) {
         let mut bytes = [0; 16 << 10];
+        let mut line = None;
         while let Ok(size @ 1..) = from.read(&mut bytes) {
-            let mut state = self.locked();
-            while state.mode == Mode::Hold {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let piece = &bytes[..size];
+            let delay = self.locked().delay;
+            if !delay.is_zero() && line.is_none() {
+                line = self.long_line(&to, port, replies);
             }
-            if replies && state.mode == Mode::LoseReplies {
-                let of_this = |connection: &&mut Connection| {
-                    connection.client.peer_addr().is_ok_and(|address| address.port() == port)
-                };
-                if let Some(connection) = state.connections.iter_mut().find(of_this) {
-                    connection.spoilt = true;
-                }
-                continue;
-            }
-            let delay = state.delay;
-            drop(state);
-            thread::sleep(delay);
-            if to.write_all(&bytes[..size]).is_err() {
+            // Once there is a long line, everything goes that way, and arrives in its order.
+            let arrives = match &line {
+                Some(line) => line.send((Instant::now() + delay, piece.to_vec())).is_ok(),
+                None => self.arrive(piece, &mut to, port, replies),
+            };
+            if !arrives {
                 break;
             }
         }
-        drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
+        match line {
+            // It ends when all has arrived that is still on it.
+            Some(line) => drop(line),
+            None => drop(to.shutdown(Shutdown::Both)),
+        }
+        drop(from.shutdown(Shutdown::Both));
+    }
+
+    /// A line on which pieces are under way until their time has come.
+    fn long_line(
+        self: &Arc<Link>,
+        to: &TcpStream,
+        port: u16,
+        replies: bool,
+    ) -> Option<mpsc::SyncSender<(Instant, Vec<u8>)>> {
+        // So much may be under way on it.
+        const PIECES: usize = 1_024;
+        let (link, mut to) = (self.clone(), to.try_clone().ok()?);
+        let (line, pieces) = mpsc::sync_channel::<(Instant, Vec<u8>)>(PIECES);
+        thread::spawn(move || {
+            for (due, piece) in pieces {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                if !link.arrive(&piece, &mut to, port, replies) {
+                    break;
+                }
+            }
+            drop(to.shutdown(Shutdown::Both));
+        });
+        Some(line)
+    }
+
+    /// Gives a piece to the other end, as soon as pieces arrive; gives whether more can.
+    fn arrive(&self, piece: &[u8], to: &mut TcpStream, port: u16, replies: bool) -> bool {
+        let mut state = self.locked();
+        while state.mode == Mode::Hold {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let loses = replies && state.mode == Mode::LoseReplies;
+        let of_this =
+            |connection: &&mut Connection| connection.client.peer_addr().is_ok_and(|address| address.port() == port);
+        let is_forgotten = state.connections.iter_mut().find(of_this).is_some_and(|connection| {
+            connection.spoilt |= loses;
+            connection.forgotten
+        });
+        drop(state);
+        loses || is_forgotten || to.write_all(piece).is_ok()
     }
 }
 
@@ -277,6 +331,41 @@ mod tests {
         proxy.forward();
         assert!(!ask(&mut stream));
         assert!(ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
+    }
+
+    #[test]
+    fn a_forgotten_connection_stays_open_and_carries_nothing_while_new_ones_do() {
+        let proxy = Proxy::to(echo().0);
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        assert!(ask(&mut stream));
+        proxy.forget();
+        assert!(stream.write_all(b"x").is_ok());
+        let silence = stream.read_exact(&mut [0]).unwrap_err();
+        assert!(matches!(silence.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{silence}");
+        assert!(ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
+    }
+
+    #[test]
+    fn pieces_on_a_long_line_are_under_way_at_the_same_time() {
+        const DELAY: Duration = Duration::from_millis(200);
+        const PIECES: u32 = 100;
+        const SIZE: usize = 16 << 10;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let proxy = Proxy::to(listener.local_addr().unwrap().port());
+        proxy.delay(DELAY);
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut vec![0; SIZE * PIECES as usize]).unwrap();
+            stream.write_all(b"x").unwrap();
+        });
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
+        stream.set_read_timeout(Some(crate::BOUND)).unwrap();
+        let start = Instant::now();
+        stream.write_all(&vec![0; SIZE * PIECES as usize]).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        let took = start.elapsed();
+        assert!(took >= 2 * DELAY, "there and back: {took:?}");
+        assert!(took < PIECES * DELAY / 2, "one after the other: {took:?}");
     }
 
     #[test]

@@ -308,6 +308,11 @@ impl ZooKeeperServer {
         }
     }
 
+    /// Where its data are.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("version-2")
+    }
+
     /// Starts it from its data, and waits until it serves.
     pub fn start(&mut self) {
         self.spawn();
