@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{Fence, FencingToken, LockName, Pass, Realm};
+use leasehold::{Fence, FencingToken, Filesystem, LockName, Pass, Realm};
 use serde_json::json;
 
 use crate::cli::{FenceAdopt, FenceCommand, FenceRaise, FenceRun, FenceShow};
-use crate::failure::Failure;
+use crate::failure::{Failure, status};
 use crate::supervise::{Job, Signals, Terms, supervise};
 use crate::{output, store};
 
@@ -33,10 +33,15 @@ async fn write(args: FenceRun) -> Result<ExitCode, Failure> {
     };
     let realm = Realm::new(utf8(&given(args.realm, "--realm", "LEASEHOLD_REALM")?)?);
     let fence = Fence::open(&args.file)?;
+    if !args.quiet
+        && let Some(warning) = warning(&fence)
+    {
+        output::complain(&format!("the fence {} {warning}", args.file.display()));
+    }
     let mut signals = Signals::new()?;
     let token = FencingToken::new(realm, number);
     let pass = tokio::select! {
-        pass = fence.enter(&name, &token) => pass?,
+        pass = enter(&fence, &name, &token, &args.file, args.wait, args.quiet) => pass?,
         signal = signals.ending() => return Err(Failure::ended_by(signal)),
     };
     let job = Job::new(&args.command);
@@ -47,9 +52,58 @@ async fn write(args: FenceRun) -> Result<ExitCode, Failure> {
     ending?.code()
 }
 
+/// What is wrong with the place of a fence, if something is.
+fn warning(fence: &Fence) -> Option<String> {
+    match fence.filesystem()? {
+        Filesystem::Memory => Some(
+            "is in memory, or in a container's own layers: if the power fails it forgets, and admits old holders; put it on a disk"
+                .to_owned(),
+        ),
+        Filesystem::Shared(name) => {
+            Some(format!("is on {name}: two machines may not exclude each other there; put it on a local disk"))
+        }
+        Filesystem::Disk => None,
+    }
+}
+
+/// Enters as soon as nobody else has a pass, and says if that takes long.
+async fn enter(
+    fence: &Fence,
+    name: &LockName,
+    token: &FencingToken,
+    file: &Path,
+    wait: Option<Duration>,
+    quiet: bool,
+) -> Result<Pass, Failure> {
+    let mut entering = std::pin::pin!(fence.enter(name, token));
+    let mut limit = std::pin::pin!(async {
+        match wait {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut worth_a_line = std::pin::pin!(tokio::time::sleep(Duration::from_secs(1)));
+    let mut is_told = quiet;
+    loop {
+        tokio::select! {
+            biased;
+            pass = &mut entering => return Ok(pass?),
+            () = &mut limit => {
+                let waited = output::time(wait.unwrap_or_default());
+                let text = format!("the fence {} was not free within {waited}: another writes", file.display());
+                return Err(Failure::new(status::NOT_FREE, text));
+            }
+            () = &mut worth_a_line, if !is_told => {
+                is_told = true;
+                output::complain(&format!("waiting for the fence {}: another writes", file.display()));
+            }
+        }
+    }
+}
+
 fn raise(args: FenceRaise) -> Result<(), Failure> {
     let name = store::name(&args.name)?;
-    let fence = existing(&args.file)?;
+    let fence = Fence::open_existing(&args.file)?;
     let realm = match args.realm.or_else(|| std::env::var_os("LEASEHOLD_REALM")) {
         Some(realm) => Realm::new(utf8(&realm)?),
         None => fence.realm()?.ok_or_else(|| {
@@ -57,19 +111,39 @@ fn raise(args: FenceRaise) -> Result<(), Failure> {
         })?,
     };
     let token = FencingToken::new(realm, args.token);
+    if !args.force {
+        check_height(&fence, &name, &token)?;
+    }
     fence.raise(&name, &token)?;
     output::print(&format!("\"{name}\" is refused below {}", output::shown(&token.to_string())))
 }
 
+/// Checks that a raise is no slip of the keys, since there is no way back: another digit makes a number ten times as large.
+fn check_height(fence: &Fence, name: &LockName, token: &FencingToken) -> Result<(), Failure> {
+    let seen = match fence.highest(name)? {
+        Some(highest) => Some((name.clone(), highest)),
+        None => fence.list()?.into_iter().max_by_key(|(_, highest)| highest.number()),
+    };
+    let Some((of, highest)) = seen.filter(|(_, highest)| highest.realm() == token.realm()) else { return Ok(()) };
+    let (number, highest) = (token.number(), highest.number());
+    if number / 10 < highest || number - highest <= 1_000 {
+        return Ok(());
+    }
+    let of = if of == *name { String::new() } else { format!(", of \"{of}\"") };
+    Err(Failure::usage(format!(
+        "{number} is far above the highest token that the fence has seen, {highest}{of}: every holder below it would be refused for ever; if it is right, say --force"
+    )))
+}
+
 fn adopt(args: FenceAdopt) -> Result<(), Failure> {
-    let fence = existing(&args.file)?;
+    let fence = Fence::open_existing(&args.file)?;
     let realm = Realm::new(utf8(&args.realm)?);
     fence.adopt(&realm)?;
     output::print(&format!("tokens of {} are admitted from now on, and no others", output::shown(realm.as_str())))
 }
 
 fn show(args: FenceShow) -> Result<(), Failure> {
-    let fence = existing(&args.file)?;
+    let fence = Fence::open_existing(&args.file)?;
     let (realm, names) = (fence.realm()?, fence.list()?);
     if args.json {
         let name = |(name, token): &(LockName, FencingToken)| json!({ "name": name.as_str(), "token": token.number() });
@@ -81,14 +155,6 @@ fn show(args: FenceShow) -> Result<(), Failure> {
     let mut lines = vec![format!("realm {}", output::shown(realm.as_str()))];
     lines.extend(names.iter().map(|(name, token)| format!("{}\t{}", output::shown(name.as_str()), token.number())));
     output::print(&lines.join("\n"))
-}
-
-/// The fence of an operator. A mistyped path makes no new one, which would admit everybody.
-fn existing(file: &Path) -> Result<Fence, Failure> {
-    if !file.exists() {
-        return Err(Failure::config(format!("there is no fence {}", file.display())));
-    }
-    Ok(Fence::open(file)?)
 }
 
 fn given(option: Option<OsString>, name: &str, env: &str) -> Result<OsString, Failure> {

@@ -2,10 +2,11 @@
 //!
 //! The file is text: a line with the format's version, then one [`Mark`] a line, as a checksum and JSON. Marks are
 //! appended, one write and one sync each; when most of them are outdated, the file is written anew beside itself and
-//! renamed. Whoever writes holds the lock of `<file>.lock`, since the file itself is replaced.
+//! renamed. Whoever writes holds the lock of the file, and knows that this very file stands at the path: a lock file
+//! beside it could be taken away, and then two would write. The file that takes its place is locked before it does.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind as Io, Read};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, ErrorKind as Io, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -15,7 +16,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::block_on::block_on;
 use super::marks::{Mark, Marks};
-use crate::{Effect, Error, ErrorKind, FencingToken, LockName, Realm, Result};
+use crate::sync::locked;
+use crate::{Effect, Error, ErrorKind, FencingToken, Filesystem, Holder, LockName, Realm, Result};
 
 /// What the first line says before the version.
 const KIND: &str = "leasehold fence ";
@@ -26,6 +28,7 @@ const SPARE: usize = 1_000;
 /// The memory of a fence in a file.
 pub(super) struct FileMemory {
     path: PathBuf,
+    pub(super) filesystem: Filesystem,
     // A tokio mutex, so that at most one thread for each fence waits for other processes.
     state: Arc<Mutex<State>>,
 }
@@ -39,6 +42,8 @@ struct State {
 /// What was read of the file, and where that ends.
 struct Book {
     file: File,
+    /// This user may write to it.
+    is_writable: bool,
     marks: Marks,
     /// Where the next mark goes.
     end: u64,
@@ -50,24 +55,30 @@ struct Book {
 
 /// The time in which this handle has passes out: it holds the file's lock, which ends when the last pass is dropped.
 pub(super) struct Tenure {
-    _locked: File,
+    // Another one, as soon as another file has taken its place.
+    locked: std::sync::Mutex<File>,
 }
 
 impl FileMemory {
-    pub(super) fn open(path: &Path) -> Result<FileMemory> {
+    /// The fence at `path`, which is made if it is missing, unless it must exist.
+    pub(super) fn open(path: &Path, existing: bool) -> Result<FileMemory> {
         let path = resolve(path)?;
         let book = match Book::open(&path) {
+            Err(OpenError::Missing) if existing => {
+                return Err(invalid(format!("there is no fence {}", path.display())));
+            }
             Err(OpenError::Missing) => {
-                let _tenure = Tenure::begin(&path, true)?;
-                match Book::open(&path) {
-                    Err(OpenError::Missing) => Book::write(&path, &Marks::default())?,
-                    book => book?,
-                }
+                create(&path)?;
+                Book::open(&path)?
             }
             book => book?,
         };
+        let filesystem = Filesystem::of(&path).map_err(|error| failed("opened", &path, error))?;
+        if filesystem != Filesystem::Disk {
+            tracing::warn!(path = %path.display(), ?filesystem, "the fence is not on a local disk: see Fence::filesystem");
+        }
         let state = State { path: path.clone(), book, tenure: Weak::new() };
-        Ok(FileMemory { path, state: Arc::new(Mutex::new(state)) })
+        Ok(FileMemory { path, filesystem, state: Arc::new(Mutex::new(state)) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -99,9 +110,9 @@ impl FileMemory {
 
     pub(super) fn adopt(&self, realm: &Realm) -> Result<()> {
         let mut state = self.state();
-        let _tenure = state.tenure(true)?;
+        let tenure = state.waited_tenure()?;
         match state.book.marks.adopt(realm) {
-            Some(mark) => state.keep(mark),
+            Some(mark) => state.keep(&tenure, mark),
             None => Ok(()),
         }
     }
@@ -127,24 +138,24 @@ impl Entry {
     /// Enters unless another process or handle is in the way.
     fn at_once(&mut self) -> Result<Option<Arc<Tenure>>> {
         match self.state.tenure(false)? {
-            Some(tenure) => self.state.admit(&self.name, &self.token).map(|()| Some(tenure)),
+            Some(tenure) => self.state.admit(&tenure, &self.name, &self.token).map(|()| Some(tenure)),
             None => Ok(None),
         }
     }
 
     /// Enters as soon as nobody else is in the way.
     fn waiting(&mut self) -> Result<Arc<Tenure>> {
-        let tenure = self.state.tenure(true)?.expect("BUG: who waits for the lock of a file has it then");
-        self.state.admit(&self.name, &self.token)?;
+        let tenure = self.state.waited_tenure()?;
+        self.state.admit(&tenure, &self.name, &self.token)?;
         Ok(tenure)
     }
 }
 
 impl State {
-    /// Admits the token, after it is on disk; in a tenure only.
-    fn admit(&mut self, name: &LockName, token: &FencingToken) -> Result<()> {
+    /// Admits the token, after it is on disk.
+    fn admit(&mut self, tenure: &Tenure, name: &LockName, token: &FencingToken) -> Result<()> {
         match self.book.marks.admit(name, token)? {
-            Some(mark) => self.keep(mark),
+            Some(mark) => self.keep(tenure, mark),
             None => Ok(()),
         }
     }
@@ -162,14 +173,21 @@ impl State {
         Ok(Some(tenure))
     }
 
-    fn keep(&mut self, mark: Mark) -> Result<()> {
+    fn waited_tenure(&mut self) -> Result<Arc<Tenure>> {
+        Ok(self.tenure(true)?.expect("BUG: who waits for the lock of a file has it then"))
+    }
+
+    fn keep(&mut self, tenure: &Tenure, mark: Mark) -> Result<()> {
+        if !self.book.is_writable {
+            return Err(failed("written", &self.path, Io::PermissionDenied.into()));
+        }
         if self.book.clean && self.book.lines <= 2 * self.book.marks.len() + SPARE {
             return self.book.append(mark).map_err(|error| failed("written", &self.path, error));
         }
         let mut marks = self.book.marks.clone();
         marks.apply(mark);
         // Until it has succeeded, what is in the file is what was there before.
-        self.book = Book::write(&self.path, &marks)?;
+        self.book = Book::write(&self.path, &marks, tenure)?;
         Ok(())
     }
 }
@@ -180,24 +198,34 @@ impl Book {
             Io::NotFound => OpenError::Missing,
             _ => OpenError::Other(failed("opened", path, error)),
         };
-        if !fs::metadata(path).map_err(open)?.is_file() {
+        let found = fs::metadata(path).map_err(open)?;
+        if !found.is_file() {
             return Err(OpenError::Other(invalid(format!("{} is no file, and so no fence", path.display()))));
         }
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(open)?;
-        Ok(Book::of(file, path)?)
+        check_alone(path, &found)?;
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let (file, is_writable) = match opened {
+            // To look at it, reading is enough.
+            Err(error) if matches!(error.kind(), Io::PermissionDenied | Io::ReadOnlyFilesystem) => {
+                (File::open(path).map_err(open)?, false)
+            }
+            file => (file.map_err(open)?, true),
+        };
+        Ok(Book::of(file, is_writable, path)?)
     }
 
-    fn of(file: File, path: &Path) -> Result<Book> {
+    fn of(file: File, is_writable: bool, path: &Path) -> Result<Book> {
         let mut start = Vec::new();
         (&file).take(KIND.len() as u64 + 20).read_to_end(&mut start).map_err(|error| failed("read", path, error))?;
         check_version(&start, path)?;
-        let mut book = Book { file, marks: Marks::default(), end: HEADER.len() as u64, lines: 0, clean: true };
+        let end = HEADER.len() as u64;
+        let mut book = Book { file, is_writable, marks: Marks::default(), end, lines: 0, clean: true };
         book.read_on(path)?;
         Ok(book)
     }
 
-    /// Writes a whole file that takes the place of the one at `path` in one step.
-    fn write(path: &Path, marks: &Marks) -> Result<Book> {
+    /// Writes a whole file that takes the place of the one at `path` in one step, and has the tenure lock it before.
+    fn write(path: &Path, marks: &Marks, tenure: &Tenure) -> Result<Book> {
         let failed = |error| failed("written", path, error);
         let mut text = HEADER.to_owned();
         let mut lines = 0;
@@ -206,9 +234,11 @@ impl Book {
             lines += 1;
         }
         let fresh = beside(path, ".new");
-        let mut options = OpenOptions::new();
-        let file =
-            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != Io::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = fresh_file(&fresh).map_err(failed)?;
         // A fence that root raises stays the fence of the user that enters it.
         if let Ok(before) = fs::metadata(path) {
             let now = file.metadata().map_err(failed)?;
@@ -219,10 +249,12 @@ impl Book {
         }
         file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
         file.sync_all().map_err(failed)?;
+        let lock = File::open(&fresh).map_err(failed)?;
+        lock.try_lock().map_err(|error| failed(error.into()))?;
         fs::rename(&fresh, path).map_err(failed)?;
-        // The new name is not on disk before its directory is.
-        File::open(directory(path)).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(Book { file, marks: marks.clone(), end: text.len() as u64, lines, clean: true })
+        *locked(&tenure.locked) = lock;
+        sync_directory(path).map_err(failed)?;
+        Ok(Book { file, is_writable: true, marks: marks.clone(), end: text.len() as u64, lines, clean: true })
     }
 
     /// Puts one more mark on disk.
@@ -241,13 +273,9 @@ impl Book {
 
     /// Reads what others wrote since.
     fn catch_up(&mut self, path: &Path) -> Result<()> {
-        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        let now = fs::metadata(path).map_err(|error| match error.kind() {
-            Io::NotFound => gone(OpenError::Missing, path),
-            _ => failed("read", path, error),
-        })?;
+        let now = look(path)?;
         // Our open file keeps its number from being given to another.
-        if same(&now, &self.file.metadata().map_err(|error| failed("read", path, error))?) {
+        if is_same(&now, &self.file.metadata().map_err(|error| failed("read", path, error))?) {
             return match now.len() {
                 len if len < self.end => Err(went_back(path)),
                 len if len == self.end => Ok(()),
@@ -266,62 +294,145 @@ impl Book {
     /// Anything else that is no mark is damage.
     fn read_on(&mut self, path: &Path) -> Result<()> {
         let failed = |error| failed("read", path, error);
-        let len = self.file.metadata().map_err(failed)?.len();
-        let mut bytes = vec![0; usize::try_from(len.saturating_sub(self.end)).unwrap_or(usize::MAX)];
-        self.file.read_exact_at(&mut bytes, self.end).map_err(failed)?;
+        let mut left = self.file.metadata().map_err(failed)?.len().saturating_sub(self.end);
+        let file = self.file.try_clone().map_err(failed)?;
+        let mut lines = BufReader::with_capacity(1 << 16, At { file: &file, at: self.end }.take(left));
         self.clean = true;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let (line, next) = match rest.iter().position(|byte| *byte == b'\n') {
-                Some(at) => (&rest[..at], &rest[at + 1..]),
-                None => (rest, &rest[rest.len()..]),
-            };
-            let finished = line.len() < rest.len();
-            match parse(line) {
+        let mut line = Vec::new();
+        while left > 0 {
+            line.clear();
+            let length = lines.read_until(b'\n', &mut line).map_err(failed)? as u64;
+            if length == 0 {
+                return Err(failed(Io::UnexpectedEof.into()));
+            }
+            left -= length;
+            let is_finished = line.pop_if(|last| *last == b'\n').is_some();
+            // A line has no NUL; a file that was made longer before its data came to disk has.
+            let is_torn = left == 0 && (!is_finished || line.contains(&0));
+            let written = line.iter().rposition(|byte| *byte != 0).map_or(&line[..0], |last| &line[..=last]);
+            match parse(written) {
                 Some(mark) => {
                     self.marks.apply(mark);
                     self.lines += 1;
                 }
-                // A line has no NUL; a file that was made longer before its data came to disk has.
-                None if next.is_empty() && (!finished || line.contains(&0)) => {}
-                None => {
-                    return Err(invalid(format!(
-                        "the fence in {} is damaged at byte {}: it is not used, since a fence that forgets admits old \
-                         holders; put no older copy back, but make sure that nobody holds a lock of it, remove it, and \
-                         raise a new one to the tokens that the store gives next",
-                        path.display(),
-                        self.end
-                    )));
-                }
+                // Something stands where a whole mark has its end: that was no torn write, and its pass was given out.
+                None if is_torn && written.split_last().is_none_or(|(_, mark)| parse(mark).is_none()) => {}
+                None => return Err(damaged(path, self.end)),
             }
-            if !finished || line.contains(&0) {
+            if is_torn {
                 self.clean = false;
                 break;
             }
-            self.end += line.len() as u64 + 1;
-            rest = next;
+            self.end += length;
         }
         Ok(())
+    }
+}
+
+/// A file, read from a place on.
+struct At<'f> {
+    file: &'f File,
+    at: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
 impl Tenure {
     /// Takes the lock of the fence at `path`; `None` if another has it, and this shall not wait.
     fn begin(path: &Path, wait: bool) -> Result<Option<Tenure>> {
-        let path = beside(path, ".lock");
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|error| failed("locked", &path, error))?;
         loop {
-            let locked = if wait { file.lock().map_err(TryLockError::Error) } else { file.try_lock() };
-            match locked {
-                Ok(()) => return Ok(Some(Tenure { _locked: file })),
+            let file = File::open(path).map_err(|error| match error.kind() {
+                Io::NotFound => gone(OpenError::Missing, path),
+                _ => failed("locked", path, error),
+            })?;
+            let taken = if wait { file.lock().map_err(TryLockError::Error) } else { file.try_lock() };
+            match taken {
+                Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) if error.kind() == Io::Interrupted => {}
-                Err(TryLockError::Error(error)) => return Err(failed("locked", &path, error)),
+                Err(TryLockError::Error(error)) if error.kind() == Io::Interrupted => continue,
+                Err(TryLockError::Error(error)) => return Err(failed("locked", path, error)),
+            }
+            // While this waited, another file may have taken its place: then its lock counts.
+            let found = look(path)?;
+            if is_same(&found, &file.metadata().map_err(|error| failed("locked", path, error))?) {
+                check_alone(path, &found)?;
+                return Ok(Some(Tenure { locked: std::sync::Mutex::new(file) }));
             }
         }
     }
+}
+
+/// Makes an empty fence at `path`, unless somebody else has made it meanwhile.
+fn create(path: &Path) -> Result<()> {
+    let failed = |error| failed("made", path, error);
+    let fresh = beside(path, &format!(".new-{:x}", Holder::fresh().as_u128()));
+    let file = fresh_file(&fresh).map_err(failed)?;
+    let made =
+        file.write_all_at(HEADER.as_bytes(), 0).and_then(|()| file.sync_all()).and_then(|()| place(&fresh, path));
+    if let Err(error) = made {
+        let _ = fs::remove_file(&fresh);
+        return if error.kind() == Io::AlreadyExists { Ok(()) } else { Err(failed(error)) };
+    }
+    // The new name is not on disk before its directory is.
+    sync_directory(path).map_err(failed)
+}
+
+/// Renames to a name that nobody has.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn place(fresh: &Path, path: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn place(fresh: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(fresh, path)?;
+    fs::remove_file(fresh)
+}
+
+/// A file that nobody had before; a link that stands there is not followed.
+fn fresh_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
+
+fn look(path: &Path) -> Result<Metadata> {
+    fs::metadata(path).map_err(|error| match error.kind() {
+        Io::NotFound => gone(OpenError::Missing, path),
+        _ => failed("read", path, error),
+    })
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Checks that nobody can come to the fence by another path: when it is written anew, that one would lead to what it was
+/// before, and admit old holders.
+fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
+    if found.nlink() > 1 {
+        return Err(invalid(format!(
+            "the fence {} has {} names (hard links), and would become as many fences; leave it one name, or use symbolic links",
+            path.display(),
+            found.nlink()
+        )));
+    }
+    if Filesystem::is_mounted_alone(path).map_err(|error| failed("opened", path, error))? {
+        return Err(invalid(format!(
+            "the fence {} is mounted here as a single file, and would become two fences; mount its folder",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Why a file was not opened.
@@ -357,6 +468,15 @@ fn parse(line: &[u8]) -> Option<Mark> {
     (sum == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
 }
 
+fn damaged(path: &Path, at: u64) -> Error {
+    invalid(format!(
+        "the fence in {} is damaged at byte {at}: it is not used, since a fence that forgets admits old holders; put no \
+         older copy back, but make sure that nobody holds a lock of it, remove it, and raise a new one to the tokens that \
+         the store gives next",
+        path.display()
+    ))
+}
+
 fn check_version(start: &[u8], path: &Path) -> Result<()> {
     if start.starts_with(HEADER.as_bytes()) {
         return Ok(());
@@ -374,7 +494,7 @@ fn check_version(start: &[u8], path: &Path) -> Result<()> {
     }))
 }
 
-/// The path by which every handle of this file finds the same lock beside it.
+/// The path without symbolic links: what is renamed to it takes the file's place for all.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let refuse = |error: io::Error| match error.kind() {
         Io::NotFound => invalid(format!("there is no directory {} for a fence", directory(path).display())),
@@ -382,6 +502,12 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     };
     match fs::canonicalize(path) {
         Err(error) if error.kind() == Io::NotFound => {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(invalid(format!(
+                    "{} is a link to a file that does not exist, and so no fence",
+                    path.display()
+                )));
+            }
             let name = path.file_name().ok_or_else(|| invalid(format!("{} names no file", path.display())))?;
             Ok(fs::canonicalize(directory(path)).map_err(refuse)?.join(name))
         }

@@ -1,19 +1,22 @@
-//! [`Marks`]: the highest token of each name, and the realm that all of them belong to.
+//! [`Marks`]: the highest token of each name, for each realm, and the realm whose tokens are admitted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, FencingToken, LockName, Realm, Result};
 
-/// The highest token of each name, and the realm that all of them belong to.
+/// The highest token of each name, for each realm, and the realm whose tokens are admitted.
 #[derive(Clone, Default)]
 pub(super) struct Marks {
     realm: Option<Realm>,
-    numbers: BTreeMap<LockName, u64>,
+    numbers: HashMap<Realm, Numbers>,
 }
 
-/// One thing that a fence comes to know. Each says its realm: a mark of another realm begins that one.
+/// The highest number of each name in one realm.
+type Numbers = BTreeMap<LockName, u64>;
+
+/// One thing that a fence comes to know. Each says its realm: tokens of the last one are admitted.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
@@ -39,15 +42,15 @@ impl Marks {
                 ),
             ));
         }
-        match self.numbers.get(name) {
-            Some(highest) if *highest > token.number() => Err(Error::refused(
+        match self.highest_number(name) {
+            Some(highest) if highest > token.number() => Err(Error::refused(
                 ErrorKind::Fenced,
                 format!(
                     "the fence refuses token {token} for {name:?}: it has seen {highest}, so a later holder was here; \
                      stop this work, and acquire the lock again to begin anew"
                 ),
             )),
-            Some(highest) if *highest == token.number() => Ok(None),
+            Some(highest) if highest == token.number() => Ok(None),
             _ => Ok(Some(Mark { realm: token.realm().clone(), seen: Some((name.clone(), token.number())) })),
         }
     }
@@ -59,11 +62,10 @@ impl Marks {
 
     pub(super) fn apply(&mut self, mark: Mark) {
         if self.realm.as_ref() != Some(&mark.realm) {
-            self.numbers.clear();
-            self.realm = Some(mark.realm);
+            self.realm = Some(mark.realm.clone());
         }
         if let Some((name, number)) = mark.seen {
-            let highest = self.numbers.entry(name).or_default();
+            let highest = self.numbers.entry(mark.realm).or_default().entry(name).or_default();
             *highest = number.max(*highest);
         }
     }
@@ -73,34 +75,49 @@ impl Marks {
     }
 
     pub(super) fn highest(&self, name: &LockName) -> Option<FencingToken> {
-        Some(FencingToken::new(self.realm.clone()?, *self.numbers.get(name)?))
+        Some(FencingToken::new(self.realm.clone()?, self.highest_number(name)?))
     }
 
     pub(super) fn list(&self) -> Vec<(LockName, FencingToken)> {
-        let Some(realm) = &self.realm else { return Vec::new() };
-        self.numbers.iter().map(|(name, number)| (name.clone(), FencingToken::new(realm.clone(), *number))).collect()
+        let Some((realm, numbers)) = self.admitted() else { return Vec::new() };
+        numbers.iter().map(|(name, number)| (name.clone(), FencingToken::new(realm.clone(), *number))).collect()
     }
 
-    /// How many names it knows.
+    fn highest_number(&self, name: &LockName) -> Option<u64> {
+        self.admitted()?.1.get(name).copied()
+    }
+
+    /// The realm whose tokens are admitted, with its numbers, if it has any.
+    fn admitted(&self) -> Option<(&Realm, &Numbers)> {
+        self.numbers.get_key_value(self.realm.as_ref()?)
+    }
+
+    /// How many names it knows, in all realms.
     pub(super) fn len(&self) -> usize {
-        self.numbers.len()
+        self.numbers.values().map(BTreeMap::len).sum()
     }
 
-    /// The shortest list of marks that says all this.
+    /// The shortest list of marks that says all this. The realm whose tokens are admitted comes last.
     pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
-        let realm = self.realm.iter();
-        let adopted = realm.clone().filter(|_| self.numbers.is_empty());
-        let adopted = adopted.map(|realm| Mark { realm: realm.clone(), seen: None });
-        let seen = realm.flat_map(|realm| {
-            self.numbers.iter().map(|(name, number)| Mark { realm: realm.clone(), seen: Some((name.clone(), *number)) })
+        let admitted = self.realm.as_ref();
+        let earlier = self.numbers.keys().filter(move |realm| Some(*realm) != admitted);
+        let seen = earlier.chain(admitted).flat_map(|realm| {
+            let numbers = self.numbers.get(realm).into_iter().flatten();
+            numbers.map(|(name, number)| Mark { realm: realm.clone(), seen: Some((name.clone(), *number)) })
         });
-        adopted.chain(seen)
+        let adopted = admitted.filter(|realm| !self.numbers.contains_key(realm));
+        seen.chain(adopted.map(|realm| Mark { realm: realm.clone(), seen: None }))
     }
 
-    /// Whether these know at least what `earlier` knew, or another realm was adopted since.
+    /// Whether these know at least what `earlier` knew.
     pub(super) fn follow(&self, earlier: &Marks) -> bool {
-        earlier.realm.is_none()
-            || (self.realm.is_some() && self.realm != earlier.realm)
-            || earlier.numbers.iter().all(|(name, number)| self.numbers.get(name).is_some_and(|later| later >= number))
+        let knows = |realm: &Realm, name: &LockName, number: u64| {
+            self.numbers.get(realm).and_then(|numbers| numbers.get(name)).is_some_and(|later| *later >= number)
+        };
+        (earlier.realm.is_none() || self.realm.is_some())
+            && earlier
+                .numbers
+                .iter()
+                .all(|(realm, numbers)| numbers.iter().all(|(name, number)| knows(realm, name, *number)))
     }
 }

@@ -12,7 +12,7 @@ use self::block_on::block_on;
 use self::file::{FileMemory, Tenure};
 use self::marks::Marks;
 use crate::sync::locked;
-use crate::{FencingToken, LockName, Realm, Result};
+use crate::{FencingToken, Filesystem, LockName, Realm, Result};
 
 mod block_on;
 mod file;
@@ -94,17 +94,41 @@ impl Fence {
     /// there. It blocks for as long as that takes.
     ///
     /// What it admits is on disk before the pass is given out, so that it survives a kill and a power loss. Entering with the
-    /// highest token again writes nothing. Beside the file stands `<file>.lock`, which is locked while a pass is out,
-    /// whatever its name: other processes and handles wait until this one has none. Keep the file on a local disk, and
-    /// never put an older copy of it back: a fence that forgets admits old holders.
+    /// highest token again writes nothing. The file is locked while a pass is out, whatever its name: other processes
+    /// and handles wait until this one has none. Keep the file on a local disk (see [`filesystem`](Fence::filesystem)),
+    /// and never remove it, or put an older copy of it back: a fence that forgets admits old holders. It grows with the
+    /// number of names, by about 150 bytes each, and whoever opens it reads all of them.
+    ///
+    /// Who may only read it can look at it, and not enter.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a file that is no fence, is damaged, or was written by a
-    /// newer version: it is never taken for an empty one. [`Denied`](crate::ErrorKind::Denied) or
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a file that is no fence, is damaged, was written by a
+    /// newer version, or has another path: a hard link, or a mount of this single file. It is never taken for an empty
+    /// one. [`Denied`](crate::ErrorKind::Denied) or
     /// [`Unavailable`](crate::ErrorKind::Unavailable) from the file system.
     pub fn open(path: impl AsRef<Path>) -> Result<Fence> {
-        Ok(Fence::with(Memory::File(FileMemory::open(path.as_ref())?)))
+        Ok(Fence::with(Memory::File(FileMemory::open(path.as_ref(), false)?)))
+    }
+
+    /// The fence in this file, as [`open`](Fence::open); one that is missing is not made. For operators: a mistyped path
+    /// would give a new fence, which admits everybody.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Fence::open), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for one that is missing.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Fence> {
+        Ok(Fence::with(Memory::File(FileMemory::open(path.as_ref(), true)?)))
+    }
+
+    /// What its file is on; `None` for a fence in memory. In [`Memory`](Filesystem::Memory) it forgets when the power
+    /// fails, and then admits holders from before, whose locks may be elsewhere; on a [`Shared`](Filesystem::Shared) one,
+    /// whether two machines exclude each other is up to that file system. A warning says so when it is opened.
+    pub fn filesystem(&self) -> Option<Filesystem> {
+        match &self.0.memory {
+            Memory::Here(_) => None,
+            Memory::File(file) => Some(file.filesystem),
+        }
     }
 
     fn with(memory: Memory) -> Fence {
@@ -172,9 +196,9 @@ impl Fence {
         self.enter_blocking(name, token).map(drop)
     }
 
-    /// Accepts this realm from now on, and no other: for after the store was swapped or restored from a backup. The numbers
-    /// of all names start anew. It blocks for as long as the file takes; adopting the realm that the fence has changes
-    /// nothing.
+    /// Accepts this realm from now on, and no other: for after the store was swapped or restored from a backup. The
+    /// numbers of all names start anew, unless the fence had this realm before: then they are what they were. It blocks
+    /// for as long as the file takes; adopting the realm that the fence has changes nothing.
     ///
     /// Make sure first that no holder of the old realm still writes: to this fence, the two realms have no order.
     ///

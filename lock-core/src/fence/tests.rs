@@ -204,7 +204,7 @@ fn two_handles_of_one_file_exclude_each_other() {
 fn the_file_is_locked_while_any_pass_is_out() {
     let (_directory, path) = place();
     let fence = Fence::open(&path).unwrap();
-    let other = File::open(beside(&path, ".lock")).unwrap();
+    let other = File::open(&path).unwrap();
     let a = fence.enter_blocking(&name("a"), &token(1)).unwrap();
     let b = fence.enter_blocking(&name("b"), &token(1)).unwrap();
     for pass in [a, b] {
@@ -267,9 +267,8 @@ fn a_token_is_in_the_file_before_its_pass_is_given_out_and_a_known_one_costs_no_
 fn a_fence_is_readable_by_its_owner_only() {
     let (_directory, path) = place();
     let _fence = Fence::open(&path).unwrap();
-    for path in [path.clone(), beside(&path, ".lock")] {
-        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "it is all there is");
 }
 
 #[test]
@@ -326,7 +325,7 @@ fn damage_is_an_error_wherever_it_is() {
         fence.raise(&name("a"), &token(number)).unwrap();
     }
     let whole = fs::read(&path).unwrap();
-    for at in 0..whole.len() - 1 {
+    for at in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         let (_directory, path) = place();
@@ -502,11 +501,213 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 #[test]
 fn an_error_of_the_file_system_says_that_the_token_may_have_been_remembered() {
+    let (_directory, path) = place();
+    let fence = Fence::open(&path).unwrap();
+    // After a torn write the file is written anew, and here it cannot.
+    File::options().append(true).open(&path).unwrap().write_all(b"0badc0de {\"rea").unwrap();
+    fs::create_dir(beside(&path, ".new")).unwrap();
+    let error: Error = fence.enter_blocking(&name("a"), &token(1)).unwrap_err();
+    assert!(error.may_have_taken_effect() && error.to_string().contains("invoices.fence"), "{error}");
+    fs::remove_dir(beside(&path, ".new")).unwrap();
+    drop(fence.enter_blocking(&name("a"), &token(1)).unwrap());
+}
+
+/// Somebody who enters `fence` with token 6 while a pass is out: `meanwhile` is done when they wait for the file's lock, and
+/// then they still do.
+fn still_waits(path: &Path, fence: &Fence, pass: Pass, meanwhile: impl FnOnce()) {
+    let entered = AtomicU64::new(0);
+    let until_it_waits = || {
+        let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
+        let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&inode);
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            assert_eq!(entered.load(Ordering::SeqCst), 0, "two are in");
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let pass = fence.enter_blocking(&name("a"), &token(6)).unwrap();
+            entered.store(6, Ordering::SeqCst);
+            drop(pass);
+        });
+        until_it_waits();
+        meanwhile();
+        until_it_waits();
+        drop(pass);
+    });
+    assert_eq!(entered.load(Ordering::SeqCst), 6);
+}
+
+#[test]
+fn nothing_that_is_removed_beside_a_fence_lets_two_in() {
+    let (directory, path) = place();
+    let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
+    let pass = one.enter_blocking(&name("a"), &token(5)).unwrap();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap().path();
+        if entry != path {
+            fs::remove_file(entry).unwrap();
+        }
+    }
+    still_waits(&path, &two, pass, || ());
+}
+
+#[test]
+fn a_file_that_is_written_anew_while_a_pass_is_out_lets_nobody_in() {
+    // In memory, since it takes a thousand marks.
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().join("fence");
+    let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
+    let pass = one.enter_blocking(&name("a"), &token(5)).unwrap();
+    let before = fs::metadata(&path).unwrap().ino();
+    still_waits(&path, &two, pass, || {
+        for number in 1.. {
+            one.raise(&name("b"), &token(number)).unwrap();
+            if fs::metadata(&path).unwrap().ino() != before {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn who_waits_while_the_file_is_written_anew_is_still_excluded() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().join("fence");
+    let fences = [Fence::open(&path).unwrap(), Fence::open(&path).unwrap()];
+    // Nearly so many outdated marks that it is written anew.
+    for number in 1..=980 {
+        fences[0].raise(&name("b"), &token(number)).unwrap();
+    }
+    let before = fs::metadata(&path).unwrap().ino();
+    writes_never_go_down(&fences);
+    assert_ne!(fs::metadata(&path).unwrap().ino(), before, "it was never written anew");
+}
+
+#[test]
+fn a_realm_that_is_adopted_again_has_its_numbers() {
+    on_both(|fence| {
+        fence.raise(&name("a"), &token(7)).unwrap();
+        fence.adopt(foreign(0).realm()).unwrap();
+        fence.raise(&name("a"), &foreign(2)).unwrap();
+        fence.adopt(token(0).realm()).unwrap();
+        assert_eq!(kind(fence.enter_blocking(&name("a"), &token(3))), ErrorKind::Fenced);
+        drop(fence.enter_blocking(&name("a"), &token(7)).unwrap());
+        assert_eq!(fence.list().unwrap(), [(name("a"), token(7))]);
+    });
+}
+
+#[test]
+fn a_file_that_is_written_anew_keeps_the_numbers_of_all_realms() {
+    let (_directory, path) = place();
+    let (fence, other) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
+    fence.raise(&name("a"), &token(7)).unwrap();
+    fence.adopt(foreign(0).realm()).unwrap();
+    // A torn write has it written anew.
+    File::options().append(true).open(&path).unwrap().write_all(b"0badc0de").unwrap();
+    let before = fs::metadata(&path).unwrap().ino();
+    fence.adopt(&Realm::new("test:three")).unwrap();
+    assert_ne!(fs::metadata(&path).unwrap().ino(), before);
+    for fence in [fence, other, Fence::open(&path).unwrap()] {
+        assert_eq!(fence.realm().unwrap(), Some(Realm::new("test:three")));
+        assert_eq!(kind(fence.enter_blocking(&name("a"), &token(8))), ErrorKind::Fenced);
+    }
+    let fence = Fence::open(&path).unwrap();
+    fence.adopt(token(0).realm()).unwrap();
+    assert_eq!(fence.highest(&name("a")).unwrap(), Some(token(7)));
+}
+
+#[test]
+fn a_file_of_the_first_version_is_read() {
+    let (_directory, path) = place();
+    // As it was written for: a seen at 7 in one realm, another adopted, a seen at 2 there, and at 3.
+    fs::write(&path, FIRST_VERSION).unwrap();
+    let fence = Fence::open(&path).unwrap();
+    assert_eq!(fence.list().unwrap(), [(name("a"), foreign(3))]);
+    drop(fence.enter_blocking(&name("a"), &foreign(4)).unwrap());
+    fence.adopt(token(0).realm()).unwrap();
+    assert_eq!(fence.highest(&name("a")).unwrap(), Some(token(7)));
+}
+
+const FIRST_VERSION: &str = "leasehold fence 1\n608819f9 {\"realm\":\"test:one\",\"seen\":[\"a\",7]}\n\
+    f5d3c8d0 {\"realm\":\"test:two\"}\n\
+    6b738817 {\"realm\":\"test:two\",\"seen\":[\"a\",2]}\n\
+    6ab1e220 {\"realm\":\"test:two\",\"seen\":[\"a\",3]}\n";
+
+#[test]
+fn a_link_that_leads_nowhere_becomes_no_second_fence() {
+    let (directory, path) = place();
+    std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+    let error = Fence::open(&path).unwrap_err();
+    assert!(error.to_string().contains("link to a file that does not exist"), "{error}");
+    assert!(!directory.path().join("elsewhere").exists() && path.is_symlink());
+}
+
+#[test]
+fn what_was_planted_beside_a_fence_is_not_written_through() {
+    let (directory, path) = place();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, beside(&path, ".new")).unwrap();
+    let fence = Fence::open(&path).unwrap();
+    // A torn write has it written anew.
+    File::options().append(true).open(&path).unwrap().write_all(b"0badc0de").unwrap();
+    fence.raise(&name("a"), &token(1)).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(!path.is_symlink());
+}
+
+#[test]
+fn a_fence_with_two_names_is_refused_before_it_becomes_two() {
     let (directory, path) = place();
     let fence = Fence::open(&path).unwrap();
-    fs::remove_file(beside(&path, ".lock")).unwrap();
-    fs::create_dir(beside(&path, ".lock")).unwrap();
-    let error: Error = fence.enter_blocking(&name("a"), &token(1)).unwrap_err();
-    assert!(error.may_have_taken_effect() && error.to_string().contains(".lock"), "{error}");
-    drop(directory);
+    fs::hard_link(&path, directory.path().join("other")).unwrap();
+    for refused in [Fence::open(directory.path().join("other")).unwrap_err(), Fence::open(&path).unwrap_err()] {
+        assert!(refused.to_string().contains("2 names (hard links)"), "{refused}");
+    }
+    assert_eq!(kind(fence.enter_blocking(&name("a"), &token(1))), ErrorKind::InvalidConfig);
+    fs::remove_file(directory.path().join("other")).unwrap();
+    drop(fence.enter_blocking(&name("a"), &token(1)).unwrap());
+}
+
+#[test]
+fn a_fence_that_is_mounted_by_itself_is_refused_before_it_becomes_two() {
+    const INSIDE: &str = "LEASEHOLD_TEST_FENCE_MOUNTED";
+    if let Ok(path) = std::env::var(INSIDE) {
+        let error = Fence::open(path).unwrap_err();
+        assert!(error.to_string().contains("mount its folder"), "{error}");
+        return;
+    }
+    let (directory, path) = place();
+    Fence::open(&path).unwrap();
+    let inside = directory.path().join("inside");
+    fs::write(&inside, "").unwrap();
+    let status = Command::new("unshare")
+        .args(["-m", "sh", "-ec", "mount --bind \"$1\" \"$2\"; shift 2; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args([&path, &inside])
+        .args(["--exact", thread::current().name().unwrap()])
+        .env(INSIDE, &inside)
+        .stdout(Stdio::null())
+        .status()
+        .expect("unshare must be installed for this test");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_fence_that_must_exist_is_not_made() {
+    let (_directory, path) = place();
+    let error = Fence::open_existing(&path).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidConfig && error.to_string().contains("there is no fence"), "{error}");
+    assert!(!path.exists());
+    Fence::open(&path).unwrap();
+    assert_eq!(Fence::open_existing(&path).unwrap().list().unwrap(), []);
+}
+
+#[test]
+fn a_fence_says_what_it_is_on() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let fence = Fence::open(directory.path().join("fence")).unwrap();
+    assert_eq!(fence.filesystem(), Some(Filesystem::Memory));
+    assert_eq!(Fence::in_memory().filesystem(), None);
 }
