@@ -45,6 +45,8 @@ pub(crate) enum Need {
     EndsSessions,
     /// The store raises tokens.
     Raises,
+    /// The store keeps a text for a quorum.
+    Keeps,
 }
 
 /// What is known of the store before the cases run.
@@ -54,6 +56,7 @@ pub(crate) struct Known {
     pub(crate) faults: Faults,
     pub(crate) ends_sessions: bool,
     pub(crate) raises: bool,
+    pub(crate) keeps: bool,
 }
 
 impl Case {
@@ -95,6 +98,7 @@ impl Need {
             },
             Need::RecordsSurvive(fault) => survives("records", promised.records_survive, fault),
             Need::Raises => lacks(known.raises, "no raising of tokens"),
+            Need::Keeps => lacks(known.keeps, "keeps nothing for a quorum"),
             Need::EndsSessions => lacks(known.ends_sessions, "the deployment cannot end sessions"),
         }
     }

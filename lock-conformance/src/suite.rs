@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use lock_core::Raise;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::case::{Case, Known, Proof};
@@ -101,11 +102,12 @@ impl Suite {
             let deployment = self.factory.deploy().await?;
             let opened = tokio::time::timeout(self.deadline, deployment.open()).await;
             let store = opened.map_err(|_| "opening the store brought no answer")??;
-            Ok((store.guarantees(), store.raises().is_some()))
+            let keeps = store.raises().and_then(Raise::keeps).is_some();
+            Ok((store.guarantees(), store.raises().is_some(), keeps))
         });
         runtime.shutdown_background();
         let (faults, ends_sessions) = (self.factory.faults(), self.factory.ends_sessions());
-        looked.map(|(guarantees, raises)| Known { guarantees, faults, ends_sessions, raises })
+        looked.map(|(guarantees, raises, keeps)| Known { guarantees, faults, ends_sessions, raises, keeps })
     }
 
     fn verdict(&self, case: &Case, known: &Known, stop: &AtomicBool) -> Option<Verdict> {

@@ -24,7 +24,8 @@ impl Factory for Of {
 #[async_trait]
 impl Deployment for Members {
     async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
-        Ok(Arc::new(Quorum::new(self.0.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>))?))
+        let members = self.0.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>);
+        Ok(Arc::new(Quorum::open(members).await?))
     }
 }
 

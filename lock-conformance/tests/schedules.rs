@@ -249,21 +249,31 @@ impl Stores {
     }
 
     /// What a client has of them behind links of its own, and the links.
-    fn linked(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
+    async fn linked(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
         let link = |store: &MemoryStore| {
             let mix = Mix::new(random.below(60), LONGEST);
             Faulty::random(Arc::new(store.clone()), random.number(), mix)
         };
         let links: Vec<_> = self.members.iter().map(link).collect();
-        (Stores::joined(links.iter().map(|link| link.clone() as Arc<dyn LockStore>).collect()), links)
+        let stores = links.iter().map(|link| link.clone() as Arc<dyn LockStore>).collect();
+        (Stores::joined(stores).await, links)
     }
 
-    fn plain(&self) -> Arc<dyn LockStore> {
-        Stores::joined(self.members.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>).collect())
+    async fn plain(&self) -> Arc<dyn LockStore> {
+        Stores::joined(self.members.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>).collect()).await
     }
 
-    fn joined(mut stores: Vec<Arc<dyn LockStore>>) -> Arc<dyn LockStore> {
-        if stores.len() == 1 { stores.remove(0) } else { Arc::new(Quorum::new(stores).unwrap().longest_ttl(TTL)) }
+    /// A quorum is opened as often as it takes: so many calls go wrong that too few members may answer.
+    async fn joined(mut stores: Vec<Arc<dyn LockStore>>) -> Arc<dyn LockStore> {
+        if stores.len() == 1 {
+            return stores.remove(0);
+        }
+        loop {
+            match Quorum::open(stores.clone()).await {
+                Ok(quorum) => return Arc::new(quorum.longest_ttl(TTL)),
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+        }
     }
 }
 
@@ -275,7 +285,7 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
     let mut held = Vec::new();
     let mut links = Vec::new();
     for _ in 0..CLIENTS {
-        let (store, faulty) = stores.linked(&mut random);
+        let (store, faulty) = stores.linked(&mut random).await;
         let locks = Locks::builder_of(store).ttl(TTL).call_timeout(CALL).build();
         // Beside it something is held for the whole time, so that a shared session goes on.
         held.push(locks.lock(format!("other/{}", links.len())).acquire().await.ok());
@@ -302,7 +312,7 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
     // What is still under way is applied by then, and one TTL later it must be gone.
     tokio::time::sleep(LONGEST + TTL + TTL / 20).await;
     let claim = Claim::new(LockName::new("job").unwrap(), TTL);
-    let attempt = stores.plain().request(&claim).await.unwrap();
+    let attempt = stores.plain().await.request(&claim).await.unwrap();
     assert!(matches!(attempt, Attempt::Granted(_)), "something was left behind: {attempt:?}");
     monitor.abort();
     assert!(!monitor.await.is_err_and(|error| error.is_panic()), "two guards were valid at once");

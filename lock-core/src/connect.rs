@@ -36,19 +36,20 @@ pub struct Connect<G: Guard = LockGuard> {
     url: Result<StoreUrl>,
     settings: Settings,
     least: Vec<Guarantees>,
+    existing: bool,
     guard: PhantomData<fn() -> G>,
 }
 
 impl Connect {
     pub(crate) fn new(registry: Registry, url: Result<StoreUrl>) -> Connect {
-        Connect { registry, url, settings: Settings::default(), least: Vec::new(), guard: PhantomData }
+        Connect { registry, url, settings: Settings::default(), least: Vec::new(), existing: false, guard: PhantomData }
     }
 
     /// For locks whose double hold is a bug: the guards carry fencing tokens, and a store that cannot keep their order
     /// is refused with the reason.
     pub fn for_correctness(self) -> Connect<FencedGuard> {
-        let Connect { registry, url, settings, least, .. } = self;
-        Connect { registry, url, settings, least, guard: PhantomData }
+        let Connect { registry, url, settings, least, existing, .. } = self;
+        Connect { registry, url, settings, least, existing, guard: PhantomData }
     }
 }
 
@@ -56,6 +57,13 @@ impl<G: Guard> Connect<G> {
     /// Refuses a store that promises less than this.
     pub fn require(mut self, least: Guarantees) -> Self {
         self.least.push(least);
+        self
+    }
+
+    /// Refuses a store that is not there, and makes nothing: for those who look. A mistyped path of a file would otherwise
+    /// show free locks.
+    pub fn existing(mut self) -> Self {
+        self.existing = true;
         self
     }
 
@@ -91,12 +99,17 @@ impl<G: Guard> Connect<G> {
     }
 
     async fn connect(self) -> Result<Locks<G>> {
-        let Connect { registry, url, mut settings, least, .. } = self;
+        let Connect { registry, url, mut settings, least, existing, .. } = self;
         runtime::background()?;
         let url = url?;
         let limit = *settings.call_timeout.get_or_insert_with(|| default_call_timeout(&url));
         refuse_no_time(limit)?;
-        let opening = registry.open(&url, &settings.clock);
+        let opening = async {
+            match existing {
+                true => registry.open_existing(&url, &settings.clock).await,
+                false => registry.open(&url, &settings.clock).await,
+            }
+        };
         let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
             Err(Error::refused(ErrorKind::TimedOut, format!("{url} did not answer within {limit:?}")))
         })?;

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::sync::locked;
 use crate::{
     Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Faults, FencingToken,
-    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, LossReason, Moment, Raise, Raised, Realm,
-    Released, Remembers, Renewals, Renewed, Result, Session, WaitStyle, Waiting,
+    Guarantees, HeldBy, Holder, HolderInfo, Keep, Kept, Lease, LockName, LockStore, LossReason, Moment, Raise, Raised,
+    Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Session, WaitStyle, Waiting,
 };
 
 /// A store in this process's memory: for tests, for examples, and as the model that every other store is held against.
@@ -42,6 +42,8 @@ struct State {
     last_session: u64,
     /// When it forgot everything, if it ever did.
     forgot: Option<Moment>,
+    /// What it keeps for a quorum.
+    kept: Option<String>,
 }
 
 /// A lock that is held or waited for.
@@ -113,8 +115,10 @@ impl MemoryStore {
     /// again; for tests. From then on it remembers [for](Remembers::For) the time since.
     pub fn forget(&self) {
         let now = self.0.clock.now();
+        let mut state = locked(&self.0.state);
+        *state = State { forgot: Some(now), ..State::default() };
         *locked(&self.0.realm) = Realm::fresh("memory");
-        *locked(&self.0.state) = State { forgot: Some(now), ..State::default() };
+        drop(state);
         self.end_sessions();
     }
 
@@ -169,21 +173,24 @@ impl MemoryStore {
         }
     }
 
-    fn renew_session(&self, session: &Session) -> (Renewed, Vec<Claim>) {
-        let now = self.0.clock.now();
+    /// The round of a session, in the order that [`Beat::Session`] asks for.
+    fn renew_session(&self, renewal: &Renewal, session: &Session) {
+        let granted = |claim: &Claim| claim.notes(Notes::default).granted.load(Ordering::Acquire);
+        let mut gone: Vec<_> = session.claims().into_iter().filter(granted).collect();
         let mut state = locked(&self.0.state);
-        match state.sessions.get_mut(&session.key()).filter(|until| **until > now) {
-            Some(until) => *until = now.after(session.ttl()),
-            None => {
-                state.sessions.remove(&session.key());
-                return (Renewed::NotHeld, Vec::new());
-            }
+        if !state.beat(session, self.0.clock.now()) {
+            drop(state);
+            return renewal.answer(Renewed::NotHeld);
         }
+        gone.retain(|claim| state.held_mut(claim).is_none());
+        drop(state);
+        // Before the answer, which would extend the belief in them.
+        gone.iter().for_each(|claim| renewal.not_held(claim));
+        renewal.answer(Renewed::For(session.ttl()));
+        let mut state = locked(&self.0.state);
+        // As they are now: what was written while nothing was locked belongs to a claim that was put on it before.
         let claims = session.claims();
         state.drop_orphans(session, &claims);
-        let granted = |claim: &Claim| claim.notes(Notes::default).granted.load(Ordering::Acquire);
-        let gone = claims.into_iter().filter(|claim| granted(claim) && state.held_mut(claim).is_none()).collect();
-        (Renewed::For(session.ttl()), gone)
     }
 }
 
@@ -210,6 +217,16 @@ impl State {
         if record.held.is_some() || !record.queue.is_empty() {
             self.records.insert(name.clone(), record);
         }
+    }
+
+    /// Extends a session that has not ended; whether it had not.
+    fn beat(&mut self, session: &Session, now: Moment) -> bool {
+        let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
+        match until {
+            Some(until) => *until = now.after(session.ttl()),
+            None => drop(self.sessions.remove(&session.key())),
+        }
+        self.sessions.contains_key(&session.key())
     }
 
     fn held_mut(&mut self, claim: &Claim) -> Option<&mut Held> {
@@ -332,11 +349,7 @@ impl LockStore for MemoryStore {
         for renewal in batch {
             match renewal.of() {
                 Beat::Lease(claim) => renewal.answer(self.renew_lease(claim)),
-                Beat::Session(session) => {
-                    let (answer, gone) = self.renew_session(session);
-                    renewal.answer(answer);
-                    gone.iter().for_each(|claim| renewal.not_held(claim));
-                }
+                Beat::Session(session) => self.renew_session(renewal, session),
             }
         }
     }
@@ -424,6 +437,29 @@ impl Raise for MemoryStore {
         held.token = number;
         state.last_token = state.last_token.max(number);
         Ok(Raised::Raised)
+    }
+
+    fn keeps(&self) -> Option<&dyn Keep> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Keep for MemoryStore {
+    async fn kept(&self) -> Result<Kept> {
+        let state = locked(&self.0.state);
+        Ok(Kept { realm: self.realm(), text: state.kept.clone() })
+    }
+
+    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+        let mut state = locked(&self.0.state);
+        if self.realm() != before.realm {
+            return Ok(false);
+        }
+        if state.kept == before.text {
+            state.kept = Some(text.to_owned());
+        }
+        Ok(state.kept.as_deref() == Some(text))
     }
 }
 

@@ -21,6 +21,16 @@ pub trait Driver: Send + Sync + 'static {
     /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied).
     async fn open(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>>;
 
+    /// As [`open`](Driver::open), for those who only look: what is not there is refused, and not made. A store that
+    /// opening makes nothing of needs no more than what stands here.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Driver::open), and [`InvalidConfig`](ErrorKind::InvalidConfig) for what is not there.
+    async fn open_existing(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        self.open(url, all, clock).await
+    }
+
     /// The statements by which the store at `url` is initialised, for those who do it by hand; `None` for a store that
     /// needs nothing before it is opened. Asks no server.
     ///
@@ -113,7 +123,16 @@ impl Registry {
     ///
     /// As [`Driver::open`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme, with those that do.
     pub async fn open(&self, url: &StoreUrl, clock: &Clock) -> Result<Arc<dyn LockStore>> {
-        self.driver(url.scheme())?.open(url, self, clock).await
+        self.driver(url)?.open(url, self, clock).await
+    }
+
+    /// As [`open`](Registry::open), for those who only look: what is not there is refused, and not made.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::open_existing`].
+    pub async fn open_existing(&self, url: &StoreUrl, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        self.driver(url)?.open_existing(url, self, clock).await
     }
 
     /// The statements by which the store at this URL is initialised by hand; `None` for one that needs none.
@@ -122,7 +141,7 @@ impl Registry {
     ///
     /// As [`Driver::init_script`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme.
     pub fn init_script(&self, url: &StoreUrl) -> Result<Option<String>> {
-        self.driver(url.scheme())?.init_script(url)
+        self.driver(url)?.init_script(url)
     }
 
     /// Initialises the store at this URL; changes nothing if that was done, or is not needed. Gives whether it is needed.
@@ -135,14 +154,15 @@ impl Registry {
     ///
     /// As that of the store; what was begun may be done, or not.
     pub async fn init(&self, url: &StoreUrl) -> Result<bool> {
-        let driver = self.driver(url.scheme())?;
+        let driver = self.driver(url)?;
         if driver.init_script(url)?.is_none() {
             return Ok(false);
         }
         driver.init(url).await.map(|()| true)
     }
 
-    fn driver(&self, scheme: &str) -> Result<&Arc<dyn Driver>> {
+    fn driver(&self, url: &StoreUrl) -> Result<&Arc<dyn Driver>> {
+        let scheme = url.scheme();
         if let Some(driver) = self.drivers.iter().find(|driver| driver.kind().schemes.contains(&scheme)) {
             return Ok(driver);
         }
@@ -150,9 +170,26 @@ impl Registry {
             Some(missing) => {
                 format!("the store {scheme}: was not compiled in: it needs the feature `{}`", missing.feature)
             }
-            None => format!("there is no store {scheme}:"),
+            None => {
+                if let Some(text) = url.as_host_and_port() {
+                    return Err(Error::refused(ErrorKind::InvalidConfig, text));
+                }
+                let alike = self.alike(scheme).map(|alike| format!("; did you mean {alike}:?")).unwrap_or_default();
+                format!("there is no store {scheme}:{alike}")
+            }
         };
         Err(Error::refused(ErrorKind::InvalidConfig, format!("{text}; there is {}", self.schemes())))
+    }
+
+    /// The scheme that somebody may have meant, of those that were not compiled in too.
+    fn alike(&self, scheme: &str) -> Option<&'static str> {
+        let there = self.kinds().flat_map(|kind| kind.schemes);
+        let all = there.chain(self.missing.iter().flat_map(|missing| missing.schemes)).copied();
+        let near = all.map(|known| (distance(scheme, known), known)).filter(|(distance, known)| {
+            // Of a short word two letters are most of it.
+            *distance <= 2 && *distance < known.len() / 2 + 1
+        });
+        near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
     }
 
     fn schemes(&self) -> String {
@@ -174,6 +211,21 @@ impl Registry {
         let able = if able.is_empty() { "none that was compiled in".to_owned() } else { able.join(", ") };
         Err(Error::refused(ErrorKind::TooWeak, format!("{missing}; stores that promise it: {able}")))
     }
+}
+
+/// How many letters have to be added, removed or changed to make one word of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<_> = other.chars().collect();
+    let mut row: Vec<_> = (0..=other.len()).collect();
+    for (at, letter) in one.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], at + 1);
+        for (column, theirs) in other.iter().enumerate() {
+            let changed = corner + usize::from(letter != *theirs);
+            corner = row[column + 1];
+            row[column + 1] = changed.min(corner + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 impl fmt::Debug for Registry {
@@ -238,6 +290,22 @@ mod tests {
                 _ => Ok(()),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_scheme_is_told_which_one_may_be_meant() {
+        let registry = Registry::new().with(MemoryDriver).with(Tables).without(&["postgres"], "postgres");
+        let refusal = |text: &str| registry.init_script(&text.parse().unwrap()).unwrap_err().to_string();
+        assert!(
+            refusal("table:x").contains("did you mean tables:?; there is memory:, tables:"),
+            "{}",
+            refusal("table:x")
+        );
+        assert!(refusal("postgress:x").contains("did you mean postgres:?"));
+        let far = refusal("consul://h");
+        assert!(!far.contains("did you mean") && far.contains("there is memory:, tables:"), "{far}");
+        assert!(refusal("localhost:6379").contains("redis://localhost:6379"));
+        assert_eq!((distance("", "ab"), distance("kitten", "sitting"), distance("zk", "zk")), (2, 3, 0));
     }
 
     #[tokio::test]

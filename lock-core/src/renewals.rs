@@ -87,8 +87,12 @@ impl Renewals {
         &self.clock
     }
 
-    /// Says why entries stay unanswered, for people; the first reason stays.
+    /// Says why entries stay unanswered, for people; the first reason stays. Where the store knows by the same failure
+    /// that they are not held, it says so first and answers then.
     pub fn fail(&self, error: Error) {
+        for entry in self.entries.iter().filter(|entry| entry.answered().is_none()) {
+            entry.session.schedule().failed(error.clone());
+        }
         locked(&self.failure).get_or_insert(error);
     }
 
@@ -156,5 +160,29 @@ impl fmt::Debug for Renewals {
 impl fmt::Debug for Renewal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Renewal").field("of", &self.of()).field("answer", &self.answered()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{ErrorKind, LockName, Validity};
+
+    #[test]
+    fn a_lease_knows_why_its_last_renewal_was_not_confirmed() {
+        let clock = Clock::system();
+        let claim = Claim::new(LockName::new("job").expect("a name"), Duration::from_secs(30));
+        let batch = Renewals::new(&clock, [claim.clone()]);
+        let entry = batch.iter().next().expect("one");
+        let validity = Validity::new(claim, entry.session().clone());
+        assert!(validity.renewal_failure().is_none());
+        batch.fail(Error::refused(ErrorKind::Unavailable, "the disk is full"));
+        assert_eq!(validity.renewal_failure().expect("it failed").to_string(), "the disk is full");
+        entry.answer(Renewed::For(Duration::from_secs(30)));
+        assert!(validity.renewal_failure().is_none(), "it was confirmed since");
+        batch.fail(Error::refused(ErrorKind::Unavailable, "others stay unanswered"));
+        assert!(validity.renewal_failure().is_none());
     }
 }

@@ -17,7 +17,8 @@ use crate::{Claim, FencingToken, Guarantees, HeldBy, LockName, Realm, Renewals, 
 /// the holder. A store must not panic; where a reply never comes, the error says that the effect is unknown
 /// ([`Effect::Unknown`](crate::Effect::Unknown)).
 ///
-/// There are no default methods, since a default would hide what a wrapper forgot. The conformance suite (the crate
+/// There are no default methods, since a default would hide what a wrapper forgot; but for
+/// [`close`](LockStore::close), without which nothing is wrong. The conformance suite (the crate
 /// `lock-conformance`) proves an implementation.
 #[async_trait]
 pub trait LockStore: Debug + Send + Sync + 'static {
@@ -88,6 +89,11 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     ///
     /// Invalid configuration where the server itself decides the realm, which then changes by itself at a restore.
     async fn new_realm(&self) -> Result<Realm>;
+
+    /// Puts away what is open, since nothing more is expected: a file is closed, so that it is whole by itself.
+    /// [`Locks::close`](crate::Locks::close) does it at its end. It ends no lease, and forbids nothing: others may share
+    /// this store, and a step that comes all the same opens again what it needs.
+    async fn close(&self) {}
 }
 
 /// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters.
@@ -103,6 +109,41 @@ pub trait Raise: Send + Sync {
     ///
     /// As for [`LockStore::request`]; a protocol error for a number that no other could follow.
     async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised>;
+
+    /// What this store keeps for a quorum that it is a member of, if it can. A quorum of members that all keep it can
+    /// be opened by any majority of them; without it, all of them must be there.
+    fn keeps(&self) -> Option<&dyn Keep>;
+}
+
+/// A text that a store keeps for a [`Quorum`](crate::Quorum): who its members are.
+///
+/// It is a part of the store's data: it lives as long as they do, survives what they survive, and whatever loses or
+/// replaces them does so with it.
+#[async_trait]
+pub trait Keep: Send + Sync {
+    /// What it keeps now. The realm and the text are read in one step on the server.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockStore::request`].
+    async fn kept(&self) -> Result<Kept>;
+
+    /// Keeps `text` from now on, if it still keeps what it did `before`, and is still of that realm: one step on the
+    /// server. Whether it does; also true if it kept `text` already, as after a reply that was lost.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockStore::request`].
+    async fn keep(&self, before: &Kept, text: &str) -> Result<bool>;
+}
+
+/// What a store keeps for a [`Quorum`](crate::Quorum).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The realm of the data that it is a part of.
+    pub realm: Realm,
+    /// The text; `None` if nothing was kept yet.
+    pub text: Option<String>,
 }
 
 /// What a raise did.

@@ -12,9 +12,11 @@ use crate::{Error, ErrorKind, Result};
 /// Where a store is and how to use it, in one line: `scheme://user:password@host:port,host/path?key=value`, or without
 /// hosts `scheme:path`.
 ///
-/// Several hosts stand beside each other, with commas. User, password, path and values may be percent-encoded.
-/// `Display` and `Debug` show `***` in place of the password, and of the value of every key whose name ends in
-/// `password`, `secret` or `token`.
+/// Several hosts stand beside each other, with commas. User, password, path and values may be percent-encoded, and a `/`
+/// or `?` in a user or password has to be. An `@` after the hosts has to be as well: where it is not, the rest of a password
+/// would be taken for a path.
+/// `Display` and `Debug` show `***` in place of the password, of a user without one, which may be a password, and of the value
+/// of every key whose name ends in `password`, `secret` or `token`.
 ///
 /// ```
 /// # fn main() -> lock_core::Result<()> {
@@ -162,6 +164,12 @@ impl StoreUrl {
         url
     }
 
+    /// What to write instead of a URL without hosts whose scheme is none, if it reads as a host and a port.
+    pub(crate) fn as_host_and_port(&self) -> Option<String> {
+        let alone = self.hosts.is_empty() && self.keys.is_empty() && is_port(&self.path);
+        alone.then(|| without_scheme(&format!("{}:{}", self.scheme, self.path)))
+    }
+
     fn parsed<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.value(key) else { return Ok(None) };
         parse(text).map(Some).ok_or_else(|| invalid(format!("{key}={text} is not accepted: it takes {what}")))
@@ -176,6 +184,9 @@ impl FromStr for StoreUrl {
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
             invalid("a store URL is scheme:path or scheme://host,host/path, and this one has no scheme")
         })?;
+        if is_host(scheme) && is_port(rest) {
+            return Err(invalid(without_scheme(text)));
+        }
         let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-".contains(c);
         if scheme.is_empty() || !scheme.chars().all(named) {
             return Err(invalid("the scheme of a store URL has lower-case letters, digits, + and - only"));
@@ -191,6 +202,12 @@ impl FromStr for StoreUrl {
             None => place,
             Some(place) => {
                 let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+                if !authority.is_empty() && (path.contains('@') || keys.contains('@')) {
+                    return Err(refuse(
+                        "an @ stands after the hosts; percent-encode it there as %40, and in a user or password / as %2F, \
+                         ? as %3F and @ as %40",
+                    ));
+                }
                 let (login, hosts) = match authority.rsplit_once('@') {
                     Some((login, hosts)) => (Some(login), hosts),
                     None => (None, authority),
@@ -223,6 +240,22 @@ impl FromStr for StoreUrl {
     }
 }
 
+/// Whether this can only be a host, and no scheme.
+fn is_host(text: &str) -> bool {
+    text.contains('.') && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+}
+
+/// What is wrong with `host:port`.
+fn without_scheme(text: &str) -> String {
+    format!(
+        "{text} does not say which kind of store is there: write it as redis://{text} or etcd://{text}, for example"
+    )
+}
+
 /// A host with its port, if it has one; the refusal shows nothing of the text.
 pub(crate) fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
     let (host, port) = match text.strip_prefix('[') {
@@ -249,7 +282,11 @@ impl fmt::Display for StoreUrl {
         if !self.hosts.is_empty() || self.user.is_some() {
             f.write_str("//")?;
             if let Some(user) = &self.user {
-                write!(f, "{user}{}@", if self.password.is_some() { ":***" } else { "" })?;
+                // A user alone may be a password: some clients of Redis take it for one.
+                match &self.password {
+                    Some(_) => write!(f, "{user}:{SECRET}@")?,
+                    None => write!(f, "{SECRET}@")?,
+                }
             }
             for (at, (host, port)) in self.hosts.iter().enumerate() {
                 let comma = if at > 0 { "," } else { "" };
@@ -306,6 +343,42 @@ mod tests {
         let url = url("redis://me:hunter2@h?sentinel_password=hunter3&x=1");
         assert_eq!(url.to_string(), "redis://me:***@h?sentinel_password=***&x=1");
         assert!(!format!("{url:?}").contains("hunter"));
+        assert_eq!("redis://hunter2@h".parse::<StoreUrl>().unwrap().to_string(), "redis://***@h");
+    }
+
+    #[test]
+    fn a_password_that_was_not_encoded_is_never_shown() {
+        for password in
+            ["1234/S3CRET", "1234?S3CRET", "12?k=S3CRET", "1234/S3/CRET", "/S3CRET", "1/S3CRET@x", "1/a?b=S3CRET"]
+        {
+            for text in [format!("redis://odd:{password}@h"), format!("postgres://app:{password}@h:5432/db?x=1")] {
+                let error = text.parse::<StoreUrl>().unwrap_err();
+                let shown = format!("{error} {error:?}");
+                assert!(
+                    shown.contains("%2F") && !shown.contains("S3CRET") && !shown.contains("1234"),
+                    "{text}: {error}"
+                );
+            }
+        }
+        // What can be told apart is taken as it is meant.
+        for password in ["p@ss", "a#b", "a:b", "a,b", "a#b@c"] {
+            let url = url(&format!("redis://odd:{password}@h/0"));
+            assert_eq!((url.password(), url.path()), (Some(password), "/0"));
+            assert!(!format!("{url} {url:?}").contains(password));
+        }
+        assert_eq!(url("sqlite:/home/me@here/x.db").path(), "/home/me@here/x.db");
+        assert_eq!(url("redis://h/a%40b?k=%40").path(), "/a@b");
+    }
+
+    #[test]
+    fn a_host_without_a_scheme_is_told_what_to_write() {
+        for text in ["127.0.0.1:6379", "redis.example.com:6379"] {
+            let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+            assert!(error.contains(&format!("redis://{text}")), "{error}");
+        }
+        // A word may be a scheme: which are, the registry knows.
+        assert!(url("localhost:6379").as_host_and_port().unwrap().contains("redis://localhost:6379"));
+        assert_eq!(url("sqlite:x6379").as_host_and_port(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::{Claim, Holder, LockName, LossReason, Session, runtime};
+use crate::{Claim, Effect, Error, ErrorKind, Holder, LockName, LossReason, Session, runtime};
 
 /// Whether a lease may still be believed in: what helpers and workers take, blocking ones too.
 ///
@@ -79,7 +79,7 @@ impl Validity {
     ///
     /// # Errors
     ///
-    /// Why it is lost. It converts into an [`Error`](crate::Error) of kind [`Lost`](crate::ErrorKind::Lost), so that
+    /// Why it is lost. It converts into an [`Error`] of kind [`Lost`](crate::ErrorKind::Lost), so that
     /// `validity.check()?` is enough.
     pub fn check(&self) -> Result<(), LossReason> {
         self.loss().map_or(Ok(()), Err)
@@ -87,6 +87,14 @@ impl Validity {
 
     fn loss(&self) -> Option<LossReason> {
         self.claim.life().ended_by().or_else(|| self.session.loss())
+    }
+
+    /// Why the last renewal was not confirmed, if one was tried since the last that was: for people, beside the reason of a
+    /// loss.
+    pub fn renewal_failure(&self) -> Option<Error> {
+        let schedule = self.session.schedule();
+        let silent = || Error::new(ErrorKind::TimedOut, Effect::Unknown, "the store has not answered it");
+        schedule.failure().or_else(|| schedule.is_under_way().then(silent))
     }
 
     /// Completes when the lease is lost, with the reason; at its deadline at the latest, whatever hangs.

@@ -9,6 +9,7 @@
 //! restarted and keeps its data, or is gone for good, is one whose messages were lost.
 
 mod model;
+pub mod places;
 mod rule;
 mod state;
 

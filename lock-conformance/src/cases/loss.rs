@@ -1,5 +1,6 @@
 //! P2: loss is on time, and final.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{Break, ErrorKind, LossReason};
@@ -13,9 +14,11 @@ cases! { "loss";
         is_on_time_when_renewals_hang,
         is_on_time_when_renewals_fail,
         is_on_time_when_replies_to_renewals_are_lost,
+        is_on_time_after_a_renewal_that_was_answered,
         is_final_when_the_store_answers_later,
         stops_work_that_needs_the_lock,
         is_averted_when_the_store_answers_again_in_time,
+        after_a_break_comes_before_a_longer_belief,
     }
     [] { comes_with_the_next_renewal_after_a_break, comes_to_every_copy_of_a_validity }
     [Need::EndsSessions] { comes_to_all_guards_when_the_sessions_end }
@@ -33,14 +36,25 @@ async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> Proof {
     on_time(cx, Step::LoseReply).await
 }
 
-/// When renewals stop, the guard is lost before another can be granted.
+async fn is_on_time_after_a_renewal_that_was_answered(cx: Context) -> Proof {
+    let faulty = Faulty::new(cx.open().await?);
+    faulty.next(Op::Renew, [Step::Pass]);
+    on_time_with(cx, faulty, Step::Hang).await
+}
+
 async fn on_time(cx: Context, step: Step) -> Proof {
-    let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
+    let faulty = Faulty::new(cx.open().await?);
+    on_time_with(cx, faulty, step).await
+}
+
+/// When renewals stop, the guard is lost before another can be granted.
+async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Step) -> Proof {
+    let (b, job) = (cx.open().await?, name("job"));
     faulty.always(Op::Renew, step);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
     let validity = guard.validity();
     let lost = tokio::spawn(async move { validity.lost().await });
-    // An applied renewal whose reply was lost keeps the lease in the store for another TTL.
+    // A renewal that was applied keeps the lease in the store for another TTL.
     let limit = guard.ttl() * 2 + cx.patience();
     let next = cx.claim(&job);
     cx.grant_within(&b, &next, limit).await?;
@@ -117,6 +131,29 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
         other.release().await?;
     }
     Ok(())
+}
+
+/// The renewal that brings the loss must not extend the belief first, not even for a moment: something may hang then.
+async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> Proof {
+    let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
+    let guard = locks.lock("job").ttl(cx.long()).acquire().await?;
+    tokio::time::sleep(cx.ttl / 2).await;
+    let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    let mut longest = guard.remaining();
+    let mut renewal = std::pin::pin!(guard.renew());
+    loop {
+        tokio::select! {
+            renewed = &mut renewal => {
+                ensure!(renewed.is_err(), "the renewal of a broken lock says that it is held");
+                return Ok(());
+            }
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+        }
+        let remaining = guard.remaining();
+        ensure!(remaining <= longest, "a broken guard was believed in for {longest:?}, and then for {remaining:?}");
+        longest = remaining;
+    }
 }
 
 async fn comes_to_every_copy_of_a_validity(cx: Context) -> Proof {

@@ -5,6 +5,7 @@ mod exclusion;
 mod expiry;
 mod guarantees;
 mod inspection;
+mod keeping;
 mod loss;
 mod names;
 mod raising;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         inspection::CASES,
         tokens::CASES,
         raising::CASES,
+        keeping::CASES,
         names::CASES,
         exclusion::CASES,
         renewal::CASES,

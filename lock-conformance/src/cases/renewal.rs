@@ -29,6 +29,7 @@ cases! { "renewal";
         of_a_thousand_entries_answers_all,
         of_an_empty_batch_does_nothing,
     }
+    [Need::Sessions] { of_a_session_keeps_what_is_granted_meanwhile, of_a_session_keeps_what_other_sessions_have }
     [Need::OwnLeases, Need::Time] {
         extends_the_lease_for_as_long_as_it_says,
         of_an_ended_lease_is_refused,
@@ -270,5 +271,46 @@ async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> Proof {
     tokio::time::sleep(two.ttl() * 2).await;
     two.check().map_err(|why| format!("the second was lost although it is renewed: {why}"))?;
     two.release().await?;
+    Ok(())
+}
+
+/// Whatever is granted, and given back, while a session is renewed: what is held stays held.
+async fn of_a_session_keeps_what_is_granted_meanwhile(cx: Context) -> Proof {
+    let (locks, store) = (cx.locks().await?, cx.open().await?);
+    let (mut guards, mut count) = (Vec::new(), 0);
+    let first = locks.lock("first").ttl(cx.ttl).acquire().await?;
+    let until = cx.clock.now().after(first.ttl() * 3 / 2);
+    while cx.clock.now() < until {
+        let guard = locks.lock(format!("job/{count}")).ttl(cx.ttl).acquire().await?;
+        count += 1;
+        match count % 3 {
+            0 => guard.release().await?,
+            _ => guards.push(guard),
+        }
+        tokio::time::sleep(cx.ttl / 40).await;
+    }
+    guards.push(first);
+    for guard in &guards {
+        guard.check().map_err(|why| format!("{} was lost: {why}", guard.name()))?;
+        let by =
+            store.inspect(guard.name()).await?.ok_or_else(|| format!("{} is held, and is shown free", guard.name()))?;
+        ensure!(by.holder == Some(guard.holder()), "{} is shown as held by {by}", guard.name());
+    }
+    Ok(())
+}
+
+async fn of_a_session_keeps_what_other_sessions_have(cx: Context) -> Proof {
+    let (a, b) = (cx.locks().await?, cx.locks().await?);
+    let guards = [a.lock("a").ttl(cx.ttl).acquire().await?, b.lock("b").ttl(cx.ttl).acquire().await?];
+    let store = cx.open().await?;
+    let until = cx.clock.now().after(guards[0].ttl() * 3 / 2);
+    while cx.clock.now() < until {
+        for guard in &guards {
+            guard.check().map_err(|why| format!("{} was lost: {why}", guard.name()))?;
+            let by = store.inspect(guard.name()).await?.and_then(|by| by.holder);
+            ensure!(by == Some(guard.holder()), "{} is held, and is shown otherwise", guard.name());
+        }
+        tokio::time::sleep(cx.ttl / 10).await;
+    }
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, LockName, LockStore, Raise,
-    Raised, Realm, Released, Renewals, Result, Waiting,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Keep, Kept, LockName, LockStore,
+    Raise, Raised, Realm, Released, Renewals, Result, Waiting,
 };
 
 use crate::Random;
@@ -231,6 +231,10 @@ impl LockStore for Faulty {
     async fn new_realm(&self) -> Result<Realm> {
         self.store.new_realm().await
     }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
 }
 
 #[async_trait]
@@ -245,6 +249,33 @@ impl Raise for Faulty {
         })
         .await
     }
+
+    fn keeps(&self) -> Option<&dyn Keep> {
+        self.store.raises()?.keeps().map(|_| self as &dyn Keep)
+    }
+}
+
+#[async_trait]
+impl Keep for Faulty {
+    async fn kept(&self) -> Result<Kept> {
+        self.play(Op::Keep, || {
+            let store = self.store.clone();
+            async move { keeps(&*store).kept().await }
+        })
+        .await
+    }
+
+    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+        self.play(Op::Keep, || {
+            let (store, before, text) = (self.store.clone(), before.clone(), text.to_owned());
+            async move { keeps(&*store).keep(&before, &text).await }
+        })
+        .await
+    }
+}
+
+fn keeps(store: &dyn LockStore) -> &dyn Keep {
+    store.raises().and_then(Raise::keeps).expect("BUG: only a store that keeps is asked to")
 }
 
 impl Faulty {

@@ -16,6 +16,8 @@ pub enum Op {
     Release,
     /// [`Raise::raise`](lock_core::Raise::raise).
     Raise,
+    /// [`Keep::kept`](lock_core::Keep::kept) and [`Keep::keep`](lock_core::Keep::keep).
+    Keep,
 }
 
 /// What happens to one call.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says by its panic what went wrong")]
 
 mod flaw;
+mod sessions;
 mod store;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use lock_conformance::{Deployment, Factory, Failure, Suite, async_trait};
 use lock_core::LockStore;
 
 use self::flaw::{FLAWS, Flaw};
+use self::sessions::{SESSION_FLAWS, SessionFlaw, SessionMutants};
 use self::store::Mutant;
 
 struct Mutants(Flaw);
@@ -46,36 +48,67 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let all = arguments.iter().any(|argument| argument == "--all");
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let chosen = |flaw: Flaw| filters.is_empty() || filters.iter().any(|part| format!("{flaw:?}").contains(*part));
+    let chosen = |mutant: &Tried| filters.is_empty() || filters.iter().any(|part| mutant.name.contains(*part));
     let started = Instant::now();
 
-    let unflawed = Suite::new(Mutants(Flaw::None)).threads(8).run().unwrap();
-    if !unflawed.is_clean() {
-        println!("the wrapper without a flaw must pass:\n{unflawed}");
-        return ExitCode::FAILURE;
+    for suite in [Suite::new(Mutants(Flaw::None)), Suite::new(SessionMutants(SessionFlaw::None))] {
+        let unflawed = suite.threads(8).run().unwrap();
+        if !unflawed.is_clean() {
+            println!("the store without a flaw must pass:\n{unflawed}");
+            return ExitCode::FAILURE;
+        }
     }
-    let flaws: Vec<_> = FLAWS.iter().copied().filter(|(_, flaw, _)| chosen(*flaw)).collect();
+    let mutants: Vec<_> = Tried::all().filter(chosen).collect();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some((promise, flaw, case)) = flaws.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let suite = Suite::new(Mutants(*flaw)).deadline(Duration::from_secs(20));
-                    let killers = if all { suite } else { suite.only(*case) }.run().unwrap().failed();
-                    found.lock().unwrap().push((*promise, *flaw, *case, killers));
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(mutant) = mutants.get(at) else { return };
+                    let suite = (mutant.suite)().deadline(Duration::from_secs(20));
+                    let killers = if all { suite } else { suite.only(mutant.case) }.run().unwrap().failed();
+                    found.lock().unwrap().push((at, killers));
                 }
             });
         }
     });
     let mut found = found.into_inner().unwrap();
-    found.sort_by_key(|(_, flaw, ..)| FLAWS.iter().position(|(_, other, _)| other == flaw));
+    found.sort_by_key(|(at, _)| *at);
     let mut killed = 0;
-    for (promise, flaw, case, killers) in &found {
+    for (at, killers) in &found {
+        let Tried { promise, name, case, .. } = &mutants[*at];
         let noticed = killers.contains(case);
         killed += usize::from(noticed);
         let by = if noticed { format!("killed by {}", killers.join(", ")) } else { format!("SURVIVED {case}") };
-        println!("{promise} {:<32} {by}", format!("{flaw:?}"));
+        println!("{promise} {name:<32} {by}");
     }
     println!("killed {killed} of {} in {:.0?}", found.len(), started.elapsed());
     if killed == found.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A mutant, and the case that is there for it.
+struct Tried {
+    promise: &'static str,
+    name: String,
+    case: &'static str,
+    suite: Box<dyn Fn() -> Suite + Sync>,
+}
+
+impl Tried {
+    fn all() -> impl Iterator<Item = Tried> {
+        let of_leases = FLAWS.iter().map(|(promise, flaw, case)| Tried {
+            promise,
+            name: format!("{flaw:?}"),
+            case,
+            suite: Box::new(|| Suite::new(Mutants(*flaw))),
+        });
+        let of_sessions = SESSION_FLAWS.iter().map(|(promise, flaw, case)| Tried {
+            promise,
+            name: format!("{flaw:?}"),
+            case,
+            suite: Box::new(|| Suite::new(SessionMutants(*flaw))),
+        });
+        of_leases.chain(of_sessions)
+    }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use lock_conformance::async_trait;
 use lock_core::{
     Attempt, Beat, Break, Broken, Claim, Clock, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder,
-    LockName, LockStore, MemoryStore, Raise, Raised, Realm, Released, Remembers, Renewals, Renewed, Result, WaitStyle,
-    Waiting,
+    Keep, Kept, LockName, LockStore, MemoryStore, Raise, Raised, Realm, Released, Remembers, Renewals, Renewed, Result,
+    WaitStyle, Waiting,
 };
 
 use super::flaw::Flaw;
@@ -36,6 +36,8 @@ struct State {
     granted: Mutex<HashMap<Holder, (Duration, Option<FencingToken>)>>,
     waiting: Mutex<HashMap<LockName, Vec<Holder>>>,
     asked: Mutex<HashSet<Holder>>,
+    /// What a mutant keeps by itself, for each handle.
+    kept: Mutex<HashMap<Realm, String>>,
     count: AtomicU64,
 }
 
@@ -503,5 +505,44 @@ impl Raise for Mutant {
             _ => {}
         }
         Ok(raised)
+    }
+
+    fn keeps(&self) -> Option<&dyn Keep> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Keep for Mutant {
+    async fn kept(&self) -> Result<Kept> {
+        let mut kept = self.inner.kept().await?;
+        match self.flaw {
+            Flaw::KeepForgets => kept.text = None,
+            Flaw::KeepIsTheHandles => kept.text = held(&self.state.kept).get(&self.handle).cloned(),
+            _ => {}
+        }
+        Ok(kept)
+    }
+
+    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+        match self.flaw {
+            Flaw::KeepIgnoresWhatWas => {
+                let before = self.inner.kept().await?;
+                self.inner.keep(&before, text).await
+            }
+            Flaw::KeepIgnoresTheRealm => {
+                let realm = self.inner.realm();
+                self.inner.keep(&Kept { realm, ..before.clone() }, text).await
+            }
+            Flaw::KeepRefusesTheSame => {
+                let now = self.inner.kept().await?;
+                Ok(now.text.as_deref() != Some(text) && self.inner.keep(before, text).await?)
+            }
+            Flaw::KeepIsTheHandles => {
+                held(&self.state.kept).insert(self.handle.clone(), text.to_owned());
+                Ok(true)
+            }
+            _ => self.inner.keep(before, text).await,
+        }
     }
 }

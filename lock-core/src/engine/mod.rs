@@ -41,6 +41,9 @@ const PARTS: usize = 16;
 /// How many releases are under way at once for guards that were dropped.
 const TURNS: usize = 256;
 
+/// How long closing waits for a store that puts away what it has open.
+const PUTTING_AWAY: Duration = Duration::from_secs(2);
+
 /// What all locks of one `Locks` share: the store, and the one task that works for them in the background.
 ///
 /// The task belongs to no caller: it runs on the runtime in the background (see [`runtime`]). It starts at the first
@@ -132,7 +135,8 @@ impl Engine {
         }
     }
 
-    /// Refuses new acquisitions, ends those that wait, and waits until everything that was dropped is given back.
+    /// Refuses new acquisitions, ends those that wait, waits until everything that was dropped is given back, and has the
+    /// store put away what it has open.
     pub(crate) async fn close(self: &Arc<Self>) {
         self.closed.store(true, Ordering::SeqCst);
         self.closing.notify_waiters();
@@ -141,6 +145,8 @@ impl Engine {
             self.withdraw_waiters();
         }
         self.until_none_of(&self.withdrawing).await;
+        // A store that cannot do it in time loses nothing by that.
+        let _ = tokio::time::timeout(self.call_timeout.min(PUTTING_AWAY), self.store.close()).await;
     }
 
     async fn until_none_of(self: &Arc<Self>, count: &AtomicUsize) {

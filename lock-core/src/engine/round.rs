@@ -55,6 +55,7 @@ impl Drop for Round {
         let mut unanswered = 0;
         let mut not_held = 0;
         let mut sooner = false;
+        let failure = self.unanswered();
         let mut timers = locked(&self.engine.timers);
         for entry in &self.batch {
             match entry.answered() {
@@ -64,7 +65,7 @@ impl Drop for Round {
                 Some(Renewed::NotHeld) => not_held += 1,
                 Some(_) => {}
             }
-            entry.session().schedule().answered(entry.answered().is_some());
+            entry.session().schedule().answered(entry.answered().is_some(), failure.as_ref());
             sooner |= timers.replan(entry.session());
         }
         drop(timers);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::{Moment, Session};
+use crate::{Error, Moment, Session};
 
 /// When one session is looked at next.
 ///
@@ -15,16 +15,18 @@ pub(crate) struct Schedule {
     asked: Moment,
     under_way: u32,
     failures: u32,
+    failure: Option<Error>,
 }
 
 impl Schedule {
     pub(crate) fn renewed_at(sent: Moment) -> Schedule {
-        Schedule { renewed: sent, asked: sent, under_way: 0, failures: 0 }
+        Schedule { renewed: sent, asked: sent, under_way: 0, failures: 0, failure: None }
     }
 
     pub(crate) fn confirmed(&mut self, sent: Moment) {
         self.renewed = self.renewed.max(sent);
         self.failures = 0;
+        self.failure = None;
     }
 
     pub(crate) fn asked(&mut self, now: Moment) {
@@ -32,11 +34,28 @@ impl Schedule {
         self.under_way += 1;
     }
 
-    pub(crate) fn answered(&mut self, answered: bool) {
+    /// A call has ended, which brought an answer or `failure`.
+    pub(crate) fn answered(&mut self, answered: bool, failure: Option<&Error>) {
         self.under_way -= 1;
         if !answered {
             self.failures += 1;
+            self.failure = failure.cloned();
         }
+    }
+
+    /// A call that is still under way will bring no answer.
+    pub(crate) fn failed(&mut self, error: Error) {
+        self.failure = Some(error);
+    }
+
+    /// Why the last call brought no answer, if none came since the last confirmed renewal.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.clone()
+    }
+
+    /// Whether a call is under way that has brought no answer yet.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way > 0
     }
 
     /// How many calls in a row brought no answer.
@@ -229,7 +248,7 @@ mod tests {
         let fresh = session(&clock, Duration::from_secs(30));
         timers.keep(&fresh);
         fresh.schedule().asked(clock.now());
-        fresh.schedule().answered(false);
+        fresh.schedule().answered(false, None);
         assert!(!timers.replan(&fresh), "the other is still looked at before");
         timers.remove(&fresh);
         assert!(!timers.replan(&fresh), "it was let go");

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::roster::Standing;
 use super::vote::Votes;
 use super::{Quorum, random_between};
-use crate::{Attempt, Effect, Error, ErrorKind, HeldBy, Lease, Raised, Realm, Remembers, Result, Waiting};
+use crate::{Attempt, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, Raised, Remembers, Result, Waiting};
 
 /// The counting of one attempt.
 pub(super) struct Ballot<'q> {
     quorum: &'q Quorum,
-    /// Whose tokens count: a member that began a new realm since has no vote in this one.
-    realms: Vec<Realm>,
+    /// By what the quorum stands: whose votes count, and whose tokens these are.
+    standing: Arc<Standing>,
     granted: Vec<(usize, Lease)>,
     /// Who granted the lock but has no vote.
     voteless: Vec<usize>,
@@ -20,9 +21,17 @@ pub(super) struct Ballot<'q> {
 }
 
 impl<'q> Ballot<'q> {
-    pub(super) fn open(quorum: &'q Quorum) -> Ballot<'q> {
-        let realms = quorum.members.iter().map(|member| member.realm()).collect();
-        Ballot { quorum, realms, granted: Vec::new(), voteless: Vec::new(), held: Vec::new(), silent: Vec::new() }
+    /// # Errors
+    ///
+    /// Unavailable while too few of those answer that have a place in the quorum.
+    pub(super) fn open(quorum: &'q Quorum) -> Result<Ballot<'q>> {
+        let standing = quorum.roster.standing();
+        if quorum.has_tokens() && standing.roll.is_none() {
+            quorum.roster.tend();
+            return Err(standing.refusal());
+        }
+        let (granted, voteless, held, silent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Ballot { quorum, standing, granted, voteless, held, silent })
     }
 
     /// Counts the answer of one member.
@@ -43,6 +52,7 @@ impl<'q> Ballot<'q> {
     }
 
     fn why_no_vote(&self, at: usize, lease: &Lease) -> Option<&'static str> {
+        let place = self.why_no_place(at, lease);
         // "An instance that restarted makes itself unavailable for a bit more than the maximum TTL."
         let longest = self.quorum.longest_ttl;
         match lease.remembers {
@@ -54,27 +64,33 @@ impl<'q> Ballot<'q> {
         if lease.session.is_some() {
             return Some("its lease is carried by a session");
         }
-        if !self.quorum.has_tokens() {
-            return None;
+        place
+    }
+
+    /// A place belongs to the data, and the realm of a token says whose these are: what lost its data, or was exchanged,
+    /// knows nothing of the tokens that were given before.
+    fn why_no_place(&self, at: usize, lease: &Lease) -> Option<&'static str> {
+        let roll = self.standing.roll.as_ref()?;
+        let Some(realm) = lease.token.as_ref().map(FencingToken::realm) else { return Some("it gave no token") };
+        if !roll.has(realm) {
+            self.quorum.roster.doubt(at, realm);
+            return Some("its data are not those that have a place in the quorum");
         }
-        match &lease.token {
-            None => Some("it gave no token"),
-            Some(token) if *token.realm() != self.realms[at] => Some("it has begun a new realm"),
-            Some(_) => None,
-        }
+        let voted = |(_, lease): &(usize, Lease)| lease.token.as_ref().map(FencingToken::realm) == Some(realm);
+        self.granted.iter().any(voted).then_some("it is the same store as another member")
     }
 
     fn outstanding(&self) -> usize {
-        self.realms.len() - self.granted.len() - self.held.len() - self.silent.len()
+        self.quorum.len() - self.granted.len() - self.held.len() - self.silent.len()
     }
 
     pub(super) fn is_won(&self) -> bool {
-        self.granted.len() >= self.quorum.majority
+        self.granted.len() >= self.quorum.majority()
     }
 
     /// Whether no further answer can change it.
     pub(super) fn is_decided(&self) -> bool {
-        self.is_won() || self.granted.len() + self.outstanding() < self.quorum.majority
+        self.is_won() || self.granted.len() + self.outstanding() < self.quorum.majority()
     }
 
     /// The members that have granted it.
@@ -90,33 +106,32 @@ impl<'q> Ballot<'q> {
         let ttl = self.granted.iter().map(|(_, lease)| lease.ttl).min()?;
         let remembers =
             self.granted.iter().map(|(_, lease)| lease.remembers).reduce(less).unwrap_or(Remembers::Everything);
-        let token = match self.quorum.has_tokens() {
-            false => None,
-            true => Some(self.token(votes, limit).await?),
+        let token = match &self.standing.roll {
+            None => None,
+            Some(_) => Some(self.token(votes, limit).await?),
         };
-        // Only members of these realms have voted.
-        let realm = || super::promises::realm(self.realms.iter().cloned());
-        Some(Lease::new(ttl, token.map(|number| crate::FencingToken::new(realm(), number)), remembers))
+        Some(Lease::new(ttl, token, remembers))
     }
 
     /// The second phase: a majority makes the greatest token of the granting majority its own.
-    async fn token(&mut self, votes: &Arc<Votes>, limit: Duration) -> Option<u64> {
+    async fn token(&mut self, votes: &Arc<Votes>, limit: Duration) -> Option<FencingToken> {
+        let realm = self.standing.realm.clone();
         let numbers: Vec<_> =
             self.granted.iter().filter_map(|(at, lease)| Some((*at, lease.token.as_ref()?.number()))).collect();
         let greatest = numbers.iter().map(|(_, number)| *number).max()?;
         // Where a majority has had nobody else since the token was given out, it is still this holder's.
         let given = votes
-            .token()
-            .filter(|given| numbers.iter().filter(|(_, number)| number <= given).count() >= self.quorum.majority);
+            .token(&realm)
+            .filter(|given| numbers.iter().filter(|(_, number)| number <= given).count() >= self.quorum.majority());
         let token = given.unwrap_or(greatest);
         let asked: Vec<_> = numbers.iter().filter(|(_, number)| *number <= token).map(|(at, _)| *at).collect();
         let mut left = asked.len();
         let mut answers = self.quorum.these(asked, |at, store| {
             let vote = votes.each[at].clone();
-            async move { vote.raise(at, &*store, token, limit).await }
+            async move { vote.raise(at, &*store?, token, limit).await }
         });
         let mut raised = 0;
-        while raised < self.quorum.majority && raised + left >= self.quorum.majority {
+        while raised < self.quorum.majority() && raised + left >= self.quorum.majority() {
             let (_, answer) = answers.recv().await?;
             left -= 1;
             match answer {
@@ -126,10 +141,11 @@ impl<'q> Ballot<'q> {
                 Err(error) => self.silent.push(error),
             }
         }
-        if raised < self.quorum.majority {
+        if raised < self.quorum.majority() {
             return None;
         }
-        votes.gave(token);
+        let token = FencingToken::new(realm, token);
+        votes.gave(token.clone());
         Some(token)
     }
 
@@ -138,12 +154,12 @@ impl<'q> Ballot<'q> {
         let quorum = self.quorum;
         if self.silent.len() >= quorum.too_many() || self.held.is_empty() {
             let effect = if unclear { Effect::Unknown } else { Effect::None };
-            return Err(quorum.too_few(quorum.members.len() - self.silent.len(), &self.silent, effect));
+            return Err(quorum.too_few(quorum.len() - self.silent.len(), &self.silent, effect));
         }
         let split = Duration::from_millis(4)..Duration::from_millis(40);
         let taken = Duration::from_millis(40)..Duration::from_millis(160);
         // "Retry after a random delay, to desynchronise multiple clients that try at the same time."
-        let (by, delay) = match quorum.shown(self.held.iter().cloned(), quorum.majority) {
+        let (by, delay) = match quorum.shown(self.held.iter().cloned(), quorum.majority()) {
             Some(by) => (by, taken),
             None => (quorum.shown(self.held, 1).unwrap_or_default(), split),
         };

@@ -19,20 +19,20 @@ impl Quorum {
                 Err(error) => failed.push(error),
             }
         }
-        if evicted.len() < self.majority {
-            return if evicted.len() + failed.len() < self.majority {
+        if evicted.len() < self.majority() {
+            return if evicted.len() + failed.len() < self.majority() {
                 Ok(None)
             } else {
-                Err(self.too_few(self.members.len() - failed.len(), &failed, Effect::Unknown))
+                Err(self.too_few(self.len() - failed.len(), &failed, Effect::Unknown))
             };
         }
         let free_in = evicted.iter().map(|broken| broken.free_in).max().unwrap_or(Duration::ZERO);
         let by = self.shown(evicted.iter().map(|broken| broken.evicted.clone()), 1).unwrap_or_else(|| seen.clone());
         // Every later majority has one of these members, and so a greater token than the least of the greatest.
-        let mut used: Vec<_> = evicted.iter().filter_map(|broken| Some(broken.token.as_ref()?.number())).collect();
+        let mut used: Vec<_> = evicted.iter().filter_map(|broken| self.number(broken.token.as_ref()?)).collect();
         used.sort_unstable_by(|a, b| b.cmp(a));
         let before = by.token.as_ref().or(seen.token.as_ref()).map_or(0, |token| token.number());
-        let used = used.get(self.majority - 1).copied().filter(|used| self.has_tokens() && *used > before);
+        let used = used.get(self.majority() - 1).copied().filter(|used| self.has_tokens() && *used > before);
         Ok(Some(Broken::new(by, used.map(|number| self.token(number)), free_in)))
     }
 }

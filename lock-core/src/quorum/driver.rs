@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::task::JoinSet;
 
-use super::Quorum;
+use super::{Member, Quorum};
 use crate::{
-    Clock, ClockKind, Driver, Effect, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, LockStore, Registry, Result,
+    Clock, ClockKind, Driver, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, LockStore, Registry, Result,
     StoreKind, StoreUrl, WaitStyle,
 };
 
@@ -15,8 +14,7 @@ use crate::{
 /// path and keys are those of every member, except for the keys of the quorum itself, `longest_ttl` and
 /// `member_timeout`.
 ///
-/// Every member must be there when the quorum is opened, since its realm is made of theirs; afterwards a minority may
-/// fail.
+/// A majority of the members must be there when the quorum is opened; the others join by themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct QuorumDriver {
     kind: StoreKind,
@@ -80,24 +78,15 @@ impl Driver for QuorumDriver {
     }
 
     async fn open(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
-        let members = self.members(url)?;
         let (longest_ttl, member_timeout) = (url.duration(KEYS[0])?, url.duration(KEYS[1])?);
-        let mut opening = JoinSet::new();
-        for member in members {
-            let (all, clock) = (all.clone(), clock.clone());
-            opening.spawn(async move {
-                all.open(&member, &clock).await.map_err(|error| {
-                    let text = format!("the member {member} of the quorum: {error}");
-                    Error::new(error.kind(), Effect::None, text).with_source(error)
-                })
-            });
-        }
-        let mut stores = Vec::new();
-        while let Some(opened) = opening.join_next().await {
-            let ended = |_| Error::refused(ErrorKind::Unavailable, "opening a member of the quorum was cut off");
-            stores.push(opened.map_err(ended)??);
-        }
-        let mut quorum = Quorum::new(stores)?;
+        let members = self.members(url)?.into_iter().map(|member| {
+            let (name, all, clock) = (member.to_string(), all.clone(), clock.clone());
+            Member::opened_by(name, move || {
+                let (all, member, clock) = (all.clone(), member.clone(), clock.clone());
+                async move { all.open(&member, &clock).await }
+            })
+        });
+        let mut quorum = Quorum::open(members).await?;
         if let Some(ttl) = longest_ttl {
             quorum = quorum.longest_ttl(ttl);
         }

@@ -42,7 +42,7 @@ impl Quorum {
                 shown.entry(name).or_default().push(by);
             }
         }
-        let least = self.majority.saturating_sub(missing).max(1);
+        let least = self.majority().saturating_sub(missing).max(1);
         held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, self.shown(by, least)?))));
         Ok(horizon)
     }

@@ -3,9 +3,15 @@
 mod ballot;
 mod break_lock;
 mod driver;
+mod judgement;
 mod list;
+mod member;
+mod present;
 mod promises;
+mod record;
 mod renewal;
+mod roll;
+mod roster;
 mod shown;
 mod vote;
 
@@ -19,6 +25,8 @@ use tokio::sync::mpsc;
 
 use self::ballot::Ballot;
 pub use self::driver::QuorumDriver;
+pub use self::member::Member;
+use self::roster::Roster;
 use self::vote::{Vote, Votes};
 use crate::{
     Attempt, Break, Broken, Claim, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder, LockName,
@@ -39,14 +47,17 @@ use crate::{
 ///   [raised](crate::Raise) its own to it.
 ///
 /// The members must be independent and different. Leases that sessions carry have no vote, so that stores whose
-/// sessions end leases are refused. The realm of a quorum is made of its members': one member that begins a new realm,
-/// or is exchanged, begins a new realm of the quorum.
+/// sessions end leases are refused.
+///
+/// A quorum is formed once, by a majority of its members or more, and has a realm of its own from then on. Who belongs to
+/// it is kept at the members ([`Keep`](crate::Keep)): any majority of those that have a place opens it. A member that was
+/// away joins by itself. A place belongs to a member's data: one that lost them has no vote until there is a free place,
+/// or a new realm ([`LockStore::new_realm`]). Members whose tokens do not promise to survive a crash lose their places
+/// whenever they lose their data; those then form a new quorum by themselves, in a new realm.
 ///
 /// With n members a majority is n / 2 + 1, and so many may fail as are left: none of 1 or 2, one of 3 or 4, two of 5.
 pub struct Quorum {
-    members: Vec<Arc<dyn LockStore>>,
-    majority: usize,
-    guarantees: Guarantees,
+    roster: Arc<Roster>,
     longest_ttl: Duration,
     member_timeout: Option<Duration>,
 }
@@ -56,22 +67,22 @@ impl Quorum {
     /// otherwise.
     pub const DEFAULT_LONGEST_TTL: Duration = Duration::from_secs(60);
 
-    /// A quorum of these members.
+    /// Opens the quorum of these members, of which a majority must be there; forms it if that was never done. Those that
+    /// are away join when they are there. Where not every member can keep who belongs to the quorum, all must be there.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) for no members, for two with the same data, and for one whose leases
-    /// do not each end by a TTL of their own.
-    pub fn new(members: impl IntoIterator<Item = Arc<dyn LockStore>>) -> Result<Quorum> {
-        let members: Vec<_> = members.into_iter().collect();
-        let guarantees = promises::of(&members)?;
-        Ok(Quorum {
-            majority: members.len() / 2 + 1,
-            members,
-            guarantees,
-            longest_ttl: Quorum::DEFAULT_LONGEST_TTL,
-            member_timeout: None,
-        })
+    /// do not each end by a TTL of their own. [`Unavailable`](ErrorKind::Unavailable), or the kind that all failures
+    /// share, if too few members answer within 4 seconds; the text says which did not.
+    ///
+    /// # Cancel safety
+    ///
+    /// The quorum may have been formed, which is done once in any case.
+    pub async fn open<M: Into<Member>>(members: impl IntoIterator<Item = M>) -> Result<Quorum> {
+        let members = members.into_iter().map(Into::into).collect();
+        let roster = Roster::open(members).await?;
+        Ok(Quorum { roster, longest_ttl: Quorum::DEFAULT_LONGEST_TTL, member_timeout: None })
     }
 
     /// With another longest TTL; the same for everybody who uses these members.
@@ -96,43 +107,59 @@ impl Quorum {
 
     /// How many members are more than can be missing from a majority.
     fn too_many(&self) -> usize {
-        self.members.len() - self.majority + 1
+        self.len() - self.majority() + 1
+    }
+
+    fn len(&self) -> usize {
+        self.roster.len()
+    }
+
+    fn majority(&self) -> usize {
+        self.roster.majority
     }
 
     fn has_tokens(&self) -> bool {
-        self.guarantees.tokens_survive.is_some()
+        self.roster.has_tokens()
     }
 
     fn token(&self, number: u64) -> FencingToken {
         FencingToken::new(self.realm(), number)
     }
 
+    /// The number of a member's token, if the member has a place in the quorum.
+    fn number(&self, token: &FencingToken) -> Option<u64> {
+        let standing = self.roster.standing();
+        let has_place = standing.roll.as_ref().is_some_and(|roll| roll.has(token.realm()));
+        has_place.then(|| token.number())
+    }
+
     fn votes(&self, claim: &Claim) -> Arc<Votes> {
-        claim.notes(|| Arc::new(Votes::new(claim, self.members.len()))).clone()
+        claim.notes(|| Arc::new(Votes::new(claim, self.len()))).clone()
     }
 
     /// Asks every member at once, each in a task of its own that goes on to its end when nobody waits for it any more;
-    /// the answers, as they come.
-    fn each<T, F>(&self, call: impl Fn(usize, Arc<dyn LockStore>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
+    /// the answers, as they come. A member that is away is called with the error that says so.
+    fn each<T, F>(&self, call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.these(0..self.members.len(), call)
+        self.these(0..self.len(), call)
     }
 
     fn these<T, F>(
         &self,
         members: impl IntoIterator<Item = usize>,
-        call: impl Fn(usize, Arc<dyn LockStore>) -> F,
+        call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F,
     ) -> mpsc::UnboundedReceiver<(usize, T)>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
+        self.roster.tend();
         let (answer, answers) = mpsc::unbounded_channel();
         for at in members {
-            let (answer, call) = (answer.clone(), call(at, self.members[at].clone()));
+            let (answer, call) = (answer.clone(), call(at, self.roster.store(at)));
             tokio::spawn(async move {
                 // Nobody listens when it was decided without this one.
                 let _ = answer.send((at, call.await));
@@ -149,10 +176,10 @@ impl Quorum {
     {
         let limit = self.member_timeout.unwrap_or(Duration::from_millis(500));
         let mut answers = self.each(|at, store| {
-            let call = call(store);
-            async move { bounded(at, limit, call).await }
+            let call = store.map(&call);
+            async move { bounded(at, limit, call?).await }
         });
-        let mut all = Vec::with_capacity(self.members.len());
+        let mut all = Vec::with_capacity(self.len());
         while let Some((_, answer)) = answers.recv().await {
             all.push(answer);
         }
@@ -168,7 +195,7 @@ impl Quorum {
                 Err(error) => failed.push(error),
             }
         }
-        if came.len() < self.majority {
+        if came.len() < self.majority() {
             return Err(self.too_few(came.len(), &failed, Effect::None));
         }
         Ok((came, failed.len()))
@@ -176,24 +203,12 @@ impl Quorum {
 
     /// The error of a step for which too few members were there.
     fn too_few(&self, there: usize, failed: &[Error], effect: Effect) -> Error {
-        let kinds: Vec<_> = failed.iter().map(Error::kind).collect();
-        let kind = match kinds.split_first() {
-            Some((first, rest)) if rest.iter().all(|kind| kind == first) => *first,
-            _ => ErrorKind::Unavailable,
-        };
-        let text = format!("{there} of {} members answered, and {} must", self.members.len(), self.majority);
-        match failed.first() {
-            Some(first) => {
-                let each: Vec<_> = failed.iter().map(ToString::to_string).collect();
-                Error::new(kind, effect, format!("{text}: {}", each.join("; "))).with_source(first.clone())
-            }
-            None => Error::new(kind, effect, text),
-        }
+        roster::too_few(there, self.len(), failed, effect)
     }
 
     /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
     async fn give_back(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
-        let held: Vec<_> = (0..self.members.len()).filter(|at| votes.each[*at].may_hold()).collect();
+        let held: Vec<_> = (0..self.len()).filter(|at| votes.each[*at].may_hold()).collect();
         if !held.is_empty() {
             // "A fresh holder per attempt": a release that comes a second time, late, must not meet a lease of its holder.
             claim.spend();
@@ -201,7 +216,7 @@ impl Quorum {
         let mut left: Vec<_> = awaited.iter().copied().filter(|at| votes.each[*at].may_hold()).collect();
         let mut answers = self.these(held, |at, store| {
             let vote = votes.each[at].clone();
-            async move { vote.give_back(at, &*store, limit).await }
+            async move { vote.give_back(at, &*store?, limit).await }
         });
         while !left.is_empty() {
             let Some((at, _)) = answers.recv().await else { return };
@@ -213,11 +228,11 @@ impl Quorum {
 #[async_trait]
 impl LockStore for Quorum {
     fn guarantees(&self) -> Guarantees {
-        self.guarantees
+        self.roster.guarantees()
     }
 
     fn realm(&self) -> Realm {
-        promises::realm(self.members.iter().map(|member| member.realm()))
+        self.roster.standing().realm.clone()
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
@@ -231,10 +246,10 @@ impl LockStore for Quorum {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
         let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
-        let mut ballot = Ballot::open(self);
+        let mut ballot = Ballot::open(self)?;
         let mut answers = self.each(|at, store| {
             let vote: Arc<Vote> = votes.each[at].clone();
-            async move { vote.ask(at, &*store, limit).await }
+            async move { vote.ask(at, &*store?, limit).await }
         });
         while !ballot.is_decided() {
             let Some((at, answer)) = answers.recv().await else { break };
@@ -263,7 +278,7 @@ impl LockStore for Quorum {
         // To all members, also where no answer came or the answer was no.
         let mut answers = self.each(|at, store| {
             let vote = votes.each[at].clone();
-            async move { vote.give_back(at, &*store, limit).await }
+            async move { vote.give_back(at, &*store?, limit).await }
         });
         let (mut held, mut not_held, mut failed) = (0, 0, Vec::new());
         while let Some((_, answer)) = answers.recv().await {
@@ -272,7 +287,7 @@ impl LockStore for Quorum {
                 Ok(Released::NotHeld) => not_held += 1,
                 Err(error) => failed.push(error),
             }
-            if held >= self.majority {
+            if held >= self.majority() {
                 return Ok(Released::Held);
             }
             if not_held >= self.too_many() {
@@ -294,7 +309,7 @@ impl LockStore for Quorum {
         });
         let (shown, missing) = self.answered(answers.await)?;
         // Where it is unknown whether a majority has it, the lock may be held.
-        let least = self.majority.saturating_sub(missing).max(1);
+        let least = self.majority().saturating_sub(missing).max(1);
         Ok(self.shown(shown.into_iter().flatten(), least))
     }
 
@@ -307,17 +322,22 @@ impl LockStore for Quorum {
     }
 
     async fn new_realm(&self) -> Result<Realm> {
-        // One that refused leaves the others in new realms, which is a new realm all the same; who asks hears of it.
-        for answer in self.all(|store| async move { store.new_realm().await }).await {
-            answer?;
-        }
-        Ok(self.realm())
+        self.roster.begin_anew().await
+    }
+
+    async fn close(&self) {
+        let mut closed = self.each(|_, store| async move {
+            if let Ok(store) = store {
+                store.close().await;
+            }
+        });
+        while closed.recv().await.is_some() {}
     }
 }
 
 impl fmt::Debug for Quorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quorum").field("members", &self.members).field("longest_ttl", &self.longest_ttl).finish()
+        f.debug_struct("Quorum").field("members", &self.roster).field("longest_ttl", &self.longest_ttl).finish()
     }
 }
 

@@ -1,39 +1,20 @@
 //! What a quorum promises, and whose tokens it gives.
 
-use std::sync::Arc;
-
 use crate::{ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, LockStore, Realm, Result, WaitStyle};
 
-/// What a quorum of these members promises.
+/// What a quorum of so many members promises, of which these are there.
 ///
 /// It is what *every* member promises: a fault may come to all of them. And it is the loss of a minority, where there is
 /// one to lose. The model of the fence finds equal tokens as soon as one member in three forgets its counter, so that a
 /// majority of members that keep theirs is not enough.
-pub(super) fn of(members: &[Arc<dyn LockStore>]) -> Result<Guarantees> {
-    let refused = |text: String| Err(Error::refused(ErrorKind::InvalidConfig, text));
-    if members.is_empty() {
-        return refused("a quorum needs members".to_owned());
-    }
-    let mut realms: Vec<_> = members.iter().map(|member| member.realm()).collect();
-    realms.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    if let Some(twice) = realms.windows(2).find(|two| two[0] == two[1]) {
-        return refused(format!("two members of the quorum are the same store: {}", twice[0]));
-    }
-    let minority = if members.len() >= 3 { Fault::MinorityLoss.into() } else { Faults::NONE };
+pub(super) fn of(there: &[(usize, &dyn LockStore)], members: usize) -> Result<Guarantees> {
+    let minority = if members >= 3 { Fault::MinorityLoss.into() } else { Faults::NONE };
     let (mut records, mut tokens, mut clock) = (Faults::ALL, Some(Faults::ALL), ClockKind::BootTime);
-    for (at, member) in members.iter().enumerate() {
+    for (at, member) in there {
         let promised = member.guarantees();
-        let Some(Expiry::Ttl(theirs)) = promised.expiry else {
-            return refused(format!(
-                "member {} of the quorum cannot vote: its leases must each have a TTL of their own, and they end with \
-                 a session or a connection, which the quorum cannot count from its own request",
-                at + 1
-            ));
-        };
-        clock = weaker(clock, theirs);
+        clock = weaker(clock, ends(*at, &promised)?);
         records = common(records, promised.records_survive);
-        let theirs = promised.tokens_survive.filter(|_| member.raises().is_some());
-        tokens = tokens.zip(theirs).map(|(all, theirs)| common(all, theirs));
+        tokens = tokens.zip(tokens_of(*member)).map(|(all, theirs)| common(all, theirs));
     }
     let promised =
         Guarantees::NONE.records_survive(records | minority).expiry(Expiry::Ttl(clock)).waiting(WaitStyle::Polled);
@@ -41,6 +22,43 @@ pub(super) fn of(members: &[Arc<dyn LockStore>]) -> Result<Guarantees> {
         None => promised,
         Some(tokens) => promised.tokens_survive(tokens | minority),
     })
+}
+
+/// Checks that a member promises what the quorum does, which was compared when it was opened without this one.
+pub(super) fn suffice(at: usize, member: &dyn LockStore, quorum: &Guarantees) -> Result<()> {
+    let promised = member.guarantees();
+    let minority = Faults::from(Fault::MinorityLoss);
+    let clock = ends(at, &promised)?;
+    let has_clock = matches!(quorum.expiry, Some(Expiry::Ttl(least)) if weaker(least, clock) == least);
+    let keeps_records = promised.records_survive.contains(quorum.records_survive - minority);
+    let keeps_tokens = quorum
+        .tokens_survive
+        .is_none_or(|least| tokens_of(member).is_some_and(|tokens| tokens.contains(least - minority)));
+    if has_clock && keeps_records && keeps_tokens {
+        return Ok(());
+    }
+    let text = "it has no vote here, since it promises less than those by which this quorum was opened";
+    Err(Error::refused(ErrorKind::TooWeak, text))
+}
+
+/// By which clock the leases of a member end.
+fn ends(at: usize, promised: &Guarantees) -> Result<ClockKind> {
+    match promised.expiry {
+        Some(Expiry::Ttl(clock)) => Ok(clock),
+        _ => Err(Error::refused(
+            ErrorKind::InvalidConfig,
+            format!(
+                "member {} of the quorum cannot vote: its leases must each have a TTL of their own, and they end with a \
+                 session or a connection, which the quorum cannot count from its own request",
+                at + 1
+            ),
+        )),
+    }
+}
+
+/// What the tokens of a member survive, if it can raise them.
+fn tokens_of(member: &dyn LockStore) -> Option<Faults> {
+    member.guarantees().tokens_survive.filter(|_| member.raises().is_some())
 }
 
 fn common(a: Faults, b: Faults) -> Faults {
@@ -55,7 +73,7 @@ fn weaker(a: ClockKind, b: ClockKind) -> ClockKind {
     }
 }
 
-/// The realm of a quorum whose members have these, in whatever order.
+/// The realm of a quorum whose members keep no roll, and have these realms, in whatever order.
 pub(super) fn realm(members: impl Iterator<Item = Realm>) -> Realm {
     let mut realms: Vec<_> = members.collect();
     realms.sort_by(|a, b| a.as_str().cmp(b.as_str()));

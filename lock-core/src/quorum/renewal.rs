@@ -38,7 +38,12 @@ impl Quorum {
         let (claims, limit) = (Arc::new(claims), self.limit(shortest));
         let mut answers = self.each(|at, store| {
             let (claims, clock) = (claims.clone(), batch.clock().clone());
-            async move { renew_at(at, &*store, &claims, &clock, limit).await }
+            async move {
+                match store {
+                    Ok(store) => renew_at(at, &*store, &claims, &clock, limit).await,
+                    Err(error) => (vec![None; claims.len()], Some(error)),
+                }
+            }
         });
         while let Some((_, (renewed, failure))) = answers.recv().await {
             for (tally, renewed) in tallies.iter_mut().zip(renewed) {
@@ -67,7 +72,7 @@ impl Tally<'_> {
     }
 
     fn answer(&self, quorum: &Quorum) {
-        if self.kept.len() >= quorum.majority {
+        if self.kept.len() >= quorum.majority() {
             // The core believes it only if it was still valid: "extend only within the validity".
             let least = self.kept.iter().min().copied().unwrap_or_default();
             self.entry.answer(Renewed::For(least));

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::sync::locked;
-use crate::{Attempt, Claim, Effect, Error, ErrorKind, LockStore, Raised, Released, Result};
+use crate::{Attempt, Claim, Effect, Error, ErrorKind, FencingToken, LockStore, Raised, Realm, Released, Result};
 
 /// What a quorum keeps with a claim.
 pub(super) struct Votes {
     /// By member.
     pub(super) each: Vec<Arc<Vote>>,
     /// The token that was given out for this claim.
-    token: Mutex<Option<u64>>,
+    token: Mutex<Option<FencingToken>>,
 }
 
 /// One claim at one member. Its calls are made one after the other, so that a release never overtakes the request that
@@ -37,11 +37,12 @@ impl Votes {
         Votes { each: (0..members).map(|_| vote()).collect(), token: Mutex::default() }
     }
 
-    pub(super) fn token(&self) -> Option<u64> {
-        *locked(&self.token)
+    /// The number that was given out in this realm.
+    pub(super) fn token(&self, realm: &Realm) -> Option<u64> {
+        locked(&self.token).as_ref().filter(|token| token.realm() == realm).map(FencingToken::number)
     }
 
-    pub(super) fn gave(&self, token: u64) {
+    pub(super) fn gave(&self, token: FencingToken) {
         *locked(&self.token) = Some(token);
     }
 

@@ -148,3 +148,40 @@ async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity
     assert!(memory.inspect(validity.name()).await.unwrap().is_none(), "it is gone with the next renewals");
     assert!(other.is_valid());
 }
+
+/// Notes how long one guard is believed in when it is woken for the loss of another.
+struct Noted {
+    lost: Validity,
+    other: Validity,
+    remaining: std::sync::Mutex<Option<std::time::Duration>>,
+}
+
+impl std::task::Wake for Noted {
+    fn wake(self: std::sync::Arc<Self>) {
+        if self.lost.check().is_err() {
+            self.remaining.lock().unwrap().get_or_insert(self.other.remaining());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_is_told_before_the_session_is_believed_in_for_longer() {
+    let (memory, store) = sessions();
+    let locks = store.locks();
+    let other = locks.lock("other").ttl(9 * SECOND).acquire().await.unwrap();
+    let broken = locks.lock("broken").ttl(9 * SECOND).acquire().await.unwrap();
+    let name = LockName::new("broken").unwrap();
+    let seen = memory.inspect(&name).await.unwrap().unwrap();
+    memory.break_lock(&name, &seen, Break::Now).await.unwrap().unwrap();
+    let (lost, remaining) = (broken.validity(), std::sync::Mutex::default());
+    let noted = std::sync::Arc::new(Noted { lost, other: other.validity(), remaining });
+    let waker = noted.clone().into();
+    let mut lost = std::pin::pin!(broken.lost());
+    while broken.is_valid() {
+        assert!(lost.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        sleep(SECOND / 2).await;
+    }
+    assert_eq!(broken.check(), Err(LossReason::NotHeld), "there was a renewal");
+    let remaining = noted.remaining.lock().unwrap().unwrap();
+    assert!(remaining < 7 * SECOND, "the other lease had {remaining:?} left, when this one was told of its loss");
+}

@@ -63,6 +63,24 @@ async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn why_the_last_renewal_failed_is_known_until_one_is_confirmed() {
+    let store = watched();
+    let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
+    assert!(guard.renewal_failure().is_none());
+    store.next(Op::Renew, [Step::Hang, Step::Hang]);
+    sleep(4 * SECOND).await;
+    let silent = guard.renewal_failure().unwrap();
+    assert!(silent.to_string().contains("has not answered"), "{silent}");
+    sleep(9 * SECOND).await;
+    assert!(guard.renewal_failure().is_none() && guard.is_valid());
+    store.always(Op::Renew, Step::LoseReply);
+    guard.lost().await;
+    sleep(SECOND).await;
+    let failure = guard.renewal_failure().unwrap();
+    assert!(!failure.to_string().contains("has not answered"), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();

@@ -1,0 +1,400 @@
+//! [`Sessions`]: a store whose sessions carry the leases, that can break the protocol of sessions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use lock_conformance::{Deployment, Factory, Failure, async_trait};
+use lock_core::{
+    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Expiry, Faults, FencingToken, Guarantees, HeldBy, Holder,
+    HolderInfo, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed,
+    Result, Session, WaitStyle, Waiting,
+};
+
+macro_rules! flaws {
+    ($($promise:ident $flaw:ident $case:literal)+) => {
+        /// How the protocol of sessions is broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum SessionFlaw {
+            /// Not at all: the store itself must pass.
+            None,
+            $($flaw,)+
+        }
+
+        /// Every flaw, with the promise that it breaks and the case that must notice it.
+        pub(crate) const SESSION_FLAWS: &[(&str, SessionFlaw, &str)] =
+            &[$((stringify!($promise), SessionFlaw::$flaw, $case),)+];
+    };
+}
+
+flaws! {
+    P1 SessionAnswersBeforeTheLosses "loss::after_a_break_comes_before_a_longer_belief"
+    P1 SessionReportsTheRoundBefore "renewal::of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back"
+    P1 SessionCountsFromTheAnswer "loss::is_on_time_after_a_renewal_that_was_answered"
+    P1 SessionCountsFromItsOpening "loss::is_on_time_when_renewals_hang"
+    P1 SessionIsNotExtended "renewal::keeps_a_guard_beyond_its_ttl"
+    P1 SessionIsChangedByAskingAgain "unknown::the_same_holder_asks_again_late_and_stays_on_its_session"
+    P2 SessionReportsNoLosses "loss::comes_with_the_next_renewal_after_a_break"
+    P2 SessionIsLostWithOneLease "loss::comes_with_the_next_renewal_after_a_break"
+    P3 SessionDropsWhatALiveClaimOwns "renewal::of_a_session_keeps_what_is_granted_meanwhile"
+    P3 SessionDropsWhatWasCarriedLate "renewal::of_a_session_keeps_what_is_granted_meanwhile"
+    P3 SessionDropsWhatOthersOwn "renewal::of_a_session_keeps_what_other_sessions_have"
+    P3 SessionEndsWithARelease "renewal::of_a_session_keeps_what_is_granted_meanwhile"
+    P6 SessionKeepsOrphans "unknown::a_request_that_is_applied_beside_other_locks_is_gone_within_one_ttl"
+    P7 SessionNeverEnds "expiry::a_lease_is_kept_while_it_may_be_believed_in_and_freed_afterwards"
+}
+
+/// As long as an answer of a server is under way.
+const UNDER_WAY: Duration = Duration::from_millis(30);
+
+/// A store in memory whose sessions carry the leases: what a process has open, and what all of them share.
+#[derive(Clone, Debug)]
+pub(crate) struct Sessions {
+    flaw: SessionFlaw,
+    clock: Clock,
+    server: Arc<Mutex<Server>>,
+    open: Arc<Mutex<HashMap<Duration, Session>>>,
+}
+
+#[derive(Debug)]
+struct Server {
+    realm: Realm,
+    records: BTreeMap<LockName, Record>,
+    sessions: HashMap<u64, Moment>,
+    count: u64,
+    /// The holders that a round found to have lost their locks, for the round after it.
+    found: Vec<Holder>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    holder: Holder,
+    info: HolderInfo,
+    token: u64,
+    since: Moment,
+    until: Until,
+    revoked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Until {
+    Moment(Moment),
+    Session(u64),
+}
+
+/// Whether the store has granted the claim.
+#[derive(Default)]
+struct Granted(std::sync::atomic::AtomicBool);
+
+impl Sessions {
+    pub(crate) fn new(flaw: SessionFlaw) -> Sessions {
+        let server = Server {
+            realm: Realm::fresh("sessions"),
+            records: BTreeMap::new(),
+            sessions: HashMap::new(),
+            count: 0,
+            found: Vec::new(),
+        };
+        Sessions { flaw, clock: Clock::system(), server: Arc::new(Mutex::new(server)), open: Arc::default() }
+    }
+
+    /// Another process's handle, which has sessions of its own.
+    fn another(&self) -> Sessions {
+        Sessions { open: Arc::default(), ..self.clone() }
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        let mut server = self.server.lock().unwrap();
+        server.forget(self.clock.now());
+        server
+    }
+
+    async fn session_for(&self, claim: &Claim) -> Option<Session> {
+        if claim.is_fixed() {
+            return None;
+        }
+        let stays = self.flaw != SessionFlaw::SessionIsChangedByAskingAgain;
+        if let Some(session) = claim.session().filter(|session| stays && session.is_valid()) {
+            return Some(session);
+        }
+        let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
+        if let Some(session) = self.open.lock().unwrap().get(&claim.ttl()).filter(usable) {
+            return Some(session.clone());
+        }
+        let mut opening = Session::opening(&self.clock);
+        let key = self.server().open(self.clock.now().after(claim.ttl()));
+        if self.flaw == SessionFlaw::SessionCountsFromItsOpening {
+            tokio::time::sleep((claim.ttl() / 4).min(3 * UNDER_WAY)).await;
+            opening = Session::opening(&self.clock);
+        }
+        let session = opening.opened(key, claim.ttl());
+        self.open.lock().unwrap().insert(claim.ttl(), session.clone());
+        Some(session)
+    }
+
+    fn shown(&self, server: &Server, record: &Record) -> HeldBy {
+        let now = self.clock.now();
+        let mut by = HeldBy::holder(record.holder);
+        by.info = Some(record.info.clone());
+        by.token = Some(FencingToken::new(server.realm.clone(), record.token));
+        by.held_for = Some(now.since(record.since));
+        by.remaining = server.until(record.until).map(|until| until.since(now));
+        by.revoked = record.revoked;
+        by
+    }
+
+    /// The round of a session.
+    async fn round(&self, renewal: &Renewal, session: &Session) {
+        let granted = |claim: &Claim| claim.notes(Granted::default).0.load(std::sync::atomic::Ordering::SeqCst);
+        let noted = session.claims();
+        let has_ended = {
+            let mut server = self.server();
+            let until = self.clock.now().after(session.ttl());
+            match server.sessions.get_mut(&session.key()) {
+                Some(_) if self.flaw == SessionFlaw::SessionIsNotExtended => false,
+                Some(session) => {
+                    *session = until;
+                    false
+                }
+                None => true,
+            }
+        };
+        if has_ended {
+            return renewal.answer(Renewed::NotHeld);
+        }
+        let gone: Vec<Claim> = {
+            let server = self.server();
+            noted.iter().filter(|claim| granted(claim) && !server.has(claim)).cloned().collect()
+        };
+        let answer = Renewed::For(session.ttl());
+        let report = |gone: &[Claim]| gone.iter().for_each(|claim| renewal.not_held(claim));
+        match self.flaw {
+            SessionFlaw::SessionAnswersBeforeTheLosses => {
+                renewal.answer(answer);
+                tokio::time::sleep(10 * UNDER_WAY).await;
+                report(&gone);
+            }
+            SessionFlaw::SessionReportsTheRoundBefore => {
+                let found: Vec<_> = gone.iter().map(Claim::holder).collect();
+                let before = std::mem::replace(&mut self.server().found, found);
+                report(&gone.into_iter().filter(|claim| before.contains(&claim.holder())).collect::<Vec<_>>());
+                renewal.answer(answer);
+            }
+            SessionFlaw::SessionReportsNoLosses => renewal.answer(answer),
+            SessionFlaw::SessionIsLostWithOneLease if !gone.is_empty() => {
+                report(&noted);
+                renewal.answer(answer);
+            }
+            SessionFlaw::SessionCountsFromTheAnswer => {
+                tokio::time::sleep(session.ttl() / 4).await;
+                report(&gone);
+                renewal.answer(Renewed::For(session.ttl() + session.ttl() / 4));
+            }
+            _ => {
+                report(&gone);
+                renewal.answer(answer);
+            }
+        }
+        let stale = self.flaw == SessionFlaw::SessionDropsWhatALiveClaimOwns;
+        if stale {
+            tokio::time::sleep(UNDER_WAY).await;
+        }
+        let mut server = self.server();
+        let claims = if stale { noted } else { session.claims() };
+        let lives = |record: &Record| claims.iter().any(|claim| claim.holder() == record.holder);
+        match self.flaw {
+            SessionFlaw::SessionKeepsOrphans => {}
+            SessionFlaw::SessionDropsWhatOthersOwn => server.records.retain(|_, record| lives(record)),
+            _ => server.records.retain(|_, record| record.until != Until::Session(session.key()) || lives(record)),
+        }
+    }
+}
+
+impl Server {
+    fn open(&mut self, until: Moment) -> u64 {
+        self.count += 1;
+        self.sessions.insert(self.count, until);
+        self.count
+    }
+
+    /// Until when that is; `None` if its session has ended.
+    fn until(&self, until: Until) -> Option<Moment> {
+        match until {
+            Until::Moment(moment) => Some(moment),
+            Until::Session(key) => self.sessions.get(&key).copied(),
+        }
+    }
+
+    fn forget(&mut self, now: Moment) {
+        self.sessions.retain(|_, until| *until > now);
+        let mut records = std::mem::take(&mut self.records);
+        records.retain(|_, record| self.until(record.until).is_some_and(|until| until > now));
+        self.records = records;
+    }
+
+    fn has(&self, claim: &Claim) -> bool {
+        self.records.get(claim.name()).is_some_and(|record| record.holder == claim.holder())
+    }
+}
+
+#[async_trait]
+impl LockStore for Sessions {
+    fn guarantees(&self) -> Guarantees {
+        let expiry = Expiry::Session(ClockKind::BootTime);
+        Guarantees::NONE.tokens_survive(Faults::NONE).expiry(expiry).waiting(WaitStyle::Polled)
+    }
+
+    fn realm(&self) -> Realm {
+        self.server().realm.clone()
+    }
+
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        let session = self.session_for(claim).await;
+        let late = self.flaw == SessionFlaw::SessionDropsWhatWasCarriedLate;
+        if let Some(session) = session.as_ref().filter(|_| !late) {
+            session.carry(claim);
+        }
+        let now = self.clock.now();
+        let until = match &session {
+            Some(session) => Until::Session(session.key()),
+            None => Until::Moment(now.after(claim.ttl())),
+        };
+        if self.flaw == SessionFlaw::SessionNeverEnds
+            && let Until::Session(key) = until
+        {
+            self.server().sessions.insert(key, now.after(claim.ttl() * 100));
+        }
+        let attempt = {
+            let mut server = self.server();
+            match server.records.get(claim.name()) {
+                Some(record) if record.holder != claim.holder() => {
+                    let by = self.shown(&server, record);
+                    let look_again = by.remaining.unwrap_or_default().min(Duration::from_millis(10));
+                    Attempt::Held(Waiting::new(by, look_again))
+                }
+                known => {
+                    let known = known.cloned();
+                    server.count += u64::from(known.is_none());
+                    let (token, info) = (server.count, claim.info().clone());
+                    let new = Record { holder: claim.holder(), info, token, since: now, until, revoked: false };
+                    let record = Record { until, ..known.unwrap_or(new) };
+                    let token = FencingToken::new(server.realm.clone(), record.token);
+                    server.records.insert(claim.name().clone(), record);
+                    claim.notes(Granted::default).0.store(true, std::sync::atomic::Ordering::SeqCst);
+                    Attempt::Granted(match session.clone() {
+                        Some(session) => Lease::on_session(session, Some(token), Remembers::Everything),
+                        None => Lease::new(claim.ttl(), Some(token), Remembers::Everything),
+                    })
+                }
+            }
+        };
+        if let Some(session) = session.filter(|_| late) {
+            tokio::time::sleep(UNDER_WAY).await;
+            session.carry(claim);
+        }
+        Ok(attempt)
+    }
+
+    async fn wait(&self, _: &Claim, _: &Waiting) -> Result<()> {
+        std::future::pending().await
+    }
+
+    async fn renew(&self, batch: &Renewals) {
+        for renewal in batch {
+            match renewal.of() {
+                Beat::Session(session) => self.round(renewal, session).await,
+                Beat::Lease(claim) => {
+                    let until = Until::Moment(self.clock.now().after(claim.ttl()));
+                    let mut server = self.server();
+                    let record = server.records.get_mut(claim.name()).filter(|record| record.holder == claim.holder());
+                    renewal.answer(match record {
+                        Some(record) => {
+                            record.until = until;
+                            Renewed::For(claim.ttl())
+                        }
+                        None => Renewed::NotHeld,
+                    });
+                }
+            }
+        }
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        let mut server = self.server();
+        if !server.has(claim) {
+            return Ok(Released::NotHeld);
+        }
+        let record = server.records.remove(claim.name());
+        if self.flaw == SessionFlaw::SessionEndsWithARelease
+            && let Some(Record { until: Until::Session(key), .. }) = record
+        {
+            server.sessions.remove(&key);
+        }
+        Ok(Released::Held)
+    }
+
+    fn raises(&self) -> Option<&dyn Raise> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        let server = self.server();
+        Ok(server.records.get(name).map(|record| self.shown(&server, record)))
+    }
+
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        let server = self.server();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let held = server.records.range::<LockName, _>((from, Bound::Unbounded)).take(limit);
+        Ok(held.map(|(name, record)| (name.clone(), self.shown(&server, record))).collect())
+    }
+
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        let mut server = self.server();
+        let Some(record) = server.records.remove(name) else { return Ok(None) };
+        if Some(record.holder) != seen.holder {
+            server.records.insert(name.clone(), record);
+            return Ok(None);
+        }
+        let until = server.until(record.until).unwrap_or(self.clock.now());
+        let evicted = self.shown(&server, &record);
+        server.count += 1;
+        let token = server.count;
+        if how == Break::Revoke {
+            let nobody =
+                Record { holder: Holder::fresh(), token, until: Until::Moment(until), revoked: true, ..record };
+            server.records.insert(name.clone(), nobody);
+        }
+        let free_in = if how == Break::Revoke { until.since(self.clock.now()) } else { Duration::ZERO };
+        Ok(Some(Broken::new(evicted, Some(FencingToken::new(server.realm.clone(), token)), free_in)))
+    }
+
+    async fn new_realm(&self) -> Result<Realm> {
+        let mut server = self.server();
+        server.realm = Realm::fresh("sessions");
+        Ok(server.realm.clone())
+    }
+}
+
+/// Deploys the store with one flaw.
+pub(crate) struct SessionMutants(pub(crate) SessionFlaw);
+struct Data(Sessions);
+
+#[async_trait]
+impl Factory for SessionMutants {
+    async fn deploy(&self) -> std::result::Result<Arc<dyn Deployment>, Failure> {
+        Ok(Arc::new(Data(Sessions::new(self.0))))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(300)
+    }
+}
+
+#[async_trait]
+impl Deployment for Data {
+    async fn open(&self) -> std::result::Result<Arc<dyn LockStore>, Failure> {
+        Ok(Arc::new(self.0.another()))
+    }
+}

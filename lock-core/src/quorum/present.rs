@@ -1,0 +1,78 @@
+//! [`Present`]: a member that answers, with what it keeps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::Record;
+use crate::{Effect, Error, ErrorKind, Keep, Kept, LockStore, Realm, Result};
+
+/// The time for one call about the quorum itself. Longer than that for a lock: nobody's lease runs meanwhile.
+const LIMIT: Duration = Duration::from_secs(2);
+/// So often is a change tried again after somebody else's.
+const TRIES: usize = 16;
+
+/// A member that answers, with what it keeps.
+#[derive(Clone)]
+pub(super) struct Present {
+    pub(super) at: usize,
+    pub(super) store: Arc<dyn LockStore>,
+    kept: Kept,
+    pub(super) record: Record,
+}
+
+impl Present {
+    /// Asks a member what it keeps. One that keeps nothing has only the realm of its data.
+    pub(super) async fn ask(at: usize, store: Arc<dyn LockStore>) -> Result<Present> {
+        let kept = match keeps(&*store) {
+            Some(keeps) => bounded(keeps.kept()).await?,
+            None => Kept { realm: store.realm(), text: None },
+        };
+        let record = Record::read(kept.text.as_deref())?;
+        Ok(Present { at, store, kept, record })
+    }
+
+    /// The realm of its data.
+    pub(super) fn realm(&self) -> &Realm {
+        &self.kept.realm
+    }
+
+    /// Changes the record, in one step with a look at what it was; gives whether it could be changed. It knows what is
+    /// kept afterwards either way.
+    pub(super) async fn change(&mut self, change: impl Fn(&mut Record) -> bool) -> Result<bool> {
+        let store = self.store.clone();
+        let keeps = keeps(&*store).ok_or_else(|| Error::refused(ErrorKind::Protocol, "it keeps nothing any more"))?;
+        for _ in 0..TRIES {
+            let mut record = self.record.clone();
+            if !change(&mut record) {
+                return Ok(false);
+            }
+            if record == self.record {
+                return Ok(true);
+            }
+            let text = record.text();
+            if bounded(keeps.keep(&self.kept, &text)).await? {
+                self.kept.text = Some(text);
+                self.record = record;
+                return Ok(true);
+            }
+            let now = bounded(keeps.kept()).await?;
+            if now.realm != self.kept.realm {
+                return Err(Error::refused(ErrorKind::Unavailable, "its data became others meanwhile"));
+            }
+            self.record = Record::read(now.text.as_deref())?;
+            self.kept = now;
+        }
+        Ok(false)
+    }
+}
+
+pub(super) fn keeps(store: &dyn LockStore) -> Option<&dyn Keep> {
+    store.raises()?.keeps()
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(LIMIT, call).await.unwrap_or_else(|_| {
+        let text = format!("it brought no answer within {LIMIT:?}");
+        Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
+    })
+}

@@ -1,0 +1,553 @@
+//! A quorum whose members fail, hang, split their votes, forget and come back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+mod places;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_conformance::faults::{Faulty, Op, Step};
+use lock_core::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The time for one call to one member.
+const LIMIT: Duration = Duration::from_millis(100);
+
+/// A quorum in paused time, with its members and what makes their faults.
+struct Bed {
+    clock: Clock,
+    memory: Vec<MemoryStore>,
+    faulty: Vec<Arc<Faulty>>,
+    quorum: Arc<Quorum>,
+}
+
+async fn quorum(members: &[Arc<Faulty>]) -> Arc<Quorum> {
+    let members = members.iter().map(|member| member.clone() as Arc<dyn LockStore>);
+    Arc::new(Quorum::open(members).await.unwrap().member_timeout(LIMIT))
+}
+
+impl Bed {
+    async fn of(members: usize) -> Bed {
+        let (clock, _) = Clock::for_tests();
+        let memory: Vec<_> = (0..members).map(|_| MemoryStore::with_clock(clock.clone())).collect();
+        let faulty: Vec<_> = memory.iter().map(|store| Faulty::new(Arc::new(store.clone()))).collect();
+        let quorum = quorum(&faulty).await;
+        Bed { clock, memory, faulty, quorum }
+    }
+
+    /// Another process's handle, to which nothing happens.
+    async fn other(&self) -> Arc<Quorum> {
+        let members = self.memory.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>);
+        Arc::new(Quorum::open(members).await.unwrap())
+    }
+
+    fn always(&self, members: impl IntoIterator<Item = usize>, ops: &[Op], step: Step) {
+        for member in members {
+            ops.iter().for_each(|op| self.faulty[member].always(*op, step));
+        }
+    }
+
+    fn heal(&self) {
+        self.faulty.iter().for_each(|member| member.heal());
+    }
+
+    fn locks(&self) -> Locks {
+        Locks::builder_of(self.quorum.clone()).clock(self.clock.clone()).ttl(10 * SECOND).build()
+    }
+
+    /// At how many members somebody holds the lock.
+    async fn held_at(&self, name: &LockName) -> usize {
+        let mut held = 0;
+        for store in &self.memory {
+            held += usize::from(store.inspect(name).await.unwrap().is_some());
+        }
+        held
+    }
+}
+
+const ALL: &[Op] = &[Op::Request, Op::Renew, Op::Release, Op::Raise];
+
+fn job() -> LockName {
+    LockName::new("job").unwrap()
+}
+
+fn claim() -> Claim {
+    Claim::new(job(), 10 * SECOND)
+}
+
+async fn granted(store: &dyn LockStore, claim: &Claim) -> Lease {
+    match store.request(claim).await.unwrap() {
+        Attempt::Granted(lease) => lease,
+        Attempt::Held(held) => panic!("held by {}", held.by),
+    }
+}
+
+fn number(lease: &Lease) -> u64 {
+    lease.token.as_ref().unwrap().number()
+}
+
+async fn refusal(members: Vec<Arc<dyn LockStore>>) -> Error {
+    Quorum::open(members).await.unwrap_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minority_that_fails_or_hangs_is_not_missed() {
+    for (members, down) in [(3, 1), (4, 1), (5, 2)] {
+        for step in [Step::Fail, Step::FailApplied, Step::LoseReply, Step::Hang] {
+            let bed = Bed::of(members).await;
+            bed.always(0..down, ALL, step);
+            let guard = bed.locks().lock("job").wait(SECOND).acquire().await.unwrap();
+            guard.renew().await.unwrap();
+            assert!(
+                bed.other().await.inspect(&job()).await.unwrap().is_some_and(|by| by.holder == Some(guard.holder()))
+            );
+            guard.release().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_majority_nothing_is_granted_and_all_is_given_back() {
+    for (members, down) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
+        for step in [Step::Fail, Step::FailApplied, Step::LoseReply, Step::Hang] {
+            let bed = Bed::of(members).await;
+            bed.always(0..down, &[Op::Request], step);
+            let error = bed.quorum.request(&claim()).await.unwrap_err();
+            assert!(error.is_retryable(), "{members} members, {down} {step:?}: {error:?}");
+            // What was given back to members that do not answer is under way.
+            tokio::time::sleep(3 * LIMIT).await;
+            assert_eq!(bed.held_at(&job()).await, 0, "{members} members, {down} {step:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slow_last_member_is_not_waited_for() {
+    let bed = Bed::of(3).await;
+    bed.always([2], ALL, Step::Around(LIMIT / 3));
+    let started = tokio::time::Instant::now();
+    let claim = claim();
+    granted(&*bed.quorum, &claim).await;
+    assert_eq!(bed.quorum.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    // It was asked all the same, and what it granted was given back.
+    tokio::time::sleep(4 * LIMIT).await;
+    assert_eq!(bed.held_at(&job()).await, 0);
+    assert_eq!((bed.faulty[2].calls(Op::Request), bed.faulty[2].calls(Op::Release)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next() {
+    let bed = Bed::of(5).await;
+    let (first, next, other) = (claim(), claim(), bed.other().await);
+    granted(&*other, &first).await;
+    bed.always(3..5, &[Op::Request], Step::DelayReply(LIMIT / 3));
+    assert!(matches!(bed.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
+    assert_eq!(other.release(&first).await.unwrap(), Released::Held);
+    bed.always(0..2, &[Op::Request], Step::Fail);
+    granted(&*bed.quorum, &next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_members_are_asked_at_once() {
+    let bed = Bed::of(5).await;
+    bed.always(0..5, &[Op::Request], Step::Delay(LIMIT / 2));
+    let started = tokio::time::Instant::now();
+    granted(&*bed.quorum, &claim()).await;
+    assert!(started.elapsed() < LIMIT, "five calls of {:?} took {:?}", LIMIT / 2, started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minority_win_is_given_back_and_does_not_vote_against_its_own_retry() {
+    let bed = Bed::of(3).await;
+    let (ours, theirs) = (claim(), claim());
+    // Another has two members, so that we win the third.
+    for store in &bed.memory[..2] {
+        granted(store, &theirs).await;
+    }
+    let Attempt::Held(held) = bed.quorum.request(&ours).await.unwrap() else { panic!("a minority was enough") };
+    assert_eq!(held.by.holder, Some(theirs.holder()));
+    assert!(held.look_again <= SECOND, "it would look again after {:?}", held.look_again);
+    // Two refusals decided, perhaps before the third member had answered.
+    tokio::time::sleep(LIMIT).await;
+    assert!(bed.memory[2].inspect(&job()).await.unwrap().is_none(), "the minority win was kept");
+    for store in &bed.memory[..2] {
+        store.release(&theirs).await.unwrap();
+    }
+    granted(&*bed.quorum, &ours).await;
+    assert_eq!(bed.held_at(&job()).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn votes_that_are_split_are_all_given_back_and_asked_for_again() {
+    let bed = Bed::of(4).await;
+    let theirs = claim();
+    for store in &bed.memory[..2] {
+        granted(store, &theirs).await;
+    }
+    // Two of four are no majority for either.
+    assert!(matches!(bed.quorum.request(&claim()).await.unwrap(), Attempt::Held(_)));
+    tokio::time::sleep(LIMIT).await;
+    assert_eq!(bed.held_at(&job()).await, 2);
+    assert!(bed.quorum.inspect(&job()).await.unwrap().is_none(), "half of the members is shown as a holder");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_look_again_after_random_times() {
+    let bed = Bed::of(3).await;
+    granted(&*bed.quorum, &claim()).await;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let Attempt::Held(held) = bed.quorum.request(&claim()).await.unwrap() else { panic!("granted twice") };
+        times.push(held.look_again);
+    }
+    times.sort_unstable();
+    times.dedup();
+    assert!(times.len() > 5, "of twenty, these times differ: {times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_lasts_as_long_as_the_shortest_of_its_majority() {
+    let bed = Bed::of(3).await;
+    let claim = claim();
+    let lease = granted(&*bed.quorum, &claim).await;
+    assert_eq!(lease.ttl, claim.ttl());
+    // The core counts it from before the first request: what the second phase takes is part of it.
+    bed.always(0..3, &[Op::Raise], Step::Delay(LIMIT / 2));
+    let guard = bed.locks().lock("other").fixed().acquire().await.unwrap();
+    assert!(guard.remaining() <= 10 * SECOND - LIMIT / 2, "{:?} remain", guard.remaining());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_counts_only_by_a_majority() {
+    for (down, lost) in [(1, false), (2, true)] {
+        let bed = Bed::of(3).await;
+        let guard = bed.locks().lock("job").acquire().await.unwrap();
+        bed.always(0..down, &[Op::Renew], Step::Fail);
+        tokio::time::sleep(25 * SECOND).await;
+        assert_eq!(guard.check().err(), lost.then_some(LossReason::Expired), "{down} members do not renew");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_majority_no_longer_has_is_lost_at_once() {
+    let bed = Bed::of(3).await;
+    let guard = bed.locks().lock("job").acquire().await.unwrap();
+    bed.memory[0].forget();
+    guard.renew().await.unwrap();
+    bed.memory[1].forget();
+    assert_eq!(guard.renew().await.unwrap_err().loss(), Some(LossReason::NotHeld));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_restarted_has_no_vote_for_the_longest_ttl() {
+    let bed = Bed::of(3).await;
+    let holder = claim();
+    granted(&*bed.quorum, &holder).await;
+    tokio::time::sleep(LIMIT).await;
+    // One of the two that decide is restarted and forgets; the third never knew.
+    bed.memory[2].release(&holder).await.unwrap();
+    bed.memory[1].forget();
+    let other = bed.other().await;
+    assert!(matches!(other.request(&claim()).await.unwrap(), Attempt::Held(_)), "a member that forgot had a vote");
+    tokio::time::sleep(LIMIT).await;
+    assert_eq!(bed.held_at(&job()).await, 1, "what the voteless member granted was not given back");
+    bed.quorum.release(&holder).await.unwrap();
+    // With those that remember everything there is a majority.
+    granted(&*other, &claim()).await;
+    // With another one down the restarted one is needed, and it has to wait.
+    let bed = Bed::of(3).await;
+    bed.memory[1].forget();
+    bed.always([0], ALL, Step::Fail);
+    let error = bed.quorum.request(&claim()).await.unwrap_err();
+    assert!(error.to_string().contains("member 2 has no vote: it was restarted"), "{error}");
+    tokio::time::sleep(Quorum::DEFAULT_LONGEST_TTL).await;
+    granted(&*bed.quorum, &claim()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_beyond_the_longest_is_refused() {
+    let bed = Bed::of(3).await;
+    let long = Claim::new(job(), Quorum::DEFAULT_LONGEST_TTL + SECOND);
+    assert_eq!(bed.quorum.request(&long).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    assert_eq!(bed.held_at(&job()).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_the_greatest_of_the_majority_and_a_majority_has_it() {
+    let bed = Bed::of(3).await;
+    for _ in 0..7 {
+        let other = Claim::new(LockName::new("other").unwrap(), SECOND);
+        granted(&bed.memory[1], &other).await;
+        bed.memory[1].release(&other).await.unwrap();
+    }
+    bed.always([2], ALL, Step::Hang);
+    let lease = granted(&*bed.quorum, &claim()).await;
+    assert_eq!(number(&lease), 8);
+    for store in &bed.memory[..2] {
+        assert_eq!(store.inspect(&job()).await.unwrap().unwrap().token.unwrap().number(), 8);
+    }
+    assert_eq!(lease.token.unwrap().realm(), &bed.quorum.realm());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_rise_whichever_members_decide() {
+    let bed = Bed::of(5).await;
+    let mut last = 0;
+    for round in 0..40_usize {
+        bed.heal();
+        // Two others are missing in each round.
+        bed.always([round % 5, (round * 3 + 1) % 5], ALL, Step::Fail);
+        let claim = claim();
+        let lease = granted(&*bed.quorum, &claim).await;
+        assert!(number(&lease) > last, "round {round}: {} after {last}", number(&lease));
+        last = number(&lease);
+        bed.heal();
+        bed.quorum.release(&claim).await.unwrap();
+        tokio::time::sleep(LIMIT).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_given_out_that_a_majority_did_not_acknowledge() {
+    for step in [Step::Fail, Step::Hang, Step::LoseReply] {
+        let bed = Bed::of(3).await;
+        bed.always(0..2, &[Op::Raise], step);
+        assert!(bed.quorum.request(&claim()).await.is_err(), "{step:?}");
+        assert_eq!(bed.held_at(&job()).await, 0, "{step:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_again_gives_the_same_token_as_long_as_nobody_came_between() {
+    let bed = Bed::of(3).await;
+    let ours = claim();
+    bed.always([2], ALL, Step::Hang);
+    let first = number(&granted(&*bed.quorum, &ours).await);
+    tokio::time::sleep(3 * LIMIT).await;
+    bed.heal();
+    // The third member counted further meanwhile.
+    for _ in 0..5 {
+        let other = claim();
+        granted(&bed.memory[2], &other).await;
+        bed.memory[2].release(&other).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(number(&granted(&*bed.quorum, &ours).await), first);
+        tokio::time::sleep(LIMIT).await;
+    }
+    // Two members lose it early and grant it to another, who gives it back.
+    let (other, theirs) = (bed.other().await, claim());
+    for store in &bed.memory {
+        store.release(&ours).await.unwrap();
+    }
+    let between = number(&granted(&*other, &theirs).await);
+    other.release(&theirs).await.unwrap();
+    tokio::time::sleep(LIMIT).await;
+    assert!(number(&granted(&*bed.quorum, &ours).await) > between);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_may_still_be_applied_spends_the_claim() {
+    let bed = Bed::of(3).await;
+    let theirs = claim();
+    granted(&bed.memory[0], &theirs).await;
+    granted(&bed.memory[1], &theirs).await;
+    // The release of our minority win is cut off, and applied much later.
+    bed.faulty[2].next(Op::Release, [Step::Ghost(5 * SECOND)]);
+    let ours = claim();
+    assert!(matches!(bed.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
+    tokio::time::sleep(LIMIT).await;
+    assert!(ours.is_spent());
+    bed.memory[0].release(&theirs).await.unwrap();
+    bed.memory[1].release(&theirs).await.unwrap();
+    granted(&*bed.quorum, &ours).await;
+    // The member where that release comes has no vote for this claim: without another, it holds nothing.
+    bed.memory[0].forget();
+    let batch = Renewals::new(&bed.clock, [ours.clone()]);
+    bed.quorum.renew(&batch).await;
+    assert_eq!(batch.iter().next().unwrap().answered(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
+    let bed = Bed::of(3).await;
+    let theirs = claim();
+    granted(&bed.memory[0], &theirs).await;
+    granted(&bed.memory[1], &theirs).await;
+    bed.faulty[2].next(Op::Release, [Step::Ghost(SECOND / 2)]);
+    let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
+    while bed.faulty[2].calls(Op::Release) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let spent = bed.memory[2].inspect(&job()).await.unwrap().and_then(|by| by.holder);
+    assert!(spent.is_some(), "the release was not cut off");
+    bed.memory[0].release(&theirs).await.unwrap();
+    bed.memory[1].release(&theirs).await.unwrap();
+    let guard = acquire.await.unwrap().unwrap();
+    assert_ne!(Some(guard.holder()), spent);
+    tokio::time::sleep(20 * SECOND).await;
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_comes_a_second_time_takes_no_later_vote() {
+    let bed = Bed::of(3).await;
+    let theirs = claim();
+    granted(&bed.memory[0], &theirs).await;
+    granted(&bed.memory[1], &theirs).await;
+    bed.faulty[2].next(Op::Release, [Step::Repeat(SECOND)]);
+    let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
+    while bed.faulty[2].calls(Op::Release) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bed.memory[0].release(&theirs).await.unwrap();
+    bed.memory[1].release(&theirs).await.unwrap();
+    let guard = acquire.await.unwrap().unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(bed.held_at(&job()).await, 3, "a vote for {:?} was taken", guard.name());
+}
+
+#[tokio::test]
+async fn members_must_be_different_and_have_leases_of_their_own() {
+    let memory = || Arc::new(MemoryStore::new()) as Arc<dyn LockStore>;
+    let (one, two) = (memory(), memory());
+    for (members, says) in [
+        (vec![], "needs members"),
+        (vec![one.clone(), two.clone(), one.clone()], "the same store"),
+        (vec![one, two, Arc::new(MemoryStore::with_sessions(Clock::system()))], "TTL of their own"),
+    ] {
+        let error = refusal(members).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_realm_is_that_of_the_members_in_any_order() {
+    let stores: Vec<_> = (0..3).map(|_| MemoryStore::new()).collect();
+    let quorum = |order: [usize; 3]| {
+        let members = order.map(|at| Arc::new(stores[at].clone()) as Arc<dyn LockStore>);
+        async move { Quorum::open(members).await.unwrap() }
+    };
+    let realm = quorum([0, 1, 2]).await.realm();
+    assert_eq!(quorum([2, 0, 1]).await.realm(), realm);
+    assert!(realm.as_str().starts_with("quorum:"), "{realm}");
+    stores[1].forget();
+    assert_ne!(quorum([0, 1, 2]).await.realm(), realm, "a member lost its data, and the realm stays");
+}
+
+#[derive(Debug)]
+struct Promising(MemoryStore, Guarantees);
+
+#[async_trait]
+impl LockStore for Promising {
+    fn guarantees(&self) -> Guarantees {
+        self.1
+    }
+    fn realm(&self) -> Realm {
+        self.0.realm()
+    }
+    async fn request(&self, claim: &Claim) -> Result<Attempt> {
+        self.0.request(claim).await
+    }
+    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+        self.0.wait(claim, held).await
+    }
+    async fn renew(&self, batch: &Renewals) {
+        self.0.renew(batch).await;
+    }
+    async fn release(&self, claim: &Claim) -> Result<Released> {
+        self.0.release(claim).await
+    }
+    fn raises(&self) -> Option<&dyn Raise> {
+        self.1.records_survive.contains(Fault::Crash.into()).then_some(&self.0 as &dyn Raise)
+    }
+    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+        self.0.inspect(name).await
+    }
+    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+        self.0.list(after, limit).await
+    }
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+        self.0.break_lock(name, seen, how).await
+    }
+    async fn new_realm(&self) -> Result<Realm> {
+        self.0.new_realm().await
+    }
+}
+
+#[tokio::test]
+async fn a_quorum_promises_what_every_member_does_and_the_loss_of_a_minority() {
+    let crash = Faults::from(Fault::Crash);
+    let durable = crash | Fault::PowerLoss.into();
+    let ttl = |clock| Guarantees::NONE.expiry(Expiry::Ttl(clock));
+    let strong = ttl(ClockKind::BootTime).records_survive(durable).tokens_survive(durable).waiting(WaitStyle::Queued);
+    let weak = ttl(ClockKind::Wall).records_survive(crash).tokens_survive(crash);
+    let of = async |members: &[Guarantees]| {
+        let members =
+            members.iter().map(|promised| Arc::new(Promising(MemoryStore::new(), *promised)) as Arc<dyn LockStore>);
+        Quorum::open(members).await.unwrap().guarantees()
+    };
+    let minority = Faults::from(Fault::MinorityLoss);
+    let all_strong = ttl(ClockKind::BootTime).records_survive(durable | minority).tokens_survive(durable | minority);
+    assert_eq!(of(&[strong; 3]).await, all_strong);
+    assert_eq!(
+        of(&[strong, strong, weak]).await,
+        ttl(ClockKind::Wall).records_survive(crash | minority).tokens_survive(crash | minority)
+    );
+    // Of two none can be lost.
+    assert_eq!(of(&[strong; 2]).await, ttl(ClockKind::BootTime).records_survive(durable).tokens_survive(durable));
+    // This member raises no tokens.
+    let silent = ttl(ClockKind::Wall).tokens_survive(durable);
+    assert_eq!(of(&[strong, strong, silent]).await.tokens_survive, None);
+    let members = [silent; 3].map(|promised| Arc::new(Promising(MemoryStore::new(), promised)) as Arc<dyn LockStore>);
+    let quorum = Quorum::open(members).await.unwrap();
+    assert_eq!(granted(&quorum, &claim()).await.token, None);
+}
+
+struct Members;
+
+#[async_trait]
+impl Driver for Members {
+    fn kind(&self) -> StoreKind {
+        StoreKind { schemes: &["member"], example: "", at_best: Guarantees::NONE, provided: "" }
+    }
+
+    async fn open(&self, url: &StoreUrl, _all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        url.only_keys(&["key"])?;
+        if url.hosts()[0].0 == "down" {
+            return Err(Error::refused(ErrorKind::Unavailable, "it is down"));
+        }
+        assert_eq!((url.hosts().len(), url.path(), url.user(), url.value("key")), (1, "/7", Some("me"), Some("1")));
+        Ok(Arc::new(MemoryStore::with_clock(clock.clone())))
+    }
+}
+
+#[tokio::test]
+async fn a_url_opens_a_member_for_each_host() {
+    let kind = StoreKind { schemes: &["quorum"], ..Driver::kind(&QuorumDriver::redlock()) };
+    let registry = Registry::new().with(Members).with(QuorumDriver::new(kind, "member")).with(QuorumDriver::redlock());
+    let url = "quorum://me:hunter2@a,b:7,c/7?key=1&longest_ttl=20s&member_timeout=1s";
+    let locks = registry.connect(url).ttl(10 * SECOND).await.unwrap();
+    assert!(locks.guarantees().records_survive.contains(Fault::MinorityLoss.into()));
+    locks.lock("job").acquire().await.unwrap().release().await.unwrap();
+    let one_is_down = registry.connect("quorum://me:hunter2@a,b,down/7?key=1").await.unwrap();
+    one_is_down.lock("job").acquire().await.unwrap().release().await.unwrap();
+    let error = locks.lock("job").ttl(21 * SECOND).acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    for (url, says) in [
+        ("quorum://me:hunter2@a,b/7?key=1", "3 hosts or more"),
+        ("quorum://me:hunter2@a,b,a/7?key=1", "given twice"),
+        (
+            "quorum://me:hunter2@a,down,down:7/7?key=1",
+            "1 of 3 members answered, and 2 must: member 2 (member://me:***@down/7?key=1): it is down",
+        ),
+        ("quorum://me:hunter2@a,b,c/7?key=1&tpyo=2", "tpyo"),
+        ("redlock://a,b,c", "redis:"),
+    ] {
+        let error = registry.connect(url).await.unwrap_err();
+        assert!(error.to_string().contains(says) && !error.to_string().contains("hunter2"), "{error}");
+    }
+}
