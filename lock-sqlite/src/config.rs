@@ -21,6 +21,9 @@ pub struct SqliteConfig {
     /// Take over a file of another machine: this begins a new realm and ends all its leases. It does nothing at a file
     /// of this machine. In a URL: `machine=adopt`.
     pub adopt: bool,
+    /// Open a file that exists, and make none: for those who look, since a mistyped path would show free locks. By
+    /// default false; in a URL it cannot be set.
+    pub existing: bool,
 }
 
 impl SqliteConfig {
@@ -38,6 +41,7 @@ impl SqliteConfig {
             busy_timeout: Self::DEFAULT_BUSY_TIMEOUT,
             poll_interval: Self::DEFAULT_POLL_INTERVAL,
             adopt: false,
+            existing: false,
         }
     }
 

@@ -24,4 +24,9 @@ impl Driver for SqliteDriver {
     async fn open(&self, url: &StoreUrl, _all: &Registry, _clock: &Clock) -> Result<Arc<dyn LockStore>> {
         Ok(Arc::new(SqliteStore::open(SqliteConfig::from_url(url)?).await?))
     }
+
+    async fn open_existing(&self, url: &StoreUrl, _all: &Registry, _clock: &Clock) -> Result<Arc<dyn LockStore>> {
+        let config = SqliteConfig { existing: true, ..SqliteConfig::from_url(url)? };
+        Ok(Arc::new(SqliteStore::open(config).await?))
+    }
 }

@@ -14,6 +14,16 @@ pub(crate) enum Failure {
     Refused(Error),
 }
 
+/// Why a lock file cannot be used, or no longer.
+pub(crate) enum Unusable {
+    /// For this reason.
+    Refused(Error),
+    /// It, or what SQLite keeps beside it, is no longer where others look for it.
+    Gone(Error),
+    /// Others use it with another log. It may be that the last of them is just closing it.
+    Apart,
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Failure {
         Failure::Sqlite(error)
@@ -23,6 +33,31 @@ impl From<rusqlite::Error> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Refused(error)
+    }
+}
+
+impl Failure {
+    /// The error of an opening or a step before its commit.
+    pub(crate) fn into_error(self, path: &Path) -> Error {
+        match self {
+            Failure::Sqlite(error) => of_sqlite(path, error),
+            Failure::Refused(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Refused(error)
+    }
+}
+
+impl Unusable {
+    pub(crate) fn into_error(self, path: &Path) -> Error {
+        match self {
+            Unusable::Refused(error) | Unusable::Gone(error) => error,
+            Unusable::Apart => apart(path),
+        }
     }
 }
 
@@ -76,7 +111,12 @@ pub(crate) fn of_opening(path: &Path, error: rusqlite::Error) -> Error {
         Some(ErrorCode::DatabaseCorrupt) => {
             "is damaged; restore it from a backup and begin a new realm, or remove it and its -wal and -shm files while nobody uses it"
         }
-        _ => return of_sqlite(path, error),
+        _ => {
+            let denied = std::fs::File::options().read(true).write(true).open(path).err();
+            let denied = denied.filter(|denied| denied.kind() == io::ErrorKind::PermissionDenied);
+            return denied
+                .map_or_else(|| of_sqlite(path, error), |denied| of_path(path, &denied, "it cannot be opened"));
+        }
     };
     Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display())).with_source(error)
 }
@@ -89,6 +129,14 @@ pub(crate) fn of_path(path: &Path, error: &io::Error, what: &str) -> Error {
         _ => ErrorKind::InvalidConfig,
     };
     Error::refused(kind, format!("{}: {what}: {error}", path.display()))
+}
+
+fn apart(path: &Path) -> Error {
+    let text = format!(
+        "{} is in use with another -wal or -shm file than those beside it: it has another path there, or one of the three was moved or removed; nothing was changed; end those who use it, and let all come by one path",
+        path.display()
+    );
+    Error::refused(ErrorKind::InvalidConfig, text)
 }
 
 /// Something in the file that no program of ours wrote.

@@ -5,51 +5,87 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, ErrorKind, Filesystem, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::error;
-use crate::filesystem::Filesystem;
+use crate::SqliteConfig;
+use crate::companions::Companions;
+use crate::error::{self, Unusable};
+
+/// A file by itself, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Inode {
+    pub(crate) device: u64,
+    pub(crate) number: u64,
+}
+
+impl From<&Metadata> for Inode {
+    fn from(file: &Metadata) -> Inode {
+        Inode { device: file.dev(), number: file.ino() }
+    }
+}
 
 /// The file on the disk, found or made, and known again.
 #[derive(Debug)]
 pub(crate) struct LockFile {
+    /// As it was given: others come by this path too.
     path: PathBuf,
-    identity: (u64, u64),
+    /// With every symbolic link resolved, as SQLite does it: beside this it keeps the other two.
+    real: PathBuf,
+    pub(crate) inode: Inode,
     pub(crate) filesystem: Filesystem,
+    /// What the file is known by after a reboot: its number, and when it was made. A copy has others.
+    pub(crate) place: String,
 }
 
 impl LockFile {
-    /// Finds the file at `path`, or makes an empty one that only this user may read.
+    /// Finds the file, or makes an empty one that only this user may read, unless it must exist.
     ///
     /// # Errors
     ///
     /// Invalid configuration, denied or unavailable, with the path.
-    pub(crate) fn find_or_make(path: &Path) -> Result<LockFile> {
-        let path = std::path::absolute(path).map_err(|e| error::of_path(path, &e, "it cannot be made absolute"))?;
-        if let Err(failed) = make(&path) {
-            return Err(error::of_path(
+    pub(crate) fn find(config: &SqliteConfig) -> Result<LockFile> {
+        let path = std::path::absolute(&config.path)
+            .map_err(|e| error::of_path(&config.path, &e, "it has no absolute path"))?;
+        if !config.existing {
+            let what = "the lock file cannot be made; its folder must exist and be writable";
+            make(&path).map_err(|failed| error::of_path(&path, &failed, what))?;
+        }
+        let looking = |failed: io::Error| match failed.kind() {
+            io::ErrorKind::NotFound if config.existing => refused(
                 &path,
-                &failed,
-                "the lock file cannot be made; its folder must exist and be writable",
-            ));
-        }
-        let file = look(&path)?;
+                "is not there, and a lock file cannot be made by looking: whoever acquires a lock makes one",
+            ),
+            _ => error::of_path(&path, &failed, "the lock file cannot be looked at"),
+        };
+        let real = path.canonicalize().map_err(looking)?;
+        let file = std::fs::metadata(&real).map_err(looking)?;
         if !file.is_file() {
-            let text = format!(
-                "{} is not a file; give the path of a lock file, or of one that does not exist yet",
-                path.display()
-            );
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            let what = "is not a file; give the path of a lock file, or of one that does not exist yet";
+            return Err(refused(&path, what));
         }
-        let filesystem = Filesystem::of(&path)?;
-        Ok(LockFile { path, identity: (file.dev(), file.ino()), filesystem })
+        check_alone(&real, &file)?;
+        let filesystem = Filesystem::of(&real)
+            .map_err(|failed| error::of_path(&path, &failed, "its file system cannot be looked at"))?;
+        if let Filesystem::Shared(name) = filesystem {
+            let what = format!(
+                "is on {name}, which other machines may write to; the store sqlite: needs a local file system, since its leases are judged by one machine's clock"
+            );
+            return Err(refused(&path, what));
+        }
+        Ok(LockFile { inode: (&file).into(), place: place(&file), path, real, filesystem })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path without symbolic links.
+    pub(crate) fn real(&self) -> &Path {
+        &self.real
     }
 
     /// Connects to it. Nothing is read or written yet, and nothing waits: who is in the way is the caller's to judge.
@@ -61,8 +97,8 @@ impl LockFile {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let connect = || {
-            let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(std::time::Duration::ZERO)?;
+            let connection = Connection::open_with_flags(&self.real, flags)?;
+            connection.busy_timeout(Duration::ZERO)?;
             // The file may have been made by somebody else: nothing in it runs by itself.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
@@ -79,28 +115,65 @@ impl LockFile {
         Ok(connection)
     }
 
-    /// Checks that the path still leads to this file. Somebody who opens the path when it does not would find other
-    /// leases than we do.
-    ///
-    /// # Errors
-    ///
-    /// Invalid configuration if the file was removed or replaced.
-    pub(crate) fn check_in_place(&self) -> Result<()> {
-        match std::fs::metadata(&self.path) {
-            Ok(file) if (file.dev(), file.ino()) == self.identity => Ok(()),
-            _ => {
-                let text = format!(
-                    "{} was removed or replaced while it was in use; nothing was changed; connect again",
-                    self.path.display()
-                );
-                Err(Error::refused(ErrorKind::InvalidConfig, text))
-            }
+    /// The error of one who knows this path by another file.
+    pub(crate) fn replaced(&self) -> Error {
+        away(&self.path)
+    }
+
+    /// Checks that the path still leads to this file, and that what SQLite keeps beside it is still there. Somebody who
+    /// opens the path when it does not would find other leases than we do.
+    pub(crate) fn check_in_place(&self, beside: &Companions) -> Result<(), Unusable> {
+        is_still(&self.path, self.inode, std::fs::metadata(&self.path))?;
+        for (path, inode) in beside.files(&self.real) {
+            is_still(&path, inode, std::fs::symlink_metadata(&path))?;
         }
+        Ok(())
     }
 }
 
-fn look(path: &Path) -> Result<Metadata> {
-    std::fs::metadata(path).map_err(|e| error::of_path(path, &e, "the lock file cannot be looked at"))
+fn is_still(path: &Path, inode: Inode, found: io::Result<Metadata>) -> Result<(), Unusable> {
+    let is_away = match &found {
+        Ok(file) => Inode::from(file) != inode,
+        Err(failed) => matches!(failed.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    if is_away {
+        return Err(Unusable::Gone(away(path)));
+    }
+    found.map(drop).map_err(|failed| Unusable::Refused(error::of_path(path, &failed, "it cannot be looked at")))
+}
+
+fn away(path: &Path) -> Error {
+    refused(path, "was removed or replaced while the lock file was in use; nothing was changed; connect again")
+}
+
+/// Checks that nobody can come to `file` by another path and find other files beside it: SQLite keeps what was written
+/// last in a file beside the path that it is opened by. `real` has no symbolic links.
+pub(crate) fn check_alone(real: &Path, file: &Metadata) -> Result<()> {
+    if file.nlink() > 1 {
+        let what = format!(
+            "has {} names (hard links), and who uses another one would not see its leases; leave it one name, or use symbolic links",
+            file.nlink()
+        );
+        return Err(refused(real, what));
+    }
+    match Filesystem::is_mounted_alone(real) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(refused(
+            real,
+            "is mounted here as a single file, and who uses it in its own folder would not see its leases; mount the folder",
+        )),
+        Err(failed) => Err(error::of_path(real, &failed, "its mount cannot be looked at")),
+    }
+}
+
+pub(crate) fn refused(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display()))
+}
+
+fn place(file: &Metadata) -> String {
+    let made = file.created().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let made = made.unwrap_or_default();
+    format!("{}:{}.{:09}", file.ino(), made.as_secs(), made.subsec_nanos())
 }
 
 /// Makes the file if there is none.

@@ -25,13 +25,15 @@
 //! - Waiters poll, every few milliseconds at first. Across processes nobody's turn is kept.
 
 mod changes;
+mod companions;
 mod config;
 mod driver;
 mod error;
 mod file;
-mod filesystem;
 mod job;
 mod machine;
+mod open;
+mod presence;
 mod row;
 mod schema;
 mod shared;

@@ -11,17 +11,19 @@ pub(crate) struct Machine {
     pub(crate) boot: Arc<str>,
     /// The machine's identity, which outlives a boot; `None` if it has none, as in many containers.
     pub(crate) id: Option<Arc<str>>,
+    /// What the lock file is known by on its disk; `None` where an earlier version of this program did not write it down.
+    pub(crate) place: Option<Arc<str>>,
 }
 
 impl Machine {
-    /// This machine.
+    /// This machine, with the lock file at this place.
     ///
     /// # Errors
     ///
     /// Invalid configuration where the boot-time clock is not the machine's own, or the kernel does not say which boot
     /// this is.
     #[cfg(target_os = "linux")]
-    pub(crate) fn this() -> Result<Machine> {
+    pub(crate) fn this(place: &str) -> Result<Machine> {
         let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
         if has_boottime_offset(&offsets) {
             return Err(Error::refused(
@@ -38,11 +40,11 @@ impl Machine {
             let id = id.trim();
             (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.into())
         });
-        Ok(Machine { boot: boot.trim().into(), id })
+        Ok(Machine { boot: boot.trim().into(), id, place: Some(place.into()) })
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn this() -> Result<Machine> {
+    pub(crate) fn this(_place: &str) -> Result<Machine> {
         Err(Error::refused(
             ErrorKind::InvalidConfig,
             "the store sqlite: runs on Linux only: elsewhere there is no boot-time clock and boot id to judge leases by",
@@ -50,9 +52,16 @@ impl Machine {
     }
 
     /// Whether times that were written on `other` can be judged here. One kernel is one clock, whatever its containers
-    /// call themselves; two unnamed machines are two.
+    /// call themselves. After a reboot a machine is known by its id. Where one of the two has none, as a container has
+    /// not, the file decides: a local disk is one machine's, and a file that is not a copy was on it before.
     pub(crate) fn judges(&self, other: &Machine) -> bool {
-        self.boot == other.boot || (self.id.is_some() && self.id == other.id)
+        let is_same_file = other.place.is_some() && self.place == other.place;
+        self.boot == other.boot
+            || match (&self.id, &other.id) {
+                (Some(here), Some(there)) => here == there,
+                (None, None) => is_same_file || other.place.is_none(),
+                _ => is_same_file,
+            }
     }
 }
 
@@ -81,7 +90,11 @@ mod tests {
     use super::*;
 
     fn machine(boot: &str, id: Option<&str>) -> Machine {
-        Machine { boot: boot.into(), id: id.map(Into::into) }
+        at("here", boot, id)
+    }
+
+    fn at(place: &str, boot: &str, id: Option<&str>) -> Machine {
+        Machine { boot: boot.into(), id: id.map(Into::into), place: Some(place.into()) }
     }
 
     #[test]
@@ -103,7 +116,19 @@ mod tests {
     fn after_a_reboot_the_machine_is_known_by_its_id() {
         assert!(machine("b", Some("x")).judges(&machine("c", Some("x"))));
         assert!(!machine("b", Some("x")).judges(&machine("c", Some("y"))));
-        assert!(!machine("b", None).judges(&machine("c", None)));
+    }
+
+    #[test]
+    fn a_machine_without_an_id_is_known_by_the_file_on_its_disk() {
+        assert!(machine("b", None).judges(&machine("c", None)));
+        assert!(machine("b", Some("x")).judges(&machine("c", None)));
+        assert!(machine("b", None).judges(&machine("c", Some("x"))));
+        assert!(!machine("b", None).judges(&at("elsewhere", "c", None)));
+        assert!(!machine("b", None).judges(&at("elsewhere", "c", Some("x"))));
+        assert!(!machine("b", Some("x")).judges(&at("elsewhere", "c", None)));
+        let earlier = |id: Option<&str>| Machine { place: None, ..machine("c", id) };
+        assert!(machine("b", None).judges(&earlier(None)));
+        assert!(!machine("b", None).judges(&earlier(Some("x"))));
     }
 
     #[test]

@@ -20,7 +20,8 @@ const LAYOUT: &str = "
         id integer primary key check (id = 1),
         realm text not null,
         machine text,
-        boot text not null
+        boot text not null,
+        place text
     ) strict;
     create table lease_floor (
         id integer primary key check (id = 1),
@@ -47,17 +48,15 @@ enum Found {
     Ours,
 }
 
-/// Makes the layout if the file is empty, checks it otherwise, and records this boot. Waits for other processes until
-/// `patience` is over.
+/// Checks that the file is ours or empty, and opens its write-ahead log. Waits for other processes until `until`.
+///
+/// A write-ahead log lets readers go on beside a writer, and a commit is one write and one sync.
 ///
 /// # Errors
 ///
-/// Invalid configuration if the file is another program's, of a newer layout, or of another machine that is not to be
-/// adopted; else as SQLite says.
-pub(crate) fn prepare(path: &Path, db: &Connection, machine: &Machine, adopt: bool, patience: Duration) -> Result<()> {
-    let until = Instant::now() + patience;
-    // A write-ahead log lets readers go on beside a writer, and a commit is one write and one sync. Two connections that
-    // ask for it at once are told that the file is busy, without waiting.
+/// Invalid configuration if the file is another program's or of a newer layout; else as SQLite says.
+pub(crate) fn open_log(path: &Path, db: &Connection, until: Instant) -> Result<()> {
+    // Two connections that ask for it at once are told that the file is busy, without waiting.
     patiently(until, || {
         look(path, db)?;
         let mode: String = sql(path, db.query_row("pragma journal_mode = wal", [], |row| row.get(0)))?;
@@ -66,14 +65,25 @@ pub(crate) fn prepare(path: &Path, db: &Connection, machine: &Machine, adopt: bo
             return Err(Refusal::Final(Error::refused(ErrorKind::InvalidConfig, text)));
         }
         // A commit is on the disk before it is answered.
-        sql(path, db.execute_batch("pragma synchronous = full"))
-    })?;
+        sql(path, db.execute_batch("pragma synchronous = full"))?;
+        // The first look into a write-ahead log makes the files beside the lock file.
+        look(path, db).map(drop)
+    })
+}
+
+/// Makes the layout if the file is empty, and records this machine, boot and place. Waits for other processes until
+/// `until`.
+///
+/// # Errors
+///
+/// Invalid configuration if the file is of another machine that is not to be adopted; else as SQLite says.
+pub(crate) fn settle(path: &Path, db: &Connection, machine: &Machine, adopt: bool, until: Instant) -> Result<()> {
     patiently(until, || {
-        if matches!(look(path, db)?, Found::Ours) && is_of_this_boot(path, db, machine)? {
+        if matches!(look(path, db)?, Found::Ours) && is_recorded(path, db, machine)? {
             return Ok(());
         }
         sql(path, db.execute_batch("begin immediate"))?;
-        let settled = settle(path, db, machine, adopt);
+        let settled = record(path, db, machine, adopt);
         let end = if settled.is_ok() { "commit" } else { "rollback" };
         let ended = sql(path, db.execute_batch(end));
         if ended.is_err() && !db.is_autocommit() {
@@ -114,51 +124,74 @@ fn find(path: &Path, db: &Connection) -> Result<Found, Refusal> {
     Err(Refusal::Final(Error::refused(ErrorKind::InvalidConfig, format!("{} {wrong}", path.display()))))
 }
 
-/// Whether the file was last used on this machine in this boot.
-fn is_of_this_boot(path: &Path, db: &Connection, machine: &Machine) -> Result<bool, Refusal> {
-    let boot: String = sql(path, db.query_row("select boot from meta where id = 1", [], |row| row.get(0)))?;
-    Ok(*boot == *machine.boot)
+/// Whether the file was last used in this boot, and at this place.
+fn is_recorded(path: &Path, db: &Connection, machine: &Machine) -> Result<bool, Refusal> {
+    if !knows_places(path, db)? {
+        return Ok(false);
+    }
+    let last = last_used(path, db)?;
+    Ok(last.boot == machine.boot && last.place == machine.place)
 }
 
-/// Inside a write transaction: makes the layout, or records this machine and boot.
-fn settle(path: &Path, db: &Connection, machine: &Machine, adopt: bool) -> Result<(), Refusal> {
-    let boot = &*machine.boot;
-    let id = machine.id.as_deref();
+/// Whether the layout has a column for the place; the first version had none.
+fn knows_places(path: &Path, db: &Connection) -> Result<bool, Refusal> {
+    let columns = "select count(*) from pragma_table_info('meta') where name = 'place'";
+    sql(path, db.query_row(columns, [], |row| Ok(row.get::<_, i64>(0)? > 0)))
+}
+
+fn last_used(path: &Path, db: &Connection) -> Result<Machine, Refusal> {
+    let read = |row: &rusqlite::Row<'_>| {
+        let (id, boot, place): (Option<String>, String, Option<String>) = row.try_into()?;
+        Ok(Machine { id: id.map(Into::into), boot: boot.into(), place: place.map(Into::into) })
+    };
+    sql(path, db.query_row("select machine, boot, place from meta where id = 1", [], read))
+}
+
+/// Inside a write transaction: makes the layout, or records this machine, boot and place.
+fn record(path: &Path, db: &Connection, machine: &Machine, adopt: bool) -> Result<(), Refusal> {
+    let (id, boot, place) = (machine.id.as_deref(), &*machine.boot, machine.place.as_deref());
     if let Found::Empty = find(path, db)? {
         sql(path, db.execute_batch(LAYOUT))?;
-        let meta = "insert into meta(id, realm, machine, boot) values (1, ?1, ?2, ?3)";
-        sql(path, db.execute(meta, params![Realm::fresh("sqlite").as_str(), id, boot]))?;
+        let meta = "insert into meta(id, realm, machine, boot, place) values (1, ?1, ?2, ?3, ?4)";
+        sql(path, db.execute(meta, params![Realm::fresh("sqlite").as_str(), id, boot, place]))?;
         sql(
             path,
             db.execute_batch(&format!("pragma application_id = {APPLICATION}; pragma user_version = {VERSION}")),
         )?;
         return Ok(());
     }
-    let read = |row: &rusqlite::Row<'_>| {
-        let (id, boot): (Option<String>, String) = (row.get(0)?, row.get(1)?);
-        Ok(Machine { id: id.map(Into::into), boot: boot.into() })
-    };
-    let last = sql(path, db.query_row("select machine, boot from meta where id = 1", [], read))?;
+    if !knows_places(path, db)? {
+        sql(path, db.execute_batch("alter table meta add column place text"))?;
+    }
+    let last = last_used(path, db)?;
     if machine.judges(&last) {
-        // Who held a lease in an earlier boot died with it; one kernel's containers leave the machine as it is.
-        sql(path, db.execute("update meta set boot = ?1", [boot]))?;
+        // Who held a lease in an earlier boot died with it. One kernel's containers leave the machine as it is; a
+        // container without an id learns it, and leaves it too.
+        sql(path, db.execute("update meta set boot = ?1, place = ?2", [Some(boot), place]))?;
         return Ok(());
     }
     if !adopt {
-        let shown = |id: Option<&str>| id.unwrap_or("none").to_owned();
-        let text = format!(
-            "{} was last used on another machine (machine id {}, here {}), whose leases cannot be judged here; if no process uses it there any more, open it once with ?machine=adopt, which begins a new realm and ends all its leases",
-            path.display(),
-            shown(last.id.as_deref()),
-            shown(id)
-        );
-        return Err(Refusal::Final(Error::refused(ErrorKind::InvalidConfig, text)));
+        return Err(Refusal::Final(Error::refused(ErrorKind::InvalidConfig, foreign(path, machine, &last))));
     }
     tracing::warn!(path = %path.display(), "adopting the lock file of another machine: a new realm begins, and all its leases end");
     sql(path, db.execute("update lease set holder = null where holder is not null", []))?;
-    let meta = "update meta set realm = ?1, machine = ?2, boot = ?3";
-    sql(path, db.execute(meta, params![Realm::fresh("sqlite").as_str(), id, boot]))?;
+    let meta = "update meta set realm = ?1, machine = ?2, boot = ?3, place = ?4";
+    sql(path, db.execute(meta, params![Realm::fresh("sqlite").as_str(), id, boot, place]))?;
     Ok(())
+}
+
+fn foreign(path: &Path, here: &Machine, last: &Machine) -> String {
+    let shown = |machine: &Machine| machine.id.as_deref().unwrap_or("none").to_owned();
+    let copied = match (&here.id, &last.id) {
+        (Some(_), Some(_)) => "",
+        _ => ", or is a copy from before a reboot",
+    };
+    format!(
+        "{} was last used on another machine (machine id {}, here {}){copied}, whose leases cannot be judged here; if no process uses it there any more, open it once with ?machine=adopt, which begins a new realm and ends all its leases",
+        path.display(),
+        shown(last),
+        shown(here)
+    )
 }
 
 /// Why opening does not go on.

@@ -1,6 +1,6 @@
 //! [`Shared`]: what the store and its worker share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lock_core::Realm;
@@ -13,11 +13,17 @@ pub(crate) struct Shared {
     pub(crate) changes: Changes,
     realm: Mutex<Realm>,
     commits: AtomicU64,
+    gone: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new() -> Shared {
-        Shared { changes: Changes::new(), realm: Mutex::new(Realm::new("")), commits: AtomicU64::new(0) }
+        Shared {
+            changes: Changes::new(),
+            realm: Mutex::new(Realm::new("")),
+            commits: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+        }
     }
 
     /// The realm as the last transaction saw it.
@@ -34,6 +40,17 @@ impl Shared {
 
     fn locked(&self) -> MutexGuard<'_, Realm> {
         self.realm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the file is no longer where others look for it: then nothing that was held in it is held any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// It is noticed before anybody is told.
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.changes.tell();
     }
 
     pub(crate) fn commits(&self) -> u64 {

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, Guarantees,
-    HeldBy, LockName, LockStore, Raise, Raised, Realm, Released, Renewals, Result, WaitStyle, Waiting, async_trait,
+    Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, Filesystem,
+    Guarantees, HeldBy, LockName, LockStore, Raise, Raised, Realm, Released, Renewals, Renewed, Result, WaitStyle,
+    Waiting, async_trait,
 };
 use tokio::sync::oneshot;
 
 use crate::SqliteConfig;
-use crate::filesystem::Filesystem;
 use crate::job::Job;
 use crate::shared::Shared;
 use crate::steps::{BreakLock, Inspect, List, NewRealm, RaiseToken, Release, Renew, Request, Step};
@@ -87,7 +87,7 @@ impl SqliteStore {
         let opened = opening.await.map_err(|_| gone(&path, Effect::None))??;
         let guarantees = match opened.filesystem {
             Filesystem::Disk => Self::AT_BEST,
-            Filesystem::Memory => Self::IN_MEMORY,
+            Filesystem::Memory | Filesystem::Shared(_) => Self::IN_MEMORY,
         };
         Ok(SqliteStore { path, guarantees, shared, worker })
     }
@@ -163,7 +163,13 @@ impl LockStore for SqliteStore {
         }
         match self.ask(Renew(leases)).await {
             Ok(answers) => entries.iter().zip(answers).for_each(|(entry, answer)| entry.answer(answer)),
-            Err(error) => batch.fail(error),
+            Err(error) => {
+                batch.fail(error);
+                // Others find another file there, in which this holder has nothing.
+                if self.shared.is_gone() {
+                    entries.iter().for_each(|entry| entry.answer(Renewed::NotHeld));
+                }
+            }
         }
     }
 
@@ -191,6 +197,16 @@ impl LockStore for SqliteStore {
     async fn new_realm(&self) -> Result<Realm> {
         self.ask(NewRealm).await
     }
+
+    /// Closes the file: whoever closes it last merges the log into it, and takes the two files beside it away. A step
+    /// that comes all the same opens it again. While somebody waits it stays open.
+    async fn close(&self) {
+        let (closed, closing) = oneshot::channel();
+        if self.worker.send(Message::Close(closed)).is_ok() {
+            // A thread that has ended has closed it too.
+            let _ = closing.await;
+        }
+    }
 }
 
 #[async_trait]
@@ -201,6 +217,10 @@ impl Raise for SqliteStore {
             Error::refused(ErrorKind::Protocol, text)
         })?;
         self.ask(RaiseToken { name: claim.name().clone(), holder: claim.holder(), number }).await
+    }
+
+    fn keeps(&self) -> Option<&dyn lock_core::Keep> {
+        None
     }
 }
 

@@ -1,19 +1,19 @@
-//! [`Worker`]: the one thread that owns the connection.
+//! The one thread of a store, which owns the connection.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, ErrorKind, Filesystem, Result};
+use tokio::sync::oneshot;
 
-use crate::error::{self, Failure};
-use crate::file::LockFile;
-use crate::filesystem::Filesystem;
+use crate::SqliteConfig;
+use crate::error::{self, Failure, Unusable};
+use crate::file::Inode;
 use crate::job::Task;
-use crate::machine::Machine;
+use crate::open::Open;
 use crate::shared::Shared;
 use crate::tables::Tables;
-use crate::{SqliteConfig, schema};
 
 /// So many steps are done in one transaction at most: enough to share the cost of a sync, few enough that it is short.
 const BATCH: usize = 256;
@@ -30,6 +30,8 @@ pub(crate) enum Message {
     Task(Box<dyn Task>),
     /// Somebody waits for the file to change.
     Waiting,
+    /// Nothing more is expected: close the file, and say so here.
+    Close(oneshot::Sender<()>),
 }
 
 /// What the store learns of the file when it is open.
@@ -37,22 +39,38 @@ pub(crate) struct Opened {
     pub(crate) filesystem: Filesystem,
 }
 
-/// The one thread that owns the connection. It does whatever waits for it in one transaction, since most of a
-/// transaction's cost is the one sync at its end; looks for changes while somebody waits for one; and ends when the
-/// store is dropped.
-pub(crate) struct Worker<'c> {
-    file: LockFile,
-    tables: Tables<'c>,
-    inbox: Receiver<Message>,
+/// The thread of a store: it owns the connection, closes the file when it is told to, and opens it again when something
+/// comes all the same. It ends when the store is dropped.
+struct Desk {
+    config: SqliteConfig,
     shared: Arc<Shared>,
-    busy_timeout: Duration,
-    longest_poll: Duration,
+    inbox: Receiver<Message>,
+}
+
+/// Works while the file is open. It does whatever waits for it in one transaction, since most of a transaction's cost is
+/// the one sync at its end, and looks for changes while somebody waits for one.
+struct Worker<'c> {
+    desk: &'c Desk,
+    open: &'c Open,
+    tables: Tables<'c>,
     /// What waits for its turn, in the order in which it came.
     pending: Vec<Box<dyn Task>>,
     /// Since when another process has been in the way, and how long to pause.
     busy: Option<(Instant, Duration)>,
     poll: Duration,
     next_poll: Instant,
+    /// Why it stops, as soon as nothing waits any more.
+    end: Option<End>,
+}
+
+/// Why a worker stops.
+enum End {
+    /// The store was dropped.
+    Dropped,
+    /// Nothing more is expected.
+    Closing(oneshot::Sender<()>),
+    /// The file is no longer where others look for it.
+    Gone(Error),
 }
 
 /// Why a transaction was not committed.
@@ -72,45 +90,112 @@ pub(crate) fn run(
     inbox: Receiver<Message>,
     opened: impl FnOnce(Result<Opened>),
 ) {
-    let open = || {
-        let machine = Machine::this()?;
-        let file = LockFile::find_or_make(&config.path)?;
-        let connection = file.connect()?;
-        schema::prepare(file.path(), &connection, &machine, config.adopt, config.busy_timeout)?;
-        file.check_in_place()?;
-        Ok((machine, file, connection))
-    };
-    let (machine, file, connection) = match open() {
+    let open = match Open::file(&config, None) {
         Ok(open) => open,
+        Err(failure) => return opened(Err(failure.into_error(&config.path))),
+    };
+    // What is opened again later is this file, and no new one.
+    let desk = Desk { config: SqliteConfig { existing: true, ..config }, shared, inbox };
+    let end = match Worker::begin(&desk, &open) {
         Err(error) => return opened(Err(error)),
+        Ok(worker) => {
+            opened(Ok(Opened { filesystem: open.filesystem() }));
+            worker.work(None)
+        }
     };
-    let tables = match Tables::new(&connection, &machine, shared.clone()) {
-        Ok(tables) => tables,
-        Err(error) => return opened(Err(error::of_opening(file.path(), error))),
-    };
-    let mut worker = Worker {
-        file,
-        tables,
-        inbox,
-        shared,
-        busy_timeout: config.busy_timeout,
-        longest_poll: config.poll_interval,
-        pending: Vec::new(),
-        busy: None,
-        poll: SHORTEST_POLL,
-        next_poll: Instant::now(),
-    };
-    match worker.first_look() {
-        Ok(()) => opened(Ok(Opened { filesystem: worker.file.filesystem })),
-        Err(error) => return opened(Err(error)),
-    }
-    worker.work();
+    desk.go_on(open, end);
 }
 
-impl Worker<'_> {
+impl Desk {
+    /// After a worker has stopped.
+    fn go_on(&self, mut open: Open, mut end: End) {
+        loop {
+            let inode = open.inode();
+            match end {
+                End::Dropped => return,
+                End::Gone(error) => {
+                    open.leave();
+                    return self.refuse_all(&error);
+                }
+                End::Closing(closed) => {
+                    drop(open);
+                    let _ = closed.send(());
+                }
+            }
+            let Some(again) = self.open_again(inode) else { return };
+            let first;
+            (open, first) = again;
+            end = match Worker::begin(self, &open) {
+                Ok(worker) => worker.work(Some(first)),
+                Err(error) => {
+                    self.refuse(first, &error);
+                    End::Closing(oneshot::channel().0)
+                }
+            };
+        }
+    }
+
+    /// Waits for the next message, and opens the file for it; `None` if the store is dropped meanwhile.
+    fn open_again(&self, inode: Inode) -> Option<(Open, Message)> {
+        loop {
+            let message = self.inbox.recv().ok()?;
+            if let Message::Close(closed) = message {
+                let _ = closed.send(());
+                continue;
+            }
+            match Open::file(&self.config, Some(inode)) {
+                Ok(open) => return Some((open, message)),
+                Err(Unusable::Gone(error)) => {
+                    self.shared.set_gone();
+                    self.refuse(message, &error);
+                    self.refuse_all(&error);
+                    return None;
+                }
+                Err(failure) => self.refuse(message, &failure.into_error(&self.config.path)),
+            }
+        }
+    }
+
+    /// Answers everything with this error, until the store is dropped.
+    fn refuse_all(&self, error: &Error) {
+        while let Ok(message) = self.inbox.recv() {
+            self.refuse(message, error);
+        }
+    }
+
+    fn refuse(&self, message: Message, error: &Error) {
+        match message {
+            Message::Task(mut task) => task.fail(error.clone()),
+            // Who waits asks again, and is told.
+            Message::Waiting => self.shared.changes.tell(),
+            Message::Close(closed) => {
+                let _ = closed.send(());
+            }
+        }
+    }
+}
+
+impl<'c> Worker<'c> {
+    fn begin(desk: &'c Desk, open: &'c Open) -> Result<Worker<'c>> {
+        let tables = Tables::new(&open.connection, &open.machine, desk.shared.clone())
+            .map_err(|failed| error::of_opening(open.path(), failed))?;
+        let mut worker = Worker {
+            desk,
+            open,
+            tables,
+            pending: Vec::new(),
+            busy: None,
+            poll: SHORTEST_POLL,
+            next_poll: Instant::now(),
+            end: None,
+        };
+        worker.first_look()?;
+        Ok(worker)
+    }
+
     /// Reads the realm, and what the waiters are to compare with.
     fn first_look(&mut self) -> Result<()> {
-        let until = Instant::now() + self.busy_timeout;
+        let until = Instant::now() + self.desk.config.busy_timeout;
         loop {
             let looked = self.tables.begin_look().and_then(|()| {
                 self.tables.look_for_changes()?;
@@ -118,37 +203,49 @@ impl Worker<'_> {
             });
             match looked {
                 Ok(()) => return Ok(()),
-                Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Sqlite(error)) if !error::is_busy(&error) || Instant::now() >= until => {
-                    return Err(error::of_opening(self.file.path(), error));
+                Err(Failure::Sqlite(error)) if error::is_busy(&error) && Instant::now() < until => {
+                    std::thread::sleep(SHORTEST_POLL);
                 }
-                Err(Failure::Sqlite(_)) => std::thread::sleep(SHORTEST_POLL),
+                Err(Failure::Sqlite(error)) => return Err(error::of_opening(self.open.path(), error)),
+                Err(failure) => return Err(failure.into_error(self.open.path())),
             }
         }
     }
 
-    fn work(&mut self) {
-        while self.receive() {
+    /// Works until it stops; `first` has come already.
+    fn work(mut self, first: Option<Message>) -> End {
+        let mut first = first;
+        loop {
+            match first.take() {
+                Some(message) => self.take(message),
+                None if !self.receive() => return End::Dropped,
+                None => {}
+            }
             self.pending.retain(|task| task.is_wanted());
             self.look();
             self.write();
             self.look_for_waiters();
+            if self.pending.is_empty()
+                && let Some(end) = self.end.take()
+            {
+                return end;
+            }
         }
     }
 
     /// Waits until there is something to do; false when the store is dropped.
     fn receive(&mut self) -> bool {
         let first = match self.pause() {
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(pause) => self.inbox.recv_timeout(pause),
+            None => self.desk.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(pause) => self.desk.inbox.recv_timeout(pause),
         };
         match first {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        while self.pending.len() < BATCH {
-            let Ok(message) = self.inbox.try_recv() else { break };
+        while self.pending.len() < BATCH && self.end.is_none() {
+            let Ok(message) = self.desk.inbox.try_recv() else { break };
             self.take(message);
         }
         true
@@ -158,12 +255,31 @@ impl Worker<'_> {
         match message {
             Message::Task(task) => self.pending.push(task),
             Message::Waiting => self.poll_soon(),
+            // Who waits has to be told of changes.
+            Message::Close(closed) if self.end.is_some() || self.desk.shared.changes.is_awaited() => {
+                let _ = closed.send(());
+            }
+            Message::Close(closed) => self.end = Some(End::Closing(closed)),
         }
+    }
+
+    /// Checks that the files are where others look for them. If they are not, this worker stops.
+    fn check_in_place(&mut self) -> Result<()> {
+        self.open.check_in_place().map_err(|failure| {
+            let is_gone = matches!(failure, Unusable::Gone(_));
+            let error = failure.into_error(self.open.path());
+            if is_gone {
+                self.desk.shared.set_gone();
+                self.end = Some(End::Gone(error.clone()));
+            }
+            error
+        })
     }
 
     /// How long to wait for a message; `None` while there is nothing else to do, and then nothing runs.
     fn pause(&self) -> Option<Duration> {
-        let poll = self.shared.changes.is_awaited().then(|| self.next_poll.saturating_duration_since(Instant::now()));
+        let poll =
+            self.desk.shared.changes.is_awaited().then(|| self.next_poll.saturating_duration_since(Instant::now()));
         let busy = self.busy.map(|(_, pause)| pause);
         poll.into_iter().chain(busy).min()
     }
@@ -174,8 +290,10 @@ impl Worker<'_> {
         if !self.pending.iter().any(|task| is_busy || task.looks()) {
             return;
         }
+        if let Err(error) = self.check_in_place() {
+            return self.fail(|task| is_busy || task.looks(), &error);
+        }
         let mut look = || {
-            self.file.check_in_place()?;
             self.tables.begin_look()?;
             let mut at = 0;
             while at < self.pending.len() {
@@ -193,7 +311,7 @@ impl Worker<'_> {
             Err(Failure::Sqlite(error)) if error::is_busy(&error) => self.tables.roll_back(),
             Err(failure) => {
                 self.tables.roll_back();
-                let error = self.error_of(failure);
+                let error = failure.into_error(self.open.path());
                 self.fail(|task| is_busy || task.looks(), &error);
             }
         }
@@ -236,28 +354,28 @@ impl Worker<'_> {
 
     /// One transaction for all of `tasks`, which are answered when it is on the disk; or none of them, and no answers.
     fn transact(&mut self, tasks: &mut [Box<dyn Task>]) -> Result<(), Stop> {
-        self.file.check_in_place().map_err(Stop::Refused)?;
+        self.check_in_place().map_err(Stop::Refused)?;
         let written = self.tables.written();
         match self.tables.begin_write() {
             Ok(()) => {}
             Err(Failure::Sqlite(error)) if error::is_busy(&error) => return Err(Stop::Busy),
             Err(failure) => {
                 self.tables.roll_back();
-                return Err(Stop::Refused(self.error_of(failure)));
+                return Err(Stop::Refused(failure.into_error(self.open.path())));
             }
         }
         for task in tasks.iter_mut() {
             if let Err(error) = task.apply(&mut self.tables) {
                 self.tables.roll_back();
-                return Err(Stop::Failed(error::of_sqlite(self.file.path(), error)));
+                return Err(Stop::Failed(error::of_sqlite(self.open.path(), error)));
             }
         }
         if let Err(error) = self.tables.commit() {
             self.tables.roll_back();
-            return Err(Stop::Failed(error::of_commit(self.file.path(), error)));
+            return Err(Stop::Failed(error::of_commit(self.open.path(), error)));
         }
         if self.tables.written() != written {
-            self.shared.committed();
+            self.desk.shared.committed();
         }
         tasks.iter_mut().for_each(|task| task.finish());
         Ok(())
@@ -276,10 +394,10 @@ impl Worker<'_> {
         self.busy = Some((since, pause));
         let text = format!(
             "{}: another process kept it busy for {:?}; nothing was changed",
-            self.file.path().display(),
-            self.busy_timeout
+            self.open.path().display(),
+            self.desk.config.busy_timeout
         );
-        let limit = self.busy_timeout;
+        let limit = self.desk.config.busy_timeout;
         self.fail(|task| task.age() >= limit, &Error::refused(ErrorKind::Unavailable, text));
         if self.pending.is_empty() {
             self.busy = None;
@@ -296,31 +414,28 @@ impl Worker<'_> {
         });
     }
 
-    fn error_of(&self, failure: Failure) -> Error {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Sqlite(error) => error::of_sqlite(self.file.path(), error),
-        }
-    }
-
     /// While somebody waits: looks whether another process has changed the file, often at first.
     fn look_for_waiters(&mut self) {
         let now = Instant::now();
-        if now < self.next_poll || !self.shared.changes.is_awaited() {
+        if now < self.next_poll || !self.desk.shared.changes.is_awaited() {
+            return;
+        }
+        // If they are not, whoever waits has been told.
+        if self.check_in_place().is_err() && self.end.is_some() {
             return;
         }
         match self.tables.look_for_changes() {
             Ok(true) => self.poll_soon(),
             // Waiters look again by themselves when the lease in the way can have ended.
             Ok(false) | Err(_) => {
-                self.poll = (self.poll * 2).min(self.longest_poll);
+                self.poll = (self.poll * 2).min(self.desk.config.poll_interval);
                 self.next_poll = now + self.poll;
             }
         }
     }
 
     fn poll_soon(&mut self) {
-        self.poll = SHORTEST_POLL.min(self.longest_poll);
+        self.poll = SHORTEST_POLL.min(self.desk.config.poll_interval);
         self.next_poll = Instant::now() + self.poll;
     }
 }

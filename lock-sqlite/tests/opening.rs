@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Folder, acquired, claim, connect, free, token};
-use lock_core::{Error, ErrorKind, LockStore, Registry};
+use lock_core::{Error, ErrorKind, LockStore, Registry, Released};
 use lock_sqlite::{SqliteConfig, SqliteDriver, SqliteStore};
 
 /// The refusal of a file: one line that names the path.
@@ -178,7 +178,7 @@ async fn a_file_of_another_machine_is_refused_until_it_is_adopted() {
     let before = acquired(&store, &mine).await.token.unwrap();
     drop(store);
     folder.write(
-        "update meta set machine = '00000000000000000000000000000001', boot = 'another';
+        "update meta set machine = '00000000000000000000000000000001', boot = 'another', place = 'elsewhere';
          update lease set boot = 'another'",
     );
     let error = refusal(&folder.path()).await;
@@ -235,4 +235,89 @@ async fn containers_of_one_kernel_share_a_file_whatever_their_machine_ids() {
     let other = folder.open().await;
     assert!(!free(&other, "x").await);
     assert_eq!(other.realm(), store.realm());
+}
+
+#[tokio::test]
+async fn a_file_with_two_names_is_refused() {
+    let folder = Folder::new();
+    let other = folder.path().with_file_name("other.db");
+    let store = folder.open().await;
+    let mine = claim("x");
+    acquired(&store, &mine).await;
+    std::fs::hard_link(folder.path(), &other).unwrap();
+    for path in [folder.path(), other.clone()] {
+        let error = refusal(&path).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("2 names (hard links)"), "{error}");
+    }
+    // Who has it open goes on: nobody else can come by the other name.
+    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    std::fs::remove_file(other).unwrap();
+    folder.open().await;
+}
+
+#[tokio::test]
+async fn a_log_with_two_names_or_that_is_a_link_is_refused() {
+    let folder = Folder::new();
+    let log = folder.path().with_extension("db-wal");
+    let store = folder.open().await;
+    acquired(&store, &claim("x")).await;
+    std::fs::hard_link(&log, log.with_extension("copy")).unwrap();
+    assert!(refusal(&log.with_extension("db")).await.to_string().contains("hard links"));
+    std::fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink(log.with_extension("copy"), &log).unwrap();
+    assert!(refusal(&log.with_extension("db")).await.to_string().contains("is not a file"));
+}
+
+#[tokio::test]
+async fn symbolic_links_in_any_part_of_a_path_lead_to_the_same_leases() {
+    let folder = Folder::new();
+    let at = |name: &str| folder.path().with_file_name(name);
+    std::fs::create_dir(at("real")).unwrap();
+    std::os::unix::fs::symlink("real", at("linked")).unwrap();
+    std::os::unix::fs::symlink("real/locks.db", at("link.db")).unwrap();
+    let store = SqliteStore::open(SqliteConfig::new(at("linked").join("locks.db"))).await.unwrap();
+    acquired(&store, &claim("x")).await;
+    for path in [at("real").join("locks.db"), at("link.db"), at("real/../linked/./locks.db")] {
+        let other = SqliteStore::open(SqliteConfig::new(path)).await.unwrap();
+        assert!(!free(&other, "x").await);
+    }
+    assert!(at("real/locks.db-wal").exists() && !at("link.db-wal").exists());
+    // A link that leads elsewhere now is noticed.
+    std::fs::remove_file(at("linked")).unwrap();
+    std::fs::create_dir(at("linked")).unwrap();
+    let error = store.request(&claim("y")).await.unwrap_err();
+    assert!(error.to_string().contains("removed or replaced"), "{error}");
+}
+
+#[tokio::test]
+async fn who_only_looks_makes_no_file() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.existing = true;
+    let error = SqliteStore::open(config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("is not there"), "{error}");
+    let (registry, url) = (Registry::new().with(SqliteDriver), format!("sqlite:{}", folder.path().display()));
+    let error = registry.connect(&url).existing().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(!folder.path().exists());
+    let store = folder.open().await;
+    acquired(&store, &claim("x")).await;
+    assert!(!free(&SqliteStore::open(config).await.unwrap(), "x").await);
+    let looking = registry.connect(&url).existing().await.unwrap();
+    assert!(looking.inspect("x").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_layout_learns_its_place() {
+    let folder = Folder::new();
+    drop(folder.open().await);
+    let log = folder.path().with_extension("db-wal");
+    folder.wait_until(|| async { !log.exists() }).await;
+    folder.write("alter table meta drop column place");
+    let store = folder.open().await;
+    let before = token(&store, &claim("x")).await;
+    assert_eq!(folder.number("select count(*) from meta where place is not null"), 1);
+    assert!(before > 0 && !free(&folder.open().await, "x").await);
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{Folder, TTL, acquired, claim, connect, free, held, token};
 use libtest_mimic::{Arguments, Trial};
-use lock_core::{Attempt, Claim, ErrorKind, LockName, LockStore, Locks, Released};
+use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, Released, Renewals};
 use lock_sqlite::{SqliteConfig, SqliteStore};
 
 macro_rules! trials {
@@ -46,6 +46,15 @@ fn main() -> ExitCode {
         a_read_only_file_system_is_denied,
         a_stepped_wall_clock_neither_frees_nor_pins_a_lock,
         a_time_namespace_with_an_offset_is_refused,
+        a_file_that_is_mounted_by_itself_is_refused,
+        a_log_that_is_mounted_by_itself_is_refused,
+        a_folder_that_is_mounted_elsewhere_is_the_same_folder,
+        whoever_comes_by_a_new_name_of_a_file_in_use_is_refused,
+        a_log_that_is_taken_away_from_a_holder_lets_nobody_else_in,
+        a_folder_that_is_renamed_takes_its_leases_along_and_its_old_users_touch_nothing_new,
+        processes_that_end_leave_no_log_behind,
+        an_overlay_promises_what_its_upper_layer_does,
+        a_machine_without_an_id_knows_its_file_again_after_a_reboot,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -64,11 +73,43 @@ async fn child(arguments: &[String]) {
     };
     match what.as_str() {
         "open" => {
+            let mut config = config;
+            if let Some(millis) = rest.first() {
+                config.busy_timeout = Duration::from_millis(millis.parse().unwrap());
+            }
             heard();
             match SqliteStore::open(config).await {
                 Ok(store) => say(format!("open {}", store.realm())),
                 Err(error) => say(format!("refused {:?} {error}", error.kind())),
             }
+        }
+        "promise" => {
+            let promised = SqliteStore::open(config).await.unwrap().guarantees().records_survive;
+            say(promised.contains(Fault::PowerLoss.into()));
+        }
+        "steps" => {
+            let store = SqliteStore::open(config).await.unwrap();
+            let claim = claim_of(text(0), text(1));
+            say(token(&store, &claim).await);
+            while let Some(step) = next_heard() {
+                match step.as_str() {
+                    "renew" => {
+                        let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+                        store.renew(&batch).await;
+                        let failure = batch.failure().map_or_else(String::new, |error| error.to_string());
+                        say(format!("{:?} {failure}", batch.iter().next().unwrap().answered()));
+                    }
+                    other => panic!("no child does {other}"),
+                }
+            }
+        }
+        "closing" => {
+            let locks = Locks::new(SqliteStore::open(config).await.unwrap());
+            locks.lock(text(0)).acquire().await.unwrap().release().await.unwrap();
+            locks.close().await;
+            say("closed");
+            // The engine, and so the store, lives on: a process ends in the middle of something.
+            std::process::exit(0);
         }
         "hold" => {
             let store = SqliteStore::open(config).await.unwrap();
@@ -122,11 +163,16 @@ fn heard() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+fn next_heard() -> Option<String> {
+    let mut line = String::new();
+    (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_owned())
+}
+
 /// A child of this test, killed when it is dropped.
 struct Process {
     child: Child,
     says: BufReader<ChildStdout>,
-    hears: ChildStdin,
+    hears: Option<ChildStdin>,
 }
 
 impl Process {
@@ -146,7 +192,7 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{} must be installed for this test: {error}", words[0]));
         let says = BufReader::new(child.stdout.take().unwrap());
-        let hears = child.stdin.take().unwrap();
+        let hears = child.stdin.take();
         Process { child, says, hears }
     }
 
@@ -165,7 +211,19 @@ impl Process {
     }
 
     fn tell(&mut self) {
-        self.hears.write_all(b"go on\n").unwrap();
+        self.hears.as_mut().unwrap().write_all(b"go on\n").unwrap();
+    }
+
+    /// Has it do a step, and gives what it says.
+    fn step(&mut self, step: &str) -> String {
+        writeln!(self.hears.as_mut().unwrap(), "{step}").unwrap();
+        self.line()
+    }
+
+    /// Lets it end by itself: what it hears from ends.
+    fn end(mut self) {
+        self.hears = None;
+        self.finish();
     }
 
     fn kill(mut self) {
@@ -494,4 +552,227 @@ async fn a_time_namespace_with_an_offset_is_refused() {
     same.tell();
     assert!(same.line().starts_with("open sqlite:"));
     same.finish();
+}
+
+/// A shell that does this in a mount namespace of its own, and then runs what follows.
+fn in_container(setup: &str) -> [String; 5] {
+    ["unshare", "-m", "sh", "-ec", &format!("{setup}; exec \"$0\" \"$@\"")].map(str::to_owned)
+}
+
+impl Process {
+    fn start_in(container: &[String; 5], arguments: &[&str]) -> Process {
+        Process::start_under(&container.each_ref().map(String::as_str), arguments)
+    }
+
+    /// What a child without much patience says that opens this path in this container.
+    fn open_in(container: &[String; 5], path: &Path) -> String {
+        let mut child = Process::start_in(container, &["open", path.to_str().unwrap(), "300"]);
+        child.tell();
+        let said = child.line();
+        child.finish();
+        said
+    }
+
+    fn open(path: &Path) -> String {
+        Process::open_in(&in_container(":"), path)
+    }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{}{ending}", path.display()))
+}
+
+async fn a_file_that_is_mounted_by_itself_is_refused() {
+    let folder = Folder::new();
+    let mut holder = Process::start(&["hold", &path_of(&folder), "x", "600000"]);
+    holder.number();
+    let inside = folder.path().with_file_name("inside");
+    std::fs::write(&inside, "").unwrap();
+    let container = in_container(&format!("mount --bind {} {}", path_of(&folder), inside.display()));
+    let said = Process::open_in(&container, &inside);
+    assert!(said.starts_with("refused InvalidConfig") && said.contains("mount the folder"), "{said}");
+    assert!(!beside(&inside, "-wal").exists(), "it was looked at, and nothing was made");
+}
+
+async fn a_log_that_is_mounted_by_itself_is_refused() {
+    for ending in ["-wal", "-shm"] {
+        let folder = Folder::new();
+        let mut holder = Process::start(&["hold", &path_of(&folder), "x", "600000"]);
+        holder.number();
+        let other = folder.path().with_file_name("other");
+        std::fs::write(&other, "").unwrap();
+        let log = beside(&folder.path(), ending);
+        let container = in_container(&format!("mount --bind {} {}", other.display(), log.display()));
+        let said = Process::open_in(&container, &folder.path());
+        assert!(said.starts_with("refused InvalidConfig") && said.contains("single file"), "{said}");
+    }
+}
+
+async fn a_folder_that_is_mounted_elsewhere_is_the_same_folder() {
+    let folder = Folder::new();
+    let inside = folder.path().with_file_name("inside");
+    let outside = folder.path().with_file_name("outside");
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    let container = in_container(&format!("mount --bind {} {}", outside.display(), inside.display()));
+    let path = inside.join("locks.db");
+    let mut holder = Process::start_in(&container, &["hold", path.to_str().unwrap(), "x", "600000"]);
+    let theirs = holder.number();
+    let store = SqliteStore::open(SqliteConfig::new(outside.join("locks.db"))).await.unwrap();
+    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
+    holder.tell();
+    assert_eq!(holder.line(), "Held");
+    holder.finish();
+    assert!(token(&store, &claim("x")).await > theirs);
+}
+
+async fn whoever_comes_by_a_new_name_of_a_file_in_use_is_refused() {
+    let folder = Folder::new();
+    let mut holder = Process::start(&["steps", &path_of(&folder), "x", "600000"]);
+    let first = holder.number();
+    let moved = folder.path().with_file_name("moved.db");
+    std::fs::rename(folder.path(), &moved).unwrap();
+    let said = Process::open(&moved);
+    assert!(said.starts_with("refused InvalidConfig") && said.contains("is in use with another"), "{said}");
+    assert!(!beside(&moved, "-wal").exists(), "it was looked at, and nothing was made");
+    let said = holder.step("renew");
+    assert!(said.starts_with("Some(NotHeld)") && said.contains("removed or replaced"), "{said}");
+    // It lets go, and what it wrote goes with the file.
+    folder.wait_until(|| async { SqliteStore::open(SqliteConfig::new(&moved)).await.is_ok() }).await;
+    let store = SqliteStore::open(SqliteConfig::new(&moved)).await.unwrap();
+    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), first);
+    holder.end();
+}
+
+async fn a_log_that_is_taken_away_from_a_holder_lets_nobody_else_in() {
+    type TakeAway = fn(&Path);
+    let remove: TakeAway = |file| std::fs::remove_file(file).unwrap();
+    let rename: TakeAway = |file| std::fs::rename(file, beside(file, ".old")).unwrap();
+    let replace: TakeAway = |file| {
+        run("cp", &[file.to_str().unwrap(), beside(file, ".copy").to_str().unwrap()]);
+        std::fs::rename(beside(file, ".copy"), file).unwrap();
+    };
+    for (endings, take_away, is_replaced) in [
+        (&["-wal", "-shm"][..], remove, false),
+        (&["-wal"], remove, false),
+        (&["-shm"], remove, false),
+        (&["-wal", "-shm"], rename, false),
+        (&["-wal"], replace, true),
+    ] {
+        let folder = Folder::new();
+        let path = path_of(&folder);
+        let mut holder = Process::start(&["steps", &path, "x", "600000"]);
+        let first = holder.number();
+        endings.iter().for_each(|ending| take_away(&beside(&folder.path(), ending)));
+        let said = Process::open(&folder.path());
+        assert!(said.starts_with("refused InvalidConfig") && said.contains("-wal"), "{endings:?}: {said}");
+        let said = holder.step("renew");
+        assert!(said.starts_with("Some(NotHeld)") && said.contains("removed or replaced"), "{endings:?}: {said}");
+        if is_replaced {
+            // What was put there is older than what the holder has merged.
+            std::fs::remove_file(beside(&folder.path(), "-wal")).unwrap();
+        }
+        // The holder lets go; its record and its token are not lost.
+        folder.wait_until(|| async { SqliteStore::open(folder.config()).await.is_ok() }).await;
+        let store = folder.open().await;
+        assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), first, "{endings:?}");
+        let by = held(&store, &claim("x")).await.by;
+        store.break_lock(claim("x").name(), &by, lock_core::Break::Now).await.unwrap();
+        assert!(token(&store, &claim("x")).await > first);
+        holder.end();
+        assert!(!free(&store, "x").await, "the end of one who had to let go changes nothing");
+    }
+}
+
+async fn a_folder_that_is_renamed_takes_its_leases_along_and_its_old_users_touch_nothing_new() {
+    let folder = Folder::new();
+    let (old, new) = (folder.path().with_file_name("old"), folder.path().with_file_name("new"));
+    std::fs::create_dir(&old).unwrap();
+    let mut holder = Process::start(&["steps", old.join("locks.db").to_str().unwrap(), "x", "600000"]);
+    let theirs = holder.number();
+    std::fs::rename(&old, &new).unwrap();
+    let store = SqliteStore::open(SqliteConfig::new(new.join("locks.db"))).await.unwrap();
+    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
+    // Another file comes to the old place, and is in use when the one who was there before ends.
+    std::fs::create_dir(&old).unwrap();
+    let another = SqliteStore::open(SqliteConfig::new(old.join("locks.db"))).await.unwrap();
+    let mine = claim("x");
+    acquired(&another, &mine).await;
+    drop(store);
+    assert!(holder.step("renew").starts_with("Some(NotHeld)"));
+    holder.end();
+    assert_eq!(another.release(&mine).await.unwrap(), Released::Held);
+    assert!(Process::open(&new.join("locks.db")).starts_with("open"));
+}
+
+async fn processes_that_end_leave_no_log_behind() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    for mut child in ["a", "b"].map(|name| Process::start(&["closing", &path, name])) {
+        assert_eq!(child.line(), "closed");
+        child.finish();
+    }
+    let mut last = Process::start(&["closing", &path, "a"]);
+    assert_eq!(last.line(), "closed");
+    last.finish();
+    for ending in ["-wal", "-shm"] {
+        assert!(!beside(&folder.path(), ending).exists(), "{ending} stays");
+    }
+    // So a plain copy has everything.
+    let copy = folder.path().with_file_name("copy.db");
+    std::fs::copy(folder.path(), &copy).unwrap();
+    let store = SqliteStore::open(SqliteConfig::new(copy)).await.unwrap();
+    assert_eq!(token(&store, &claim("a")).await, 3);
+}
+
+async fn an_overlay_promises_what_its_upper_layer_does() {
+    for (folder, survives) in [(Folder::on_disk(), "true"), (Folder::in_memory(), "false")] {
+        let at = folder.path().parent().unwrap().display().to_string();
+        let container = in_container(&format!(
+            "cd {at}; mkdir lower upper work merged; \
+             mount -t overlay -o lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work overlay merged"
+        ));
+        let mut child = Process::start_in(&container, &["promise", &format!("{at}/merged/locks.db")]);
+        assert_eq!(child.line(), survives);
+        child.finish();
+    }
+    // Its upper layer is out of sight, as it is in most containers.
+    let folder = Folder::on_disk();
+    let at = folder.path().parent().unwrap().display().to_string();
+    let container = in_container(&format!(
+        "cd {at}; mkdir lower up up/upper up/work merged; \
+         mount -t overlay -o lowerdir={at}/lower,upperdir={at}/up/upper,workdir={at}/up/work overlay merged; \
+         mount -t tmpfs tmpfs up"
+    ));
+    let mut child = Process::start_in(&container, &["promise", &format!("{at}/merged/locks.db")]);
+    assert_eq!(child.line(), "false");
+    child.finish();
+}
+
+async fn a_machine_without_an_id_knows_its_file_again_after_a_reboot() {
+    let folder = Folder::new();
+    let path = path_of(&folder);
+    let boot = folder.path().with_file_name("boot");
+    std::fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
+    let nameless = "for id in /etc/machine-id /var/lib/dbus/machine-id; do \
+                        if test -e $id; then mount --bind /dev/null $id; fi; done";
+    let now = in_container(nameless);
+    let later = in_container(&format!("{nameless}; mount --bind {} /proc/sys/kernel/random/boot_id", boot.display()));
+    let mut holder = Process::start_in(&now, &["steps", &path, "x", "600000"]);
+    let first = holder.number();
+    holder.kill();
+    // Another process of the same boot sees the lease,
+    let mut other = Process::start_in(&now, &["try", &path, "x", "1000"]);
+    assert!(other.line().ends_with("held"));
+    other.finish();
+    // and after a reboot it has ended.
+    let mut next = Process::start_in(&later, &["hold", &path, "x", "600000"]);
+    assert!(next.number() > first);
+    next.kill();
+
+    // A copy from before the reboot may be another machine's.
+    let copy = folder.path().with_file_name("copy.db");
+    folder.write(&format!("vacuum into '{}'", copy.display()));
+    let said = Process::open_in(&now, &copy);
+    assert!(said.starts_with("refused InvalidConfig") && said.contains("another machine"), "{said}");
 }

@@ -509,6 +509,83 @@ async fn a_dropped_store_closes_its_file() {
 }
 
 #[tokio::test]
+async fn a_closed_store_leaves_one_file_and_opens_it_again_for_what_comes() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    let mine = claim("x");
+    let first = token(&store, &mine).await;
+    let log = folder.path().with_extension("db-wal");
+    assert!(log.exists());
+    for _ in 0..2 {
+        store.close().await;
+        assert!(!log.exists() && !log.with_extension("db-shm").exists());
+    }
+    let by = held(&store, &claim("x")).await.by;
+    assert_eq!((by.holder, by.token.unwrap().number()), (Some(mine.holder()), first));
+    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    store.close().await;
+    // While it is closed nobody looks after it; what comes then is told.
+    std::fs::rename(folder.path(), folder.path().with_extension("moved")).unwrap();
+    let error = store.request(&mine).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert!(!folder.path().exists(), "no other file is made in its place");
+}
+
+#[tokio::test]
+async fn a_store_that_somebody_else_uses_too_is_closed_without_harm() {
+    let folder = Folder::new();
+    let (a, b) = (folder.open().await, folder.open().await);
+    let mine = claim("x");
+    acquired(&b, &mine).await;
+    a.close().await;
+    assert_eq!(b.release(&mine).await.unwrap(), Released::Held);
+    acquired(&a, &mine).await;
+}
+
+#[tokio::test]
+async fn a_waiter_keeps_its_store_open() {
+    let folder = Folder::new();
+    let (a, b) = (folder.open().await, folder.open().await);
+    let (mine, theirs) = (claim("x"), claim("x"));
+    acquired(&a, &mine).await;
+    let waiting = held(&b, &theirs).await;
+    let (waited, ()) = within(async {
+        tokio::join!(b.wait(&theirs, &waiting), async {
+            b.close().await;
+            a.release(&mine).await.unwrap();
+        })
+    })
+    .await;
+    waited.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_in_a_file_that_is_removed_is_not_held_at_once() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    let mine = claim("x");
+    acquired(&store, &mine).await;
+    std::fs::remove_file(folder.path()).unwrap();
+    let batch = Renewals::new(&Clock::system(), [mine]);
+    store.renew(&batch).await;
+    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::NotHeld));
+    let failure = batch.failure().unwrap().to_string();
+    assert!(failure.contains("locks.db was removed or replaced"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_waiter_notices_that_the_file_is_gone() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    acquired(&store, &claim("x")).await;
+    let waiter = claim("x");
+    let waiting = held(&store, &waiter).await;
+    std::fs::remove_file(folder.path()).unwrap();
+    within(store.wait(&waiter, &waiting)).await.unwrap();
+    assert_eq!(store.request(&waiter).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+}
+
+#[tokio::test]
 async fn holder_information_travels_with_the_lease() {
     let folder = Folder::new();
     let locks =
