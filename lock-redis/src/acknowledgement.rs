@@ -5,35 +5,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::Result;
-use redis::Value;
+use redis::{Pipeline, Value};
 
-use crate::dial::Dial;
+use crate::RedisConfig;
+use crate::dial::{Dial, To};
+use crate::error;
+use crate::gathered::Gathered;
 use crate::link::{Connection, Link};
-use crate::servers::Servers;
-use crate::{RedisConfig, error};
 
 /// That replicas have what was written. It is asked for on connections of its own: the server answers nothing else on a
 /// connection that waits for its replicas.
+///
+/// A server has the acknowledgement of all that was written before it was asked for. So whoever comes while it is waited
+/// for shares the next one, and waits for two of them at most, however many there are.
 #[derive(Debug)]
 pub(crate) struct Acknowledgement {
     wanted: u32,
     limit: Duration,
     response_timeout: Duration,
     dial: Dial,
-    links: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Link>>>>,
+    /// By address.
+    servers: Mutex<HashMap<String, Arc<Asked>>>,
 }
 
+/// One server that is asked.
+#[derive(Debug)]
+struct Asked {
+    link: Arc<Link>,
+    /// By the key of the mark that is written.
+    questions: Arc<Gathered<String, u32>>,
+    wanted: u32,
+    limit: Duration,
+}
+
+/// Writes the mark. A connection waits for its own last write, which must be one that goes to replicas; and a server
+/// without memory refuses what could take more of it, but not after a write that cannot.
+const MARK: &str = "redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], '', 'PX', 1000)";
+
 impl Acknowledgement {
-    /// # Errors
-    ///
-    /// Invalid configuration if the certificates cannot be read.
-    pub(crate) fn new(config: &RedisConfig) -> Result<Acknowledgement> {
-        Ok(Acknowledgement {
+    /// `None` if none is wanted.
+    pub(crate) fn new(config: &RedisConfig, dial: &Dial) -> Option<Acknowledgement> {
+        (config.wait > 0).then(|| Acknowledgement {
             wanted: config.wait,
             limit: config.wait_timeout,
             response_timeout: config.response_timeout,
-            dial: Dial::new(config)?,
-            links: Mutex::default(),
+            dial: dial.clone(),
+            servers: Mutex::default(),
         })
     }
 
@@ -45,31 +62,78 @@ impl Acknowledgement {
         self.limit
     }
 
-    /// How many replicas have what the server of this connection had written when it was asked; never more than are wanted matter.
+    fn server(&self, to: &To) -> Arc<Asked> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let link = Link::for_commands(self.dial.with(to.clone()), self.response_timeout + self.limit);
+            // However many there are, it is the same.
+            let (link, questions) = (Arc::new(link), Gathered::at_most(usize::MAX));
+            Arc::new(Asked { link, questions, wanted: self.wanted, limit: self.limit })
+        };
+        servers.entry(to.to_string()).or_insert_with(new).clone()
+    }
+
+    /// Connects to the server of this connection.
+    ///
+    /// # Errors
+    ///
+    /// As for connecting.
+    pub(crate) async fn connect(&self, granted_on: &Connection) -> Result<()> {
+        self.server(&granted_on.to).link.connection().await.map(drop)
+    }
+
+    /// How many replicas have what the server of this connection had written when it was asked; never more than are
+    /// wanted matter.
     ///
     /// # Errors
     ///
     /// As for a step.
-    pub(crate) async fn ask(&self, granted_on: &Connection, key: &str) -> Result<u32> {
-        const DOING: &str = "waiting for replicas";
-        let link = {
-            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            let own = || {
-                let dial = self.dial.with(granted_on.to.clone());
-                Arc::new(tokio::sync::Mutex::new(Link::new(dial, self.response_timeout + self.limit)))
-            };
-            links.entry(granted_on.to.to_string()).or_insert_with(own).clone()
+    pub(crate) async fn ask(&self, granted_on: &Connection, key: String) -> Result<u32> {
+        let server = self.server(&granted_on.to);
+        let asked = server.clone();
+        let call = move |keys| {
+            let server = server.clone();
+            async move { server.ask(keys).await }
         };
-        let link = link.lock().await;
-        // The server waits for what this connection wrote last, and what was written before.
-        let mut write = redis::cmd("SET");
-        write.arg(key).arg("").arg("PX").arg(1_000);
-        Servers::command(&link, DOING, &write).await?;
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(self.wanted).arg(self.limit.as_millis().max(1) as u64);
-        match Servers::command(&link, DOING, &wait).await? {
-            Value::Int(replicas) => Ok(u32::try_from(replicas).unwrap_or(0)),
-            _ => Err(error::odd(link.name(), DOING)),
+        asked.questions.ask(key, call).await
+    }
+}
+
+impl Asked {
+    /// One acknowledgement for all of these. The mark has the key of the first whose slot is still here.
+    async fn ask(&self, keys: Vec<String>) -> Vec<Result<u32>> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for key in &keys {
+            let answer = self.ask_by(key).await;
+            let has_moved = matches!(&answer, Err((_, true)));
+            let answer = answer.map_err(|(error, _)| error);
+            if has_moved {
+                answers.push(answer);
+                continue;
+            }
+            answers.resize(keys.len(), answer);
+            break;
         }
+        answers
+    }
+
+    /// One acknowledgement. A failure says whether it is that the key's slot is no more here.
+    async fn ask_by(&self, key: &str) -> Result<u32, (lock_core::Error, bool)> {
+        const DOING: &str = "waiting for replicas";
+        let answers = self.link.all_of(DOING, &self.questions(key)).await.map_err(|failed| {
+            let has_moved = failed.redirection().is_some();
+            (self.link.error(DOING, failed), has_moved)
+        })?;
+        match answers.last() {
+            Some(Value::Int(replicas)) => Ok(u32::try_from(*replicas).unwrap_or(0)),
+            _ => Err((error::odd(self.link.name(), DOING), false)),
+        }
+    }
+
+    fn questions(&self, key: &str) -> Pipeline {
+        let mut both = redis::pipe();
+        both.cmd("EVAL").arg(MARK).arg(1).arg(key);
+        both.cmd("WAIT").arg(self.wanted).arg(self.limit.as_millis().max(1) as u64);
+        both
     }
 }

@@ -1,6 +1,7 @@
 //! [`Dial`]: how a connection is made.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +12,23 @@ use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, TlsCertificates,
 };
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Place, RedisConfig};
 use crate::error;
 use crate::wakeups::Wakeups;
 
 /// How a connection is made: to whom, as whom, and how long it may take.
+#[derive(Clone)]
 pub(crate) struct Dial {
     to: To,
     tls: Option<TlsCertificates>,
     login: RedisConnectionInfo,
     sentinel_login: RedisConnectionInfo,
     limit: Duration,
+    is_to_cluster: bool,
 }
 
 /// To whom.
@@ -80,6 +86,7 @@ impl Dial {
             login: login(&config.user, &config.password).set_db(i64::from(config.database)),
             sentinel_login: login(&config.sentinel_user, &config.sentinel_password),
             limit: config.connect_timeout,
+            is_to_cluster: matches!(config.place, Place::Cluster(_)),
         })
     }
 
@@ -90,17 +97,21 @@ impl Dial {
 
     /// The same for whom this connection leads to.
     pub(crate) fn with(&self, to: To) -> Dial {
-        Dial {
-            to,
-            tls: self.tls.clone(),
-            login: self.login.clone(),
-            sentinel_login: self.sentinel_login.clone(),
-            limit: self.limit,
-        }
+        Dial { to, ..self.clone() }
     }
 
     pub(crate) fn to(&self) -> &To {
         &self.to
+    }
+
+    /// How long connecting may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Whether it leads to the members of a cluster.
+    pub(crate) fn is_to_cluster(&self) -> bool {
+        self.is_to_cluster
     }
 
     /// Connects, and says to whom, within the connect time-out however many servers are asked on the way.
@@ -230,19 +241,46 @@ pub(crate) async fn role(connection: &mut MultiplexedConnection) -> Option<Strin
     redis::from_redis_value(role.into_iter().next()?).ok()
 }
 
+/// What the files hold, each of them checked: a file without what it is named for would be believed in silence, and then
+/// refuse every server.
 fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {
     let Some(tls) = &config.tls else { return Ok(None) };
     // The client takes the provider that the program chose; if it chose none, this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = |path: &Option<std::path::PathBuf>| {
-        let Some(path) = path else { return Ok(None) };
-        std::fs::read(path).map(Some).map_err(|error| {
-            Error::refused(ErrorKind::InvalidConfig, format!("{} cannot be read: {error}", path.display()))
-        })
-    };
-    let (root_cert, certificate, key) = (read(&tls.ca)?, read(&tls.certificate)?, read(&tls.key)?);
+    let root_cert = tls.ca.as_deref().map(|path| read(path, authorities)).transpose()?;
+    let certificate = tls.certificate.as_deref().map(|path| read(path, chain)).transpose()?;
+    let key = tls.key.as_deref().map(|path| read(path, private_key)).transpose()?;
     let client_tls = certificate.zip(key).map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     Ok(Some(TlsCertificates { client_tls, root_cert }))
+}
+
+/// A file, if it `holds` what it is for; else that says what it has not.
+fn read(path: &Path, holds: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
+    let refused = |why: String| Error::refused(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+    match holds(&bytes) {
+        Ok(()) => Ok(bytes),
+        Err(what) => Err(refused(format!("is not accepted: it holds no {what}"))),
+    }
+}
+
+fn authorities(bytes: &[u8]) -> Result<(), &'static str> {
+    const WHAT: &str = "certificates of authorities in PEM";
+    let mut authorities = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bytes) {
+        authorities.add(certificate.map_err(|_| WHAT)?).map_err(|_| WHAT)?;
+    }
+    if authorities.is_empty() { Err(WHAT) } else { Ok(()) }
+}
+
+fn chain(bytes: &[u8]) -> Result<(), &'static str> {
+    const WHAT: &str = "certificate in PEM";
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    chain.ok().filter(|chain| !chain.is_empty()).map(drop).ok_or(WHAT)
+}
+
+fn private_key(bytes: &[u8]) -> Result<(), &'static str> {
+    PrivateKeyDer::from_pem_slice(bytes).map(drop).map_err(|_| "private key in PEM")
 }
 
 impl fmt::Debug for Dial {

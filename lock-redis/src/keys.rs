@@ -91,6 +91,11 @@ impl Keys {
         format!("{}{APART}realm", self.prefix)
     }
 
+    /// What is kept for a quorum, in the slot of the identity of the data.
+    pub(crate) fn quorum(&self) -> String {
+        self.beside(self.slot(&self.realm()), "quorum", "")
+    }
+
     fn beside(&self, slot: u16, what: &str, which: &str) -> String {
         match self.cluster {
             true => [&self.prefix, APART, "{", tag_of(slot), "}", what, which].concat(),
@@ -167,6 +172,10 @@ mod tests {
                     assert_eq!(keys.name(key.as_bytes()), None, "{key:?}");
                 }
             }
+        }
+        for prefix in ["lock:", "{app}:", "{", ""] {
+            let keys = Keys::new(prefix, prefix != "{").unwrap();
+            assert_eq!(keys.slot(&keys.quorum()), keys.slot(&keys.realm()), "beside the realm of {prefix}");
         }
         assert!((0..SLOTS).all(|slot| crc16(tag_of(slot).as_bytes()) % SLOTS == slot));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_core::{Claim, Effect, Error, ErrorKind, Result};
 use redis::Value;
@@ -21,7 +21,8 @@ use crate::value::{beginning, ending, millis};
 /// and this process far less than many calls.
 ///
 /// Each slot has a lane. While fewer calls than [`UNDER_WAY`] are on a lane, who comes is sent at once, alone; else it
-/// waits until one of them is answered, though not longer than two [`LOOKS`], and is sent with all that came meanwhile.
+/// waits until one of them is answered, and is sent with all that came meanwhile. If none is answered within two
+/// [`LOOKS`], those that wait are sent all the same, up to [`MOST`] calls on a lane.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     servers: Arc<Servers>,
@@ -46,12 +47,17 @@ struct Waiter {
     what: What,
     claim: Claim,
     answer: oneshot::Sender<Result<Option<Told>>>,
+    /// Where it waits, and since when.
+    runtime: Handle,
+    came: Instant,
 }
 
 /// What is asked for a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     Request,
+    /// A release that leaves a mark, as a request of the same holder may still come.
+    Withdraw,
     Release,
 }
 
@@ -76,6 +82,9 @@ pub(crate) struct Turn {
 /// So many calls are under way on a lane before those that come are gathered: enough that the server and this process
 /// work at the same time, and that who comes on a network that takes long waits for a part of a round trip only.
 const UNDER_WAY: usize = 2;
+/// So many calls are under way on a lane at most, however long the server takes: what comes from one process must not
+/// stand before all others there.
+const MOST: usize = 8;
 /// A caller that does not look at its answer keeps its turn: so often it is seen to whether those that wait are sent.
 const LOOKS: Duration = Duration::from_millis(10);
 /// So many are sent with one call: the server does nothing else meanwhile.
@@ -101,7 +110,13 @@ impl Lanes {
             return Way::Alone(Turn { lanes: Some(self.clone()), slot });
         };
         let (answer, told) = oneshot::channel();
-        lane.waiting.push(Waiter { what, claim: claim.clone(), answer });
+        lane.waiting.push(Waiter {
+            what,
+            claim: claim.clone(),
+            answer,
+            runtime: runtime.clone(),
+            came: Instant::now(),
+        });
         let is_watched = std::mem::replace(&mut lane.watched, true);
         // What is spawned on a runtime that has ended is dropped here and now.
         drop(lanes);
@@ -132,29 +147,34 @@ impl Lanes {
         })
     }
 
-    /// Sends those that wait on a lane, whatever is under way there.
+    /// Sends those that wait on a lane with one call more. At most [`UNDER_WAY`] of the calls are of callers who may not
+    /// look, so that there is always one that goes on.
     fn hurry(self: &Arc<Self>, slot: u16) {
         let mut lanes = self.lanes();
-        let Some(lane) = lanes.get_mut(&slot).filter(|lane| !lane.waiting.is_empty()) else { return };
+        let can = |lane: &&mut Lane| !lane.waiting.is_empty() && lane.under_way < MOST;
+        let Some(lane) = lanes.get_mut(&slot).filter(can) else { return };
         lane.under_way += 1;
         drop(lanes);
         drop(Turn { lanes: Some(self.clone()), slot });
     }
 
-    /// The step for all of these, of which the requests come first.
+    /// The step for all of these, which are in the order of what they ask for.
     fn step(&self, slot: u16, realm: &str, known: u64, together: &[Waiter]) -> Step {
         const BYTES: usize = 192;
         let of = |what| together.iter().filter(move |waiter| waiter.what == what).map(|waiter| &waiter.claim);
-        let asked = of(What::Request).count();
-        let keys = 1 + asked + together.len();
-        let mut step = Step::of(Script::Several, keys, 3 * together.len() + 2, BYTES * together.len());
+        let (asked, withdrawn) = (of(What::Request).count(), of(What::Withdraw).count());
+        let given_back = || of(What::Withdraw).chain(of(What::Release));
+        let keys = 1 + asked + together.len() + withdrawn;
+        let mut step = Step::of(Script::Several, keys, 3 * together.len() + 3, BYTES * together.len());
         step.add(&self.keys.counter(slot, realm));
         of(What::Request).for_each(|claim| step.add(&self.keys.lock(claim.name())));
         of(What::Request).for_each(|claim| step.add(&self.keys.tombstone(slot, claim.holder())));
-        of(What::Release).for_each(|claim| step.add(&self.keys.lock(claim.name())));
+        given_back().for_each(|claim| step.add(&self.keys.lock(claim.name())));
+        of(What::Withdraw).for_each(|claim| step.add(&self.keys.tombstone(slot, claim.holder())));
         let mut digits = itoa::Buffer::new();
         step.add(digits.format(known));
         step.add(digits.format(asked));
+        step.add(digits.format(withdrawn));
         let mut before = None;
         for claim in of(What::Request) {
             step.add(&beginning(claim.holder()));
@@ -164,15 +184,18 @@ impl Lanes {
                 _ => step.add(&ending(claim.info())),
             }
         }
-        of(What::Release).for_each(|claim| step.add(&beginning(claim.holder())));
+        given_back().for_each(|claim| step.add(&beginning(claim.holder())));
+        of(What::Withdraw).for_each(|claim| step.add(digits.format(of_tombstone(claim))));
         step
     }
 
     async fn send(&self, slot: u16, mut together: Vec<Waiter>) {
-        together.sort_by_key(|waiter| waiter.what == What::Release);
+        together.sort_by_key(|waiter| waiter.what);
         let (id, known) = self.tokens.known(slot);
+        let came = together.iter().map(|waiter| waiter.came).max();
         let step = self.step(slot, &id, known, &together);
-        let told: Result<Vec<Option<Told>>> = match self.servers.run_many(slot, &step).await {
+        let doing = step.script.doing();
+        let told: Result<Vec<Option<Told>>> = match self.servers.run_in_turn(slot, step, came).await {
             Ok(Ran::Here(Value::Array(told), connection)) if told.len() == together.len() => {
                 let told = told.into_iter().map(|answer| match is_alone(&answer) {
                     true => None,
@@ -180,7 +203,7 @@ impl Lanes {
                 });
                 Ok(told.collect())
             }
-            Ok(Ran::Here(_, connection)) => Err(error::odd(&connection.to.to_string(), step.script.doing())),
+            Ok(Ran::Here(_, connection)) => Err(error::odd(&connection.to.to_string(), doing)),
             // Nothing was done. A key may be elsewhere, or one that this user may not use.
             Ok(Ran::Parted) => Ok(together.iter().map(|_| None).collect()),
             Err(error) if error.kind() == ErrorKind::Denied => Ok(together.iter().map(|_| None).collect()),
@@ -192,6 +215,13 @@ impl Lanes {
             Err(error) => together.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone())))),
         }
     }
+}
+
+/// How long the mark of a withdrawn request is kept, in ms: as long as what it withdraws could last, and longer than a
+/// connection lives that does not answer.
+pub(crate) fn of_tombstone(claim: &Claim) -> u64 {
+    const LONGER: Duration = Duration::from_secs(60);
+    millis(claim.ttl() + LONGER)
 }
 
 /// Sees to it that those that wait on a lane are sent, whoever keeps a turn.
@@ -223,7 +253,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.lanes.lanes().entry(self.slot).or_default().watched = false;
-        // Its runtime may have ended in the middle.
+        // It may have been dropped in the middle, if what came was of a runtime that has ended.
         self.lanes.hurry(self.slot);
     }
 }
@@ -245,8 +275,8 @@ impl Drop for Turn {
         let slot = self.slot;
         let Some(first) = lanes.next(slot) else { return };
         let turn = Turn { lanes: Some(lanes.clone()), slot };
-        // Without a runtime there is nobody left who could wait for an answer.
-        let Ok(runtime) = Handle::try_current() else { return };
+        // Whoever dropped this may have no runtime; those that wait have.
+        let Some(runtime) = first.first().map(|waiter| waiter.runtime.clone()) else { return };
         runtime.spawn(async move {
             let mut together = Some(first);
             while let Some(next) = together {

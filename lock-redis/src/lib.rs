@@ -24,9 +24,12 @@
 
 mod acknowledgement;
 mod config;
+mod connections;
 mod dial;
 mod driver;
 mod error;
+mod gathered;
+mod keep;
 mod keys;
 mod lanes;
 mod link;

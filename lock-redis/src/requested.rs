@@ -11,8 +11,8 @@ use crate::value::Value;
 pub(crate) enum Requested {
     /// A lease with this token. Raised: its counter had fallen behind, and was set above what is known here.
     Granted { token: u64, raised: bool },
-    /// Another has it, for so long as is known.
-    Held { by: Value, remaining: Option<Duration> },
+    /// Another has it, for so long as is known; and what its counter has reached, if it has one.
+    Held { by: Value, remaining: Option<Duration>, counter: u64 },
     /// It was withdrawn before the server came to it.
     Withdrawn,
 }
@@ -33,7 +33,8 @@ impl Requested {
                 Some(Requested::Granted { token: text(words, 1)?.parse().ok()?, raised: number(words, 2)? == 1 })
             }
             ("held", Some(Answer::BulkString(value)), Some(pttl)) => {
-                Some(Requested::Held { by: Value::read(value), remaining: remaining_of(pttl) })
+                let counter = text(words, 3).and_then(|counter| counter.parse().ok()).unwrap_or(0);
+                Some(Requested::Held { by: Value::read(value), remaining: remaining_of(pttl), counter })
             }
             ("withdrawn", ..) => Some(Requested::Withdrawn),
             _ => None,

@@ -14,6 +14,7 @@ pub(crate) enum Script {
     Raise,
     Realm,
     CarryOn,
+    Keep,
 }
 
 const READ: &str = include_str!("scripts/read.lua");
@@ -26,7 +27,7 @@ const RELEASE: &str = include_str!("scripts/release.lua");
 const RELEASE_OF: &str = "lock, holder, tombstone, ms";
 
 impl Script {
-    pub(crate) const ALL: [Script; 9] = [
+    pub(crate) const ALL: [Script; 10] = [
         Script::Request,
         Script::Renew,
         Script::Release,
@@ -36,6 +37,7 @@ impl Script {
         Script::Raise,
         Script::Realm,
         Script::CarryOn,
+        Script::Keep,
     ];
 
     pub(crate) fn text(self) -> String {
@@ -56,6 +58,7 @@ impl Script {
             Script::Raise => [READ, LESS, include_str!("scripts/raise.lua")].concat(),
             Script::Realm => include_str!("scripts/realm.lua").to_owned(),
             Script::CarryOn => include_str!("scripts/carry_on.lua").to_owned(),
+            Script::Keep => include_str!("scripts/keep.lua").to_owned(),
         }
     }
 
@@ -71,6 +74,7 @@ impl Script {
             Script::Raise => "raising a token",
             Script::Realm => "reading the realm",
             Script::CarryOn => "carrying on a counter",
+            Script::Keep => "keeping who belongs to a quorum",
         }
     }
 }

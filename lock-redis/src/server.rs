@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Remembers, WaitStyle};
 use redis::{Pipeline, Value};
 
+use crate::dial::Dial;
 use crate::link::Link;
+use crate::servers::is_a_member;
 
 /// What a server says of itself, as far as this user may ask. What is not known promises nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +19,11 @@ pub(crate) struct Server {
     version: Option<String>,
     uptime: Option<Duration>,
     replicas: Option<u32>,
+    /// It has replicas, or has had some that may come back.
+    has_had_replicas: bool,
     is_replica: bool,
+    /// What it takes part in: `standalone`, `cluster` or `sentinel`.
+    mode: Option<String>,
     /// The answers to `CONFIG GET`.
     settings: HashMap<String, String>,
 }
@@ -41,6 +48,8 @@ pub enum FindingKind {
     NotPersisted,
     /// The server has replicas, and none of them must acknowledge a grant.
     UnacknowledgedReplicas,
+    /// The server has had replicas that are away now, and could take over when they are back.
+    ReplicaAway,
     /// The server is older than what the store was tried on.
     Old,
     /// This user may not ask, so that nothing is promised.
@@ -86,7 +95,7 @@ pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees 
         records = records - (Faults::ALL - kept);
         // A clock and a pause do not touch what is kept in memory.
         tokens = tokens - (Faults::of(&[Fault::Crash, Fault::PowerLoss]) - kept);
-        if server.replicas != Some(0) || server.is_replica {
+        if server.replicas != Some(0) || server.has_had_replicas || server.is_replica {
             tokens = tokens - Fault::FailOver.into();
         }
         match server.evicts() {
@@ -136,11 +145,20 @@ impl Server {
         server.uptime = field("uptime_in_seconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
         server.replicas = field("connected_slaves").and_then(|count| count.parse().ok());
         server.is_replica = field("role").is_some_and(|role| role != "master");
+        server.mode = field("redis_mode").map(str::to_owned);
+        // What replicas leave behind: what they may still have to be sent, for an hour unless it is set otherwise; the
+        // history that a replica had which became this master; and, in versions that count nothing else so, how much was sent.
+        let is_set =
+            |name: &str| field(name).is_some_and(|value| value.bytes().any(|byte| !matches!(byte, b'0' | b'-')));
+        let sent =
+            is_set("master_repl_offset") && server.version.as_deref().is_some_and(|version| is_before(version, 7, 2));
+        server.has_had_replicas =
+            is_set("connected_slaves") || is_set("repl_backlog_active") || is_set("master_replid2") || sent;
         server
     }
 
     /// Asks a server.
-    pub(crate) async fn look(link: &Link) -> Server {
+    pub(crate) async fn look(link: &Arc<Link>) -> Server {
         let answers = link.commands("looking at the server", &Server::questions()).await;
         Server::told(link.name(), answers.unwrap_or_default())
     }
@@ -165,6 +183,17 @@ impl Server {
 
     pub(crate) fn is_replica(&self) -> bool {
         self.is_replica
+    }
+
+    /// Why it cannot be used as the place that was given, if it says that it is another.
+    pub(crate) fn is_no_place_for(&self, dial: &Dial) -> Option<String> {
+        match self.mode.as_deref() {
+            Some("cluster") if !dial.is_to_cluster() => Some(is_a_member(&self.name, dial.to())),
+            Some("sentinel") => {
+                Some(format!("{} is a sentinel: give it as redis-sentinel://HOST,HOST,HOST/SERVICE", self.name))
+            }
+            _ => None,
+        }
     }
 
     fn setting(&self, name: &str) -> Option<&str> {
@@ -208,7 +237,11 @@ impl Server {
             );
             add(FindingKind::UnacknowledgedReplicas, text);
         }
-        if let Some(version) = self.version.as_deref().filter(|version| is_old(version)) {
+        if self.replicas == Some(0) && self.has_had_replicas && !self.is_replica {
+            let text = "it has had replicas, which are away now: a fail-over to one that is behind forgets locks and tokens; if there will be none, restart it";
+            add(FindingKind::ReplicaAway, text.to_owned());
+        }
+        if let Some(version) = self.version.as_deref().filter(|version| is_before(version, 7, 0)) {
             add(FindingKind::Old, format!("version {version} is older than 7.0, on which this store was tried"));
         }
         if self.settings.is_empty() || self.replicas.is_none() {
@@ -219,8 +252,10 @@ impl Server {
     }
 }
 
-fn is_old(version: &str) -> bool {
-    version.split('.').next().and_then(|major| major.trim().parse().ok()).is_some_and(|major: u32| major < 7)
+fn is_before(version: &str, major: u32, minor: u32) -> bool {
+    let mut numbers = version.split('.').map(|number| number.trim().parse::<u32>().ok());
+    let is = (numbers.next().flatten(), numbers.next().flatten().unwrap_or(0));
+    is.0.is_some_and(|first| (first, is.1) < (major, minor))
 }
 
 #[cfg(test)]
@@ -240,7 +275,9 @@ mod tests {
             version: Some("7.0.15".to_owned()),
             uptime: Some(Duration::from_secs(100)),
             replicas,
+            has_had_replicas: false,
             is_replica: false,
+            mode: None,
             settings,
         }
     }
@@ -305,6 +342,28 @@ mod tests {
         assert!(server.is_replica());
         assert_eq!((server.uptime, server.replicas), (Some(Duration::from_secs(7)), Some(2)));
         assert_eq!((server.version.as_deref(), server.setting("appendonly")), (Some("7.0.15"), Some("yes")));
+    }
+
+    #[test]
+    fn what_replicas_leave_behind_is_known() {
+        let none = "role:master\r\nconnected_slaves:0\r\nmaster_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:0\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n";
+        let server = |version: &str, replication: &str| {
+            let said = format!("redis_version:{version}\r\n{replication}");
+            let said = Server::told("s", vec![Value::BulkString(said.into_bytes())]);
+            Server { settings: super::tests::server("always", Some(0), "noeviction").settings, ..said }
+        };
+        assert!(is_for_correctness(&[server("7.0.15", none)]));
+        // From 7.2 on it counts what was never sent, too.
+        assert!(is_for_correctness(&[server("7.2.4", &none.replace("repl_offset:0", "repl_offset:9"))]));
+        for left in [
+            none.replace("active:0", "active:1"),
+            none.replace("replid2:0", "replid2:a"),
+            none.replace("repl_offset:0", "repl_offset:9"),
+        ] {
+            let server = server("7.0.15", &left);
+            assert!(!is_for_correctness(std::slice::from_ref(&server)), "{left}");
+            assert_eq!(server.findings(0)[0].kind, FindingKind::ReplicaAway);
+        }
     }
 
     #[test]

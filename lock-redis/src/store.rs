@@ -2,33 +2,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use lock_core::runtime::{PerRuntime, background};
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Lease, LockName,
+    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Keep, Lease, LockName,
     LockStore, Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
 };
 use redis::Value as Answer;
 
 use crate::acknowledgement::Acknowledgement;
 use crate::config::Place;
+use crate::connections::Connections;
+use crate::dial::Dial;
 use crate::keys::Keys;
-use crate::lanes::{Lanes, Way, What};
+use crate::lanes::{Lanes, Way, What, of_tombstone};
 use crate::link::{Connection, Link, Step};
 use crate::requested::{Requested, number, remaining_of, text, word};
 use crate::script::Script;
 use crate::server::{self, Server};
 use crate::servers::{Ran, Servers};
-use crate::tokens::{Tokens, is_realm, realm_of};
+use crate::tokens::{STEP, Tokens, is_realm, realm_of};
 use crate::value::{LastEnding, Value, beginning, flag, millis};
 use crate::wakeups::Channel;
 use crate::{Finding, RedisConfig, error};
 
 /// The store in Redis.
 ///
-/// One connection to each server carries everything, waiters' messages among it; it is made again when it is needed.
-/// With `wait` there is one more to each, which asks for the replicas' acknowledgement.
+/// One connection to each server carries everything that one runtime asks for, waiters' messages among it; it is made
+/// again when it is needed. Renewals go on in the background, and so have one of their own. With `wait` there is one more
+/// beside each of these, which asks for the replicas' acknowledgement. What a runtime has under way at a server is bounded
+/// in number, whatever is asked of it.
 ///
 /// # Cancel safety
 ///
@@ -36,24 +42,21 @@ use crate::{Finding, RedisConfig, error};
 /// unclear leaves a mark that a late request of the same holder meets.
 pub struct RedisStore {
     config: RedisConfig,
-    servers: Arc<Servers>,
     keys: Keys,
     tokens: Arc<Tokens>,
-    lanes: Arc<Lanes>,
+    connections: Arc<PerRuntime<Connections>>,
     guarantees: Guarantees,
-    acknowledgement: Option<Acknowledgement>,
     ending: LastEnding,
+    /// It was said that a lock has a token which its counter cannot have given.
+    warned: AtomicBool,
+    /// What renews in the background connects, or is connected.
+    warm: AtomicBool,
 }
 
-/// How much longer than a TTL the mark of a withdrawn request is kept: longer than a connection lives that does not
-/// answer.
-const TOMBSTONE: Duration = Duration::from_secs(60);
 /// So many keys are looked at with one call.
 const LOOKED_AT: usize = 256;
 /// When to look again at a lock of another program, which tells nobody of its release.
 const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
-/// A token that no counter has reached was not written by us, and raises none.
-const LARGEST_READ: u64 = 1 << 53;
 /// The greatest number that a counter can have, after which there is no other.
 const GREATEST: u64 = i64::MAX as u64;
 /// So often is a step asked again after the realm was found to be another.
@@ -78,18 +81,20 @@ impl RedisStore {
     pub async fn connect(config: RedisConfig) -> Result<RedisStore> {
         config.check()?;
         let keys = Keys::new(&config.prefix, matches!(config.place, Place::Cluster(_)))?;
-        let (servers, tokens) = (Arc::new(Servers::new(&config)?), Arc::new(Tokens::default()));
-        let lanes = Lanes::new(servers.clone(), tokens.clone(), keys.clone());
-        let acknowledgement = if config.wait > 0 { Some(Acknowledgement::new(&config)?) } else { None };
+        let (dial, tokens) = (Dial::new(&config)?, Arc::new(Tokens::default()));
+        let connections = {
+            let (config, keys, tokens) = (config.clone(), keys.clone(), tokens.clone());
+            Arc::new(PerRuntime::new(move || Connections::new(&config, &dial, &keys, &tokens)))
+        };
         let mut store = RedisStore {
             config,
-            servers,
             keys,
             tokens,
-            lanes,
+            connections,
             guarantees: Guarantees::NONE,
-            acknowledgement,
             ending: LastEnding::default(),
+            warned: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
         };
         let looked_at = store.look().await?;
         if let Some(replica) = looked_at.iter().find(|server| server.is_replica()) {
@@ -107,9 +112,14 @@ impl RedisStore {
         Ok(store)
     }
 
+    /// What the current runtime has to do with the servers.
+    fn connections(&self) -> Result<Arc<Connections>> {
+        self.connections.get()
+    }
+
     async fn look(&self) -> Result<Vec<Server>> {
         let mut looked_at = Vec::new();
-        for link in self.servers.all().await? {
+        for link in self.connections()?.servers.all().await? {
             link.connection().await?;
             looked_at.push(Server::look(&link).await);
         }
@@ -134,12 +144,26 @@ impl RedisStore {
     async fn read_realm(&self, anew: bool) -> Result<String> {
         let key = self.keys.realm();
         let step = Step::new(Script::Realm, &[&*key], &[&Holder::fresh().to_string(), flag(anew)]);
-        let (answer, connection) = self.servers.run(self.keys.slot(&key), &step).await?;
+        let (answer, connection) = self.connections()?.servers.run(self.keys.slot(&key), step).await?;
         let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm(realm));
         realm.ok_or_else(|| {
             let text = format!("{}: what the key {key:?} holds is no realm of ours", connection.to);
             Error::refused(ErrorKind::Protocol, text)
         })
+    }
+
+    /// Runs a step on what stands beside the realm; gives the answer, and who gave it.
+    pub(crate) async fn run_beside_realm(&self, step: Step) -> Result<(Answer, String)> {
+        let slot = self.keys.slot(&self.keys.realm());
+        let connections = self.connections()?;
+        let (answer, connection) = connections.servers.run(slot, step).await?;
+        let acknowledgement = connections.acknowledgement.as_ref();
+        self.acknowledge_change(acknowledgement, "what is kept for a quorum", slot, &connection).await?;
+        Ok((answer, connection.to.to_string()))
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Reads the realm again after a counter was found to be new; whether it is the one that was believed in.
@@ -158,8 +182,14 @@ impl RedisStore {
     }
 
     /// Asks for a lock, with others that are asked for at the same time.
-    async fn ask(&self, slot: u16, key: &str, claim: &Claim) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
-        let turn = match self.lanes.enter(slot, What::Request, claim) {
+    async fn ask(
+        &self,
+        connections: &Connections,
+        slot: u16,
+        key: &str,
+        claim: &Claim,
+    ) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
+        let turn = match connections.lanes.enter(slot, What::Request, claim) {
             Way::Alone(turn) => Some(turn),
             Way::Together(answer) => match Lanes::told(answer).await? {
                 Some(told) => return Ok(told),
@@ -176,7 +206,7 @@ impl RedisStore {
         };
         let Some(turn) = turn else { return Box::pin(self.with_token(slot, step, None)).await };
         let (id, known) = self.tokens.known(slot);
-        let ran = self.servers.run_many(slot, &step(&id, known, false)).await?;
+        let ran = connections.servers.run_in_turn(slot, step(&id, known, false), None).await?;
         // What has to wait for its slot to arrive, or for another realm, shall keep nobody else waiting.
         drop(turn);
         match ran {
@@ -201,7 +231,7 @@ impl RedisStore {
             };
             let (id, known) = self.tokens.known(slot);
             let step = step(&id, known, may_be_new);
-            let (answer, connection) = self.servers.run(slot, &step).await?;
+            let (answer, connection) = self.connections()?.servers.run(slot, step).await?;
             if word(&answer) != Some("new") {
                 return Ok((answer, id, connection));
             }
@@ -209,6 +239,19 @@ impl RedisStore {
         }
         let text = "the realm of the data changed again and again while a lock was asked for";
         Err(Error::refused(ErrorKind::Unavailable, text))
+    }
+
+    /// Connects what renews in the background at the first lease that is so short that its first renewal could come too
+    /// late by it.
+    fn warm_up(&self, claim: &Claim, slot: u16) {
+        if self.warm.load(Ordering::Relaxed) || claim.is_fixed() || claim.ttl() >= 10 * self.config.connect_timeout {
+            return;
+        }
+        let Ok(background) = background() else { return };
+        self.warm.store(true, Ordering::Relaxed);
+        let connections = self.connections.clone();
+        // If it fails, the renewal tries again, and says why.
+        background.spawn(async move { connections.get()?.warm_up(slot).await });
     }
 
     fn warn_if_raised(&self, raised: bool, name: &LockName, number: u64) {
@@ -223,10 +266,29 @@ impl RedisStore {
         }
     }
 
+    /// What is said of a lock whose token its counter cannot have given, once.
+    fn warn_of_token(&self, name: &LockName, token: u64, counter: u64) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "leasehold",
+                store = "redis",
+                %name,
+                token,
+                counter,
+                "the lock has a token that its counter cannot have given: another program or a hand wrote it, or the counter was lost; no counter is raised by it"
+            );
+        }
+    }
+
     /// Waits for the replicas; gives the lease back if too few acknowledge it.
-    async fn acknowledge(&self, claim: &Claim, slot: u16, granted_on: &Connection) -> Result<()> {
-        let Some(acknowledgement) = &self.acknowledgement else { return Ok(()) };
-        let asked = acknowledgement.ask(granted_on, &self.keys.acknowledged(slot)).await;
+    async fn acknowledge(
+        &self,
+        acknowledgement: &Acknowledgement,
+        claim: &Claim,
+        slot: u16,
+        granted_on: &Connection,
+    ) -> Result<()> {
+        let asked = acknowledgement.ask(granted_on, self.keys.acknowledged(slot)).await;
         let text = match asked {
             Ok(replicas) if replicas >= acknowledgement.wanted() => return Ok(()),
             Ok(replicas) => format!(
@@ -250,9 +312,15 @@ impl RedisStore {
     }
 
     /// Waits for the replicas to have what was changed: if too few acknowledge it, it may or may not stay.
-    async fn acknowledge_change(&self, what: &str, slot: u16, connection: &Connection) -> Result<()> {
-        let Some(acknowledgement) = &self.acknowledgement else { return Ok(()) };
-        let replicas = acknowledgement.ask(connection, &self.keys.acknowledged(slot)).await?;
+    async fn acknowledge_change(
+        &self,
+        acknowledgement: Option<&Acknowledgement>,
+        what: &str,
+        slot: u16,
+        connection: &Connection,
+    ) -> Result<()> {
+        let Some(acknowledgement) = acknowledgement else { return Ok(()) };
+        let replicas = acknowledgement.ask(connection, self.keys.acknowledged(slot)).await?;
         if replicas >= acknowledgement.wanted() {
             return Ok(());
         }
@@ -265,32 +333,42 @@ impl RedisStore {
         Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
     }
 
+    /// Gives back what a claim has; where a request of it may still come, with a mark that this meets.
     async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
-        let slot = self.keys.slot_of(claim.name());
-        let _turn = match may_come_again {
-            true => None,
-            false => match self.lanes.enter(slot, What::Release, claim) {
-                Way::Alone(turn) => Some(turn),
-                Way::Together(answer) => match Lanes::told(answer).await? {
-                    Some((answer, _, connection)) => return released(&answer, &connection),
-                    None => None,
-                },
+        let (slot, connections) = (self.keys.slot_of(claim.name()), self.connections()?);
+        let what = if may_come_again { What::Withdraw } else { What::Release };
+        let turn = match connections.lanes.enter(slot, what, claim) {
+            Way::Alone(turn) => Some(turn),
+            Way::Together(answer) => match Lanes::told(answer).await? {
+                Some((answer, _, connection)) => return released(&answer, &connection),
+                None => None,
             },
         };
-        self.give_back_alone(slot, claim, may_come_again).await
+        let step = self.release_of(slot, claim, may_come_again);
+        let (answer, connection) = match &turn {
+            Some(_) => match connections.servers.run_in_turn(slot, step, None).await? {
+                Ran::Here(answer, connection) => (answer, connection),
+                Ran::Parted => {
+                    // What has to wait for its slot to arrive shall keep nobody else waiting.
+                    drop(turn);
+                    let step = self.release_of(slot, claim, may_come_again);
+                    Box::pin(connections.servers.run(slot, step)).await?
+                }
+            },
+            None => Box::pin(connections.servers.run(slot, step)).await?,
+        };
+        released(&answer, &connection)
     }
 
-    async fn give_back_alone(&self, slot: u16, claim: &Claim, may_come_again: bool) -> Result<Released> {
+    fn release_of(&self, slot: u16, claim: &Claim, may_come_again: bool) -> Step {
         let (key, holder) = (self.keys.lock(claim.name()), beginning(claim.holder()));
-        let step = match may_come_again {
+        match may_come_again {
             true => {
-                let (tombstone, kept) = (self.keys.tombstone(slot, claim.holder()), millis(claim.ttl() + TOMBSTONE));
+                let (tombstone, kept) = (self.keys.tombstone(slot, claim.holder()), of_tombstone(claim));
                 Step::new(Script::Release, &[key, tombstone], &[holder, kept.to_string()])
             }
             false => Step::new(Script::Release, &[key], &[holder]),
-        };
-        let (answer, connection) = self.servers.run(slot, &step).await?;
-        released(&answer, &connection)
+        }
     }
 
     /// Who holds these locks, of those that are held.
@@ -314,7 +392,7 @@ impl RedisStore {
         let keys: Vec<String> = names.iter().map(|name| self.keys.lock(name)).collect();
         let step = Step::new(Script::Look, &keys, &[]);
         let mut found = Vec::with_capacity(names.len());
-        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+        let (answer, connection) = match self.connections()?.servers.run_many(slot, step).await? {
             Ran::Here(answer, connection) => (answer, connection),
             Ran::Parted => {
                 for name in names.chunks(1) {
@@ -323,7 +401,7 @@ impl RedisStore {
                 return Ok(found);
             }
         };
-        let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+        let odd = || error::odd(&connection.to.to_string(), Script::Look.doing());
         let Answer::Array(answers) = answer else { return Err(odd()) };
         for (at, name) in names.iter().enumerate() {
             match (answers.get(2 * at), answers.get(2 * at + 1)) {
@@ -341,7 +419,7 @@ impl RedisStore {
     /// The first `limit` names after `after`, of keys that are there.
     async fn names(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<LockName>> {
         let mut names = BTreeSet::new();
-        for link in self.servers.all().await? {
+        for link in self.connections()?.servers.all().await? {
             let mut cursor = 0_u64;
             loop {
                 let (next, keys) = self.scan(&link, cursor, &self.keys.pattern()).await?;
@@ -363,7 +441,7 @@ impl RedisStore {
         Ok(names.into_iter().collect())
     }
 
-    async fn scan(&self, link: &Link, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>)> {
+    async fn scan(&self, link: &Arc<Link>, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>)> {
         const DOING: &str = "listing locks";
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
@@ -374,7 +452,8 @@ impl RedisStore {
     /// The counters of the old realm go on in the new one.
     async fn carry_on(&self, old: &str, new: &str) -> Result<()> {
         let (pattern, ending) = self.keys.counters(old);
-        for link in self.servers.all().await? {
+        let connections = self.connections()?;
+        for link in connections.servers.all().await? {
             let mut cursor = 0;
             loop {
                 let (next, keys) = self.scan(&link, cursor, &pattern).await?;
@@ -382,7 +461,7 @@ impl RedisStore {
                     let Some(start) = counter.strip_suffix(&ending) else { continue };
                     let renamed = format!("{start}token:{new}");
                     let slot = self.keys.slot(&counter);
-                    self.servers.run(slot, &Step::new(Script::CarryOn, &[counter, renamed], &[])).await?;
+                    connections.servers.run(slot, Step::new(Script::CarryOn, &[counter, renamed], &[])).await?;
                 }
                 cursor = next;
                 if cursor == 0 {
@@ -393,20 +472,20 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn renew_slot(&self, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
+    async fn renew_slot(&self, connections: &Connections, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
         let keys: Vec<String> = entries.iter().map(|(_, claim)| self.keys.lock(claim.name())).collect();
         let arguments =
             entries.iter().flat_map(|(_, claim)| [beginning(claim.holder()), millis(claim.ttl()).to_string()]);
         let step = Step::new(Script::Renew, &keys, &arguments.collect::<Vec<_>>());
-        let (answer, connection) = match self.servers.run_many(slot, &step).await? {
+        let (answer, connection) = match connections.servers.run_many(slot, step).await? {
             Ran::Here(answer, connection) => (answer, connection),
             // The slot is on its way, and each lock is here or there.
             Ran::Parted => {
-                let each = entries.into_iter().map(|entry| Box::pin(self.renew_slot(slot, vec![entry])));
+                let each = entries.into_iter().map(|entry| Box::pin(self.renew_slot(connections, slot, vec![entry])));
                 return futures_util::future::join_all(each).await.into_iter().collect();
             }
         };
-        let odd = || error::odd(&connection.to.to_string(), step.script.doing());
+        let odd = || error::odd(&connection.to.to_string(), Script::Renew.doing());
         let Answer::Array(answers) = answer else { return Err(odd()) };
         if answers.len() != entries.len() {
             return Err(odd());
@@ -422,7 +501,7 @@ impl RedisStore {
                 }
             }
         }
-        self.acknowledge_change("a renewal", slot, &connection).await?;
+        self.acknowledge_change(connections.acknowledgement.as_ref(), "a renewal", slot, &connection).await?;
         for ((entry, claim), _) in entries.iter().zip(&answers).filter(|(_, answer)| **answer == Answer::Int(1)) {
             entry.answer(Renewed::For(claim.ttl()));
         }
@@ -452,22 +531,24 @@ impl LockStore for RedisStore {
         let slot = self.keys.slot_of(claim.name());
         // Before the question, so that whatever is told after it is heard.
         let key = self.keys.lock(claim.name());
-        let seen = self.servers.mark(slot, &key);
+        let connections = self.connections()?;
+        let seen = connections.servers.mark(slot, &key);
         let sent = Instant::now();
-        let (answer, realm, connection) = self.ask(slot, &key, claim).await?;
+        let (answer, realm, connection) = self.ask(&connections, slot, &key, claim).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
         match Requested::read(&answer).ok_or_else(odd)? {
             Requested::Granted { token, raised } => {
                 self.warn_if_raised(raised, claim.name(), token);
-                if self.acknowledgement.is_some() {
-                    Box::pin(self.acknowledge(claim, slot, &connection)).await?;
+                if let Some(acknowledgement) = &connections.acknowledgement {
+                    Box::pin(self.acknowledge(acknowledgement, claim, slot, &connection)).await?;
                 }
+                self.warm_up(claim, slot);
                 let token = self.tokens.given(&realm, slot, token);
                 Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.remembers(sent))))
             }
-            Requested::Held { by, remaining } => {
-                if by.token() < LARGEST_READ {
-                    self.tokens.given(&realm, slot, by.token());
+            Requested::Held { by, remaining, counter } => {
+                if !self.tokens.seen(&realm, slot, by.token(), counter) {
+                    self.warn_of_token(claim.name(), by.token(), counter);
                 }
                 let look_again = match remaining {
                     Some(remaining) if by.is_ours() => remaining,
@@ -486,7 +567,7 @@ impl LockStore for RedisStore {
 
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
         let key = self.keys.lock(claim.name());
-        let link = self.servers.link(self.keys.slot(&key)).await?;
+        let link = self.connections()?.servers.link(self.keys.slot(&key)).await?;
         let (channel, was_heard) = link.subscribe(&key).await?;
         let notes = claim.notes(Notes::default);
         *notes.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
@@ -510,9 +591,14 @@ impl LockStore for RedisStore {
                 }
             }
         }
+        let connections = match self.connections() {
+            Ok(connections) => connections,
+            Err(error) => return batch.fail(error),
+        };
+        let connections = &connections;
         // All at once: a member of a cluster that does not answer must not keep the others'.
         let slots = by_slot.into_iter().map(|(slot, entries)| async move {
-            if let Err(error) = self.renew_slot(slot, entries).await {
+            if let Err(error) = self.renew_slot(connections, slot, entries).await {
                 batch.fail(error);
             }
         });
@@ -520,7 +606,13 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Released> {
-        self.give_back(claim, claim.is_unclear()).await
+        let unclear = claim.is_unclear();
+        let released = self.give_back(claim, unclear).await?;
+        if unclear {
+            // The mark meets whatever comes late.
+            claim.set_clear();
+        }
+        Ok(released)
     }
 
     fn raises(&self) -> Option<&dyn Raise> {
@@ -546,21 +638,32 @@ impl LockStore for RedisStore {
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
-        let Some(holder) = seen.holder else { return Ok(None) };
         let key = self.keys.lock(name);
+        let Some(holder) = seen.holder else {
+            let text = format!(
+                "\"{name}\" is held by another program, whose lock cannot be broken from here: if nobody needs it, delete the key {key:?}"
+            );
+            return Err(Error::refused(ErrorKind::Denied, text));
+        };
         let slot = self.keys.slot(&key);
         let nobody = match how {
             Break::Revoke => beginning(Holder::fresh()),
             Break::Now => String::new(),
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
-            let arguments = [&*beginning(holder), &nobody, &known.to_string(), flag(may_be_new)];
+            let arguments = [&*beginning(holder), &nobody, &known.to_string(), flag(may_be_new), &STEP.to_string()];
             Step::new(Script::Break, &[&key, &*self.keys.counter(slot, realm)], &arguments)
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
         match (word(&answer), &answer) {
             (Some("other"), _) => Ok(None),
+            (Some("endless"), _) => {
+                let text = format!(
+                    "\"{name}\" has no expiry, which something else took from it: revoked, it would stay blocked for ever; break it with `--now` (`Break::Now`), and it is free"
+                );
+                Err(Error::refused(ErrorKind::Denied, text))
+            }
             (Some("broken"), Answer::Array(answer)) => {
                 let token: u64 = text(answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
                 let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), number(answer, 4)) else {
@@ -604,12 +707,18 @@ impl Raise for RedisStore {
         match word(&answer) {
             Some("refused") => Ok(Raised::Refused),
             Some("raised") => {
-                self.acknowledge_change("the raising of a token", slot, &connection).await?;
+                let connections = self.connections()?;
+                let acknowledgement = connections.acknowledgement.as_ref();
+                self.acknowledge_change(acknowledgement, "the raising of a token", slot, &connection).await?;
                 self.tokens.given(&realm, slot, number);
                 Ok(Raised::Raised)
             }
             _ => Err(error::odd(&connection.to.to_string(), Script::Raise.doing())),
         }
+    }
+
+    fn keeps(&self) -> Option<&dyn Keep> {
+        Some(self)
     }
 }
 

@@ -49,6 +49,22 @@ impl Tokens {
         is_new
     }
 
+    /// A token that a lock was seen to have in the realm `id`, whose counter stands at `counter`. It is remembered, so
+    /// that the counter is raised above it if that has fallen back; false if it is so far ahead that the counter cannot
+    /// have given it. Such a one was written by another program or by hand, and would spoil the counter of all locks.
+    pub(crate) fn seen(&self, id: &str, slot: u16, number: u64, counter: u64) -> bool {
+        let mut state = self.state();
+        if *state.id != *id {
+            return true;
+        }
+        let highest = state.highest.entry(slot).or_default();
+        let is_its_own = number <= counter.max(*highest).saturating_add(STEP);
+        if is_its_own {
+            *highest = number.max(*highest);
+        }
+        is_its_own
+    }
+
     /// A token that was given in the realm `id`.
     pub(crate) fn given(&self, id: &str, slot: u16, number: u64) -> FencingToken {
         let mut state = self.state();
@@ -61,6 +77,27 @@ impl Tokens {
     }
 }
 
+/// A counter gives no more than this between two looks at it, a million a second for a week.
+pub(crate) const STEP: u64 = 1 << 40;
+
 pub(crate) fn realm_of(id: &str) -> Realm {
     Realm::new(format!("redis:{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_far_ahead_of_its_counter_is_not_remembered() {
+        let tokens = Tokens::default();
+        tokens.adopt("r");
+        let known = || tokens.known(0).1;
+        assert!(tokens.seen("r", 0, 1_000, 7) && known() == 1_000, "the counter has fallen back");
+        assert!(tokens.seen("r", 0, 1 << 60, 1 << 60) && known() == 1 << 60, "it has come as far");
+        assert!(tokens.seen("r", 1, STEP, 0));
+        assert!(!tokens.seen("r", 2, STEP + 1, 0) && tokens.known(2).1 == 0);
+        assert!(!tokens.seen("r", 2, u64::MAX, 9) && tokens.known(2).1 == 0);
+        assert!(tokens.seen("another", 2, u64::MAX, 9) && tokens.known(2).1 == 0, "of another realm");
+    }
 }

@@ -49,11 +49,10 @@ impl Wakeups {
         self.state().channels.get(channel).cloned()
     }
 
-    /// Begins to keep a channel; the caller subscribes.
+    /// Begins to keep a channel, unless it is kept already; the caller subscribes.
     pub(crate) fn add(&self, channel: &str) -> Arc<Channel> {
-        let added = Arc::new(Channel { mark: watch::Sender::new(next_mark()), used: Mutex::new(Instant::now()) });
-        self.state().channels.insert(channel.to_owned(), added.clone());
-        added
+        let new = || Arc::new(Channel { mark: watch::Sender::new(next_mark()), used: Mutex::new(Instant::now()) });
+        self.state().channels.entry(channel.to_owned()).or_insert_with(new).clone()
     }
 
     /// Forgets a channel; who waits on it looks again.

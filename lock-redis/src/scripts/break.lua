@@ -1,5 +1,6 @@
 -- Ends the lease of the holder that was seen, and uses up a token.
--- KEYS: lock, counter. ARGV: holder, nobody or nothing to free the lock at once, highest token known, may the counter be new.
+-- KEYS: lock, counter. ARGV: holder, nobody or nothing to free the lock at once, highest token known, may the counter be
+-- new, by how much a token can be ahead of the counter.
 local value, failed = read(KEYS[1])
 if failed then
   return failed
@@ -7,16 +8,20 @@ end
 if not value or string.sub(value, 1, 33) ~= ARGV[1] then
   return {'other'}
 end
--- What no counter has reached was not written by us.
-local known = string.match(value, '^%x+%.(%d+)')
-if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) >= 9007199254740992 then
+local remaining = redis.call('PTTL', KEYS[1])
+if ARGV[2] ~= '' and remaining < 0 then
+  return {'endless'}
+end
+-- What the counter cannot have given was not written by us.
+local known, counter = string.match(value, '^%x+%.(%d+)'), redis.call('GET', KEYS[2])
+local reached = math.max(tonumber(ARGV[3]), tonumber(counter or '0'))
+if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) > reached + tonumber(ARGV[5]) then
   known = ARGV[3]
 end
 local token, raised = next_token(redis.call('INCR', KEYS[2]), redis.call('GET', KEYS[2]), KEYS[2], known, ARGV[4])
 if not token then
   return {'new'}
 end
-local remaining = redis.call('PTTL', KEYS[1])
 if ARGV[2] == '' then
   -- First what may be denied, as for a release.
   redis.call('PUBLISH', KEYS[1], '')

@@ -10,12 +10,16 @@ if type(value) == 'table' then
   value = ''
 end
 local held = value and string.sub(value, 1, 33) == holder
+-- First what may be denied: then nothing was done.
 if held then
-  -- First what may be denied: then nothing was done.
   redis.call('PUBLISH', lock, '')
-  redis.call('DEL', lock)
 end
 if tombstone then
+  -- A server without memory refuses what could take more of it, but not after a write that cannot.
+  redis.call('DEL', tombstone)
   redis.call('SET', tombstone, '', 'PX', ms)
+end
+if held then
+  redis.call('DEL', lock)
 end
 return held and 1 or 0

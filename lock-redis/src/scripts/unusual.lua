@@ -12,7 +12,9 @@ if not token then
     redis.call('PEXPIRE', lock, ttl)
     return {'granted', string.match(value, '^%x+%.(%d+)'), 0}
   end
-  return {'held', value, redis.call('PTTL', lock)}
+  -- What the counter has reached tells whether it can have given this token.
+  local reached = redis.pcall('GET', counter)
+  return {'held', value, redis.call('PTTL', lock), type(reached) == 'string' and reached}
 end
 local number, raised
 text, raised, number = next_token(token, text, counter, known, new)

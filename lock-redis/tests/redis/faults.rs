@@ -1,5 +1,7 @@
 //! Servers that stop, end, or lose what they answer.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, ErrorKind, Fence, LockStore, Locks, Released};
@@ -171,4 +173,43 @@ async fn a_clock_that_is_set_forward_lets_two_in_and_the_fence_refuses_the_first
     drop(resource.enter(&name("job"), second.token_if_any().unwrap()).await.unwrap());
     let refused = resource.enter(&name("job"), first.token_if_any().unwrap()).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Fenced);
+}
+
+/// A connection that is there before none is left, and what the server answers to a command on it.
+struct Operator(TcpStream);
+
+impl Operator {
+    fn of(server: &RedisServer) -> Operator {
+        Operator(TcpStream::connect(("127.0.0.1", server.port())).unwrap())
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        self.0.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        let mut answer = [0; 16 << 10];
+        let size = self.0.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..size]).trim().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_has_no_connection_left_is_asked_again() {
+    let server = server();
+    let locks = locks(&open(&server.url()).await);
+    let mut operator = Operator::of(&server);
+    assert_eq!(operator.ask("CONFIG SET maxclients 1"), "+OK");
+    assert!(operator.ask("CLIENT KILL TYPE normal").starts_with(':'), "the store has none either");
+    for database in ["", "/1"] {
+        let error = try_open(&format!("{}{database}", server.url())).await.err().unwrap();
+        assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    }
+    let waiter = tokio::spawn(locks.lock("job").wait(LONG).acquire());
+    until("a refusal", || {
+        let stats = operator.ask("INFO stats");
+        let refused: u32 = stats.lines().find_map(|line| line.strip_prefix("rejected_connections:"))?.parse().ok()?;
+        (refused > 3).then_some(())
+    });
+    assert!(!waiter.is_finished(), "it goes on asking");
+    assert_eq!(operator.ask("CONFIG SET maxclients 1000"), "+OK");
+    let served = tokio::time::timeout(lock_testkit::BOUND, waiter).await.expect("it is asked again");
+    served.unwrap().unwrap().release().await.unwrap();
 }

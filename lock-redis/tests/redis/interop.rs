@@ -16,7 +16,9 @@ async fn a_plain_set_excludes_and_is_excluded() {
     let by = store.inspect(&name("job")).await.unwrap().unwrap();
     assert_eq!((by.holder, by.token.is_none()), (None, true), "nothing is known of another program");
     assert!(by.remaining.unwrap() > Duration::from_secs(500));
-    assert!(store.break_lock(&name("job"), &by, Break::Now).await.unwrap().is_none());
+    let error = store.break_lock(&name("job"), &by, Break::Now).await.unwrap_err();
+    assert!(error.to_string().contains("lock:job") && !error.may_have_taken_effect(), "{error}");
+    assert_eq!(server.cli(&["GET", "lock:job"]), "other");
     server.cli(&["DEL", "lock:job"]);
     let guard = locks(&store).lock("job").acquire().await.unwrap();
     assert_eq!(server.cli(&["SET", "lock:job", "other", "NX", "PX", "600000"]), "");
@@ -51,6 +53,22 @@ async fn a_key_of_another_type_or_without_expiry_counts_as_held() {
     let listed: Vec<_> = store.list(None, 10).await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [name("forever"), name("list")]);
     assert_eq!(server.cli(&["LRANGE", "lock:list", "0", "-1"]), "x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_has_no_end_is_not_revoked_without_one() {
+    let server = server();
+    let store = open(&server.url()).await;
+    grant(&store, &Claim::new(name("job"), LONG)).await;
+    assert_eq!(server.cli(&["PERSIST", "lock:job"]), "1");
+    let value = server.cli(&["GET", "lock:job"]);
+    let by = store.inspect(&name("job")).await.unwrap().unwrap();
+    let error = store.break_lock(&name("job"), &by, Break::Revoke).await.unwrap_err();
+    assert!(error.to_string().contains("no expiry") && !error.may_have_taken_effect(), "{error}");
+    assert_eq!(server.cli(&["GET", "lock:job"]), value, "nothing was done");
+    let broken = store.break_lock(&name("job"), &by, Break::Now).await.unwrap().unwrap();
+    assert_eq!((broken.free_in, broken.evicted.remaining), (Duration::ZERO, None));
+    assert!(!is_held(&store, "job").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

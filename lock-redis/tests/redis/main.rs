@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod bed;
+mod crowd;
 mod faults;
 mod interop;
+mod places;
 mod redlock;
 mod replicas;
+mod runtimes;
 mod security;
 mod together;
 mod tokens;

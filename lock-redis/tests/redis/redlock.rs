@@ -47,7 +47,7 @@ async fn quorum(urls: impl Iterator<Item = String>) -> Quorum {
     for url in urls {
         stores.push(open(&format!("{url}?response_timeout=5s&connect_timeout=2s")).await);
     }
-    Quorum::new(stores).unwrap().member_timeout(PATIENT).longest_ttl(LONG)
+    Quorum::open(stores).await.unwrap().member_timeout(PATIENT).longest_ttl(LONG)
 }
 
 fn locks(quorum: Quorum, ttl: Duration) -> Locks {
@@ -179,8 +179,10 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     let near = members.linked().await;
     let survived = near.guarantees().tokens_survive.unwrap();
     assert!(!survived.contains(Fault::FailOver.into()), "{survived:?}");
-    // It has arrived whose data this is, and nothing after that.
-    until("the realm at the replica", || (replica.cli(&["DBSIZE"]) == "1").then_some(()));
+    // It has arrived whose data this is and who belongs to the quorum, and nothing after that.
+    let quorum_at = |server: &RedisServer| server.cli(&["GET", "lock:\u{1f}quorum"]);
+    until("the roll at the replica", || (quorum_at(&replica) == quorum_at(&members.servers[1])).then_some(()));
+    assert_eq!(replica.cli(&["DBSIZE"]), "2");
     to_replica.cut();
     members.links[2].cut();
     let near = locks(near, Duration::from_secs(10));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, Released, Renewals, Renewed};
+use lock_redis::FindingKind;
 use lock_testkit::{BOUND, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
 
 use crate::bed::{LONG, SYNCED, grant, is_held, locks, name, open, refusal, server, try_open};
@@ -43,6 +45,81 @@ async fn who_waits_for_replicas_gets_the_lock_when_they_acknowledge_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_replica_stands_still_each_of_many_has_its_own_answer_in_time() {
+    let master = server();
+    let replica = RedisServer::replica_of(&master, &[]);
+    let locks = locks(&open(&format!("{}?wait=1&wait_timeout=200ms", master.url())).await);
+    replica.pause();
+    let asked = join_all((0..50).map(|number| locks.lock(format!("job {number}")).try_acquire())).await;
+    replica.resume();
+    for asked in asked {
+        let error = asked.map(drop).expect_err("nobody acknowledges");
+        assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+        assert!(!error.may_have_taken_effect(), "{error:?}");
+    }
+}
+
+/// A replica of `master` at the far end of a link that delays each piece for so long, each way.
+fn distant_replica(master: &RedisServer, delay: Duration) -> (Proxy, RedisServer) {
+    let link = Proxy::to(master.port());
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &link.port().to_string()]);
+    replica.wait_until_linked();
+    link.delay(delay);
+    (link, replica)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_slow_replica_a_crowd_keeps_no_held_lock_from_being_renewed() {
+    const TTL: Duration = Duration::from_secs(4);
+    let master = server();
+    let (_link, _replica) = distant_replica(&master, Duration::from_millis(200));
+    let locks = locks(&open(&format!("{}?wait=1&wait_timeout=4s", master.url())).await);
+    let held = locks.lock("held").ttl(TTL).acquire().await.unwrap();
+    let crowd: Vec<_> = (0..50)
+        .map(|number| {
+            let lock = locks.lock(format!("job {number}"));
+            tokio::spawn(async move {
+                loop {
+                    let _ = lock.try_acquire().await;
+                }
+            })
+        })
+        .collect();
+    // Without a renewal it would have ended by then.
+    assert!(tokio::time::timeout(TTL * 3 / 2, held.lost()).await.is_err(), "it is renewed");
+    crowd.iter().for_each(|one| one.abort());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_without_memory_renews_what_replicas_acknowledge() {
+    let master = server();
+    let _replica = RedisServer::replica_of(&master, &[]);
+    let store = open(&format!("{}?wait=1&wait_timeout=20s", master.url())).await;
+    let guard = locks(&store).lock("job").fixed().acquire().await.unwrap();
+    // What was written for the grant has ended, so that it cannot be written over.
+    until("its end", || (master.cli(&["EXISTS", "lock:\u{1f}acknowledged"]) == "0").then_some(()));
+    assert_eq!(master.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    guard.renew().await.unwrap();
+    let error = refusal(&store, &Claim::new(name("other"), LONG)).await;
+    assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_replica_is_away_is_not_for_correctness() {
+    let mut master = server();
+    drop(RedisServer::replica_of(&master, &[]));
+    until("its leaving", || master.cli(&["INFO", "replication"]).contains("connected_slaves:0").then_some(()));
+    let store = open(&master.url()).await;
+    assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+    let findings = store.diagnose().await.unwrap();
+    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::ReplicaAway]);
+    // One that was started anew, and that no replica has found since, has none.
+    master.restart();
+    assert_eq!(open(&master.url()).await.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_with_a_replica_is_not_for_correctness() {
     let master = server();
     let _replica = RedisServer::replica_of(&master, &[]);
@@ -50,7 +127,7 @@ async fn a_server_with_a_replica_is_not_for_correctness() {
     assert!(!store.guarantees().tokens_survive.unwrap().contains(Fault::FailOver.into()));
     assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
     let kinds: Vec<_> = store.diagnose().await.unwrap().iter().map(|finding| finding.kind).collect();
-    assert_eq!(kinds, [lock_redis::FindingKind::UnacknowledgedReplicas]);
+    assert_eq!(kinds, [FindingKind::UnacknowledgedReplicas]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,4 +257,40 @@ async fn a_slot_that_stays_on_its_way_is_an_error_when_the_time_is_over() {
     let error = refusal(&store, &Claim::new(name("job"), LONG)).await;
     assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
     assert!(refusals(&mut cluster, moving.from) > 1, "it was asked again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_taken_out_of_the_cluster_is_not_believed() {
+    let mut cluster = RedisCluster::of_masters(&[]);
+    let slow = Proxy::to(cluster.servers()[0].port());
+    let alone =
+        RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &lock_testkit::free_port().to_string()]);
+    // Whoever is alone answers first.
+    slow.delay(Duration::from_millis(300));
+    let url = format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", alone.port(), slow.port());
+    let store = open(&url).await;
+    for number in 0..20 {
+        grant(&store, &Claim::new(name(&format!("job {number}")), LONG)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_used_as_what_it_is_and_the_refusal_says_how() {
+    let mut cluster = RedisCluster::of_masters(&[]);
+    let (single, sentinels) = (server(), RedisSentinels::start(&[]));
+    let port_of_sentinel = sentinels.url().split([':', ',', '/']).nth(4).unwrap().to_owned();
+    for (url, says) in [
+        (cluster.servers()[0].url(), "redis-cluster://"),
+        (single.url().replace("redis:", "redis-cluster:"), "redis://"),
+        (format!("redis://127.0.0.1:{port_of_sentinel}"), "redis-sentinel://"),
+    ] {
+        let error = try_open(&url).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
+        assert!(error.to_string().contains(says), "{url}: {error}");
+    }
+    // Nor is one whose user may not ask what it is.
+    let member = &cluster.servers()[0];
+    assert_eq!(member.cli(&["ACL", "SETUSER", "default", "-info"]), "OK");
+    let error = try_open(&member.url()).await.err().unwrap();
+    assert!(error.to_string().contains("redis-cluster://"), "{error}");
 }

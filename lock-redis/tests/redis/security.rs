@@ -172,6 +172,24 @@ async fn hostile_names_do_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_its_counter_cannot_have_given_raises_none() {
+    let server = server();
+    let store = open(&server.url()).await;
+    grant(&store, &Claim::new(name("first"), LONG)).await;
+    for forged in ["9007199254740991", "1700000000000", "4000000000000000"] {
+        let value = format!("0123456789abcdef0123456789abcdef.{forged}");
+        server.cli(&["SET", "lock:forged", &value, "PX", "600000"]);
+        drop(store.request(&Claim::new(name("forged"), LONG)).await.unwrap());
+        let claim = Claim::new(name("fine"), LONG);
+        assert!(grant(&store, &claim).await.number() < 1_000, "{forged} was seen");
+        store.release(&claim).await.unwrap();
+        let by = store.inspect(&name("forged")).await.unwrap().unwrap();
+        let broken = store.break_lock(&name("forged"), &by, Break::Now).await.unwrap().unwrap();
+        assert!(broken.token.unwrap().number() < 1_000, "{forged} was broken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unix_socket_and_a_database_of_its_own_are_used() {
     let server = RedisServer::start(&["--unixsocket", "redis.sock", "--unixsocketperm", "700"]);
     let store = open(&format!("redis+unix://{}?database=3", server.folder().join("redis.sock").display())).await;
@@ -245,4 +263,28 @@ async fn tls_takes_the_own_authority_and_refuses_others() {
     assert!(try_open(&format!("{url}?ca={ca}&certificate={certificate}&key={key}")).await.is_err());
     let missing = try_open(&format!("{url}?ca=/nowhere/ca.pem")).await.err().unwrap();
     assert_eq!(missing.kind(), ErrorKind::InvalidConfig);
+    // Whichever side refuses the other: it is one kind, and asking again would not help.
+    let (_server, of_server) = start("server");
+    for refused in [
+        format!("{of_server}?ca={other_ca}&certificate={certificate}&key={key}"),
+        format!("{of_server}?ca={ca}"),
+        format!("{url}?ca={ca}&certificate={certificate}&key={key}"),
+    ] {
+        let error = try_open(&refused).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{refused}: {error}");
+        assert!(error.to_string().contains("certificate"), "{refused}: {error}");
+    }
+    // A file that holds nothing of what it is named for.
+    std::fs::write(ours.path().join("empty.pem"), "no certificate and no key\n").unwrap();
+    let empty = file("empty.pem");
+    for files in [
+        format!("ca={empty}"),
+        format!("ca={key}"),
+        format!("ca={ca}&certificate={empty}&key={key}"),
+        format!("ca={ca}&certificate={certificate}&key={empty}"),
+    ] {
+        let error = try_open(&format!("{url}?{files}")).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{files}: {error}");
+        assert!(error.to_string().contains(".pem") || error.to_string().contains(".key"), "{files}: {error}");
+    }
 }

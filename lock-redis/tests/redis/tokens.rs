@@ -31,6 +31,23 @@ async fn a_counter_that_is_too_low_is_raised_above_what_was_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_counter_that_was_lost_is_raised_above_a_token_that_was_only_seen() {
+    let server = server();
+    let (a, b) = (open(&server.url()).await, open(&server.url()).await);
+    grant(&a, &Claim::new(name("first"), LONG)).await;
+    server.cli(&["SET", &counter(&server), "1000000000"]);
+    let held = grant(&a, &Claim::new(name("job"), LONG)).await;
+    for forget in [&["SET", &counter(&server), "2"][..], &["DEL", &counter(&server)]] {
+        server.cli(forget);
+        drop(b.request(&Claim::new(name("job"), LONG)).await.unwrap());
+        let claim = Claim::new(name("other"), LONG);
+        let next = grant(&b, &claim).await;
+        assert!(next > held, "{next} after {held}, which was forgotten by {forget:?}");
+        b.release(&claim).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_tokens_are_exact() {
     let server = server();
     let store = open(&server.url()).await;

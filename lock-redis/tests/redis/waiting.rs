@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lock_core::{Claim, LockStore};
-use lock_testkit::{BOUND, RedisServer, until};
+use lock_testkit::{BOUND, Proxy, RedisServer, until};
 
 use crate::bed::{LONG, calls, grant, locks, name, open, server};
 
@@ -57,4 +58,48 @@ async fn a_lost_subscription_loses_no_wake_up() {
         let served = tokio::time::timeout(BOUND, waiter).await.expect("long before the lease would have ended");
         served.unwrap().unwrap().release().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_waited_for_at_the_same_time_are_listened_to_together() {
+    const COUNT: usize = 1_000;
+    let server = server();
+    let link = Proxy::to(server.port());
+    let (a, b) = (open(&server.url()).await, open(&format!("redis://127.0.0.1:{}", link.port())).await);
+    let held: Vec<_> = (0..COUNT).map(|number| Claim::new(name(&format!("job {number}")), LONG)).collect();
+    join_all(held.iter().map(|claim| a.request(claim))).await;
+    link.delay(Duration::from_millis(10));
+    let locks = locks(&b);
+    let waiters: Vec<_> =
+        held.iter().map(|claim| tokio::spawn(locks.lock(claim.name().as_str()).wait(LONG).acquire())).collect();
+    until("all that listen", || (server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == COUNT).then_some(()));
+    assert!(calls(&server, "subscribe") < 50, "{} commands", calls(&server, "subscribe"));
+    for release in join_all(held.iter().map(|claim| a.release(claim))).await {
+        release.unwrap();
+    }
+    for waiter in waiters {
+        let guard = tokio::time::timeout(BOUND, waiter).await.expect("long before its lease would have ended");
+        drop(guard.unwrap().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_may_not_be_heard_keeps_no_other_from_being_heard() {
+    let server = server();
+    let rules = ["ACL", "SETUSER", "default", "resetchannels", "&lock:job*"];
+    assert_eq!(server.cli(&rules), "OK");
+    let store = open(&server.url()).await;
+    let texts = ["denied", "job 1", "job 2", "job 3"];
+    let waits = texts.map(|text| {
+        let claim = Claim::new(name(text), LONG);
+        let store = store.clone();
+        async move {
+            let held = lock_core::Waiting::new(lock_core::HeldBy::default(), LONG);
+            store.wait(&claim, &held).await
+        }
+    });
+    let answers = join_all(waits).await;
+    assert_eq!(answers[0].as_ref().unwrap_err().kind(), lock_core::ErrorKind::Denied);
+    assert!(answers[1..].iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(server.cli(&["PUBSUB", "CHANNELS"]).lines().count(), 3);
 }
