@@ -7,6 +7,7 @@ use etcd_client::{AlarmAction, AlarmType, Client};
 use lock_core::Result;
 
 use crate::EtcdStore;
+use crate::link::Lane;
 use crate::session::grant;
 
 /// What an operator should know of a cluster.
@@ -60,10 +61,10 @@ impl EtcdStore {
         let alarms = |client: Arc<Client>| async move {
             client.maintenance_client().alarm(AlarmAction::Get, AlarmType::None, None).await
         };
-        let alarms = self.members.call("reading the alarms", alarms).await?.value;
+        let alarms = self.members.call(Lane::Ask, "reading the alarms", alarms).await?.value;
         let alarms = alarms.alarms().iter().map(|alarm| format!("{:?} at {:x}", alarm.alarm(), alarm.member_id()));
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
-        let list = self.members.call("listing the members", list).await?.value;
+        let list = self.members.call(Lane::Ask, "listing the members", list).await?.value;
         let voters = list.members().iter().filter(|member| !member.is_learner()).count();
         let (lease, shortest_ttl) = grant(&self.members, Duration::from_secs(1)).await?;
         self.revoke(lease).await;

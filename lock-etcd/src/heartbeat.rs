@@ -1,11 +1,13 @@
 //! [`Heartbeats`]: renewals of etcd leases that a stale leader cannot answer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper};
+use etcd_client::{Client, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader};
 use lock_core::{Clock, Effect, Error, ErrorKind, Moment, Result};
 
+use crate::cluster::Answer;
+use crate::link::{Lane, Link};
 use crate::members::Members;
 
 /// Renewals of etcd leases.
@@ -34,9 +36,26 @@ pub(crate) enum Beaten {
 /// late answer is never taken for the next one's.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// Whose connection it is on: another runtime has its own.
+    link: Weak<Link>,
     member: usize,
     keeper: LeaseKeeper,
     answers: LeaseKeepAliveStream,
+}
+
+/// What opening a stream of keepalives brought: the stream and its first answer; nothing, where there is no such lease.
+struct Opened(Option<(Stream, LeaseKeepAliveResponse)>);
+
+impl Answer for Opened {
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.0.as_ref().and_then(|(_, answer)| answer.header())
+    }
+}
+
+impl Answer for LeaseKeepAliveResponse {
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.header()
+    }
 }
 
 /// What a keepalive said.
@@ -44,6 +63,12 @@ pub(crate) struct Stream {
 struct Kept {
     term: u64,
     ttl: i64,
+}
+
+impl From<LeaseKeepAliveResponse> for Kept {
+    fn from(answer: LeaseKeepAliveResponse) -> Kept {
+        Kept { term: answer.header().map_or(0, |header| header.raft_term()), ttl: answer.ttl() }
+    }
 }
 
 impl Heartbeats {
@@ -68,35 +93,41 @@ impl Heartbeats {
             let key = self.key.clone();
             async move { client.kv_client().get(key, None).await }
         };
-        let read = self.members.call("reading before a renewal", read).await?.value;
+        let read = self.members.call(Lane::Beat, "reading before a renewal", read).await?.value;
         read.header().map(|header| header.raft_term()).ok_or_else(|| crate::error::protocol("a reading has no header"))
     }
 
     async fn keep_alive(&self, lease: i64, slot: &Mutex<Option<Stream>>) -> Result<Option<Kept>> {
+        let link = self.members.link()?;
         let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stream = stream.filter(|stream| stream.member == self.members.preferred());
+        let is_ours = |stream: &Stream| std::ptr::eq(stream.link.as_ptr(), Arc::as_ptr(&link));
+        let stream = stream.filter(|stream| is_ours(stream) && stream.member == self.members.preferred());
         if let Some(mut stream) = stream {
             let answer = tokio::time::timeout(self.members.timeout(), stream.ask()).await;
-            if let Ok(Ok(kept)) = answer {
+            if let Ok(Ok(answer)) = answer {
+                self.members.cluster().check(self.members.endpoint(stream.member), &answer, 0)?;
                 put_back(slot, stream);
-                return Ok(Some(kept));
+                return Ok(Some(answer.into()));
             }
         }
-        let open = |client: Arc<Client>| async move {
-            let (keeper, answers) = match client.lease_client().keep_alive(lease).await {
-                // The client's own word for a TTL of 0.
-                Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(None),
-                opened => opened?,
-            };
-            let mut stream = Stream { member: usize::MAX, keeper, answers };
-            let kept = stream.ask().await?;
-            Ok(Some((stream, kept)))
+        let open = |client: Arc<Client>| {
+            let link = Arc::downgrade(&link);
+            async move {
+                let (keeper, answers) = match client.lease_client().keep_alive(lease).await {
+                    // The client's own word for a TTL of 0.
+                    Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(Opened(None)),
+                    opened => opened?,
+                };
+                let mut stream = Stream { link, member: usize::MAX, keeper, answers };
+                let answer = stream.ask().await?;
+                Ok(Opened(Some((stream, answer))))
+            }
         };
-        let opened = self.members.call("renewing", open).await?;
-        let Some((mut stream, kept)) = opened.value else { return Ok(None) };
+        let opened = self.members.call(Lane::Beat, "renewing", open).await?;
+        let Some((mut stream, answer)) = opened.value.0 else { return Ok(None) };
         stream.member = opened.member;
         put_back(slot, stream);
-        Ok(Some(kept))
+        Ok(Some(answer.into()))
     }
 }
 
@@ -105,11 +136,9 @@ fn put_back(slot: &Mutex<Option<Stream>>, stream: Stream) {
 }
 
 impl Stream {
-    async fn ask(&mut self) -> Result<Kept, etcd_client::Error> {
+    async fn ask(&mut self) -> Result<LeaseKeepAliveResponse, etcd_client::Error> {
         self.keeper.keep_alive().await?;
         let answer = self.answers.message().await?;
-        let answer = answer.ok_or_else(|| etcd_client::Error::Internal("a stream of keepalives has ended".into()))?;
-        let term = answer.header().map_or(0, |header| header.raft_term());
-        Ok(Kept { term, ttl: answer.ttl() })
+        answer.ok_or_else(|| etcd_client::Error::Internal("a stream of keepalives has ended".into()))
     }
 }

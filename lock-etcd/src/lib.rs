@@ -8,23 +8,31 @@
 //! the owner is who has the lowest create revision. In a name `/` is written `%2F` and `%` is written `%25`, so that no name is
 //! another's prefix.
 //!
+//! Beside the locks stands a mark of the data, `<prefix>%realm`: a handle that finds another one, or another cluster, or data
+//! that are older than before, loses all its locks and refuses to go on.
+//!
 //! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
 //! is the revision of the reading that found the own key first in line.
 
+mod batch;
+mod cluster;
 mod config;
 mod diagnose;
 mod driver;
 mod error;
 mod heartbeat;
+mod link;
 mod members;
 mod names;
 mod operator;
 mod place;
 mod proof;
 mod queue;
+mod realm;
 mod session;
 mod slots;
 mod store;
+mod turns;
 mod value;
 mod watch;
 

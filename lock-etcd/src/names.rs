@@ -51,6 +51,11 @@ impl Names {
         format!("{}%gone/", self.prefix)
     }
 
+    /// Where the realm of the data is kept. No lock's range has it, since no name is written with `%r`.
+    pub(crate) fn realm(&self) -> Vec<u8> {
+        format!("{}%realm", self.prefix).into_bytes()
+    }
+
     /// The lock whose holder or waiter this key may be: one of ours, or of another program with etcd's own recipe.
     pub(crate) fn name_of(&self, key: &[u8], lease: i64) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
@@ -100,6 +105,7 @@ mod tests {
                 assert!(!range.starts_with(&other) && !other.starts_with(&range), "{text}");
             }
             assert!(!names.withdrawn(1, Holder::from_u128(5)).starts_with(&range), "{text}");
+            assert!(!names.realm().starts_with(&range), "{text}");
         }
     }
 
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn keys_of_others_are_no_locks() {
         let names = Names::new("app/");
-        for key in ["app/a/b/7b", "other/a/7b", "app/a", "app/a/zz", "app/%41/7b", "app/%gone/7b-1"] {
+        for key in ["app/a/b/7b", "other/a/7b", "app/a", "app/a/zz", "app/%41/7b", "app/%gone/7b-1", "app/%realm"] {
             assert_eq!(names.name_of(key.as_bytes(), 0x7b), None, "{key}");
         }
         assert_eq!(names.name_of(b"app/a/7b", 0), None, "a key without a lease is no holder");

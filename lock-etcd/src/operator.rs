@@ -8,6 +8,7 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder,
 use lock_core::{Break, Broken, FencingToken, HeldBy, HolderInfo, LockName, LockStore, Result};
 
 use crate::EtcdStore;
+use crate::link::Lane;
 use crate::queue::Key;
 use crate::session::grant;
 use crate::value::Value;
@@ -30,14 +31,14 @@ impl EtcdStore {
             let first = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
             async move { client.kv_client().get(range, Some(first)).await }
         };
-        Ok(self.members.call("inspecting", read).await?.value.kvs().first().map(Key::of))
+        Ok(self.members.call(Lane::Ask, "inspecting", read).await?.value.kvs().first().map(Key::of))
     }
 
     /// How long an etcd lease lasts if it is not renewed; `None` if there is none. Etcd gives whole seconds, rounded
     /// down: the real time is up to a second longer.
     async fn remaining(&self, lease: i64) -> Result<Option<Duration>> {
         let read = |client: Arc<Client>| async move { client.lease_client().time_to_live(lease, None).await };
-        let left = self.members.call("reading how long a lease lasts", read).await?.value;
+        let left = self.members.call(Lane::Ask, "reading how long a lease lasts", read).await?.value;
         let at_most = |left: i64, granted: i64| Duration::from_secs(left.saturating_add(1).min(granted).unsigned_abs());
         Ok((left.ttl() >= 0).then(|| at_most(left.ttl(), left.granted_ttl())))
     }
@@ -86,7 +87,7 @@ impl EtcdStore {
                 let page = GetOptions::new().with_range(end).with_keys_only().with_limit(PAGE);
                 async move { client.kv_client().get(from, Some(page)).await }
             };
-            let page = self.members.call("listing", read).await?.value;
+            let page = self.members.call(Lane::Ask, "listing", read).await?.value;
             for kv in page.kvs() {
                 if let Some(name) = self.names.name_of(kv.key(), kv.lease()) {
                     lines.insert(name);
@@ -115,7 +116,8 @@ impl EtcdStore {
             Compare::mod_revision(head.key.clone(), CompareOp::Equal, head.modified),
         ];
         let rewrite = TxnOp::put(head.key.clone(), value, Some(PutOptions::new().with_lease(lease)));
-        let rewritten = self.transact("breaking a lock", Txn::new().when(unchanged).and_then([rewrite])).await;
+        let rewritten =
+            self.transact(Lane::Ask, "breaking a lock", Txn::new().when(unchanged).and_then([rewrite])).await;
         let rewritten = match rewritten {
             Ok(called) if called.value.succeeded() => called.value,
             // Changed meanwhile, or by this very call before its answer was lost: then it is looked at again.
@@ -137,7 +139,7 @@ impl EtcdStore {
         }
         let ours = Compare::lease(head.key.clone(), CompareOp::Equal, lease);
         let delete = TxnOp::delete(head.key.clone(), None);
-        self.transact("breaking a lock", Txn::new().when([ours]).and_then([delete])).await?;
+        self.transact(Lane::Ask, "breaking a lock", Txn::new().when([ours]).and_then([delete])).await?;
         self.revoke(lease).await;
         Ok(Some(Broken::new(evicted, token, Duration::ZERO)))
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lock_core::Claim;
+use lock_core::{Claim, HeldBy};
 
 use crate::queue::Key;
 use crate::session::Carrier;
@@ -16,6 +16,7 @@ use crate::value::Value;
 pub(crate) struct Notes {
     place: Mutex<Option<Place>>,
     unclear: AtomicBool,
+    given_back: AtomicBool,
 }
 
 /// Where one claim stands, or may stand: it is noted before anything is written.
@@ -42,7 +43,12 @@ pub(crate) struct Place {
     pub(crate) first_at: Option<i64>,
     /// The key whose end may make this claim's the first, and its create revision.
     pub(crate) waits_for: Option<(Vec<u8>, i64)>,
+    /// What the waiter was last told of the holder, and of how many are ahead.
+    pub(crate) told: HeldBy,
 }
+
+/// With more than this ahead, a waiter that looks again glances at the one before it only, and not at the whole line; and so many of one process are a crowd.
+pub(crate) const FAR: u32 = 32;
 
 impl Place {
     pub(crate) fn new(range: Vec<u8>, slot: Arc<Slot>, claim: &Claim, lease: i64, ttl: Duration) -> Place {
@@ -59,6 +65,7 @@ impl Place {
             token: None,
             first_at: None,
             waits_for: None,
+            told: HeldBy::default(),
         }
     }
 
@@ -77,6 +84,17 @@ impl Place {
     /// Whether this key is the claim's own, in the place in the line that the claim knows of.
     pub(crate) fn is_at(&self, key: &Key) -> bool {
         key.key == self.key && key.created == self.created && self.is_own(key)
+    }
+
+    /// Whom it waits for, if that is one far from the head of the line.
+    pub(crate) fn waits_far(&self) -> Option<(&[u8], i64)> {
+        let (key, created) = self.waits_for.as_ref()?;
+        self.is_far().then_some((key, *created))
+    }
+
+    /// Whether it is a waiter that was far from the head of the line when it last saw that.
+    pub(crate) fn is_far(&self) -> bool {
+        self.token.is_none() && self.created != 0 && self.told.ahead.is_some_and(|ahead| ahead > FAR)
     }
 
     /// Whether the key is certainly gone, and nothing can bring it back.
@@ -118,6 +136,15 @@ impl Notes {
     /// A call for this claim was cut off: it may be applied later.
     pub(crate) fn set_unclear(&self, cut_off: bool) {
         self.unclear.fetch_or(cut_off, Ordering::AcqRel);
+    }
+
+    /// The claim is being given back: that its key is gone is no loss any more.
+    pub(crate) fn set_given_back(&self, given_back: bool) {
+        self.given_back.store(given_back, Ordering::Release);
+    }
+
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.given_back.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_unclear(&self) -> bool {

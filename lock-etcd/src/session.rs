@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use lock_core::{Clock, Result, Session};
 
 use crate::heartbeat::Stream;
+use crate::link::Lane;
 use crate::members::Members;
 
 /// An etcd lease that carries leases of one TTL.
@@ -29,32 +31,63 @@ pub(crate) struct Sessions {
     by_lease: Mutex<HashMap<u64, Arc<Carrier>>>,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Carrier>>>>;
+/// The session of one TTL.
+#[derive(Default)]
+struct Slot {
+    carrier: Option<Arc<Carrier>>,
+    opening: Option<Opening>,
+}
+
+/// A session that is being opened, for all who want it.
+type Opening = Shared<BoxFuture<'static, Result<Arc<Carrier>>>>;
 
 /// The keys of a session are read in every round, in one message; etcd's clients take messages of up to four
 /// megabytes. A session that carries more is full, and another is opened beside it.
 const FULL: usize = 2 << 20;
 
 impl Sessions {
-    pub(crate) fn new(members: Arc<Members>, clock: Clock) -> Sessions {
-        Sessions { members, clock, by_ttl: Mutex::default(), by_lease: Mutex::default() }
+    pub(crate) fn new(members: Arc<Members>, clock: Clock) -> Arc<Sessions> {
+        Arc::new(Sessions { members, clock, by_ttl: Mutex::default(), by_lease: Mutex::default() })
     }
 
     /// The session for leases of this TTL; a new one if there is none, or too little of it remains.
-    pub(crate) async fn for_ttl(&self, ttl: Duration) -> Result<Arc<Carrier>> {
-        let slot = locked(&self.by_ttl).entry(seconds(ttl)).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(carrier) = slot.as_ref().filter(|carrier| carrier.is_usable()) {
-            return Ok(carrier.clone());
-        }
+    ///
+    /// It is opened in the background, once for all who want it: the runtime of one of them may stand still.
+    pub(crate) async fn for_ttl(self: &Arc<Self>, ttl: Duration) -> Result<Arc<Carrier>> {
+        let opening = {
+            let mut slots = locked(&self.by_ttl);
+            let slot = slots.entry(seconds(ttl)).or_default();
+            if let Some(carrier) = slot.carrier.as_ref().filter(|carrier| carrier.is_usable()) {
+                return Ok(carrier.clone());
+            }
+            match slot.opening.as_ref().filter(|opening| opening.peek().is_none()) {
+                Some(opening) => opening.clone(),
+                None => slot.opening.insert(self.open_in_background(ttl)?).clone(),
+            }
+        };
+        // Boxed, so that the future of a request on a session that is open stays small.
+        Box::pin(opening).await
+    }
+
+    fn open_in_background(self: &Arc<Self>, ttl: Duration) -> Result<Opening> {
+        let sessions = self.clone();
+        let task = lock_core::runtime::background()?.spawn(async move { sessions.open(ttl).await });
+        let opened =
+            async { task.await.unwrap_or_else(|_| Err(crate::error::protocol("BUG: opening a session panicked"))) };
+        Ok(opened.boxed().shared())
+    }
+
+    async fn open(&self, ttl: Duration) -> Result<Arc<Carrier>> {
         let opening = Session::opening(&self.clock);
-        let (lease, granted) = Box::pin(grant(&self.members, ttl)).await?;
+        let (lease, granted) = grant(&self.members, ttl).await?;
         let session = opening.opened(lease as u64, granted);
         let carrier = Arc::new(Carrier { session, lease, stream: Mutex::default(), weight: AtomicUsize::new(0) });
+        self.members.cluster().carries(&carrier.session);
         let mut by_lease = locked(&self.by_lease);
         by_lease.retain(|_, carrier| carrier.session.is_valid());
         by_lease.insert(carrier.session.key(), carrier.clone());
-        *slot = Some(carrier.clone());
+        drop(by_lease);
+        locked(&self.by_ttl).entry(seconds(ttl)).or_default().carrier = Some(carrier.clone());
         Ok(carrier)
     }
 
@@ -87,7 +120,7 @@ impl Carrier {
 pub(crate) async fn grant(members: &Members, ttl: Duration) -> Result<(i64, Duration)> {
     let wanted = i64::try_from(seconds(ttl)).unwrap_or(i64::MAX);
     let grant = |client: Arc<etcd_client::Client>| async move { client.lease_client().grant(wanted, None).await };
-    let granted = members.call("opening a session", grant).await?.value;
+    let granted = members.call(Lane::Ask, "opening a session", grant).await?.value;
     Ok((granted.id(), Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0))))
 }
 

@@ -15,7 +15,16 @@ use lock_core::Holder;
 pub(crate) struct Slots {
     /// What the keys of this process are told by.
     id: u64,
-    used: Mutex<HashMap<Vec<u8>, BTreeSet<u32>>>,
+    used: Mutex<HashMap<Vec<u8>, Used>>,
+}
+
+/// The numbers of one lock.
+#[derive(Debug, Default)]
+struct Used {
+    /// All from here on are free.
+    next: u32,
+    /// Free ones before.
+    free: BTreeSet<u32>,
 }
 
 /// A key that one claim of this process has for itself.
@@ -37,14 +46,21 @@ impl Slots {
     /// A key of the lock with this range that no other claim has.
     pub(crate) fn take(self: &Arc<Self>, range: &[u8]) -> Arc<Slot> {
         let mut used = self.locked();
-        let used = used.entry(range.to_vec()).or_default();
-        let number = (0..).find(|number| !used.contains(number)).expect("BUG: there are more numbers than claims");
-        used.insert(number);
+        let number = used.entry(range.to_vec()).or_default().take();
         Arc::new(Slot { slots: self.clone(), range: range.to_vec(), number, free: AtomicBool::new(false) })
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<Vec<u8>, BTreeSet<u32>>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Used>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Used {
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
     }
 }
 
@@ -70,8 +86,8 @@ impl Drop for Slot {
         }
         let mut all = self.slots.locked();
         if let Some(used) = all.get_mut(&self.range) {
-            used.remove(&self.number);
-            if used.is_empty() {
+            used.free.insert(self.number);
+            if used.free.len() == used.next as usize {
                 all.remove(&self.range);
             }
         }

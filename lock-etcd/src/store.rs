@@ -2,22 +2,25 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all, try_join_all};
 use lock_core::{
     Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
     FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Raise, Realm, Released, Remembers,
     Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
 };
 
+use crate::batch::{Answered, Batches};
 use crate::heartbeat::{Beaten, Heartbeats};
-use crate::members::{CallError, Called, Members};
+use crate::link::Lane;
+use crate::members::{CallError, Called, Members, Turn};
 use crate::names::Names;
 use crate::place::{Notes, Place};
 use crate::queue::{self, Key, Left, Otherwise, Seen};
+use crate::realm::Data;
 use crate::session::{Carrier, Sessions, grant};
 use crate::slots::Slots;
 use crate::value::Value;
@@ -31,9 +34,10 @@ pub struct EtcdStore {
     pub(crate) members: Arc<Members>,
     pub(crate) names: Names,
     clock: Clock,
-    realm: Realm,
+    /// Whose data these are; another realm is begun by an operator only.
+    data: RwLock<Arc<Data>>,
     voters: usize,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     heartbeats: Heartbeats,
     watches: Watches,
     slots: Arc<Slots>,
@@ -41,6 +45,9 @@ pub struct EtcdStore {
 
 /// A waiter looks again this often even if no hint came, since the watch may hang at a member that does.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How many keys are read in one call: etcd takes transactions of up to 128 operations.
+const TOGETHER: usize = 64;
 
 impl EtcdStore {
     /// Connects, and reads who the members are. Sessions are stamped with `clock`: the locks must go by the same one.
@@ -57,13 +64,15 @@ impl EtcdStore {
         let members = Arc::new(Members::new(&config)?);
         let names = Names::new(config.prefix);
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
-        let list = members.call("connecting", list).await?.value;
-        let cluster = list.header().map(|header| header.cluster_id());
-        let cluster = cluster.ok_or_else(|| crate::error::protocol("etcd does not say which cluster it is"))?;
+        let listed = members.call(Lane::Ask, "connecting", list).await?;
+        let (one_cluster, data) = join(members.are_of_one_cluster(listed.member), Data::of(&members, &names)).await;
+        one_cluster?;
+        let data = RwLock::new(Arc::new(data?));
+        let list = listed.value;
         let voters = list.members().iter().filter(|member| !member.is_learner()).count();
         Ok(EtcdStore {
             clock: clock.clone(),
-            realm: Realm::new(format!("etcd:{cluster:x}")),
+            data,
             voters,
             sessions: Sessions::new(members.clone(), clock.clone()),
             heartbeats: Heartbeats { members: members.clone(), key: names.withdrawn_range().into_bytes() },
@@ -107,12 +116,21 @@ impl EtcdStore {
     }
 
     /// A transaction that is safe to repeat.
-    pub(crate) async fn transact(&self, doing: &str, txn: Txn) -> Result<Called<TxnResponse>, CallError> {
+    pub(crate) async fn transact(&self, lane: Lane, doing: &str, txn: Txn) -> Result<Called<TxnResponse>, CallError> {
+        let turn = self.members.turn(lane, doing).await.map_err(CallError::of)?;
+        self.transact_in(&turn, doing, txn).await
+    }
+
+    async fn transact_in(&self, turn: &Turn, doing: &str, txn: Txn) -> Result<Called<TxnResponse>, CallError> {
         let call = |client: Arc<Client>| {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }
         };
-        self.members.call(doing, call).await
+        self.members.call_in(turn, doing, call).await
+    }
+
+    fn data(&self) -> Arc<Data> {
+        self.data.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The claim's place; where it has none, or what carried it has ended, a new one.
@@ -132,6 +150,7 @@ impl EtcdStore {
         let range = self.names.range(claim.name());
         let place = if claim.is_fixed() {
             let (lease, ttl) = Box::pin(grant(&self.members, claim.ttl())).await?;
+            self.members.cluster().grants(claim);
             Place::new(range.clone(), self.slots.take(&range), claim, lease, ttl)
         } else {
             let carrier = self.sessions.for_ttl(claim.ttl()).await?;
@@ -164,9 +183,10 @@ impl EtcdStore {
             notes.update(&place.key, |noted| noted.first_at = None);
             return Ok(queue::first_in_line(place, revision));
         }
+        // What is asked depends on who is in line by the time of asking.
+        let turn = self.members.turn(Lane::Ask, "asking for a lock").await.map_err(CallError::of)?;
         if place.created != 0 {
-            let looked = Box::pin(self.transact("looking at a lock", queue::look(place))).await?;
-            let seen = queue::read(place, &looked.value).map_err(CallError::of)?;
+            let seen = Box::pin(self.look(&turn, place)).await?;
             if seen.own.as_ref().is_some_and(|own| own.created == place.created) {
                 return Ok(seen);
             }
@@ -174,32 +194,87 @@ impl EtcdStore {
             (place.created, place.token) = (0, None);
             notes.update(&place.key, |noted| (noted.created, noted.token) = (0, None));
         }
+        if claim.queues()
+            && !notes.is_unclear()
+            && let Some(seen) = Box::pin(self.follow(&turn, claim, notes, place)).await?
+        {
+            return Ok(seen);
+        }
         // A lock that nobody waits for is likely to be free: it is not worth asking for a place in its line at once, unless
         // the answer to such a request was lost before.
         if claim.queues() && !notes.is_unclear() && !self.watches.has(&place.range) {
-            let seen = self.enter(claim, notes, place, Otherwise::Nothing).await?;
+            let seen = self.enter(&turn, claim, notes, place, Otherwise::Nothing).await?;
             if seen.own.is_some() {
                 return Ok(seen);
             }
         }
         let otherwise = if claim.queues() { Otherwise::Join } else { Otherwise::Look };
-        Box::pin(self.enter(claim, notes, place, otherwise)).await
+        Box::pin(self.enter(&turn, claim, notes, place, otherwise)).await
+    }
+
+    /// Looks again where a claim stands.
+    async fn look(&self, turn: &Turn, place: &Place) -> Result<Seen, CallError> {
+        let data = self.data();
+        let transact = async |txn| {
+            let looked = self.transact_in(turn, "looking at a lock", txn).await?.value;
+            data.check(&self.members, &looked).map_err(CallError::of)?;
+            Ok::<_, CallError>(looked)
+        };
+        let known = place.waits_far().map(|(key, created)| (key.to_vec(), created));
+        let other = self.watches.before(place).filter(|other| known.is_some() && known.as_ref() != Some(other));
+        for (before, created) in known.into_iter().chain(other) {
+            let glanced = transact(queue::glance(place, &data, &before)).await?;
+            if let Some(seen) = queue::unchanged(place, created, &glanced) {
+                return Ok(seen);
+            }
+        }
+        let looked = transact(queue::look(place, &data)).await?;
+        queue::read(place, &looked).map_err(CallError::of)
+    }
+
+    /// Takes a place behind a crowd of this process, if there is one.
+    async fn follow(
+        &self,
+        turn: &Turn,
+        claim: &Claim,
+        notes: &Notes,
+        place: &mut Place,
+    ) -> Result<Option<Seen>, CallError> {
+        let Some((before, created, told)) = self.watches.crowd(&place.range) else { return Ok(None) };
+        let (withdrawn, data) = (self.names.withdrawn(place.lease, claim.holder()), self.data());
+        let follow = queue::follow(place, &data, &before, &withdrawn);
+        let followed = self.ask(turn, notes, &data, follow).await?;
+        let Some(seen) = queue::followed(place, created, &followed) else { return Ok(None) };
+        (place.created, place.told) = (seen.revision, told);
+        notes.update(&place.key, |noted| noted.created = seen.revision);
+        // Where the one before has gone, who is before now is for a whole look to say.
+        if seen.before.is_some() { Ok(Some(seen)) } else { self.look(turn, place).await.map(Some) }
+    }
+
+    /// A transaction that may take a place.
+    async fn ask(&self, turn: &Turn, notes: &Notes, data: &Data, txn: Txn) -> Result<TxnResponse, CallError> {
+        let asked = self.transact_in(turn, "asking for a lock", txn).await;
+        match &asked {
+            Ok(called) => notes.set_unclear(called.cut_off),
+            Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
+        }
+        let asked = asked?.value;
+        data.check(&self.members, &asked).map_err(CallError::of)?;
+        Ok(asked)
     }
 
     async fn enter(
         &self,
+        turn: &Turn,
         claim: &Claim,
         notes: &Notes,
         place: &Place,
         otherwise: Otherwise,
     ) -> Result<Seen, CallError> {
-        let withdrawn = self.names.withdrawn(place.lease, claim.holder());
-        let entered = self.transact("asking for a lock", queue::enter(place, otherwise, &withdrawn)).await;
-        match &entered {
-            Ok(called) => notes.set_unclear(called.cut_off),
-            Err(failed) => notes.set_unclear(failed.error.may_have_taken_effect()),
-        }
-        queue::read(place, &entered?.value).map_err(CallError::of)
+        let (withdrawn, data) = (self.names.withdrawn(place.lease, claim.holder()), self.data());
+        let enter = queue::enter(place, &data, otherwise, &withdrawn);
+        let entered = self.ask(turn, notes, &data, enter).await?;
+        queue::read(place, &entered).map_err(CallError::of)
     }
 
     /// What `seen` means for the claim.
@@ -217,15 +292,17 @@ impl EtcdStore {
         });
         let session = place.carrier.as_ref().map(|carrier| carrier.session.clone());
         if let Some(token) = token {
-            let token = Some(FencingToken::new(self.realm.clone(), token));
+            let token = Some(FencingToken::new(self.realm(), token));
             return Attempt::Granted(match session {
                 // Etcd syncs every write before it answers.
                 Some(session) => Lease::on_session(session, token, Remembers::Everything),
                 None => Lease::new(place.ttl, token, Remembers::Everything),
             });
         }
-        let mut by = seen.head.as_ref().map(|head| self.held_by(head)).unwrap_or_default();
-        by.ahead = seen.ahead;
+        // A glance does not see the head of the line.
+        let mut by = seen.head.as_ref().map_or_else(|| place.told.clone(), |head| self.held_by(head));
+        by.ahead = seen.ahead.or(place.told.ahead);
+        notes.update(&place.key, |noted| noted.told = by.clone());
         // A place without a session is kept by asking again.
         let look_again = if session.is_some() { LOOK_AGAIN.min(place.ttl) } else { place.ttl / 3 };
         let waiting = Waiting::new(by, look_again).seen(seen.revision.unsigned_abs());
@@ -247,16 +324,18 @@ impl EtcdStore {
         by.revoked = value.revoked;
         // Who had to queue was granted the lock at a revision that its key does not show.
         let shown = !value.queued && !value.revoked;
-        by.token = shown.then(|| FencingToken::new(self.realm.clone(), head.created.unsigned_abs()));
+        by.token = shown.then(|| FencingToken::new(self.realm(), head.created.unsigned_abs()));
         by.info = Some(value.info);
         by
     }
 
     /// Gives the place up; `mark` is left for a request that comes late.
     async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<Released> {
+        self.watches.left(place);
         let leaving = self.watches.leaving(&place.range, &place.key);
-        let called = match self.transact("releasing", queue::leave(place, mark, leaving.is_some())).await {
-            Ok(called) => called,
+        let leave = queue::leave(place, mark, leaving.is_some());
+        let answered = match self.send_leave(place, leave).await {
+            Ok(answered) => answered,
             // The mark's lease has ended: what was on it is gone with it, and nothing can come.
             Err(failed) if failed.lease_is_gone => {
                 place.set_gone(true);
@@ -264,20 +343,20 @@ impl EtcdStore {
             }
             Err(failed) => return Err(failed.error),
         };
-        if let (Some(leaving), Some((revision, head))) = (leaving, queue::handed_over(&called.value)) {
-            leaving.done(revision, head);
+        if let (Some(leaving), Some(head)) = (leaving, queue::handed_over(&answered.response)) {
+            leaving.done(answered.revision, head);
         }
         if place.carrier.is_none() {
             Box::pin(self.revoke(place.lease)).await;
         }
-        let left = queue::left(place, &called.value);
+        let left = queue::left(place, &answered.response);
         // Where its key was not found, an operator may have put it on another lease.
         let is_gone = left != Left::Nothing || place.created == 0;
         place.set_gone(is_gone && !claim.is_unclear() && !Notes::of(claim).is_unclear());
         match left {
             Left::Holding => Ok(Released::Held),
             // A try before this one may have found it, and its answer was lost.
-            Left::Nothing if called.cut_off && place.token.is_some() => {
+            Left::Nothing if answered.cut_off && place.token.is_some() => {
                 let text = format!("\"{}\" is released; whether it was held until now is unknown", claim.name());
                 Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
             }
@@ -285,10 +364,18 @@ impl EtcdStore {
         }
     }
 
+    /// Sends a release: at once if a turn is free, else with others.
+    async fn send_leave(&self, place: &Place, leave: Txn) -> Result<Answered, CallError> {
+        match self.members.turn_now(Lane::Leave).map_err(CallError::of)? {
+            Some(turn) => self.transact_in(&turn, "releasing", leave).await.map(Answered::from),
+            None => Box::pin(Batches::send(&self.members, &place.range, leave)).await,
+        }
+    }
+
     /// Ends an etcd lease that nobody needs any more. If it fails, the lease ends by itself.
     pub(crate) async fn revoke(&self, lease: i64) {
         let revoke = |client: Arc<Client>| async move { client.lease_client().revoke(lease).await };
-        if let Err(failed) = self.members.call("ending a lease", revoke).await {
+        if let Err(failed) = self.members.call(Lane::Leave, "ending a lease", revoke).await {
             tracing::debug!(error = %failed.error, "a lease that nobody needs was left to end by itself");
         }
     }
@@ -335,31 +422,35 @@ impl EtcdStore {
         };
         carrier.weigh(keys.iter().map(Vec::len).sum());
         let keys: HashSet<_> = keys.into_iter().collect();
-        for (claim, place) in granted.iter().filter(|(_, place)| !keys.contains(&place.key)) {
-            // The list comes from a leader that may lag a little, so each loss is read again: it is final.
-            if !self.is_there(place).await? {
+        // The list comes from a leader that may lag a little, so each loss is read again: it is final.
+        let is_missing =
+            |(claim, place): &&(Claim, Place)| !keys.contains(&place.key) && !Notes::of(claim).is_given_back();
+        let missing: Vec<_> = granted.iter().filter(is_missing).collect();
+        let found = self.read_keys(Lane::Beat, missing.iter().map(|(_, place)| &place.key[..])).await?;
+        for ((claim, place), key) in missing.into_iter().zip(found) {
+            if !key.is_some_and(|key| place.is_own(&key)) {
                 renewal.not_held(claim);
             }
         }
         renewal.answer(Renewed::Since(since, ttl));
         let marks = self.names.withdrawn_range();
         let claimed = keys_claimed(carrier);
-        for key in keys.iter().filter(|key| !claimed.contains(*key) && !key.starts_with(marks.as_bytes())) {
-            self.delete_orphan(carrier, key).await?;
-        }
-        Ok(())
+        let is_orphan = |key: &&Vec<u8>| !claimed.contains(*key) && !key.starts_with(marks.as_bytes());
+        self.delete_orphans(carrier, keys.iter().filter(is_orphan).map(|key| &key[..])).await
     }
 
-    /// Deletes a key that no claim owns. A key is used again, so the claims are asked after the key was read: whoever
-    /// has it by then is left alone, and who takes it later makes it anew.
-    async fn delete_orphan(&self, carrier: &Carrier, key: &[u8]) -> Result<()> {
-        let Some(found) = self.read_key(key).await?.filter(|found| found.lease == carrier.lease) else { return Ok(()) };
-        if keys_claimed(carrier).contains(key) {
-            return Ok(());
-        }
-        let unchanged = Compare::create_revision(key, CompareOp::Equal, found.created);
-        let delete = Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)]);
-        self.transact("deleting what nobody claims", delete).await?;
+    /// Deletes the keys that no claim owns. A key is used again, so the claims are asked after the keys were read: whoever
+    /// has one by then is left alone, and who takes it later makes it anew.
+    async fn delete_orphans<'a>(&self, carrier: &Carrier, keys: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+        let found = self.read_keys(Lane::Leave, keys).await?;
+        let claimed = keys_claimed(carrier);
+        let is_orphan = |key: &Key| key.lease == carrier.lease && !claimed.contains(&key.key);
+        let delete = |key: Key| async move {
+            let unchanged = Compare::create_revision(&key.key[..], CompareOp::Equal, key.created);
+            let delete = Txn::new().when([unchanged]).and_then([TxnOp::delete(key.key, None)]);
+            self.transact(Lane::Leave, "deleting what nobody claims", delete).await.map(drop)
+        };
+        try_join_all(found.into_iter().flatten().filter(is_orphan).map(delete)).await?;
         Ok(())
     }
 
@@ -369,21 +460,31 @@ impl EtcdStore {
             let keys = etcd_client::LeaseTimeToLiveOptions::new().with_keys();
             client.lease_client().time_to_live(lease, Some(keys)).await
         };
-        let read = self.members.call("reading what a session has", read).await?.value;
+        let read = self.members.call(Lane::Beat, "reading what a session has", read).await?.value;
         Ok((read.ttl() > 0).then(|| read.keys().to_vec()))
     }
 
-    async fn read_key(&self, key: &[u8]) -> Result<Option<Key>> {
-        let read = |client: Arc<Client>| {
-            let key = key.to_vec();
-            async move { client.kv_client().get(key, None).await }
+    /// These keys, in the order of asking, some tens in each call.
+    async fn read_keys<'a>(&self, lane: Lane, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Option<Key>>> {
+        let keys: Vec<_> = keys.collect();
+        let read = |keys: &[&[u8]]| {
+            let get = keys.iter().map(|key| TxnOp::get(*key, None)).collect::<Vec<_>>();
+            async move {
+                let read = self.transact(lane, "reading keys", Txn::new().and_then(get)).await?.value;
+                Ok::<_, Error>(queue::firsts(&read))
+            }
         };
-        Ok(self.members.call("reading a key", read).await?.value.kvs().first().map(Key::of))
+        let read = try_join_all(keys.chunks(TOGETHER).map(read)).await?.concat();
+        if read.len() != keys.len() {
+            return Err(crate::error::protocol("a transaction of etcd has other answers than questions"));
+        }
+        Ok(read)
     }
 
     /// Whether this claim's key is there, and its own.
     async fn is_there(&self, place: &Place) -> Result<bool> {
-        Ok(self.read_key(&place.key).await?.is_some_and(|key| place.is_own(&key)))
+        let found = self.read_keys(Lane::Beat, [&place.key[..]].into_iter()).await?;
+        Ok(found.into_iter().flatten().any(|key| place.is_own(&key)))
     }
 }
 
@@ -408,11 +509,12 @@ impl LockStore for EtcdStore {
     }
 
     fn realm(&self) -> Realm {
-        self.realm.clone()
+        self.data().realm.clone()
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
         let notes = Notes::of(claim);
+        notes.set_given_back(false);
         for last in [false, true] {
             let mut place = self.place(claim, notes).await?;
             match self.see(claim, notes, &mut place).await {
@@ -434,9 +536,8 @@ impl LockStore for EtcdStore {
     async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
         let notes = Notes::of(claim);
         let Some(place) = notes.place() else { return Ok(()) };
-        let Some((key, created)) = &place.waits_for else { return Ok(()) };
         let seen = i64::try_from(held.seen).unwrap_or(i64::MAX);
-        let next = self.watches.gone(&place.range, key, *created, seen).await?;
+        let next = self.watches.gone(&place, seen).await?;
         if let Some(next) = next.filter(|next| place.is_at(&next.head)) {
             // One transaction has read that the key stands and is the first, as a look of its own would.
             notes.update(&place.key, |noted| {
@@ -456,7 +557,9 @@ impl LockStore for EtcdStore {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Released> {
+        self.members.cluster().forgets(claim);
         let notes = Notes::of(claim);
+        notes.set_given_back(true);
         let Some(place) = notes.place() else { return Ok(Released::NotHeld) };
         let unclear = (claim.is_unclear() || notes.is_unclear()) && place.carrier.is_some();
         let mark = unclear.then(|| self.names.withdrawn(place.lease, claim.holder()));
@@ -480,9 +583,10 @@ impl LockStore for EtcdStore {
     }
 
     async fn new_realm(&self) -> Result<Realm> {
-        let text =
-            format!("etcd decides the realm by its cluster id, which changes at a restore; it is {}", self.realm);
-        Err(Error::refused(ErrorKind::InvalidConfig, text))
+        let new = self.data().begin_realm(&self.members).await?;
+        let realm = new.realm.clone();
+        *self.data.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(realm)
     }
 }
 
@@ -491,7 +595,7 @@ impl fmt::Debug for EtcdStore {
         f.debug_struct("EtcdStore")
             .field("members", &self.members)
             .field("prefix", &self.names.prefix())
-            .field("realm", &self.realm)
+            .field("realm", &self.realm())
             .finish_non_exhaustive()
     }
 }

@@ -1,15 +1,18 @@
 //! [`Watches`]: one long-lived watch for each name that somebody of this process waits for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
-use lock_core::{Effect, Error, ErrorKind, Result};
+use etcd_client::{Client, EventType, ResponseHeader, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
+use lock_core::{Effect, Error, ErrorKind, HeldBy, Result};
 use tokio::sync::Notify;
 
+use crate::cluster::Answer;
+use crate::link::Lane;
 use crate::members::Members;
+use crate::place::{FAR, Place};
 use crate::queue::Key;
 
 /// One long-lived watch for each name that somebody of this process waits for.
@@ -20,6 +23,8 @@ use crate::queue::Key;
 ///
 /// Where the holder is of this process too, the transaction of its release reads who is first in line then, and its
 /// answer wakes the waiter: a hand-over within one process is one step.
+///
+/// Watches are kept in the background: the runtime of the waiter that was first may stand still.
 pub(crate) struct Watches {
     members: Arc<Members>,
     names: Arc<Mutex<Names>>,
@@ -44,6 +49,10 @@ struct State {
     leaving: HashMap<Vec<u8>, u32>,
     /// Whether somebody came to wait since the last look.
     used: bool,
+    /// The keys of this process that wait in the line, by create revision, as far as is known.
+    line: BTreeMap<i64, Vec<u8>>,
+    /// What the last of them was told of the holder.
+    told: HeldBy,
 }
 
 enum Phase {
@@ -94,11 +103,14 @@ impl Watches {
         Watches { members, names: Arc::default() }
     }
 
-    /// Completes when `key` with this create revision, which stood at revision `seen`, may have gone; says who was first in
-    /// line then, if that is known.
-    pub(crate) async fn gone(&self, range: &[u8], key: &[u8], created: i64, seen: i64) -> Result<Option<Next>> {
+    /// Completes when the key that this place waits for, which stood at revision `seen`, may have gone; says who was first
+    /// in line then, if that is known.
+    pub(crate) async fn gone(&self, place: &Place, seen: i64) -> Result<Option<Next>> {
+        let Some((key, created)) = &place.waits_for else { return Ok(None) };
         loop {
-            let ticket = Ticket::of(self.watch(range), key, created);
+            let watch = self.watch(&place.range)?;
+            watch.stands(place);
+            let ticket = Ticket::of(watch, key, *created);
             match ticket.gone(&self.members, seen).await {
                 Some(result) => return result,
                 // It had just been given up for lack of waiters.
@@ -109,22 +121,49 @@ impl Watches {
 
     /// Whether somebody of this process has waited in this range lately.
     pub(crate) fn has(&self, range: &[u8]) -> bool {
-        locked(&self.names).get(range).is_some_and(|watch| !watch.is_over())
+        self.live(range).is_some()
+    }
+
+    /// The last in line of this process, and what it was told of the holder, if a crowd of this process is in line.
+    pub(crate) fn crowd(&self, range: &[u8]) -> Option<(Vec<u8>, i64, HeldBy)> {
+        let watch = self.live(range)?;
+        let state = locked(&watch.state);
+        let (created, key) = state.line.last_key_value().filter(|_| state.line.len() > FAR as usize)?;
+        Some((key.clone(), *created, state.told.clone()))
+    }
+
+    /// The next of this process in line before this place.
+    pub(crate) fn before(&self, place: &Place) -> Option<(Vec<u8>, i64)> {
+        let watch = self.live(&place.range)?;
+        let state = locked(&watch.state);
+        state.line.range(..place.created).next_back().map(|(created, key)| (key.clone(), *created))
+    }
+
+    /// This place is being given up, or is no place any more.
+    pub(crate) fn left(&self, place: &Place) {
+        if let Some(watch) = self.live(&place.range) {
+            locked(&watch.state).line.remove(&place.created);
+        }
+    }
+
+    fn live(&self, range: &[u8]) -> Option<Arc<Watch>> {
+        locked(&self.names).get(range).filter(|watch| !watch.is_over()).cloned()
     }
 
     /// Says that `key` is being deleted; `None` if nobody of this process has waited in this range lately.
     pub(crate) fn leaving(&self, range: &[u8], key: &[u8]) -> Option<Leaving> {
-        let watch = locked(&self.names).get(range).filter(|watch| !watch.is_over())?.clone();
+        let watch = self.live(range)?;
         *locked(&watch.state).leaving.entry(key.to_vec()).or_default() += 1;
         Some(Leaving { watch, key: key.to_vec() })
     }
 
     /// The watch for the keys in this range; it is opened if there is none.
-    fn watch(&self, range: &[u8]) -> Arc<Watch> {
+    fn watch(&self, range: &[u8]) -> Result<Arc<Watch>> {
         let mut names = locked(&self.names);
         if let Some(watch) = names.get(range).filter(|watch| !watch.is_over()) {
-            return watch.clone();
+            return Ok(watch.clone());
         }
+        let background = lock_core::runtime::background()?;
         let watch = Arc::new(Watch {
             state: Mutex::new(State {
                 phase: Phase::Opening,
@@ -133,6 +172,8 @@ impl Watches {
                 waiters: HashMap::new(),
                 leaving: HashMap::new(),
                 used: true,
+                line: BTreeMap::new(),
+                told: HeldBy::default(),
             }),
         });
         names.insert(range.to_vec(), watch.clone());
@@ -142,8 +183,8 @@ impl Watches {
             range: range.to_vec(),
             watch: watch.clone(),
         };
-        tokio::spawn(keeper.run());
-        watch
+        background.spawn(keeper.run());
+        Ok(watch)
     }
 }
 
@@ -245,13 +286,22 @@ async fn stands(members: &Members, key: &[u8], created: i64) -> Result<bool> {
         let key = key.to_vec();
         async move { client.kv_client().get(key, None).await }
     };
-    let read = members.call("looking at who is ahead", read).await?.value;
+    let read = members.call(Lane::Ask, "looking at who is ahead", read).await?.value;
     Ok(read.kvs().first().is_some_and(|kv| kv.create_revision() == created))
 }
 
 impl Watch {
     fn is_over(&self) -> bool {
         matches!(locked(&self.state).phase, Phase::Idle | Phase::Broken(_))
+    }
+
+    /// This place waits in the line.
+    fn stands(&self, place: &Place) {
+        if place.created != 0 {
+            let mut state = locked(&self.state);
+            state.line.insert(place.created, place.key.clone());
+            state.told = place.told.clone();
+        }
     }
 
     fn set(&self, phase: Phase) {
@@ -297,6 +347,26 @@ impl State {
     }
 }
 
+/// A watch that was opened.
+struct Watched {
+    stream: WatchStream,
+    created: WatchResponse,
+}
+
+impl Answer for Watched {
+    const HIDES_OLD_LOGINS: bool = true;
+
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.created.header()
+    }
+}
+
+impl Answer for WatchResponse {
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.header()
+    }
+}
+
 /// The task that keeps one watch.
 struct Keeper {
     members: Arc<Members>,
@@ -327,11 +397,14 @@ impl Keeper {
                 let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
                 let mut stream = client.watch_client().watch(range, Some(options)).await?;
                 let created = next(&mut stream).await?;
-                Ok((stream, created))
+                match created.canceled() {
+                    true => Err(etcd_client::Error::WatchError(created.cancel_reason().to_owned())),
+                    false => Ok(Watched { stream, created }),
+                }
             }
         };
-        let opened = self.members.call("watching", open).await?;
-        let ((mut stream, created), member) = (opened.value, opened.member);
+        let opened = self.members.call(Lane::Ask, "watching", open).await?;
+        let (Watched { mut stream, created }, member) = (opened.value, opened.member);
         let mut looks = tokio::time::interval(LINGER);
         looks.reset();
         let revision = created.header().map_or(i64::MAX, |header| header.revision());
@@ -340,8 +413,9 @@ impl Keeper {
             tokio::select! {
                 response = next(&mut stream) => {
                     let response = response.map_err(|failure| {
-                        crate::error::judge("watching", self.members.endpoint(member), failure).error
+                        crate::error::judge("watching", self.members.endpoint(member), &failure).error
                     })?;
+                    self.members.cluster().check(self.members.endpoint(member), &response, 0)?;
                     self.pass_on(&response)?;
                 }
                 () = self.members.moved_on_from(member) => return Err(broken("its member no longer answers")),

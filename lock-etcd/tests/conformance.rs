@@ -57,7 +57,8 @@ impl Deployment for Prefix {
     async fn end_sessions(&self) -> Result<(), Failure> {
         let client = Client::connect(self.endpoints(), None).await?;
         let keys = client.kv_client().get(self.1.as_str(), Some(GetOptions::new().with_prefix())).await?;
-        let leases: HashSet<i64> = keys.kvs().iter().map(|kv| kv.lease()).collect();
+        // What is on no lease is the mark of the realm.
+        let leases: HashSet<i64> = keys.kvs().iter().map(|kv| kv.lease()).filter(|lease| *lease != 0).collect();
         for lease in leases {
             client.lease_client().revoke(lease).await?;
         }

@@ -102,3 +102,22 @@ async fn a_user_gets_into_its_own_prefix_and_no_text_shows_the_password() {
     let store = registry.open(&good.parse().unwrap(), &Clock::system()).await.unwrap();
     assert!(!format!("{store:?}").contains("s3cret"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_member_from_being_reached_is_told_in_one_line() {
+    let closed = free_port();
+    for (endpoint, says) in
+        [("no-such-host.invalid:2379".to_owned(), "no-such-host.invalid"), (format!("127.0.0.1:{closed}"), "refused")]
+    {
+        let error = open(&format!("etcd://{endpoint}/app")).await.unwrap_err();
+        let text = error.to_string();
+        println!("{text}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}");
+        assert!(text.contains(says), "{text}");
+        assert!(
+            !text.contains(['{', '\n', '"']) && !text.contains("Error("),
+            "the inside of an error is shown: {text}"
+        );
+        assert!(text.len() < 200, "{text}");
+    }
+}

@@ -5,12 +5,16 @@
 mod access;
 mod bed;
 mod broken;
+mod cluster;
 mod cost;
+mod crowd;
 mod go;
 mod interop;
+mod logins;
 mod members;
 mod proof;
 mod replies;
 mod restart;
+mod runtimes;
 mod stale_leader;
 mod waiting;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use lock_core::{Break, ErrorKind, LockStore};
+use lock_core::{Break, LockStore};
 use lock_etcd::Proof;
 use lock_testkit::Etcd;
 
@@ -76,10 +76,4 @@ async fn a_ttl_in_fractions_or_too_short_is_raised_and_the_guard_says_so() {
     let guard = locks.lock(fresh("fraction")).ttl(ttl).acquire().await.unwrap();
     assert_eq!(guard.ttl(), secs(21));
     guard.release().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_realm_is_refused_since_the_cluster_decides() {
-    let error = store(shared().endpoints()).await.new_realm().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
