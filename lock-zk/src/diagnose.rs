@@ -62,16 +62,19 @@ impl ZkStore {
         for server in &self.links.config().servers {
             servers.push(self.diagnose_server(server).await);
         }
-        let base = self.names.base();
-        let acl = self.read(|client| async move {
-            match client.get_acl(base).await {
-                Err(Failure::NoNode | Failure::NoAuth) => Ok(Vec::new()),
-                acl => acl.map(|(acl, _)| acl).map_err(|failure| judge("reading who may do what", failure, false)),
+        let base = self.names.base().to_owned();
+        let acl = self.read(move |client| {
+            let base = base.clone();
+            async move {
+                match client.get_acl(&base).await {
+                    Err(Failure::NoNode | Failure::NoAuth) => Ok(Vec::new()),
+                    acl => acl.map(|(acl, _)| acl).map_err(|failure| judge("reading who may do what", failure, false)),
+                }
             }
         });
         let open = acl.await?.iter().any(is_open);
         let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
-        let longest_ttl = self.links.open(&self.clock, longest).await?.ttl;
+        let longest_ttl = self.links.open(longest).await?.ttl;
         Ok(Diagnosis {
             servers,
             voters: self.voters,

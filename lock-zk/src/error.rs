@@ -23,6 +23,11 @@ impl From<Error> for CallError {
     }
 }
 
+// The numbers of ZooKeeper for failures that the client has no name for.
+const CONNECTION_LOSS: i32 = -4;
+const OPERATION_TIMEOUT: i32 = -7;
+const REQUEST_TIMEOUT: i32 = -122;
+
 /// Judges a failure of `doing`. What certainly changes nothing, as a reading does, has no effect however it fails.
 pub(crate) fn judge(doing: &str, failure: Failure, writes: bool) -> CallError {
     let unknown = if writes { Effect::Unknown } else { Effect::None };
@@ -31,7 +36,7 @@ pub(crate) fn judge(doing: &str, failure: Failure, writes: bool) -> CallError {
         Failure::SessionExpired | Failure::ClientClosed | Failure::SessionMoved => {
             (ErrorKind::Unavailable, unknown, true)
         }
-        // The task that serves the session has ended with its runtime.
+        // What serves the session has come to an end.
         Failure::UnexpectedError(_) => (ErrorKind::Unavailable, unknown, true),
         Failure::AuthFailed => (ErrorKind::Denied, Effect::None, true),
         Failure::NoAuth | Failure::InvalidAcl => (ErrorKind::Denied, Effect::None, false),
@@ -39,6 +44,10 @@ pub(crate) fn judge(doing: &str, failure: Failure, writes: bool) -> CallError {
         Failure::NoHosts => (ErrorKind::Unavailable, Effect::None, false),
         Failure::Throttled | Failure::NotReadOnly | Failure::QuotaExceeded => {
             (ErrorKind::Unavailable, Effect::None, false)
+        }
+        // The connection to the others was lost, or an answer of theirs did not come in time: these have no name here.
+        Failure::UnexpectedErrorCode(CONNECTION_LOSS | OPERATION_TIMEOUT | REQUEST_TIMEOUT) => {
+            (ErrorKind::Unavailable, unknown, false)
         }
         Failure::BadArguments(_) => (ErrorKind::InvalidConfig, Effect::None, false),
         Failure::Unimplemented => (ErrorKind::InvalidConfig, Effect::None, false),
@@ -57,4 +66,27 @@ pub(crate) fn judge(doing: &str, failure: Failure, writes: bool) -> CallError {
 /// An answer that ZooKeeper should never give.
 pub(crate) fn protocol(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, Effect::Unknown, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_answer_now_is_asked_again() {
+        let not_now = [Failure::Throttled, Failure::QuotaExceeded, Failure::ConnectionLoss, Failure::NotReadOnly];
+        let codes = [-4, -7, -122].map(Failure::UnexpectedErrorCode);
+        for failure in not_now.into_iter().chain(codes) {
+            let failed = judge("asking", failure.clone(), true);
+            assert!(failed.error.is_retryable() && !failed.session_is_gone, "{failure:?}");
+        }
+        assert!(!judge("asking", Failure::UnexpectedErrorCode(-1), true).error.is_retryable());
+    }
+
+    #[test]
+    fn what_was_throttled_was_not_done() {
+        assert!(!judge("asking", Failure::Throttled, true).error.may_have_taken_effect());
+        assert!(judge("asking", Failure::UnexpectedErrorCode(-122), true).error.may_have_taken_effect());
+        assert!(!judge("looking", Failure::UnexpectedErrorCode(-122), false).error.may_have_taken_effect());
+    }
 }

@@ -77,7 +77,7 @@ impl Carrier {
 
     /// One heartbeat.
     async fn write(&self, clock: &Clock) -> Result<Heartbeat, CallError> {
-        let client = self.client()?;
+        let client = self.wire().client()?;
         let sent = clock.now();
         match client.set_data(&self.own, b"", None).await {
             // If somebody deleted the node, a quorum has agreed that it is not there.

@@ -54,14 +54,15 @@ impl Head {
 
 impl ZkStore {
     /// Reads by the session on which nothing depends; by a new one, if that has ended.
-    pub(crate) async fn read<T, F>(&self, read: impl Fn(Client) -> F) -> Result<T>
+    pub(crate) async fn read<T, F>(&self, read: impl Fn(Client) -> F + Clone + Send + 'static) -> Result<T>
     where
-        F: Future<Output = Result<T, CallError>>,
+        T: Send + 'static,
+        F: Future<Output = Result<T, CallError>> + Send + 'static,
     {
-        match read(self.links.reader(&self.clock).await?).await {
+        match self.links.reader().await?.ask(read.clone()).await {
             Err(failed) if failed.session_is_gone => {
-                self.links.drop_reader().await;
-                Ok(read(self.links.reader(&self.clock).await?).await?)
+                self.links.drop_reader();
+                Ok(self.links.reader().await?.ask(read).await?)
             }
             read => Ok(read?),
         }
@@ -89,7 +90,7 @@ impl ZkStore {
     /// The first in line.
     pub(crate) async fn head(&self, name: &LockName) -> Result<Option<Head>> {
         let folder = self.names.folder(name);
-        self.read(|client| {
+        self.read(move |client| {
             let folder = folder.clone();
             async move { head(&client, &folder).await }
         })
@@ -101,17 +102,19 @@ impl ZkStore {
     }
 
     pub(crate) async fn listed(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        let base = self.names.base();
-        let nodes = self
-            .read(|client| async move {
+        let base = self.names.base().to_owned();
+        let children = move |client: Client| {
+            let base = base.clone();
+            async move {
                 let judged = |failure| judge("listing", failure, false);
-                client.sync(base).await.map_err(judged)?;
-                match client.list_children(base).await {
+                client.sync(&base).await.map_err(judged)?;
+                match client.list_children(&base).await {
                     Err(Failure::NoNode) => Ok(Vec::new()),
                     nodes => nodes.map_err(judged),
                 }
-            })
-            .await?;
+            }
+        };
+        let nodes = self.read(children).await?;
         let mut names: Vec<_> = nodes.iter().filter_map(|node| self.names.name_of(node)).collect();
         names.retain(|name| after.is_none_or(|after| name > after));
         names.sort_unstable();
@@ -143,8 +146,8 @@ impl ZkStore {
         let token = Some(self.token(head.stat.czxid.saturating_add(1)));
         let free_in = match how {
             Break::Now => {
-                let client = self.links.reader(&self.clock).await?;
-                let deleted = crate::store::delete(&client, &head.path, "breaking a lock").await?;
+                let reader = self.links.reader().await?;
+                let deleted = reader.ask(|client| crate::store::delete(client, head.path, "breaking a lock")).await?;
                 deleted.then_some(Duration::ZERO)
             }
             Break::Revoke => self.blocked(&head).await?,
@@ -160,7 +163,7 @@ impl ZkStore {
         let lasts = value.as_ref().map_or(longest, |value| value.ttl().max(self.sessions.shortest()));
         let slack = self.sessions.tick() * SLACK_TICKS;
         let begun = self.clock.now();
-        let link = self.links.open_detached(&self.clock, lasts.saturating_add(slack)).await?;
+        let link = self.links.open_detached(lasts.saturating_add(slack)).await?;
         // The server counts from the opening of the session; from what is written on it, only somewhat later.
         if self.clock.now().since(begun) > slack {
             let text = "the session that would block a lock was opened too slowly; try again";
@@ -190,11 +193,6 @@ impl ZkStore {
         writer.add_create(new, data, &CreateMode::Ephemeral.with_acls(self.acls))?;
         writer.commit().await.map(drop)
     }
-
-    /// What the node with this path says of its holder; nothing, if it has just gone.
-    pub(crate) async fn held_by_node(&self, client: &Client, path: &str) -> Result<HeldBy, CallError> {
-        Ok(read(client, path).await?.map(|head| self.held_by(&head)).unwrap_or_default())
-    }
 }
 
 /// The first in line of the lock with this node.
@@ -202,7 +200,7 @@ async fn head(client: &Client, folder: &str) -> Result<Option<Head>, CallError> 
     for _ in 0..TRIES {
         let line = line(client, folder, true).await?;
         let Some(first) = line.first() else { return Ok(None) };
-        if let Some(head) = read(client, &format!("{folder}/{}", first.node)).await? {
+        if let Some(head) = read_head(client, &format!("{folder}/{}", first.node)).await? {
             return Ok(Some(head));
         }
     }
@@ -210,7 +208,8 @@ async fn head(client: &Client, folder: &str) -> Result<Option<Head>, CallError> 
     Err(Error::refused(lock_core::ErrorKind::Unavailable, text).into())
 }
 
-async fn read(client: &Client, path: &str) -> Result<Option<Head>, CallError> {
+/// What the node with this path says of its holder; nothing, if it has just gone.
+pub(crate) async fn read_head(client: &Client, path: &str) -> Result<Option<Head>, CallError> {
     let (data, stat) = match client.get_data(path).await {
         Ok(read) => read,
         Err(Failure::NoNode) => return Ok(None),

@@ -2,16 +2,22 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lock_core::{Clock, Error, ErrorKind, HeldBy, LossReason, Moment, Result, Session};
+use futures_util::future::FutureExt as _;
+use lock_core::{Clock, Error, ErrorKind, HeldBy, LossReason, Moment, Result, Session, runtime};
 use zookeeper_client::{Acls, Client, CreateMode, StateWatcher};
 
 use crate::emptied::Emptied;
 use crate::error::{CallError, judge};
 use crate::heartbeat::Beats;
-use crate::link::{Links, is_alive};
+use crate::link::{Coming, Link, Links, is_alive};
+use crate::looks::Looks;
+use crate::realm;
+use crate::round::UnderWay;
+use crate::wire::Wire;
 
 /// A session of ZooKeeper that carries leases of one TTL, or one fixed lease.
 pub(crate) struct Carrier {
@@ -22,12 +28,15 @@ pub(crate) struct Carrier {
     /// A node of the session's own, on which its heartbeats are written.
     pub(crate) own: String,
     pub(crate) beats: Beats,
+    /// The renewal round that is made just now.
+    pub(crate) under_way: Mutex<Option<UnderWay>>,
     /// What is said of those who hold a lock on this session, by the paths of their nodes: their waiters of the same process
     /// need not read it.
     pub(crate) holders: Mutex<HashMap<String, HeldBy>>,
     pub(crate) emptied: Emptied,
-    /// Taken when the session is over: then the client ends it at the server as well, and its nodes with it.
-    client: Mutex<Option<Client>>,
+    pub(crate) looks: Looks,
+    /// Closed when the session is over: then the client ends it at the server as well, and its nodes with it.
+    wire: Wire,
 }
 
 /// What says that a session is over.
@@ -39,53 +48,57 @@ pub(crate) enum End {
 }
 
 /// The sessions of this process that carry the renewed leases, one for each TTL.
-pub(crate) struct Sessions {
-    links: Arc<Links>,
-    clock: Clock,
+#[derive(Clone)]
+pub(crate) struct Sessions(Arc<Inner>);
+
+struct Inner {
+    links: Links,
     tick: Duration,
     /// Below it each session has a node of its own.
     folder: String,
     acls: Acls<'static>,
-    by_ttl: Mutex<HashMap<Duration, Slot>>,
+    by_ttl: Mutex<HashMap<Duration, Coming<Arc<Carrier>>>>,
     by_key: Mutex<HashMap<u64, Weak<Carrier>>>,
+    /// The greatest transaction that any session has told of.
+    latest: AtomicI64,
 }
-
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Carrier>>>>;
 
 /// How many ticks a session lasts at least. Its heartbeats tell the state of a tick ago.
 const LEAST_TICKS: u32 = 4;
 
 impl Sessions {
-    pub(crate) fn new(
-        links: Arc<Links>,
-        clock: Clock,
-        tick: Duration,
-        folder: String,
-        acls: Acls<'static>,
-    ) -> Sessions {
-        Sessions { links, clock, tick, folder, acls, by_ttl: Mutex::default(), by_key: Mutex::default() }
+    pub(crate) fn new(links: Links, tick: Duration, folder: String, acls: Acls<'static>) -> Sessions {
+        let (by_ttl, by_key, latest) = Default::default();
+        Sessions(Arc::new(Inner { links, tick, folder, acls, by_ttl, by_key, latest }))
     }
 
     pub(crate) fn tick(&self) -> Duration {
-        self.tick
+        self.0.tick
     }
 
     /// The shortest TTL that a lease gets.
     pub(crate) fn shortest(&self) -> Duration {
-        self.tick * LEAST_TICKS
+        self.0.tick * LEAST_TICKS
     }
 
     /// The session for leases of this TTL; a new one if there is none, or too little of it remains.
     pub(crate) async fn for_ttl(&self, ttl: Duration) -> Result<Arc<Carrier>> {
         let ttl = ttl.max(self.shortest());
-        let slot = locked(&self.by_ttl).entry(ttl).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(carrier) = slot.as_ref().filter(|carrier| carrier.is_usable()) {
-            return Ok(carrier.clone());
-        }
-        let carrier = Box::pin(self.open(ttl, false)).await?;
-        *slot = Some(carrier.clone());
-        Ok(carrier)
+        let coming = {
+            let mut by_ttl = locked(&self.0.by_ttl);
+            match by_ttl.get(&ttl).map(|coming| (coming, coming.peek())) {
+                Some((_, Some(Ok(carrier)))) if carrier.is_usable() => return Ok(carrier.clone()),
+                Some((coming, None)) => coming.clone(),
+                _ => {
+                    let sessions = self.clone();
+                    let opening = async move { sessions.open(ttl, false).await };
+                    let coming = opening.boxed().shared();
+                    by_ttl.insert(ttl, coming.clone());
+                    coming
+                }
+            }
+        };
+        coming.await
     }
 
     /// A session for one fixed lease.
@@ -95,45 +108,64 @@ impl Sessions {
 
     /// The carrier of this session.
     pub(crate) fn of(&self, session: &Session) -> Option<Arc<Carrier>> {
-        locked(&self.by_key).get(&session.key()).and_then(Weak::upgrade)
+        locked(&self.0.by_key).get(&session.key()).and_then(Weak::upgrade)
+    }
+
+    /// A session has told of this transaction.
+    pub(crate) fn saw(&self, transaction: i64) {
+        self.0.latest.fetch_max(transaction, Ordering::AcqRel);
     }
 
     async fn open(&self, wanted: Duration, alone: bool) -> Result<Arc<Carrier>> {
-        let link = self.links.open(&self.clock, wanted).await?;
+        let sessions = self.clone();
+        self.0.links.open_and(wanted, move |link| async move { sessions.carrier(link, alone).await }).await
+    }
+
+    /// Makes a carrier of a session that was just opened.
+    async fn carrier(&self, link: Link, alone: bool) -> Result<Arc<Carrier>, CallError> {
         if link.ttl < self.shortest() {
             let text = format!(
                 "ZooKeeper grants a session of {:?}, and a lease needs {:?}, four of its ticks: raise its maxSessionTimeout",
                 link.ttl,
                 self.shortest()
             );
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::refused(ErrorKind::InvalidConfig, text).into());
         }
+        let clock = self.0.links.clock();
         let id = link.client.session_id().0;
         let session = link.opening.opened(id as u64, link.ttl);
         let end = if alone {
-            let until = self.clock.now().after(session.remaining());
+            let until = clock.now().after(session.remaining());
             End::Alone(Mutex::new(until))
         } else {
             End::Shared(session)
         };
-        let own = format!("{}/{id:016x}", self.folder);
+        let own = format!("{}/{id:016x}", self.0.folder);
         let states = link.client.state_watcher();
-        let client = Mutex::new(Some(link.client));
         let carrier = Arc::new(Carrier {
             end,
             ttl: link.ttl,
             id,
             own,
-            beats: Beats::new(self.tick),
+            beats: Beats::new(self.0.tick),
+            under_way: Mutex::default(),
             holders: Mutex::default(),
             emptied: Emptied::default(),
-            client,
+            looks: Looks::default(),
+            wire: Wire::new(link.client),
         });
         // Before anything is on it: whatever becomes of this call, the session ends.
-        tokio::spawn(end_in_time(Arc::downgrade(&carrier), states, self.clock.clone()));
-        carrier.make_own(&self.clock, &self.folder, self.acls).await?;
+        runtime::background()?.spawn(end_in_time(Arc::downgrade(&carrier), states, clock.clone()));
+        // Each transaction is greater than all that were told of before it was asked for; else the data are others.
+        let before = self.0.latest.load(Ordering::Acquire);
+        let made = carrier.make_own(clock, &self.0.folder, self.0.acls).await?;
+        if made <= before {
+            carrier.end(clock);
+            return Err(realm::older().into());
+        }
+        self.saw(made);
         if let End::Shared(session) = &carrier.end {
-            let mut by_key = locked(&self.by_key);
+            let mut by_key = locked(&self.0.by_key);
             by_key.retain(|_, carrier| carrier.strong_count() > 0);
             by_key.insert(session.key(), Arc::downgrade(&carrier));
         }
@@ -159,12 +191,9 @@ async fn end_in_time(carrier: Weak<Carrier>, mut states: StateWatcher, clock: Cl
 }
 
 impl Carrier {
-    /// The client of the session.
-    pub(crate) fn client(&self) -> Result<Client, CallError> {
-        locked(&self.client).clone().ok_or_else(|| {
-            let error = Error::refused(ErrorKind::Unavailable, "the session of ZooKeeper is over");
-            CallError { error, session_is_gone: true }
-        })
+    /// By which the session is asked.
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// The core's session, where it is shared.
@@ -185,7 +214,7 @@ impl Carrier {
 
     /// Whether the session may still be there at the server, as far as is known here.
     pub(crate) fn may_stand(&self) -> bool {
-        locked(&self.client).as_ref().is_some_and(|client| is_alive(client.state()))
+        self.wire.may_stand()
     }
 
     fn is_usable(&self) -> bool {
@@ -226,12 +255,12 @@ impl Carrier {
             }
         }
         // The last of a session's clients ends the session when it is dropped.
-        drop(locked(&self.client).take());
+        self.wire.close();
     }
 
-    /// Makes the session's own node, which is its first heartbeat.
-    async fn make_own(&self, clock: &Clock, folder: &str, acls: Acls<'static>) -> Result<(), CallError> {
-        let client = self.client()?;
+    /// Makes the session's own node, which is its first heartbeat; gives the transaction.
+    async fn make_own(&self, clock: &Clock, folder: &str, acls: Acls<'static>) -> Result<i64, CallError> {
+        let client = self.wire.client()?;
         let mode = CreateMode::Ephemeral.with_acls(acls);
         let sent = clock.now();
         let mut made = client.create(&self.own, b"", &mode).await;
@@ -239,9 +268,9 @@ impl Carrier {
             make_folder(&client, folder, acls).await?;
             made = client.create(&self.own, b"", &mode).await;
         }
-        made.map_err(|failure| judge("opening a session of ZooKeeper", failure, false))?;
+        let (stat, _) = made.map_err(|failure| judge("opening a session of ZooKeeper", failure, false))?;
         self.beats.count(clock, sent).await;
-        Ok(())
+        Ok(stat.czxid)
     }
 }
 

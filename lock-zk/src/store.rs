@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -11,7 +11,7 @@ use lock_core::{
     FencingToken, Guarantees, HeldBy, Holder, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers,
     Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
 };
-use zookeeper_client::{Acls, Client, CreateMode, Error as Failure};
+use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as Failure, OneshotWatcher, Stat};
 
 use crate::emptied::Beside;
 use crate::error::{CallError, judge, protocol};
@@ -19,9 +19,12 @@ use crate::heartbeat::Beaten;
 use crate::line::{Line, holder_of, prefix};
 use crate::link::Links;
 use crate::names::Names;
+use crate::operator::{Head, read_head};
 use crate::place::{Node, Notes, Place};
+use crate::realm::Whose;
 use crate::session::{Carrier, Sessions, locked, make_folder};
 use crate::value::{self, Value};
+use crate::wire::Wire;
 use crate::{Proof, ZkConfig};
 
 /// Locks in ZooKeeper. The crate's documentation has the layout.
@@ -30,9 +33,8 @@ use crate::{Proof, ZkConfig};
 pub struct ZkStore {
     pub(crate) names: Names,
     pub(crate) clock: Clock,
-    pub(crate) links: Arc<Links>,
+    pub(crate) links: Links,
     pub(crate) sessions: Sessions,
-    pub(crate) realm: Mutex<Realm>,
     pub(crate) voters: usize,
     /// Who may touch what is made here.
     pub(crate) acls: Acls<'static>,
@@ -46,6 +48,9 @@ const MARKS: usize = 16;
 
 /// How often a lock's node is made that the server deletes, being empty, before anything is in it.
 const FOLDER_TRIES: usize = 3;
+
+/// With so many others who come into a line, or look at it, at the same time, a look is shared.
+const CROWD: usize = 3;
 
 impl ZkStore {
     /// Connects, and reads who the servers are. Sessions are stamped with `clock`: the locks must go by the same one.
@@ -61,16 +66,18 @@ impl ZkStore {
     pub async fn connect(config: ZkConfig, clock: &Clock) -> Result<ZkStore> {
         let names = Names::below(&config.path)?;
         let is_known = config.login.is_some();
-        let links = Arc::new(Links::new(config)?);
-        let tick = links.tick(clock).await?;
-        let client = links.reader(clock).await?;
-        let acls = acls(&client, is_known, &names).await?;
-        let voters = voters(&client).await?;
+        let links = Links::new(config, clock, Whose::below(&names))?;
+        let tick = links.tick().await?;
+        let reader = links.reader().await?;
+        let client = &reader.client()?;
+        let acls = acls(client, is_known, &names).await?;
+        let voters = voters(client).await?;
         // What the renewal rounds need; servers before 3.6 have it not.
         client.list_ephemerals(names.base()).await.map_err(|failure| judge("connecting", failure, false))?;
-        let realm = realm(&client, &names, acls).await?;
-        let sessions = Sessions::new(links.clone(), clock.clone(), tick, names.sessions(), acls);
-        Ok(ZkStore { names, clock: clock.clone(), links, sessions, realm: Mutex::new(realm), voters, acls })
+        links.whose().begin(client, names.base(), acls).await?;
+        links.check_servers().await?;
+        let sessions = Sessions::new(links.clone(), tick, names.sessions(), acls);
+        Ok(ZkStore { names, clock: clock.clone(), links, sessions, voters, acls })
     }
 
     /// What an ensemble of so many voting servers promises.
@@ -170,16 +177,21 @@ impl ZkStore {
     /// How the lock is held for a claim that takes no place unless it is free; it writes nothing.
     async fn held_by_another(&self, claim: &Claim) -> Result<Option<Attempt>, CallError> {
         let folder = self.names.folder(claim.name());
-        let look = |client: Client| {
-            let folder = &folder;
+        let look = move |client: Client| {
+            let folder = folder.clone();
             async move {
-                let line = line(&client, folder, true).await?;
+                let line = line(&client, &folder, true).await?;
                 let Some(first) = line.first() else { return Ok(None) };
-                self.held_by_node(&client, &format!("{folder}/{}", first.node)).await.map(Some)
+                read_head(&client, &format!("{folder}/{}", first.node)).await.map(Some)
             }
         };
-        let Some(by) = self.read(look).await? else { return Ok(None) };
-        Ok(Some(Attempt::Held(Waiting::new(by, LOOK_AGAIN.min(claim.ttl())))))
+        let Some(head) = self.read(look).await? else { return Ok(None) };
+        Ok(Some(Attempt::Held(Waiting::new(self.held_by_first(head), LOOK_AGAIN.min(claim.ttl())))))
+    }
+
+    /// What is said of who is first in line; nothing, if that one has just gone.
+    fn held_by_first(&self, head: Option<Head>) -> HeldBy {
+        head.map(|head| self.held_by(&head)).unwrap_or_default()
     }
 
     /// One look at the line by a claim that has, or may have, a place in it; `None` if it has none.
@@ -189,11 +201,11 @@ impl ZkStore {
     /// operator has deleted the node meanwhile; then it is as if the deletion came after the grant, and the next
     /// renewal round notices it. Whether a node was made at all only the leader can say.
     async fn again(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Option<Attempt>, CallError> {
-        let client = place.carrier.client()?;
-        let line = line(&client, &place.folder, place.node.is_none()).await?;
+        let wire = place.carrier.wire();
+        let line = place.carrier.looks.look(wire, &place.folder, place.node.is_none()).await?;
         let found = match &place.node {
             Some(node) => line.place_of(&node.name).map(|position| (position, node.clone())),
-            None => self.found(claim, place, &client, &line).await?,
+            None => self.found(claim, place, wire, &line).await?,
         };
         let Some((position, node)) = found else {
             // It is not there, and whatever was on its way before this look on the same session would be.
@@ -214,21 +226,24 @@ impl ZkStore {
         &self,
         claim: &Claim,
         place: &Place,
-        client: &Client,
+        wire: &Wire,
         line: &Line,
     ) -> Result<Option<(usize, Node)>, CallError> {
         let Some(position) = line.position(claim.holder()) else { return Ok(None) };
         let Some(contender) = line.at(position) else { return Ok(None) };
         let path = place.path(&contender.node);
-        let stat = client.check_stat(&path).await.map_err(|failure| judge("asking for a lock", failure, false))?;
-        match stat {
+        let own = path.clone();
+        let stat = move |client: Client| async move {
+            client.check_stat(&own).await.map_err(|failure| judge("asking for a lock", failure, false))
+        };
+        match wire.ask(stat).await? {
             Some(stat) if stat.ephemeral_owner == place.carrier.id => {
                 let node = Node { name: contender.node.clone(), czxid: stat.czxid };
                 Ok(Some((position, node)))
             }
             // It dies with an older session of this claim, and must not be taken for a lease.
             Some(_) => {
-                delete(client, &path, "asking for a lock").await?;
+                wire.ask(|client| delete(client, path, "asking for a lock")).await?;
                 Ok(None)
             }
             None => Ok(None),
@@ -237,32 +252,29 @@ impl ZkStore {
 
     /// Takes a place at the end of the line, and looks at it, in one go.
     async fn enter(&self, claim: &Claim, notes: &Notes, place: &Place) -> Result<Attempt, CallError> {
-        let client = place.carrier.client()?;
-        let path = place.path(&prefix(claim.holder()));
+        let wire = place.carrier.wire();
         // Who does not queue is granted now or not at all; who does may be granted later.
         let since = if claim.queues() { None } else { value::now() };
-        let value = Value::of(claim, place.carrier.ttl, since);
-        let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
         for _ in 0..FOLDER_TRIES {
             // Before it leaves: from now on there may be a node.
             notes.update(&place.carrier, |place| {
                 (place.node, place.in_doubt, place.granted, place.alone) = (None, true, false, None);
             });
-            let beside = place.carrier.emptied.beside(&place.folder);
-            // A session's requests are served in their order: the watch is there before the creation, and the look is at
-            // what the creation left.
-            let watch = (beside == Beside::LookAndWatch).then(|| client.check_and_watch_stat(&place.folder));
-            let create = client.create(&path, &value, &mode);
-            let (created, mut looked) = match beside {
-                Beside::Nothing => (create.await, None),
-                Beside::Look | Beside::LookAndWatch => {
-                    let (created, line) = join(create, line(&client, &place.folder, false)).await;
-                    (created, Some(line))
-                }
+            let (_comes, others) = place.carrier.looks.comes(&place.folder);
+            let mut beside = place.carrier.emptied.beside(&place.folder);
+            if others >= CROWD && beside == Beside::Look {
+                // They share a look, after they came.
+                beside = Beside::Nothing;
+            }
+            let coming = Coming {
+                folder: place.folder.clone(),
+                path: place.path(&prefix(claim.holder())),
+                value: Value::of(claim, place.carrier.ttl, since),
+                acls: self.acls,
+                beside,
             };
-            if let Some(watch) = watch
-                && let Ok((Some(_), watcher)) = watch.await
-            {
+            let Came { created, mut looked, watcher } = wire.ask(|client| coming.come(client)).await?;
+            if let Some(watcher) = watcher {
                 place.carrier.emptied.watched(&place.folder, watcher);
             }
             let (stat, sequence) = match created {
@@ -274,7 +286,9 @@ impl ZkStore {
                         notes.update(&place.carrier, |place| place.in_doubt = false);
                     }
                     if no_folder {
-                        Box::pin(make_folder(&client, &place.folder, self.acls)).await?;
+                        let (folder, acls) = (place.folder.clone(), self.acls);
+                        let make = move |client: Client| async move { make_folder(&client, &folder, acls).await };
+                        Box::pin(wire.ask(make)).await?;
                         continue;
                     }
                     return Err(failed);
@@ -290,11 +304,11 @@ impl ZkStore {
             let place = Place { node: Some(node.clone()), ..place.clone() };
             let number = sequence.into_i64();
             if looked.is_none() && place.carrier.emptied.is_next(&place.folder, number) {
-                looked = Some(Ok(Line::of(vec![node.name.clone()])));
+                looked = Some(Ok(Arc::new(Line::of(vec![node.name.clone()]))));
             }
             let line = match looked {
                 Some(line) => line,
-                None => Box::pin(line(&client, &place.folder, false)).await,
+                None => Box::pin(place.carrier.looks.look(wire, &place.folder, false)).await,
             };
             let line = line.map_err(may_stand)?;
             let Some(position) = line.place_of(&node.name) else {
@@ -307,7 +321,8 @@ impl ZkStore {
             }
             if position > 0 && !claim.queues() {
                 // Somebody was faster: nothing of the try may stay.
-                Box::pin(delete(&client, &place.path(&node.name), "asking for a lock")).await?;
+                let own = place.path(&node.name);
+                Box::pin(wire.ask(|client| delete(client, own, "asking for a lock"))).await?;
                 notes.update(&place.carrier, |place| place.node = None);
             }
             return self.attempt(claim, notes, &place, &line, position).await.map_err(may_stand);
@@ -332,6 +347,7 @@ impl ZkStore {
                     place.unmarked = value::now();
                 }
             });
+            self.sessions.saw(node.czxid);
             let token = Some(self.token(node.czxid));
             let mut by = HeldBy::holder(claim.holder());
             (by.info, by.token) = (Some(claim.info().clone()), token.clone());
@@ -348,7 +364,11 @@ impl ZkStore {
         let known = locked(&place.carrier.holders).get(&first).cloned();
         let mut by = match known {
             Some(by) => by,
-            None => Box::pin(self.held_by_node(&place.carrier.client()?, &first)).await?,
+            None => {
+                let wire = place.carrier.wire();
+                let head = wire.ask(|client| async move { read_head(&client, &first).await });
+                self.held_by_first(Box::pin(head).await?)
+            }
         };
         by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
         // A place without a shared session is kept by asking again.
@@ -366,42 +386,29 @@ impl ZkStore {
         if let Some(own) = place.own() {
             locked(&place.carrier.holders).remove(&own);
         }
-        let own_client = place.carrier.client().ok().filter(|_| place.carrier.may_stand());
-        let is_clear = !place.in_doubt && !claim.is_unclear() && own_client.is_some();
-        let left = match own_client {
-            Some(client) => self.left_by(claim, place, &client, is_clear).await,
+        let own_wire = place.carrier.may_stand().then(|| place.carrier.wire());
+        let left = match own_wire {
+            Some(wire) => {
+                let is_clear = !place.in_doubt && !claim.is_unclear();
+                match place.own().filter(|_| is_clear) {
+                    Some(own) => left_by(place, wire, own).await,
+                    None => {
+                        let (folder, holder) = (place.folder.clone(), claim.holder());
+                        Box::pin(wire.ask(move |client| delete_all(client, folder, holder))).await
+                    }
+                }
+            }
             // Its session is over here; anybody who may can delete its node.
-            None => Box::pin(self.read(|client| async move { self.left_by(claim, place, &client, false).await }))
-                .await
-                .map_err(Into::into),
+            None => {
+                let (folder, holder) = (place.folder.clone(), claim.holder());
+                Box::pin(self.read(move |client| delete_all(client, folder.clone(), holder))).await.map_err(Into::into)
+            }
         };
         if left.is_ok() && place.carrier.session().is_none() {
             place.carrier.end(&self.clock);
         }
-        left
-    }
-
-    async fn left_by(
-        &self,
-        claim: &Claim,
-        place: &Place,
-        client: &Client,
-        is_clear: bool,
-    ) -> Result<Released, CallError> {
-        let (found, is_first) = match place.own().filter(|_| is_clear) {
-            Some(own) => {
-                let found = delete(client, &own, "releasing").await?;
-                if let Some(alone) = place.alone.filter(|_| found) {
-                    place.carrier.emptied.left(&place.folder, alone);
-                }
-                (found, place.granted)
-            }
-            None => {
-                let (found, was_first) = Box::pin(delete_all(client, place, claim.holder())).await?;
-                (found, place.granted || was_first)
-            }
-        };
-        Ok(if found && is_first { Released::Held } else { Released::NotHeld })
+        let (found, was_first) = left?;
+        Ok(if found && (place.granted || was_first) { Released::Held } else { Released::NotHeld })
     }
 
     async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
@@ -424,9 +431,9 @@ impl ZkStore {
         let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
         let Some(own) = place.own() else { return Ok(Renewed::NotHeld) };
         let Beaten::Since(since) = place.carrier.beat(clock, None).await? else { return Ok(Renewed::NotHeld) };
-        let client = place.carrier.client()?;
+        let wire = place.carrier.wire();
         // It follows the heartbeat on the same session, and sees at least what that saw.
-        let stat = client.check_stat(&own).await.map_err(|failure| judge("renewing", failure, false))?;
+        let stat = wire.client()?.check_stat(&own).await.map_err(|failure| judge("renewing", failure, false))?;
         if stat.is_none() {
             return Ok(Renewed::NotHeld);
         }
@@ -434,38 +441,46 @@ impl ZkStore {
         Ok(Renewed::Since(since, place.carrier.ttl))
     }
 
-    /// One round of a session: heartbeats, and a look at what is still on it. The look comes before the answer, so that
-    /// a lease whose node was broken is lost before the session is believed in any longer.
+    /// Answers by one round of a session. The losses come before the answer, so that a lease whose node was broken is lost
+    /// before the session is believed in any longer.
     async fn renew_session(&self, clock: &Clock, renewal: &Renewal, carrier: &Arc<Carrier>) -> Result<()> {
-        // Before the reading: a claim that is granted during it may be missing there.
-        let granted = granted(carrier);
-        let nodes = match self.beat_and_look(clock, carrier).await {
-            Err(failed) if failed.session_is_gone => None,
-            looked => looked?,
-        };
-        let Some((since, nodes)) = nodes else {
+        let round = carrier.round(clock, self.names.base()).await?;
+        let Some((since, nodes)) = &round.stands else {
             carrier.end(clock);
             renewal.answer(Renewed::NotHeld);
             return Ok(());
         };
         let still =
             |claim: &Claim| Notes::of(claim).place().filter(|place| place.granted).and_then(|place| place.own());
-        for (claim, own) in granted.iter().filter(|(_, own)| !nodes.contains(own)) {
+        for (claim, own) in round.granted.iter().filter(|(_, own)| !nodes.contains(own)) {
             // It may have got another node meanwhile.
             if still(claim).is_none_or(|still| still == *own) {
                 renewal.not_held(claim);
             }
         }
-        renewal.answer(Renewed::Since(since, carrier.ttl));
-        self.mark(carrier, &granted);
+        renewal.answer(Renewed::Since(*since, carrier.ttl));
+        if round.is_to_be_tidied() {
+            self.mark(carrier, &round.granted);
+            self.delete_orphans(carrier, nodes).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what nobody claims any more. It comes after the reading of the nodes: who came later has nothing there.
+    async fn delete_orphans(&self, carrier: &Arc<Carrier>, nodes: &HashSet<String>) -> Result<(), CallError> {
         let Some(session) = carrier.session() else { return Ok(()) };
-        // After the reading: who came later has nothing there.
         let holders: HashSet<Holder> = session.claims().iter().map(Claim::holder).collect();
-        for node in &nodes {
+        let is_orphan = |node: &&String| {
             let holder = self.names.split(node).and_then(|(_, child)| holder_of(child));
-            if holder.is_some_and(|holder| !holders.contains(&holder)) {
-                delete(&carrier.client()?, node, "deleting what nobody claims").await?;
-            }
+            holder.is_some_and(|holder| !holders.contains(&holder))
+        };
+        let wire = carrier.wire();
+        let deleting = nodes.iter().filter(is_orphan).map(|node| {
+            let node = node.clone();
+            wire.ask(|client| delete(client, node, "deleting what nobody claims"))
+        });
+        for deleted in join_all(deleting).await {
+            deleted?;
         }
         Ok(())
     }
@@ -473,7 +488,7 @@ impl ZkStore {
     /// Writes into some nodes since when their holders have the locks, which was not known when they were made. It is for
     /// people, and nobody waits for it; who has written something else there meanwhile is not written over.
     fn mark(&self, carrier: &Arc<Carrier>, granted: &[(Claim, String)]) {
-        let Ok(client) = carrier.client() else { return };
+        let Ok(client) = carrier.wire().client() else { return };
         let unmarked = |claim: &Claim| Notes::of(claim).place().and_then(|place| place.unmarked);
         let due = granted.iter().filter_map(|(claim, own)| Some((claim, own, unmarked(claim)?)));
         for (claim, own, since) in due.take(MARKS) {
@@ -481,30 +496,6 @@ impl ZkStore {
             Notes::of(claim).update(carrier, |place| place.unmarked = None);
         }
     }
-
-    /// Since when the session lasts, and the nodes that are on it; `None` if it has ended.
-    async fn beat_and_look(
-        &self,
-        clock: &Clock,
-        carrier: &Carrier,
-    ) -> Result<Option<(Moment, HashSet<String>)>, CallError> {
-        let Beaten::Since(since) = carrier.beat(clock, None).await? else { return Ok(None) };
-        // A server has applied a write before it answers it, and serves no session with an older state than the session
-        // has seen: so this sees at least what the last heartbeat saw, without another `sync`.
-        let nodes = carrier.client()?.list_ephemerals(self.names.base()).await;
-        let nodes = nodes.map_err(|failure| judge("reading what a session has", failure, false))?;
-        Ok(Some((since, nodes.into_iter().collect())))
-    }
-}
-
-/// The claims that were granted a lease on this session, with the paths of their nodes.
-fn granted(carrier: &Arc<Carrier>) -> Vec<(Claim, String)> {
-    let own = |claim: Claim| {
-        let place = Notes::of(&claim).place()?;
-        let own = place.own().filter(|_| place.granted && Arc::ptr_eq(&place.carrier, carrier))?;
-        Some((claim, own))
-    };
-    carrier.session().map(|session| session.claims().into_iter().filter_map(own).collect()).unwrap_or_default()
 }
 
 /// The line of the lock with this node; nobody, if there is no such node. Where it must be what the quorum knows by now, the
@@ -526,22 +517,70 @@ pub(crate) async fn line(client: &Client, folder: &str, sync: bool) -> Result<Li
     }
 }
 
+/// Who comes into a line, and what is done beside it.
+struct Coming {
+    folder: String,
+    path: String,
+    value: Vec<u8>,
+    acls: Acls<'static>,
+    beside: Beside,
+}
+
+/// What became of it.
+struct Came {
+    created: Result<(Stat, CreateSequence), Failure>,
+    looked: Option<Result<Arc<Line>, CallError>>,
+    watcher: Option<OneshotWatcher>,
+}
+
+impl Coming {
+    /// A session's requests are served in their order: the watch is there before the creation, and the look is at what
+    /// the creation left.
+    async fn come(self, client: Client) -> Result<Came, CallError> {
+        let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
+        let watch = (self.beside == Beside::LookAndWatch).then(|| client.check_and_watch_stat(&self.folder));
+        let create = client.create(&self.path, &self.value, &mode);
+        let (created, looked) = match self.beside {
+            Beside::Nothing => (create.await, None),
+            Beside::Look | Beside::LookAndWatch => {
+                let (created, line) = join(create, line(&client, &self.folder, false)).await;
+                (created, Some(line.map(Arc::new)))
+            }
+        };
+        let watcher = match watch {
+            Some(watch) => watch.await.ok().and_then(|(stat, watcher)| stat.map(|_| watcher)),
+            None => None,
+        };
+        Ok(Came { created, looked, watcher })
+    }
+}
+
+/// Deletes a place's own node; gives whether it was there, and whether it was seen to be the first.
+async fn left_by(place: &Place, wire: &Wire, own: String) -> Result<(bool, bool), CallError> {
+    let found = wire.ask(|client| delete(client, own, "releasing")).await?;
+    if let Some(alone) = place.alone.filter(|_| found) {
+        place.carrier.emptied.left(&place.folder, alone);
+    }
+    Ok((found, false))
+}
+
 /// Deletes a node; gives whether it was there.
-pub(crate) async fn delete(client: &Client, path: &str, doing: &str) -> Result<bool, CallError> {
-    match client.delete(path, None).await {
+pub(crate) async fn delete(client: Client, path: String, doing: &'static str) -> Result<bool, CallError> {
+    match client.delete(&path, None).await {
         Ok(()) => Ok(true),
         Err(Failure::NoNode) => Ok(false),
         Err(failure) => Err(judge(doing, failure, true)),
     }
 }
 
-/// Deletes whatever this holder has in the line; gives whether there was something, and whether it was the first.
-async fn delete_all(client: &Client, place: &Place, holder: Holder) -> Result<(bool, bool), CallError> {
-    let line = line(client, &place.folder, true).await?;
+/// Deletes whatever this holder has in the line; gives whether there was something, and whether it was the first. After
+/// this on the claim's own session nothing of it can come any more: its requests are served in their order.
+async fn delete_all(client: Client, folder: String, holder: Holder) -> Result<(bool, bool), CallError> {
+    let line = line(&client, &folder, true).await?;
     let (mut any, mut first) = (false, false);
     for position in line.positions(holder) {
         let Some(contender) = line.at(position) else { continue };
-        if delete(client, &place.path(&contender.node), "releasing").await? {
+        if delete(client.clone(), format!("{folder}/{}", contender.node), "releasing").await? {
             (any, first) = (true, first || position == 0);
         }
     }
@@ -596,34 +635,6 @@ async fn voters(client: &Client) -> Result<usize> {
     Ok(voters.max(1))
 }
 
-/// Whose tokens these are: what the node beside the locks says, which is made if there is none.
-async fn realm(client: &Client, names: &Names, acls: Acls<'static>) -> Result<Realm> {
-    let path = names.realm();
-    let judged = |failure| judge("reading the realm", failure, false);
-    client.sync(&path).await.map_err(judged)?;
-    for _ in 0..FOLDER_TRIES {
-        match client.get_data(&path).await {
-            Ok((text, _)) => {
-                let text = String::from_utf8(text).map_err(|_| protocol("the realm in ZooKeeper is no text"))?;
-                return Ok(Realm::new(text));
-            }
-            Err(Failure::NoNode) => {}
-            Err(failure) => return Err(judged(failure).into()),
-        }
-        if names.base() != "/" {
-            make_folder(client, names.base(), acls).await?;
-        }
-        let fresh = Realm::fresh("zk");
-        match client.create(&path, fresh.as_str().as_bytes(), &CreateMode::Persistent.with_acls(acls)).await {
-            Ok(_) => return Ok(fresh),
-            // Another one makes it at the same time, or its folder was deleted, being empty.
-            Err(Failure::NodeExists | Failure::NoNode) => {}
-            Err(failure) => return Err(judged(failure).into()),
-        }
-    }
-    Err(Error::refused(ErrorKind::Unavailable, "the realm in ZooKeeper was deleted again and again"))
-}
-
 #[async_trait]
 impl LockStore for ZkStore {
     fn guarantees(&self) -> Guarantees {
@@ -631,7 +642,7 @@ impl LockStore for ZkStore {
     }
 
     fn realm(&self) -> Realm {
-        locked(&self.realm).clone()
+        self.links.whose().realm()
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
@@ -655,12 +666,17 @@ impl LockStore for ZkStore {
     async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
         let notes = Notes::of(claim);
         let Some(place) = notes.place() else { return Ok(()) };
-        let Some(before) = &place.waits_for else { return Ok(()) };
+        let Some(before) = place.waits_for else { return Ok(()) };
         // The node ahead has no children and never will: this tells of its end, and of nothing else.
-        match place.carrier.client()?.list_and_watch_children(before).await {
-            Ok((_, watcher)) => drop(watcher.changed().await),
-            Err(Failure::NoNode) => {}
-            Err(failure) => return Err(judge("waiting", failure, false).into()),
+        let watch = |client: Client| async move {
+            match client.list_and_watch_children(&before).await {
+                Ok((_, watcher)) => Ok(Some(watcher)),
+                Err(Failure::NoNode) => Ok(None),
+                Err(failure) => Err(judge("waiting", failure, false)),
+            }
+        };
+        if let Some(watcher) = place.carrier.wire().ask(watch).await? {
+            drop(watcher.changed().await);
         }
         Ok(())
     }
@@ -704,12 +720,8 @@ impl LockStore for ZkStore {
     }
 
     async fn new_realm(&self) -> Result<Realm> {
-        let client = self.links.reader(&self.clock).await?;
-        let fresh = Realm::fresh("zk");
-        let written = client.set_data(&self.names.realm(), fresh.as_str().as_bytes(), None).await;
-        written.map_err(|failure| judge("beginning a realm", failure, true))?;
-        *locked(&self.realm) = fresh.clone();
-        Ok(fresh)
+        let (reader, links) = (self.links.reader().await?, self.links.clone());
+        Ok(reader.ask(|client| async move { Ok(links.whose().renew(&client).await?) }).await?)
     }
 }
 

@@ -142,3 +142,10 @@ async fn a_user_that_the_servers_know_gets_in_by_sasl_and_one_that_they_do_not_k
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied), "{error:?}");
     assert!(!format!("{error:?}").contains("wr0ng"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_nobody_knows_is_named_as_such() {
+    let error = open("zk://no-such-host.invalid/app").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("no-such-host.invalid is not known"), "{error}");
+}

@@ -78,7 +78,7 @@ async fn many_locks_cost_one_heartbeat() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not_before() {
     let (zookeeper, name) = (shared(), fresh("revoked"));
-    let (ours, theirs) = (locks(zookeeper.endpoints(), secs(2)).await, locks(zookeeper.endpoints(), secs(2)).await);
+    let (ours, theirs) = (locks(zookeeper.endpoints(), secs(4)).await, locks(zookeeper.endpoints(), secs(4)).await);
     let client = client(zookeeper).await;
     let guard = ours.lock(&name).acquire().await.unwrap();
     let waiter = crate::bed::waits(&theirs, &name).await;

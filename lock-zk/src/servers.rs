@@ -1,0 +1,177 @@
+//! [`Servers`]: where to find the servers just now.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lock_core::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::ZkConfig;
+
+/// Where to find the servers just now.
+///
+/// The client takes a name for one server, and tries only the first of its addresses if that one is silent. So of a name
+/// with several addresses it is given those that answer. A name with one address stays a name: the client looks it up
+/// again whenever it connects, and follows a server that moves.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    /// As `host:port`.
+    all: Vec<String>,
+    secure: bool,
+    /// What names mean in a test; the system is asked for those that are not here.
+    known: HashMap<String, Vec<SocketAddr>>,
+}
+
+/// Where one opening of a session looks.
+pub(crate) struct Found {
+    /// As the client takes them.
+    pub(crate) cluster: String,
+    /// Why names are missing, for people.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// What one server's name means.
+struct Meaning {
+    endpoints: Vec<String>,
+    unknown: Option<String>,
+}
+
+impl Servers {
+    pub(crate) fn new(config: &ZkConfig) -> Result<Servers> {
+        config.cluster()?;
+        Ok(Servers { all: config.servers.clone(), secure: config.tls.is_some(), known: HashMap::new() })
+    }
+
+    /// As `host:port`.
+    pub(crate) fn all(&self) -> &[String] {
+        &self.all
+    }
+
+    /// All servers. A name is looked up in twice this time, and an address has this time to answer.
+    pub(crate) async fn find(&self, within: Duration) -> Found {
+        self.find_of(&self.all, within).await
+    }
+
+    /// These servers, as [`find`](Servers::find) does.
+    pub(crate) async fn find_of(&self, servers: &[String], within: Duration) -> Found {
+        let meanings = join_all(servers.iter().map(|server| self.meaning(server, within))).await;
+        let (mut endpoints, mut unknown) = (Vec::new(), Vec::new());
+        for meaning in meanings {
+            endpoints.extend(meaning.endpoints);
+            unknown.extend(meaning.unknown);
+        }
+        Found { cluster: endpoints.join(","), unknown }
+    }
+
+    async fn meaning(&self, server: &str, within: Duration) -> Meaning {
+        let as_it_is = |unknown| Meaning { endpoints: vec![server.to_owned()], unknown };
+        let (host, port) = split(server);
+        if host.parse::<IpAddr>().is_ok() {
+            return as_it_is(None);
+        }
+        let addresses = match tokio::time::timeout(within * 2, self.look_up(host, port)).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => return as_it_is(Some(format!("{host} is not known: {error}"))),
+            Err(_) => return as_it_is(Some(format!("{host} is not known: nobody said it in time"))),
+        };
+        // A certificate is of a name, so that TLS needs the name. And while its first address answers, it finds the server.
+        if self.secure || addresses.len() < 2 {
+            return as_it_is(None);
+        }
+        let alive = join_all(addresses.iter().map(|address| answers(*address, within))).await;
+        let mut endpoints: Vec<String> =
+            addresses.iter().zip(&alive).filter(|(_, alive)| **alive).map(|(address, _)| address.to_string()).collect();
+        if endpoints.is_empty() {
+            endpoints = addresses.iter().map(SocketAddr::to_string).collect();
+        }
+        if alive[0] {
+            endpoints[0] = server.to_owned();
+        }
+        Meaning { endpoints, unknown: None }
+    }
+
+    async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        match self.known.get(host) {
+            Some(known) => Ok(known.clone()),
+            None => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
+        }
+    }
+}
+
+/// Whether a server at this address says anything: also that it does not say what it is asked.
+async fn answers(address: SocketAddr, within: Duration) -> bool {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"srvr").await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(within, asked).await, Ok(Ok(_)))
+}
+
+/// The host and the port; the port is there, or the client takes its own.
+fn split(server: &str) -> (&str, u16) {
+    match server.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => {
+            (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or(DEFAULT_PORT))
+        }
+        _ => (server.trim_start_matches('[').trim_end_matches(']'), DEFAULT_PORT),
+    }
+}
+
+const DEFAULT_PORT: u16 = 2181;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use lock_testkit::ZooKeeper;
+
+    use super::*;
+
+    fn named(server: &str, known: &[(&str, Vec<SocketAddr>)]) -> Servers {
+        let known = known.iter().map(|(name, addresses)| ((*name).to_owned(), addresses.clone())).collect();
+        Servers { all: vec![server.to_owned()], secure: false, known }
+    }
+
+    #[test]
+    fn a_server_is_a_host_and_a_port_in_every_form_of_them() {
+        for (server, host, port) in [
+            ("a.example:77", "a.example", 77),
+            ("a.example", "a.example", 2181),
+            ("10.0.0.1:77", "10.0.0.1", 77),
+            ("[::1]:77", "::1", 77),
+            ("[::1]", "::1", 2181),
+        ] {
+            assert_eq!(split(server), (host, port));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_name_with_several_addresses_those_that_are_silent_are_passed_over() {
+        let zookeeper = ZooKeeper::start(1);
+        let alive: SocketAddr = zookeeper.endpoints()[0].parse().expect("an address");
+        // It takes connections, and says nothing.
+        let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
+        let silent = silent.local_addr().expect("an address");
+        let gone: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let servers = named("many:1", &[("many", vec![silent, gone, alive])]);
+        let found = servers.find(Duration::from_secs(5)).await;
+        assert_eq!((found.cluster, found.unknown.len()), (alive.to_string(), 0));
+        // While the first answers, the name leads there, also when the server moves.
+        let servers = named("many:1", &[("many", vec![alive, silent])]);
+        assert_eq!(servers.find(Duration::from_secs(5)).await.cluster, "many:1");
+        // Where none answers, all are tried.
+        let servers = named("many:1", &[("many", vec![gone, silent])]);
+        assert_eq!(servers.find(Duration::from_millis(500)).await.cluster, format!("{gone},{silent}"));
+    }
+
+    #[tokio::test]
+    async fn a_name_with_one_address_stays_a_name() {
+        let servers = named("one:77", &[("one", vec!["127.0.0.1:1".parse().expect("an address")])]);
+        assert_eq!(servers.find(Duration::from_secs(5)).await.cluster, "one:77");
+    }
+}

@@ -1,0 +1,140 @@
+//! A lease depends on no runtime: not on that which opened the store, nor on that which acquired first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lock_core::{LockName, Locks};
+use lock_testkit::ZooKeeper;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::bed::{client, fresh, locks, nodes, secs, shared, soon, until};
+
+const TTL: Duration = secs(6);
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Opens a store, and makes use of it, on a runtime that has ended when this returns.
+fn opened_elsewhere() -> Locks {
+    let opening = || {
+        runtime().block_on(async {
+            let locks = locks(shared().endpoints(), TTL).await;
+            // From its third use on, a folder is watched.
+            for _ in 0..4 {
+                locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
+            }
+            locks
+        })
+    };
+    std::thread::spawn(opening).join().unwrap()
+}
+
+/// Everything that one does with locks, over three TTLs.
+async fn all_goes_on(locks: &Locks, name: &LockName) {
+    locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
+    let guard = locks.lock(name).acquire().await.unwrap();
+    let waiter = tokio::spawn(locks.lock(name).acquire());
+    let fixed = locks.lock(fresh("fixed")).fixed().acquire().await.unwrap();
+    fixed.release().await.unwrap();
+    let until = Instant::now() + 3 * TTL;
+    while Instant::now() < until {
+        assert!(guard.is_valid(), "{:?}", guard.check());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    guard.renew().await.unwrap();
+    guard.release().await.unwrap();
+    let next = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+    assert!(locks.lock(name).try_acquire().await.unwrap().is_none());
+    assert_eq!(locks.inspect(name).await.unwrap().unwrap().holder, Some(next.holder()));
+    next.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_the_end_of_the_runtime_that_opened_the_store_all_goes_on() {
+    let locks = opened_elsewhere();
+    all_goes_on(&locks, &fresh("opened")).await;
+}
+
+#[test]
+fn who_has_a_runtime_without_timers_and_sockets_is_served() {
+    let (_, name) = (shared(), fresh("bare"));
+    let locks = runtime().block_on(locks(shared().endpoints(), TTL));
+    // It has neither timers nor sockets.
+    let bare = Builder::new_current_thread().build().unwrap();
+    let guard = bare.block_on(locks.lock(&name).acquire()).unwrap();
+    std::thread::sleep(2 * TTL);
+    assert!(guard.is_valid(), "{:?}", guard.check());
+    bare.block_on(guard.release()).unwrap();
+}
+
+/// A runtime that opened the store, acquired, has tasks in the middle of everything, and is not driven after that until
+/// it is told to end.
+fn idle(locks: &Locks, name: &LockName, over: &Arc<AtomicBool>) -> JoinHandle<()> {
+    let (locks, name, over) = (locks.clone(), name.clone(), over.clone());
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = runtime();
+        let guard = runtime.block_on(locks.lock(&name).acquire()).unwrap();
+        for _ in 0..300 {
+            let locks = locks.clone();
+            runtime.spawn(async move {
+                loop {
+                    let cycle = async { locks.lock(fresh("in-the-middle")).ttl(TTL).acquire().await?.release().await };
+                    cycle.await.unwrap();
+                }
+            });
+        }
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(300)).await });
+        ready.send(()).unwrap();
+        while !over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(guard.is_valid(), "{:?}", guard.check());
+    });
+    is_ready.recv().unwrap();
+    thread
+}
+
+#[tokio::test]
+async fn while_a_runtime_is_idle_in_the_middle_of_its_tasks_all_goes_on_elsewhere() {
+    let zookeeper = ZooKeeper::start(1);
+    let locks = locks(zookeeper.endpoints(), TTL).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let idle = idle(&locks, &fresh("idle"), &over);
+    let before = Instant::now();
+    for _ in 0..10 {
+        locks.lock(fresh("next")).acquire().await.unwrap().release().await.unwrap();
+    }
+    assert!(before.elapsed() < 5 * TTL, "what an idle runtime has under way holds up others");
+    all_goes_on(&locks, &fresh("beside")).await;
+    over.store(true, Ordering::Relaxed);
+    idle.join().unwrap();
+}
+
+#[tokio::test]
+async fn guards_and_waiters_that_are_dropped_after_the_end_of_their_runtime_leave_nothing() {
+    let (zookeeper, name) = (shared(), fresh("orphans"));
+    let locks = locks(zookeeper.endpoints(), secs(60)).await;
+    let (own, elsewhere) = (locks.clone(), name.clone());
+    let ended = std::thread::spawn(move || {
+        let runtime = runtime();
+        let guard = runtime.block_on(own.lock(&elsewhere).acquire()).unwrap();
+        let mut waiter = Box::pin(own.lock(&elsewhere).acquire());
+        runtime.block_on(async {
+            assert!(tokio::time::timeout(Duration::from_millis(500), &mut waiter).await.is_err());
+        });
+        drop(runtime);
+        drop(waiter);
+        guard
+    });
+    let guard = tokio::task::spawn_blocking(|| ended.join().unwrap()).await.unwrap();
+    let client = client(zookeeper).await;
+    until("the waiter's end", || async { nodes(&client, name.as_str()).await.len() == 1 }).await;
+    assert!(guard.is_valid());
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    until("the holder's end", || async { nodes(&client, name.as_str()).await.is_empty() }).await;
+    soon("the end of all", locks.close()).await;
+}
