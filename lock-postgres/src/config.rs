@@ -37,8 +37,9 @@ pub struct PostgresConfig {
     pub pooler: Option<bool>,
     /// How the database fails over; `None`: looked up at connect.
     pub failover: Option<FailOver>,
-    /// How many connections are used at most for steps, by default
-    /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Waiters share one more.
+    /// How many connections each runtime uses at most for steps, by default
+    /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Renewals have up to 4 of their own, and the waiters of
+    /// the process share one more.
     pub connections: usize,
     /// How long connecting may take, by default
     /// [`DEFAULT_CONNECT_TIMEOUT`](PostgresConfig::DEFAULT_CONNECT_TIMEOUT).
@@ -49,7 +50,7 @@ pub struct PostgresConfig {
     /// How soon a waiter looks again that cannot be told of a release, by default
     /// [`DEFAULT_POLL_INTERVAL`](PostgresConfig::DEFAULT_POLL_INTERVAL).
     pub poll_interval: Duration,
-    /// After how long the row of a name that nobody locks is removed, by default
+    /// After how long the row of a name that nobody locks may be removed, which new names bring about by chance, by default
     /// [`DEFAULT_PRUNE_AFTER`](PostgresConfig::DEFAULT_PRUNE_AFTER); zero: never.
     pub prune_after: Duration,
 }
@@ -102,7 +103,8 @@ pub enum TlsMode {
     Prefer,
     /// Always; nobody is authenticated.
     Require,
-    /// The server's certificate must be of a trusted authority.
+    /// The server's certificate must be of a trusted authority. In this mode the client takes the TLS provider that the
+    /// process has chosen for `rustls`; if it has chosen none, `ring` is made its choice.
     VerifyCa,
     /// And be made out to this host.
     VerifyFull,

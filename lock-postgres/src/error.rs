@@ -22,6 +22,38 @@ pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server said that it ends the connection, which it does not say in the middle of a step that goes on.
+pub(crate) fn is_a_farewell(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("57P01" | "57P02" | "57P05"))
+}
+
+/// Why a step failed.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// Whether a step of many may have failed because of one of them, and was undone.
+    pub(crate) may_be_of_one: bool,
+}
+
+impl Failed {
+    /// Whatever was asked for failed for the same reason.
+    pub(crate) fn whole(error: Error) -> Failed {
+        Failed { error, may_be_of_one: false }
+    }
+
+    pub(crate) fn of_step(server: &str, doing: &str, error: sqlx::Error) -> Failed {
+        // A row that somebody keeps locked, too many for the time there was, a value that is none, a rule of the table.
+        let of_one = |code: String| ["55P03", "57014"].contains(&&*code) || ["22", "23", "P0"].contains(&&code[..2]);
+        let may_be_of_one = code(&error).filter(|code| code.is_ascii() && code.len() == 5).is_some_and(of_one);
+        Failed { error: of_step(server, doing, error), may_be_of_one }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Error {
+        failed.error
+    }
+}
+
 /// Whether the same statement may succeed at once: it met another transaction, and was undone.
 pub(crate) fn is_a_meeting(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01"))
@@ -92,6 +124,18 @@ fn words(error: &sqlx::Error) -> String {
 
 pub(crate) fn timed_out(server: &str, doing: &str, limit: Duration, effect: Effect) -> Error {
     Error::new(ErrorKind::TimedOut, effect, format!("{server}: {doing} brought no answer within {limit:?}"))
+}
+
+/// The runtime that was to send something has ended.
+pub(crate) fn ending() -> Error {
+    let text = "postgres: the runtime that asks for this has ended; the outcome is unknown";
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
+}
+
+/// What a step did not find that was asked for twice: the first may have done it.
+pub(crate) fn twice(server: &str, doing: &str) -> Error {
+    let text = format!("{server}: it ended the connection while {doing}; the outcome is unknown");
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
 /// An answer that none of our statements gives.

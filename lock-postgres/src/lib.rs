@@ -27,12 +27,19 @@
 
 mod advisory;
 mod config;
+mod connection;
+mod dial;
 mod driver;
 mod error;
 mod fence;
+mod grants;
 mod key;
+mod lanes;
 mod link;
+mod pool;
+mod prune;
 mod realms;
+mod relay;
 mod row;
 mod schema;
 mod server;

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lock_core::{FencingToken, Realm};
 
-use crate::link::Answer;
+use crate::pool::Answer;
 
 /// The realm of the data: what the table says, and the identifier of the database system, so that data which was copied
 /// into another system is another realm by itself. It is read in the same step as each token.

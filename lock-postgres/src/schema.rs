@@ -5,12 +5,13 @@ use crate::{PostgresConfig, Table};
 use lock_core::Holder;
 
 /// The layout that this program knows.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
 
 /// Free rows stay, so that their tokens go on rising, until they are pruned. Of `unique (name, token)` the fence lives:
 /// because the token is part of a key, a statement that changes it waits for those who have read the row `for key share`,
-/// and a renewal does not.
+/// and a renewal does not. There is no index on `expires_at`, which each renewal would have to change as well.
 const LAYOUT: &str = "begin;
+set local search_path = pg_catalog, pg_temp;
 -- Two who do this at once do it one after the other.
 select pg_advisory_xact_lock(hashtext('leasehold'));
 create schema if not exists \"{schema}\";
@@ -19,7 +20,9 @@ create table if not exists {m} (
     version integer not null,
     mode text not null,
     realm text not null,
-    floor bigint not null
+    floor bigint not null,
+    pruned_to text not null default '',
+    standby_seen timestamptz
 );
 create table if not exists {t} (
     name text collate \"C\" primary key,
@@ -32,13 +35,27 @@ create table if not exists {t} (
     waited_for boolean not null default false,
     place text,
     unique (name, token)
-) with (fillfactor = 70);
+) with ({settings});
 insert into {m} (id, version, mode, realm, floor)
     values (1, {version}, '{mode}', '{realm}', 0) on conflict do nothing;
+-- What tables of layout 1 lack.
+do $$ begin
+    if (select version from {m} where id = 1) < {version} then
+        alter table {m} add column pruned_to text not null default '', add column standby_seen timestamptz;
+        alter table {t} set ({settings});
+        update {m} set version = {version} where id = 1;
+    end if;
+end $$;
 commit;
 ";
 
-/// The statements that make the tables of this configuration. Where they are made already, they change nothing.
+/// The server shall clean up early, since each change of a row leaves a dead one; and not give the end of the file back to
+/// the system, for which it would lock everybody out.
+const SETTINGS: &str = "fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off";
+
+/// The statements that make the tables of this configuration, or bring those of an older layout up to date. Where they are
+/// as they shall be already, they change nothing.
 pub(crate) fn script(config: &PostgresConfig) -> String {
     let table = &config.table;
     let schema = match table.schema() {
@@ -48,6 +65,7 @@ pub(crate) fn script(config: &PostgresConfig) -> String {
     };
     table
         .name_in(&schema)
+        .replace("{settings}", SETTINGS)
         .replace("{version}", &VERSION.to_string())
         .replace("{mode}", mode(config.mode))
         .replace("{realm}", &Holder::fresh().to_string())
@@ -69,7 +87,9 @@ pub(crate) fn wrong(table: &Table, wanted: Mode, version: i32, found: &str) -> O
         ));
     }
     if version < VERSION {
-        return Some(format!("the table {table} has the unknown layout {version}; use another table"));
+        return Some(format!(
+            "the table {table} has the older layout {version}: `leasehold init URL` brings it up to date, and keeps what is in it"
+        ));
     }
     let wanted = mode(wanted);
     (wanted != found).then(|| {

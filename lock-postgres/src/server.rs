@@ -6,8 +6,9 @@ use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle}
 use sqlx::Row as _;
 
 use crate::config::{FailOver, Mode};
+use crate::connection::Way;
 use crate::error;
-use crate::link::{Link, Way};
+use crate::link::Link;
 use crate::statement::Statement;
 
 /// What a server says of itself. What is not known promises nothing.
@@ -22,6 +23,8 @@ pub(crate) struct Server {
     waited_for: i64,
     /// Places kept for servers that are fed, also while they are away.
     slots: i64,
+    /// What tells of such servers in the past.
+    traces: Vec<&'static str>,
     version: i32,
     several_hosts: bool,
     declared: Option<FailOver>,
@@ -84,6 +87,28 @@ const LOOK: &str = "select current_setting('fsync') = 'on' as syncs,
     (select count(*) from pg_replication_slots where slot_type = 'physical') as slots,
     current_setting('server_version_num')::integer as version";
 
+/// What may tell of a server that is fed, or was, and is away just now: each with what it says to people.
+const TRACES: [(&str, &str); 5] = [
+    ("was_seen", "one was seen before"),
+    ("took_over", "its data has a timeline of a server that took over"),
+    ("was_fed", "primary_conninfo says by whom it was fed itself"),
+    ("has_role", "there is a role for replication"),
+    ("keeps_log", "wal_keep_size keeps the log for one"),
+];
+
+/// Not every service lets everybody ask this.
+const LOOK_FOR_TRACES: &str = "select
+    (select standby_seen is not null from {m} where id = 1) as was_seen,
+    left(pg_walfile_name(pg_current_wal_lsn()), 8) > '00000001' as took_over,
+    case when pg_has_role('pg_read_all_settings', 'usage')
+        then coalesce(current_setting('primary_conninfo', true), '') <> '' else false end as was_fed,
+    exists (select from pg_roles where rolreplication and rolcanlogin and not rolsuper) as has_role,
+    coalesce(current_setting('wal_keep_size', true), '0') <> '0' as keeps_log";
+
+/// Remembers that a server that is fed was seen, for those who look while it is away.
+const NOTE: &str = "update {m} set standby_seen = clock_timestamp()
+    where id = 1 and (standby_seen is null or standby_seen < clock_timestamp() - interval '1 day')";
+
 impl Server {
     /// Asks the server; `is_logged`: the table is written to its log.
     pub(crate) async fn look(link: &Link, is_logged: bool) -> Result<Server> {
@@ -93,7 +118,7 @@ impl Server {
         let row = answer.rows.first().ok_or_else(odd)?;
         let odd = |_: sqlx::Error| error::odd(&answer.to, statement.doing);
         let config = link.config();
-        Ok(Server {
+        let mut server = Server {
             to: answer.to.to_string(),
             syncs: row.try_get("syncs").map_err(odd)?,
             whole_pages: row.try_get("whole_pages").map_err(odd)?,
@@ -101,22 +126,35 @@ impl Server {
             fed: row.try_get("fed").map_err(odd)?,
             waited_for: row.try_get("waited_for").map_err(odd)?,
             slots: row.try_get("slots").map_err(odd)?,
+            traces: Vec::new(),
             version: row.try_get("version").map_err(odd)?,
             several_hosts: config.hosts.len() > 1,
             declared: config.failover,
             way: link.way(),
             is_logged,
-        })
+        };
+        match server.is_fed_or_waits() {
+            true => note(link).await,
+            false => server.traces = traces(link).await,
+        }
+        Ok(server)
+    }
+
+    fn is_fed_or_waits(&self) -> bool {
+        self.fed > 0 || self.slots > 0 || self.waits()
+    }
+
+    fn waits(&self) -> bool {
+        !self.synchronous_names.trim().is_empty()
     }
 
     /// How it fails over, as it was declared or as it looks.
     fn failover(&self) -> FailOver {
-        let waits = !self.synchronous_names.trim().is_empty();
         match self.declared {
             Some(declared) => declared,
             // Every server that is fed is waited for, so that whichever takes over has every commit.
-            None if waits && self.fed > 0 && self.fed == self.waited_for => FailOver::Synchronous,
-            None if self.fed == 0 && self.slots == 0 && !waits && !self.several_hosts => FailOver::None,
+            None if self.waits() && self.fed > 0 && self.fed == self.waited_for => FailOver::Synchronous,
+            None if !self.is_fed_or_waits() && self.traces.is_empty() && !self.several_hosts => FailOver::None,
             None => FailOver::Asynchronous,
         }
     }
@@ -157,9 +195,15 @@ impl Server {
             add(FindingKind::NotPersisted, text);
         }
         if self.failover() == FailOver::Asynchronous {
-            let text = "a standby could take over that lags, or it is unknown whether one could: two holders, and a \
-                        token given twice; wait for it (synchronous_standby_names), or say what is so with failover=";
-            add(FindingKind::AsynchronousStandby, text);
+            let traces = match self.traces.is_empty() {
+                true => String::new(),
+                false => format!(" (none is there now, but {})", self.traces.join(", ")),
+            };
+            let text = format!(
+                "a standby could take over that lags, or it is unknown whether one could{traces}: two holders, and a \
+                 token given twice; wait for it (synchronous_standby_names), or say what is so with failover="
+            );
+            add(FindingKind::AsynchronousStandby, &text);
         }
         if self.way == Way::Pooled {
             let text = "a pooler that shares connections is in the way: waiters are not told of releases, and look \
@@ -170,6 +214,30 @@ impl Server {
             add(FindingKind::Old, "it is older than PostgreSQL 13, and the store was not tried on it");
         }
         findings
+    }
+}
+
+/// What tells of a server that was fed before. Where it may not be asked, nothing does.
+async fn traces(link: &Link) -> Vec<&'static str> {
+    let statement = Statement::new("looking at the server", link.config().table.name_in(LOOK_FOR_TRACES));
+    let answer = match link.run(&statement, &[]).await {
+        Ok(answer) => answer,
+        Err(failed) => {
+            let error = failed.error;
+            tracing::debug!(target: "leasehold", store = "postgres", %error, "whether it had standbys is not known");
+            return Vec::new();
+        }
+    };
+    let row = answer.rows.first();
+    let says = |column: &str| row.and_then(|row| row.try_get::<Option<bool>, _>(column).ok().flatten()) == Some(true);
+    TRACES.into_iter().filter(|(column, _)| says(column)).map(|(_, text)| text).collect()
+}
+
+async fn note(link: &Link) {
+    let statement = Statement::new("noting a standby", link.config().table.name_in(NOTE));
+    if let Err(failed) = link.run(&statement, &[]).await {
+        let error = failed.error;
+        tracing::debug!(target: "leasehold", store = "postgres", %error, "that there is a standby was not noted");
     }
 }
 
@@ -186,6 +254,7 @@ mod tests {
             fed: 0,
             waited_for: 0,
             slots: 0,
+            traces: Vec::new(),
             version: 150_000,
             several_hosts: false,
             declared: None,
@@ -211,7 +280,8 @@ mod tests {
         let one_lags = Server { fed: 2, waited_for: 1, synchronous_names: "a".to_owned(), ..server() };
         let away = Server { slots: 1, ..server() };
         let hosts = Server { several_hosts: true, ..server() };
-        for server in [lags, one_lags, away, hosts] {
+        let before = Server { traces: vec!["one was seen before"], ..server() };
+        for server in [lags, one_lags, away, hosts, before] {
             assert!(!tokens(&server).contains(Fault::FailOver.into()), "{server:?}");
             assert_eq!(server.findings()[0].kind, FindingKind::AsynchronousStandby);
         }

@@ -11,19 +11,32 @@ use crate::statement::Statement;
 #[derive(Clone, Debug)]
 pub(crate) struct Sql {
     pub(crate) meta: Statement,
-    pub(crate) request: Statement,
-    pub(crate) insert: Statement,
+    pub(crate) request: OneOrMany,
+    pub(crate) insert: OneOrMany,
     pub(crate) announce: Statement,
     pub(crate) renew: Statement,
     pub(crate) renew_patiently: Statement,
     pub(crate) release: Statement,
+    pub(crate) release_many: Statement,
+    pub(crate) release_patiently: Statement,
     pub(crate) raise: Statement,
     pub(crate) inspect: Statement,
     pub(crate) list: Statement,
     pub(crate) revoke: Statement,
     pub(crate) free: Statement,
     pub(crate) new_realm: Statement,
-    pub(crate) prune: String,
+    /// Of the rows after `$2`.
+    pub(crate) prune: Statement,
+    /// Of the rows after those that were looked at last, by whomever.
+    pub(crate) prune_on: Statement,
+}
+
+/// A statement for one claim, and the same for many at once: its text differs only in where the claims come from, so that
+/// there is one rule, and one that is asked for alone costs no more than it must.
+#[derive(Clone, Debug)]
+pub(crate) struct OneOrMany {
+    pub(crate) one: Statement,
+    pub(crate) many: Statement,
 }
 
 /// What all rows are shown by: who holds it, since when and for how long, in microseconds.
@@ -41,45 +54,59 @@ const META: &str = "select version, mode, realm,
      where n.nspname = $1 and c.relname = $2) as persistence
     from {m} where id = 1";
 
+/// Where claims come from: `$1` their names, `$2` their holders, `$3` their TTLs, `$4` what is known of their holders.
+const ONE: &str = "not materialized (
+         select $1::text as name, $2::text as holder, $3::bigint as ttl, $4::text as info, 1::bigint as entry)";
+const MANY: &str = "materialized (
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
+             with ordinality as w(name, holder, ttl, info, entry))";
+
 /// Takes what is free, has ended, or is the own; else shows who is in the way. No row at all: there is none yet.
-/// Rows that another transaction has locked are skipped, not waited for: who waits is granted after it gave up.
+/// Rows that another transaction has locked are skipped, not waited for: who waits is granted after it gave up. Of many
+/// claims no two have the same name.
 const REQUEST: &str = concat!(
-    "with c as materialized (
-         select l.name from {t} l where l.name = $1
-         and (l.holder is null or l.holder = $2 or l.expires_at <= clock_timestamp())
+    "with w as {claims},
+     c as materialized (
+         select l.name, w.entry from w join {t} l on l.name = w.name
+         where l.holder is null or l.holder = w.holder or l.expires_at <= clock_timestamp()
          for update of l skip locked),
      u as (
          update {t} l set
-             holder = $2,
-             token = case when l.holder = $2 then l.token else l.token + 1 end,
-             since = case when l.holder = $2 then l.since else clock_timestamp() end,
-             waited_for = case when l.holder = $2 then l.waited_for else false end,
-             info = $4,
+             holder = w.holder,
+             token = case when l.holder = w.holder then l.token else l.token + 1 end,
+             since = case when l.holder = w.holder then l.since else clock_timestamp() end,
+             waited_for = case when l.holder = w.holder then l.waited_for else false end,
+             info = w.info,
              revoked = false,
-             expires_at = clock_timestamp() + $3 * interval '1 microsecond'
-         from c where l.name = c.name
-         returning l.*)
-     select true as granted, ",
+             expires_at = clock_timestamp() + w.ttl * interval '1 microsecond'
+         from c join w on w.entry = c.entry where l.name = c.name
+         returning l.*, w.entry)
+     select l.entry, true as granted, ",
     shown!(),
     " from u l, {m} m where m.id = 1
      union all
-     select false as granted, ",
+     select w.entry, false as granted, ",
     shown!(),
-    " from {t} l, {m} m where m.id = 1 and l.name = $1 and not exists (select from u)"
+    " from w join {t} l on l.name = w.name, {m} m where m.id = 1 and not exists (select from u where u.entry = w.entry)"
 );
 
 /// The first row of a name: its token is above every token that a row had that was removed. The floor is read under a
-/// lock that removing waits for, and only where there is no row; what a plain upsert would insert can be too low.
+/// lock that removing waits for, and only where there is no row; what a plain upsert would insert can be too low. In the
+/// order of their names, so that two that wait for each other's rows cannot.
 const INSERT: &str = concat!(
-    "with i as (
+    "with w as {claims},
+     i as (
          insert into {t} (name, holder, token, since, expires_at, info)
-         select $1, $2, f.floor + 1, clock_timestamp(), clock_timestamp() + $3 * interval '1 microsecond', $4
-         from (select floor from {m} where id = 1 and not exists (select from {t} where name = $1) for share) f
+         select w.name, w.holder, f.floor + 1, clock_timestamp(),
+             clock_timestamp() + w.ttl * interval '1 microsecond', w.info
+         from w, (select floor from {m} where id = 1 for share) f
+         where not exists (select from {t} l where l.name = w.name)
+         order by w.name
          on conflict do nothing
          returning *)
-     select true as granted, ",
+     select w.entry, true as granted, ",
     shown!(),
-    " from i l, {m} m where m.id = 1"
+    " from i l join w on w.name = l.name, {m} m where m.id = 1"
 );
 
 /// Says on the lease that was seen that somebody waits for its end; whether that is said now. If it is, the release has
@@ -129,7 +156,35 @@ const RENEW_PATIENTLY: &str = "with w as materialized (
 const RELEASE: &str = "with u as (
         update {t} set holder = null, info = null, revoked = false
         where name = $1 and holder = $2 returning expires_at > clock_timestamp() as held, waited_for)
-    select held, case when waited_for then pg_notify($3, $1) end from u";
+    select 1::bigint as entry, held, false as locked, case when waited_for then pg_notify($3, $1) end from u";
+
+/// The same for many. A row that another transaction has locked is left out, so that it does not hold up the others.
+const RELEASE_MANY: &str = "with w as materialized (
+        select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
+    c as materialized (
+        select l.name from w join {t} l on l.name = w.name and l.holder = w.holder
+        for no key update of l skip locked),
+    u as (
+        update {t} l set holder = null, info = null, revoked = false
+        from c join w on w.name = c.name where l.name = c.name and l.holder = w.holder
+        returning w.entry, l.name, l.expires_at > clock_timestamp() as held, l.waited_for)
+    select w.entry, u.held, case when u.waited_for then pg_notify($3, u.name) end,
+        u.entry is null and exists (select from {t} l where l.name = w.name and l.holder = w.holder) as locked
+    from w left join u on u.entry = w.entry";
+
+/// The same for those that were locked: it waits for them, for as long as a step waits for a row.
+const RELEASE_PATIENTLY: &str = "with w as materialized (
+        select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
+    c as materialized (
+        select l.name from w join {t} l on l.name = w.name and l.holder = w.holder
+        order by l.name
+        for no key update of l),
+    u as (
+        update {t} l set holder = null, info = null, revoked = false
+        from c join w on w.name = c.name where l.name = c.name and l.holder = w.holder
+        returning w.entry, l.name, l.expires_at > clock_timestamp() as held, l.waited_for)
+    select w.entry, u.held, case when u.waited_for then pg_notify($3, u.name) end, false as locked
+    from w left join u on u.entry = w.entry";
 
 const RAISE: &str = "with u as (
         update {t} set token = greatest(token, $3)
@@ -176,31 +231,57 @@ const FREE: &str = concat!(
 
 const NEW_REALM: &str = "update {m} set realm = $1 where id = 1 returning realm";
 
-/// Removes the rows of names that nobody has locked for a while. The floor is raised above their tokens first, in the same
-/// transaction.
-const PRUNE: &str = "set transaction isolation level read committed; set local synchronous_commit = 'on';
-    update {m} set floor = greatest(floor, coalesce((select max(token) from {t} where expires_at < {since}), 0))
-        where id = 1;
-    delete from {t} where expires_at < {since} and token <= (select floor from {m} where id = 1)";
+/// One step of removing the rows of names that nobody has locked for `$1` microseconds: of the next `$2` rows in the order
+/// of their names. The floor is raised to their tokens in the same transaction, so that none is given again. A row that
+/// another transaction has locked stays; and who reads the floor waits for this small step only.
+const PRUNE: &str = "with w as materialized (
+        select l.name from {t} l where l.name > {after} order by l.name limit $2),
+    c as materialized (
+        select l.name, l.token from w join {t} l on l.name = w.name
+        where l.expires_at < clock_timestamp() - $1 * interval '1 microsecond'
+        for update of l skip locked),
+    s as (select case when count(*) < $2 then '' else max(name) end as last from w),
+    f as (
+        update {m} m set floor = greatest(m.floor, (select max(token) from c)), pruned_to = {pruned_to}
+        from s where m.id = 1 and {if_needed}
+        returning m.floor),
+    d as (
+        delete from {t} l using c, f where l.name = c.name and l.token <= f.floor returning 1)
+    select s.last, (select count(*) from d) as removed from s";
+
+impl OneOrMany {
+    fn new(doing: &'static str, sql: &str) -> OneOrMany {
+        let of = |claims| Statement::new(doing, sql.replace("{claims}", claims));
+        OneOrMany { one: of(ONE), many: of(MANY) }
+    }
+}
 
 impl Sql {
     pub(crate) fn new(table: &Table) -> Sql {
         let make = |doing, sql: &str| Statement::new(doing, table.name_in(sql));
+        let of_claims = |doing, sql: &str| OneOrMany::new(doing, &table.name_in(sql));
+        let prune = |after: &str, pruned_to: &str, if_needed: &str| {
+            let sql = PRUNE.replace("{after}", after).replace("{pruned_to}", pruned_to);
+            make("removing old rows", &sql.replace("{if_needed}", if_needed))
+        };
         Sql {
             meta: make("looking at the tables", META),
-            request: make("asking for a lock", REQUEST),
-            insert: make("asking for a lock", INSERT),
+            request: of_claims("asking for a lock", REQUEST),
+            insert: of_claims("asking for a lock", INSERT),
             announce: make("waiting for a lock", ANNOUNCE),
             renew: make("renewing", RENEW),
             renew_patiently: make("renewing", RENEW_PATIENTLY),
             release: make("releasing a lock", RELEASE),
+            release_many: make("releasing a lock", RELEASE_MANY),
+            release_patiently: make("releasing a lock", RELEASE_PATIENTLY),
             raise: make("raising a token", RAISE),
             inspect: make("looking at a lock", INSPECT),
             list: make("listing locks", LIST),
             revoke: make("breaking a lock", REVOKE),
             free: make("breaking a lock", FREE),
             new_realm: make("beginning a new realm", NEW_REALM),
-            prune: table.name_in(PRUNE),
+            prune: prune("$3", "m.pruned_to", "exists (select from c)"),
+            prune_on: prune("(select pruned_to from {m} where id = 1)", "s.last", "true"),
         }
     }
 }

@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, Lease, LockName,
-    LockStore, Raise, Raised, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+    Attempt, Beat, Break, Broken, Claim, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, LockName, LockStore,
+    Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
 };
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 
 use crate::config::Mode;
-use crate::link::{Answer, Link, Way};
+use crate::connection::Way;
+use crate::grants::Grants;
+use crate::lanes::Lanes;
+use crate::link::Link;
+use crate::prune::Pruning;
 use crate::realms::Realms;
 use crate::row::{Row, to_micros};
 use crate::server::Server;
@@ -25,32 +27,28 @@ use crate::{FenceSql, Finding, PostgresConfig, error};
 
 /// The store in PostgreSQL, with lease rows.
 ///
-/// A few connections carry the steps, and one more the messages to this process's waiters; both are made when they are
-/// needed.
+/// A few connections of each runtime carry the steps, others the renewals, and one of the process the messages to its
+/// waiters. They are made when they are needed, and closed when nobody used them for a minute. What is asked for and given
+/// back at the same time travels in one statement.
 ///
 /// # Cancel safety
 ///
-/// A step whose future is dropped may still be done by the server; its connection is closed. Nothing of it outlives one
-/// TTL.
+/// A step whose future is dropped may still be done by the server. Nothing of it outlives one TTL.
 pub struct PostgresStore {
     link: Arc<Link>,
-    sql: Sql,
-    channel: String,
+    sql: Arc<Sql>,
+    lanes: Lanes,
+    grants: Arc<Grants>,
+    pruning: Arc<Pruning>,
     guarantees: Guarantees,
-    remembers_all: bool,
-    realms: Realms,
     is_logged: bool,
     wakeups: Wakeups,
-    /// How many names got their first row since rows were pruned.
-    added: AtomicU32,
 }
 
 /// So often is a row asked for again at once that another transaction had locked.
 const BUSY: u32 = 6;
 /// When to look again at a row that others keep locked: no lease says how long.
 const LOOK_AT_BUSY: Duration = Duration::from_millis(25);
-/// After so many new names old ones are pruned.
-const PRUNE_EVERY: u32 = 1_000;
 
 impl PostgresStore {
     /// Connects, finds out what is in the way, reads what the server says of itself and of its data, and warns of what
@@ -64,7 +62,7 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// It only looks.
+    /// It only looks; that there is a standby it notes beside the table.
     pub async fn connect(config: PostgresConfig) -> Result<PostgresStore> {
         config.check()?;
         if config.mode != Mode::Rows {
@@ -78,16 +76,22 @@ impl PostgresStore {
             tracing::warn!(target: "leasehold", store = "postgres", "{finding}");
         }
         let guarantees = server.guarantees(Mode::Rows);
-        Ok(PostgresStore {
-            sql: Sql::new(&config.table),
-            channel: config.table.channel(),
-            guarantees,
-            remembers_all: guarantees.records_survive.contains(Fault::PowerLoss.into()),
+        let (link, sql) = (Arc::new(link), Arc::new(Sql::new(&config.table)));
+        let grants = Arc::new(Grants {
             realms: Realms::new(realm),
+            remembers_all: guarantees.records_survive.contains(Fault::PowerLoss.into()),
+            polls: (link.way() == Way::Pooled).then_some(config.poll_interval),
+        });
+        let pruning = Arc::new(Pruning::new(&sql, &config));
+        Ok(PostgresStore {
+            lanes: Lanes::new(&link, &sql, &grants, &pruning),
+            wakeups: Wakeups::new(&link),
+            guarantees,
             is_logged,
-            wakeups: Wakeups::default(),
-            added: AtomicU32::new(0),
-            link: Arc::new(link),
+            grants,
+            pruning,
+            sql,
+            link,
         })
     }
 
@@ -109,8 +113,9 @@ impl PostgresStore {
         FenceSql::of(&self.link.config().table)
     }
 
-    /// Removes the rows of names that nobody has locked for `idle`, which otherwise happens now and then while names are
-    /// added. Later tokens of these names are above all that were given before.
+    /// Removes the rows of names that nobody has locked for `idle`, in small steps along the names; gives how many. A part
+    /// of that also happens by itself while names are added, for [`prune_after`](PostgresConfig::prune_after). Later tokens
+    /// of these names are above all that were given before.
     ///
     /// # Errors
     ///
@@ -118,59 +123,9 @@ impl PostgresStore {
     ///
     /// # Cancel safety
     ///
-    /// It is done as a whole or not at all.
-    pub async fn prune(&self, idle: Duration) -> Result<()> {
-        prune(&self.link, &self.sql, idle).await
-    }
-
-    fn ask_for(claim: &Claim) -> [Value; 4] {
-        [
-            Value::text(claim.name()),
-            Value::text(claim.holder()),
-            Value::Number(to_micros(claim.ttl())),
-            Value::Text(serde_json::to_string(claim.info()).unwrap_or_default()),
-        ]
-    }
-
-    /// Whether the row says that this claim was granted; `None` if another transaction is at work on it.
-    fn attempt(&self, claim: &Claim, answer: &Answer, row: &PgRow) -> Result<Option<Attempt>> {
-        let odd = || error::odd(&answer.to, self.sql.request.doing);
-        let granted: bool = row.try_get("granted").map_err(|_| odd())?;
-        let row = Row::read(row).ok_or_else(odd)?;
-        if granted {
-            let remembers = if self.remembers_all { Remembers::Everything } else { Remembers::For(row.up) };
-            let token = self.realms.token(answer, &row.realm, row.token);
-            return Ok(Some(Attempt::Granted(Lease::new(claim.ttl(), Some(token), remembers))));
-        }
-        if row.holder.is_none_or(|holder| holder == claim.holder()) || row.remaining.is_zero() {
-            return Ok(None);
-        }
-        let look_again = match self.link.way() {
-            Way::Direct => row.remaining,
-            Way::Pooled => row.remaining.min(self.link.config().poll_interval),
-        };
-        Ok(Some(Attempt::Held(Waiting::new(self.shown(answer, &row), look_again))))
-    }
-
-    fn shown(&self, answer: &Answer, row: &Row) -> HeldBy {
-        let mut by = row.shown();
-        by.token = Some(self.realms.token(answer, &row.realm, row.token));
-        by
-    }
-
-    fn count_added(&self) {
-        let idle = self.link.config().prune_after;
-        if self.added.fetch_add(1, Ordering::Relaxed) + 1 < PRUNE_EVERY || idle.is_zero() {
-            return;
-        }
-        self.added.store(0, Ordering::Relaxed);
-        let (link, sql) = (self.link.clone(), self.sql.clone());
-        // Nobody waits for it, and it may fail: the next thousand names bring it again.
-        tokio::spawn(async move {
-            if let Err(error) = prune(&link, &sql, idle).await {
-                tracing::debug!(target: "leasehold", store = "postgres", %error, "removing old rows failed");
-            }
-        });
+    /// What was removed until then is removed.
+    pub async fn prune(&self, idle: Duration) -> Result<u64> {
+        self.pruning.walk(&self.link, idle).await
     }
 
     /// Renews with one statement; gives those that another transaction has locked.
@@ -185,7 +140,7 @@ impl PostgresStore {
             Value::Texts(texts(|claim| claim.holder().to_string())),
             Value::Numbers(entries.iter().map(|(_, claim)| to_micros(claim.ttl())).collect()),
         ];
-        let answer = self.link.run(statement, &values).await?;
+        let answer = self.link.renew(statement, &values).await?;
         let odd = || error::odd(&answer.to, statement.doing);
         let mut locked = Vec::new();
         for row in &answer.rows {
@@ -205,18 +160,15 @@ impl PostgresStore {
     async fn break_with(&self, statement: &Statement, values: [Value; 3], how: Break) -> Result<Option<Broken>> {
         let answer = self.link.run(statement, &values).await?;
         let odd = || error::odd(&answer.to, statement.doing);
-        let Some(found) = answer.rows.first() else { return Ok(None) };
+        let Some(found) = answer.rows.first() else {
+            return if answer.twice { Err(error::twice(&answer.to, statement.doing)) } else { Ok(None) };
+        };
         let row = Row::read(found).ok_or_else(odd)?;
         let used: i64 = found.try_get("used").map_err(|_| odd())?;
-        let token = self.realms.token(&answer, &row.realm, used.unsigned_abs());
+        let token = self.grants.realms.token(&answer, &row.realm, used.unsigned_abs());
         let free_in = if how == Break::Revoke { row.remaining } else { Duration::ZERO };
-        Ok(Some(Broken::new(self.shown(&answer, &row), Some(token), free_in)))
+        Ok(Some(Broken::new(self.grants.shown(&answer, &row), Some(token), free_in)))
     }
-}
-
-async fn prune(link: &Link, sql: &Sql, idle: Duration) -> Result<()> {
-    let since = format!("clock_timestamp() - {} * interval '1 microsecond'", to_micros(idle));
-    link.script("removing old rows", sql.prune.replace("{since}", &since)).await
 }
 
 #[async_trait]
@@ -226,25 +178,12 @@ impl LockStore for PostgresStore {
     }
 
     fn realm(&self) -> Realm {
-        self.realms.now()
+        self.grants.realms.now()
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        let values = Self::ask_for(claim);
         for tried in 0..BUSY {
-            let answer = self.link.run(&self.sql.request, &values).await?;
-            let Some(row) = answer.rows.first() else {
-                let answer = self.link.run(&self.sql.insert, &values).await?;
-                // Without a row: another was faster, and there is one now.
-                if let Some(row) = answer.rows.first() {
-                    self.count_added();
-                    if let Some(attempt) = self.attempt(claim, &answer, row)? {
-                        return Ok(attempt);
-                    }
-                }
-                continue;
-            };
-            if let Some(attempt) = self.attempt(claim, &answer, row)? {
+            if let Some(attempt) = self.lanes.request(claim).await? {
                 return Ok(attempt);
             }
             if tried > 1 {
@@ -260,7 +199,7 @@ impl LockStore for PostgresStore {
             return std::future::pending().await;
         };
         let mut ear = self.wakeups.ear(claim.name().as_str());
-        self.wakeups.listen(&self.link, &self.channel).await?;
+        self.wakeups.listen().await?;
         // Only now, so that what is told from now on is heard; and if the lease ended before, nothing will be told.
         let values = [Value::text(claim.name()), Value::text(holder)];
         let answer = self.link.run(&self.sql.announce, &values).await?;
@@ -295,13 +234,7 @@ impl LockStore for PostgresStore {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Released> {
-        let values = [Value::text(claim.name()), Value::text(claim.holder()), Value::text(&self.channel)];
-        let answer = self.link.run(&self.sql.release, &values).await?;
-        let Some(row) = answer.rows.first() else { return Ok(Released::NotHeld) };
-        match row.try_get("held").map_err(|_| error::odd(&answer.to, self.sql.release.doing))? {
-            true => Ok(Released::Held),
-            false => Ok(Released::NotHeld),
-        }
+        self.lanes.release(claim).await
     }
 
     fn raises(&self) -> Option<&dyn Raise> {
@@ -312,7 +245,7 @@ impl LockStore for PostgresStore {
         let answer = self.link.run(&self.sql.inspect, &[Value::text(name)]).await?;
         let Some(row) = answer.rows.first() else { return Ok(None) };
         let row = Row::read(row).ok_or_else(|| error::odd(&answer.to, self.sql.inspect.doing))?;
-        Ok(Some(self.shown(&answer, &row)))
+        Ok(Some(self.grants.shown(&answer, &row)))
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
@@ -321,14 +254,14 @@ impl LockStore for PostgresStore {
         let answer = self.link.run(&self.sql.list, &values).await?;
         let odd = || error::odd(&answer.to, self.sql.list.doing);
         let named = answer.rows.iter().map(|row| Row::named(row).ok_or_else(odd));
-        named.map(|named| named.map(|(name, row)| (name, self.shown(&answer, &row)))).collect()
+        named.map(|named| named.map(|(name, row)| (name, self.grants.shown(&answer, &row)))).collect()
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
         let Some(holder) = seen.holder else { return Ok(None) };
         let (statement, last) = match how {
             Break::Revoke => (&self.sql.revoke, Value::text(Holder::fresh())),
-            Break::Now => (&self.sql.free, Value::text(&self.channel)),
+            Break::Now => (&self.sql.free, Value::text(self.link.config().table.channel())),
         };
         self.break_with(statement, [Value::text(name), Value::text(holder), last], how).await
     }
@@ -338,7 +271,7 @@ impl LockStore for PostgresStore {
         let answer = self.link.run(&self.sql.new_realm, &[Value::text(&new)]).await?;
         match answer.rows.is_empty() {
             true => Err(error::odd(&answer.to, self.sql.new_realm.doing)),
-            false => Ok(self.realms.of(&answer, &new)),
+            false => Ok(self.grants.realms.of(&answer, &new)),
         }
     }
 }
@@ -356,6 +289,10 @@ impl Raise for PostgresStore {
             true => Ok(Raised::Raised),
             false => Ok(Raised::Refused),
         }
+    }
+
+    fn keeps(&self) -> Option<&dyn lock_core::Keep> {
+        None
     }
 }
 

@@ -2,23 +2,45 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use lock_core::{Effect, Result};
+use lock_core::runtime::background;
+use lock_core::{Effect, Error, Result};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
 
 use crate::error;
 use crate::link::Link;
+use crate::pool::KEEPS;
 use crate::statement::{Statement, Value};
 
 /// The one connection on which this process is told of releases, and who waits for which. It is made for the first
-/// waiter, and again after it broke.
-#[derive(Default)]
+/// waiter, in the background, and again after it broke; it is closed when nobody has waited for a while.
 pub(crate) struct Wakeups {
+    link: Arc<Link>,
     names: Arc<Names>,
-    listener: tokio::sync::Mutex<Option<AbortHandle>>,
+    listener: Mutex<Option<Listener>>,
 }
+
+/// The task that listens.
+struct Listener {
+    state: watch::Receiver<State>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+enum State {
+    Connecting,
+    Listening,
+    /// It is told, or not even begun, no more.
+    Ended(Option<Error>),
+}
+
+/// After so long without a word, while somebody waits, the server is asked for one: a connection that nothing comes over
+/// any more looks like one that nobody has anything to say on.
+const SILENCE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Names(Mutex<HashMap<String, Weak>>);
@@ -34,6 +56,17 @@ pub(crate) struct Ear {
 }
 
 impl Names {
+    fn ear(self: &Arc<Self>, name: &str) -> Ear {
+        let mut names = self.locked();
+        let told = names.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let teller = Arc::new(watch::Sender::new(0));
+            names.insert(name.to_owned(), Arc::downgrade(&teller));
+            teller
+        });
+        let hears = told.subscribe();
+        Ear { names: self.clone(), name: name.to_owned(), told: Some(told), hears }
+    }
+
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Weak>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,6 +78,10 @@ impl Names {
         }
     }
 
+    fn are_waited_for(&self) -> bool {
+        !self.locked().is_empty()
+    }
+
     fn tell_all(&self) {
         let all: Vec<_> = self.locked().values().filter_map(Weak::upgrade).collect();
         all.iter().for_each(|teller| teller.send_modify(|count| *count += 1));
@@ -52,49 +89,88 @@ impl Names {
 }
 
 impl Wakeups {
-    /// Begins to hear of a name; what is told from now on is not missed.
-    pub(crate) fn ear(&self, name: &str) -> Ear {
-        let mut names = self.names.locked();
-        let told = names.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let teller = Arc::new(watch::Sender::new(0));
-            names.insert(name.to_owned(), Arc::downgrade(&teller));
-            teller
-        });
-        let hears = told.subscribe();
-        Ear { names: self.names.clone(), name: name.to_owned(), told: Some(told), hears }
+    pub(crate) fn new(link: &Arc<Link>) -> Wakeups {
+        Wakeups { link: link.clone(), names: Arc::default(), listener: Mutex::default() }
     }
 
-    /// Makes sure that releases are heard.
+    /// Begins to hear of a name; what is told from now on is not missed.
+    pub(crate) fn ear(&self, name: &str) -> Ear {
+        self.names.ear(name)
+    }
+
+    /// Makes sure that releases are heard. If they are not any more, all ears are told.
     ///
     /// # Cancel safety
     ///
-    /// A connection that is being made is closed.
-    pub(crate) async fn listen(&self, link: &Link, channel: &str) -> Result<()> {
-        let mut running = self.listener.lock().await;
-        if running.as_ref().is_some_and(|task| !task.is_finished()) {
-            return Ok(());
+    /// What was begun goes on, for others.
+    pub(crate) async fn listen(&self) -> Result<()> {
+        let mut state = self.state()?;
+        match state.wait_for(|state| !matches!(state, State::Connecting)).await.as_deref() {
+            Ok(State::Ended(Some(error))) => Err(error.clone()),
+            // Ended just now: then this ear was told.
+            Ok(_) => Ok(()),
+            Err(_) => Err(error::ending()),
         }
-        let mut listener = listener(link, channel).await?;
-        let names = self.names.clone();
-        let task = tokio::spawn(async move {
-            // `None`: the connection broke, and what was told meanwhile is lost.
-            while let Ok(Some(told)) = listener.try_recv().await {
-                names.tell(told.payload());
-            }
+    }
+
+    /// The state of the task that listens, which is begun if there is none.
+    fn state(&self) -> Result<watch::Receiver<State>> {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = &*listener
+            && !matches!(*listener.state.borrow(), State::Ended(_))
+            && !listener.task.is_finished()
+        {
+            return Ok(listener.state.clone());
+        }
+        let (sender, state) = watch::channel(State::Connecting);
+        let task = background()?.spawn(hear(self.link.clone(), self.names.clone(), sender)).abort_handle();
+        *listener = Some(Listener { state: state.clone(), task });
+        Ok(state)
+    }
+}
+
+/// Hears of releases, and tells who waits for them, until the connection breaks or nobody has waited for long.
+async fn hear(link: Arc<Link>, names: Arc<Names>, state: watch::Sender<State>) {
+    match connect(&link, &link.config().table.channel()).await {
+        Ok(mut listener) => {
+            state.send_replace(State::Listening);
+            hear_on(&mut listener, link.config().response_timeout, &names).await;
+            // In this order: who comes later listens anew, and who came before is told.
+            state.send_replace(State::Ended(None));
             names.tell_all();
-        });
-        *running = Some(task.abort_handle());
-        Ok(())
+        }
+        Err(error) => drop(state.send_replace(State::Ended(Some(error)))),
+    }
+}
+
+async fn hear_on(listener: &mut PgListener, limit: Duration, names: &Names) {
+    let mut waited_for = Instant::now();
+    loop {
+        match timeout(SILENCE, listener.try_recv()).await {
+            Ok(Ok(Some(told))) => names.tell(told.payload()),
+            // `None`: the connection broke, and what was told meanwhile is lost.
+            Ok(_) => return,
+            Err(_) if names.are_waited_for() => {
+                let hello = sqlx::Executor::execute(&mut *listener, "select 1");
+                if !matches!(timeout(limit, hello).await, Ok(Ok(_))) {
+                    return;
+                }
+                waited_for = Instant::now();
+            }
+            Err(_) if waited_for.elapsed() > KEEPS => return,
+            Err(_) => {}
+        }
     }
 }
 
 /// A connection to the primary that listens on a channel, and does not connect again by itself.
-async fn listener(link: &Link, channel: &str) -> Result<PgListener> {
+async fn connect(link: &Link, channel: &str) -> Result<PgListener> {
     const DOING: &str = "listening for releases";
     let (to, limit) = (link.config().shown(), link.config().connect_timeout);
     let listening = async {
         // Finds the primary if it is another now.
-        let options = link.dial().await?.options();
+        let mut other = link.dial().await?;
+        let options = other.options.clone();
         // The client listens only on a connection of a pool.
         let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
         let listening = async {
@@ -107,14 +183,15 @@ async fn listener(link: &Link, channel: &str) -> Result<PgListener> {
         let mut listener = listening.await.map_err(|failed| error::of_connecting(&to, &failed))?;
         // Something on the way may accept the wish and pass nothing on: it is believed when it is heard.
         let hello = Statement::new(DOING, "select pg_notify($1, '')");
-        link.run(&hello, &[Value::text(channel)]).await?;
+        let said = other.ask(link.way(), &hello, &[Value::text(channel)]).await;
+        said.map_err(|failed| error::of_step(&to, DOING, failed))?;
         match listener.try_recv().await {
             Ok(Some(_)) => Ok(listener),
             _ => Err(error::timed_out(&to, DOING, limit, Effect::None)),
         }
     };
     let late = || error::timed_out(&to, DOING, limit * 2, Effect::None);
-    tokio::time::timeout(limit * 2, listening).await.unwrap_or_else(|_| Err(late()))
+    timeout(limit * 2, listening).await.unwrap_or_else(|_| Err(late()))
 }
 
 impl Ear {
@@ -141,8 +218,9 @@ impl Drop for Ear {
 
 impl Drop for Wakeups {
     fn drop(&mut self) {
-        if let Some(task) = self.listener.get_mut() {
-            task.abort();
+        let listener = self.listener.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = listener {
+            listener.task.abort();
         }
     }
 }
@@ -159,15 +237,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_name_is_told_of_it_and_of_no_other() {
-        let wakeups = Wakeups::default();
-        let (mut a, mut also_a, mut b) = (wakeups.ear("a"), wakeups.ear("a"), wakeups.ear("b"));
-        wakeups.names.tell("a");
+        let names = Arc::new(Names::default());
+        let (mut a, mut also_a, mut b) = (names.ear("a"), names.ear("a"), names.ear("b"));
+        names.tell("a");
         a.told().await;
         also_a.told().await;
         assert!(!b.hears.has_changed().unwrap());
-        wakeups.names.tell_all();
+        names.tell_all();
         b.told().await;
         drop((a, also_a, b));
-        assert!(wakeups.names.locked().is_empty());
+        assert!(!names.are_waited_for());
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::sql::AdvisorySql;
+use crate::connection::{Connection, Way};
 use crate::error;
 use crate::key::Key;
-use crate::link::{Connection, Way};
 use crate::row::{Row, to_micros};
 use crate::statement::{Statement, Value};
 
@@ -81,6 +81,7 @@ impl Carrier {
         let (orders, inbox) = mpsc::unbounded_channel();
         let ending = Ending(session.clone());
         let task = Task { connection, sql, limit, session: session.clone(), ends_with_session, held: HashMap::new() };
+        // On the runtime that made the connection, which is the one in the background.
         tokio::spawn(async move {
             // Dropped with the runtime too.
             let _ending = ending;
@@ -142,7 +143,10 @@ impl Task {
                 },
                 () = sleep_until(next) => {
                     next = Instant::now() + LOOK;
-                    self.beat().await.map(|_| ()).map_err(|_| Doubt::Closed)
+                    match self.beat().await {
+                        Err(error) if error.may_have_taken_effect() => Err(Doubt::Closed),
+                        _ => Ok(()),
+                    }
                 }
                 _ = session.lost(), if self.ends_with_session => Err(Doubt::Closed),
             };
@@ -163,13 +167,13 @@ impl Task {
             }
             Order::Give(holder, answer) => {
                 let given = self.give(holder).await;
-                let ends = given.is_err();
+                let ends = given.as_ref().is_err_and(Error::may_have_taken_effect);
                 let _ = answer.send(given);
                 if ends { Err(Doubt::Closed) } else { Ok(()) }
             }
             Order::Beat(answer) => {
                 let kept = self.beat().await;
-                let ends = kept.is_err();
+                let ends = kept.as_ref().is_err_and(Error::may_have_taken_effect);
                 let _ = answer.send(kept);
                 if ends { Err(Doubt::Closed) } else { Ok(()) }
             }
@@ -255,15 +259,29 @@ impl Task {
         if had.evicted {
             return Ok(false);
         }
-        let sql = self.sql.clone();
-        let rows = self.ask(&sql.free, &[Value::text(&had.name), Value::text(holder)]).await?;
-        if rows.is_empty() {
+        if !self.free(&had).await? {
             // It was broken just now: what it blocks, it goes on blocking.
             self.beat().await?;
             return Ok(false);
         }
         self.unlock(key).await?;
         Ok(true)
+    }
+
+    /// Says in its row that nobody holds it; whether it was this holder's. It waits for nobody who has locked the row:
+    /// meanwhile all other locks of this connection would go without a heartbeat.
+    async fn free(&mut self, had: &Had) -> Result<bool> {
+        let sql = self.sql.clone();
+        let rows = self.ask(&sql.free, &[Value::text(&had.name), Value::text(had.holder)]).await?;
+        let flag = |name| rows.first().and_then(|row| row.try_get(name).ok()).ok_or_else(|| self.odd(&sql.free));
+        match (flag("freed")?, flag("locked")?) {
+            (freed, false) => Ok(freed),
+            (_, true) => {
+                let text =
+                    format!("{}: another transaction has locked the row of \"{}\"", self.connection.to, had.name);
+                Err(Error::refused(ErrorKind::Unavailable, text))
+            }
+        }
     }
 
     async fn unlock(&mut self, key: Key) -> Result<()> {
@@ -307,8 +325,12 @@ impl Task {
             true
         });
         for (key, had) in unwanted {
-            self.ask(&sql.free, &[Value::text(&had.name), Value::text(had.holder)]).await?;
-            self.unlock(key).await?;
+            match self.free(&had).await {
+                Ok(_) => self.unlock(key).await?,
+                Err(error) if error.may_have_taken_effect() => return Err(error),
+                // The next heartbeat finds it still there.
+                Err(_) => {}
+            }
         }
         Ok(Kept(kept))
     }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lock_core::runtime::background;
 use lock_core::{Clock, Result, Session};
 
 use super::carrier::Carrier;
 use super::sql::AdvisorySql;
+use crate::error;
 use crate::link::Link;
 
 /// The connections of this process that have advisory locks, one for each TTL of renewed leases, and one for each lease
@@ -30,7 +32,20 @@ impl Carriers {
     }
 
     /// The connection for renewed leases of this TTL; a new one if there is none, or too little of its session remains.
-    pub(crate) async fn for_ttl(&self, link: &Link, ttl: Duration) -> Result<Carrier> {
+    ///
+    /// It is made in the background, as it belongs to no caller and no caller may hold up the others.
+    pub(crate) async fn for_ttl(self: &Arc<Self>, link: &Arc<Link>, ttl: Duration) -> Result<Carrier> {
+        let (carriers, link) = (self.clone(), link.clone());
+        in_background(async move { carriers.shared(&link, ttl).await }).await
+    }
+
+    /// A connection for one lease that is not renewed; it ends with the last copy of what this gives.
+    pub(crate) async fn alone(self: &Arc<Self>, link: &Arc<Link>, ttl: Duration) -> Result<Carrier> {
+        let (carriers, link) = (self.clone(), link.clone());
+        in_background(async move { carriers.open(&link, ttl, false).await }).await
+    }
+
+    async fn shared(&self, link: &Link, ttl: Duration) -> Result<Carrier> {
         let slot = locked(&self.by_ttl).entry(ttl).or_default().clone();
         let mut slot = slot.lock().await;
         if let Some(carrier) = slot.as_ref().filter(|carrier| is_usable(carrier)) {
@@ -45,11 +60,6 @@ impl Carriers {
         Ok(carrier)
     }
 
-    /// A connection for one lease that is not renewed; it ends with the last copy of what this gives.
-    pub(crate) async fn alone(&self, link: &Link, ttl: Duration) -> Result<Carrier> {
-        self.open(link, ttl, false).await
-    }
-
     /// The connection of this session.
     pub(crate) fn of(&self, session: &Session) -> Option<Carrier> {
         locked(&self.by_session).get(&session.key()).cloned()
@@ -60,9 +70,12 @@ impl Carriers {
         let connection = link.dial().await?;
         let session = opening.opened(self.opened.fetch_add(1, Ordering::Relaxed) + 1, ttl);
         let limit = link.config().response_timeout;
-        let carrier = Carrier::start(connection, self.sql.clone(), limit, session, shared);
-        Ok(carrier)
+        Ok(Carrier::start(connection, self.sql.clone(), limit, session, shared))
     }
+}
+
+async fn in_background<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    background()?.spawn(work).await.unwrap_or_else(|_| Err(error::ending()))
 }
 
 fn is_usable(carrier: &Carrier) -> bool {

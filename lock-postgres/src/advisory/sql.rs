@@ -44,12 +44,14 @@ macro_rules! locks {
     };
 }
 
-/// The next token of a name, for who has its lock. `$5` is the key.
+/// The next token of a name, for who has its lock. `$5` is the key. A row that another transaction has locked is left as it
+/// is: all other locks of this connection would wait as well.
 const AGAIN: &str = concat!(
-    "with u as (
-         update {t} set holder = $2, token = token + 1, since = clock_timestamp(), info = $4, revoked = false,
+    "with c as materialized (select l.name from {t} l where l.name = $1 for update of l skip locked),
+     u as (
+         update {t} l set holder = $2, token = l.token + 1, since = clock_timestamp(), info = $4, revoked = false,
              expires_at = clock_timestamp() + $3 * interval '1 microsecond', place = pg_backend_pid() || ':' || $5
-         where name = $1 returning *)
+         from c where l.name = c.name returning l.*)
      select ",
     shown!(),
     " from u l, {m} m where m.id = 1"
@@ -86,8 +88,14 @@ const KEPT: &str = concat!(
     " k left join {t} l on l.place = k.place where k.pid = pg_backend_pid()"
 );
 
-const FREE: &str = "update {t} set holder = null, info = null, revoked = false, place = null
-    where name = $1 and holder = $2 returning 1";
+/// A row that another transaction has locked is left as it is.
+const FREE: &str = "with c as materialized (
+        select l.name from {t} l where l.name = $1 and l.holder = $2 for no key update of l skip locked),
+    u as (
+        update {t} l set holder = null, info = null, revoked = false, place = null
+        from c where l.name = c.name and l.holder = $2 returning 1)
+    select exists (select from u) as freed,
+        not exists (select from u) and exists (select from {t} l where l.name = $1 and l.holder = $2) as locked";
 
 /// Who has the lock with this key: the row, if it is of who has it; else another program has it.
 const INSPECT: &str = concat!(

@@ -15,8 +15,10 @@ use super::carrier::{Carrier, Taken};
 use super::carriers::Carriers;
 use super::sql::AdvisorySql;
 use crate::config::Mode;
+use crate::connection::Way;
 use crate::key::{Key, KeyForm};
-use crate::link::{Answer, Link, Way};
+use crate::link::Link;
+use crate::pool::Answer;
 use crate::realms::Realms;
 use crate::row::Row;
 use crate::server::Server;
@@ -35,10 +37,10 @@ use crate::{Finding, PostgresConfig, error};
 /// What was begun on a connection is finished by its own task; what nobody wants any more is given back with the next
 /// heartbeat.
 pub struct AdvisoryStore {
-    link: Link,
+    link: Arc<Link>,
     form: KeyForm,
     sql: Arc<AdvisorySql>,
-    carriers: Carriers,
+    carriers: Arc<Carriers>,
     guarantees: Guarantees,
     realms: Realms,
     is_logged: bool,
@@ -86,9 +88,9 @@ impl AdvisoryStore {
         let sql = Arc::new(AdvisorySql::new(&config.table));
         Ok(AdvisoryStore {
             guarantees: server.guarantees(config.mode),
-            carriers: Carriers::new(sql.clone(), clock.clone()),
+            carriers: Arc::new(Carriers::new(sql.clone(), clock.clone())),
             realms: Realms::new(realm),
-            link,
+            link: Arc::new(link),
             form,
             sql,
             is_logged,
@@ -327,7 +329,9 @@ impl LockStore for AdvisoryStore {
             Break::Now => (&self.sql.evict, vec![Value::text(name), Value::text(holder)]),
         };
         let answer = self.link.run(statement, &values).await?;
-        let Some(found) = answer.rows.first() else { return Ok(None) };
+        let Some(found) = answer.rows.first() else {
+            return if answer.twice { Err(error::twice(&answer.to, statement.doing)) } else { Ok(None) };
+        };
         let odd = || error::odd(&answer.to, statement.doing);
         let row = Row::read(found).ok_or_else(odd)?;
         let number = |column: &str| found.try_get::<i64, _>(column).map(i64::unsigned_abs).map_err(|_| odd());

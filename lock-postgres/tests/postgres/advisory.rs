@@ -151,3 +151,29 @@ async fn breaking_ends_the_connection_of_a_process_that_does_not_notice() {
     assert!(next > broken.token.unwrap());
     drop(psql);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_somebody_keeps_locked_costs_no_other_lock() {
+    let (server, url, table) = served("sqlx").await;
+    let locks = Locks::builder_of(open_any(&url).await.unwrap()).ttl(LONG).build();
+    let mut guards = Vec::new();
+    for number in 0..50 {
+        guards.push(locks.lock(format!("kept {number}")).acquire().await.unwrap());
+    }
+    let mut psql = Psql::at(&server);
+    psql.say(&format!("begin; select 1 from {table} where name = 'kept 7' for update"));
+    let refused = guards.remove(7).release().await.unwrap_err();
+    assert!(refused.is_retryable() && !refused.may_have_taken_effect(), "{refused:?}");
+    for guard in &guards {
+        guard.renew().await.unwrap();
+        assert!(guard.is_valid());
+    }
+    // Somebody else's wish for it holds nobody up either.
+    assert!(locks.lock("kept 7").try_acquire().await.is_ok_and(|asked| asked.is_none()));
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+    psql.say("rollback; select 1");
+    // It is given back in the background.
+    let again = locks.lock("kept 7").acquire().await.unwrap();
+    again.release().await.unwrap();
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+}

@@ -83,3 +83,46 @@ async fn what_an_operator_declares_is_believed_and_a_standby_alone_is_refused() 
     assert!(waits.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty(), "{:?}", waits.guarantees());
     grant(&*waits, &Claim::new(name("job"), LONG)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_is_away_just_now_is_not_forgotten() {
+    let primary = PostgresServer::start(&[]);
+    init(&primary.url()).await.unwrap();
+    let guarantees = async || open(&primary.url()).await.guarantees().tokens_survive.unwrap();
+    assert!(guarantees().await.contains(Fault::FailOver.into()), "it never had one");
+    let mut standby = PostgresServer::standby_of(&primary, &[]);
+    assert!(!guarantees().await.contains(Fault::FailOver.into()), "it is there");
+    standby.kill();
+    eventually("its absence", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
+    assert!(!guarantees().await.contains(Fault::FailOver.into()), "and may come back");
+    let found = open(&primary.url()).await.diagnose().await.unwrap();
+    assert!(found[0].kind == FindingKind::AsynchronousStandby && found[0].text.contains("seen before"), "{found:?}");
+    // The operator knows better.
+    let declared = open(&format!("{}?failover=none", primary.url())).await;
+    assert!(declared.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_standby_leaves_behind_tells_of_it() {
+    for (change, says) in [
+        ("create role feeds login replication", "a role for replication"),
+        ("alter system set wal_keep_size = '64MB'; select pg_reload_conf()", "wal_keep_size"),
+        ("alter system set primary_conninfo = 'host=elsewhere'; select pg_reload_conf()", "primary_conninfo"),
+    ] {
+        let server = PostgresServer::start(&[]);
+        init(&server.url()).await.unwrap();
+        for statement in change.split("; ") {
+            server.psql(statement);
+        }
+        let started = std::time::Instant::now();
+        loop {
+            let store = open(&server.url()).await;
+            if store.diagnose().await.unwrap().iter().any(|finding| finding.text.contains(says)) {
+                assert!(!store.guarantees().tokens_survive.unwrap().contains(Fault::FailOver.into()), "{change}");
+                break;
+            }
+            // The server reads its settings again soon.
+            assert!(started.elapsed() < lock_testkit::BOUND, "{change} tells nothing");
+        }
+    }
+}

@@ -91,8 +91,8 @@ impl Resource {
         transaction.commit().await.map(|()| true)
     }
 
-    /// Two holders after each other, of whom the first pauses, perhaps for longer than it may: how many committed.
-    async fn schedule(&self, id: u64, fenced: Option<Fenced>) -> i64 {
+    /// Two holders after each other, of whom the first pauses, perhaps for longer than it may: which of them committed.
+    async fn schedule(&self, id: u64, fenced: Option<Fenced>) -> [bool; 2] {
         let mut random = Random::new(id);
         let mut write = |longest: Duration| Write {
             fenced: fenced.unwrap_or(match random.below(2) {
@@ -116,22 +116,26 @@ impl Resource {
             self.add_one(id, &claims[1], &token, &second).await
         };
         let (paused, next) = tokio::join!(paused, next);
-        i64::from(committed(paused)) + i64::from(committed(next))
+        [committed(paused), committed(next)]
     }
 
-    /// Runs all schedules; how many updates were committed, and how many the table has.
-    async fn run(self: &Arc<Self>, fenced: Option<Fenced>) -> (i64, i64) {
-        let mut commits = 0;
+    /// Runs all schedules; how many updates of first and of second holders were committed, and how many the table has.
+    async fn run(self: &Arc<Self>, fenced: Option<Fenced>) -> ([i64; 2], i64) {
+        let mut commits = [0; 2];
+        let mut count = |[first, second]: [bool; 2]| {
+            commits[0] += i64::from(first);
+            commits[1] += i64::from(second);
+        };
         let mut running = tokio::task::JoinSet::new();
         for id in 1..=SCHEDULES {
             if running.len() >= AT_ONCE {
-                commits += running.join_next().await.unwrap().unwrap();
+                count(running.join_next().await.unwrap().unwrap());
             }
             let resource = self.clone();
             running.spawn(async move { resource.schedule(id, fenced).await });
         }
         while let Some(more) = running.join_next().await {
-            commits += more.unwrap();
+            count(more.unwrap());
         }
         let sum = self.table.server.psql(&format!("select sum(value) from {}", self.accounts));
         (commits, sum.parse().unwrap())
@@ -150,16 +154,20 @@ fn committed(added: Result<bool, sqlx::Error>) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_update_is_lost_behind_the_fence_in_a_thousand_schedules() {
     let resource = Resource::new().await;
-    let (commits, value) = resource.run(None).await;
-    assert_eq!(value, commits, "{} updates were lost", commits - value);
-    let (all, most) = (SCHEDULES as i64, 2 * SCHEDULES as i64);
-    assert!(commits > all && commits < most, "some first holders wrote in time, and some came late: {commits} commits");
+    let ([first, second], value) = resource.run(None).await;
+    assert_eq!(value, first + second, "{} updates were lost", first + second - value);
+    println!("{first} first holders wrote in time, and {second} second ones");
+    let all = SCHEDULES as i64;
+    assert!(first > 0 && first < all, "some first holders wrote in time, and some came late: {first}");
+    // What the database itself refuses, since another transaction was under way, is few.
+    assert!(second > all / 2, "{second} second holders wrote");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_fence_the_same_schedules_lose_updates() {
     let resource = Resource::new().await;
-    let (commits, value) = resource.run(Some(Fenced::Never)).await;
+    let ([first, second], value) = resource.run(Some(Fenced::Never)).await;
+    let commits = first + second;
     assert_eq!(commits, 2 * SCHEDULES as i64, "nobody is refused");
     assert!(value < commits, "no update was lost: these schedules prove nothing");
     println!("{} of {commits} updates were lost", commits - value);

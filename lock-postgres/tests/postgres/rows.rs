@@ -12,7 +12,7 @@ use lock_testkit::{PgBouncer, PostgresServer, Process};
 use crate::bed::{LONG, Table, eventually, grant, grant_at_last, init, name, open};
 
 /// A transaction of somebody else that stays open.
-struct Transaction(Process);
+pub(crate) struct Transaction(Process);
 
 impl Transaction {
     fn begin(server: &PostgresServer, statement: &str) -> Transaction {
@@ -24,14 +24,14 @@ impl Transaction {
         Transaction(process)
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.0.child().stdin.as_mut().unwrap().write_all(b"rollback;\n").unwrap();
         drop(self.0.child().stdin.take());
         self.0.wait();
     }
 }
 
-async fn until_locked(table: &Table, row: &str) {
+pub(crate) async fn until_locked(table: &Table, row: &str) {
     let free = format!(
         "select count(*) from (select 1 from {} where name = '{row}' for update skip locked) as free",
         table.name
@@ -39,7 +39,7 @@ async fn until_locked(table: &Table, row: &str) {
     eventually("the lock of the row", || table.server.psql(&free) == "0").await;
 }
 
-fn lock_row(table: &Table, row: &str) -> Transaction {
+pub(crate) fn lock_row(table: &Table, row: &str) -> Transaction {
     Transaction::begin(&table.server, &format!("select 1 from {} where name = '{row}' for update", table.name))
 }
 
@@ -93,7 +93,9 @@ async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
             let mut tokens = Vec::new();
             for turn in 0..40 {
                 let job = (number + turn) % 2;
-                let claim = Claim::new(name(&format!("job {job}")), LONG);
+                // So short that the row is old at once: its lease may well have ended when it is given back.
+                let ttl = if pruned { Duration::from_millis(10) } else { LONG };
+                let claim = Claim::new(name(&format!("job {job}")), ttl);
                 tokens.push((job, grant_at_last(&*store, &claim).await.number()));
                 store.release(&claim).await.unwrap();
             }
@@ -104,13 +106,16 @@ async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
     let pruning = tokio::spawn({
         let (store, over) = (stores[0].clone(), over.clone());
         async move {
+            let mut removed = 0;
             while pruned && !over.load(std::sync::atomic::Ordering::Relaxed) {
                 // An idle time that is over at once: every row that is free.
-                if let Err(error) = store.prune(Duration::ZERO).await {
-                    assert!(error.is_retryable(), "{error}");
+                match store.prune(Duration::ZERO).await {
+                    Ok(count) => removed += count,
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            removed
         }
     });
     let mut all = Vec::new();
@@ -123,7 +128,7 @@ async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
         all.extend(tokens);
     }
     over.store(true, std::sync::atomic::Ordering::Relaxed);
-    pruning.await.unwrap();
+    assert_eq!(pruning.await.unwrap() > 0, pruned, "rows were removed meanwhile");
     let count = all.len();
     all.sort_unstable();
     all.dedup();
@@ -166,5 +171,32 @@ async fn every_default_of_the_database_will_do() {
         let direct = open(&format!("{}?table=lease", server.url())).await;
         let pooled = open(&format!("{}?table=lease", pooler.url())).await;
         turns(&[direct, pooled], false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_first_in_the_path_of_the_user_decides_nothing() {
+    let server = PostgresServer::start(&[]);
+    let pooler = PgBouncer::start(&server);
+    init(&format!("{}?table=lease", server.url())).await.unwrap();
+    // A clock that is an hour ahead, and a comparison that everything passes.
+    server.psql(
+        "create schema evil;
+         create function evil.clock_timestamp() returns timestamptz language sql
+             as $$ select pg_catalog.clock_timestamp() + interval '1 hour' $$;
+         create function evil.yes(timestamptz, timestamptz) returns boolean language sql as 'select true';
+         create operator evil.<= (leftarg = timestamptz, rightarg = timestamptz, function = evil.yes);
+         alter role postgres set search_path = evil, pg_catalog;
+         alter database postgres set search_path = evil, pg_catalog",
+    );
+    for (way, url) in [("direct", server.url()), ("pooled", pooler.url())] {
+        let store = open(&format!("{url}?table=lease")).await;
+        let claim = Claim::new(name(way), LONG);
+        grant(&*store, &claim).await;
+        let other = store.request(&Claim::new(name(way), LONG)).await.unwrap();
+        assert!(matches!(other, Attempt::Held(_)), "{way}: it is held, and was taken: {other:?}");
+        let seen = store.inspect(claim.name()).await.unwrap().unwrap();
+        assert!(seen.remaining.unwrap() <= LONG, "{way}: {seen:?}");
+        assert_eq!(store.release(&claim).await.unwrap(), lock_core::Released::Held);
     }
 }

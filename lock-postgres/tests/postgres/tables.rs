@@ -40,14 +40,14 @@ async fn what_is_missing_newer_or_of_the_other_mode_is_refused_with_what_to_do()
     let table = Table::new().await;
     let missing = try_open(&format!("{}?table=nowhere.lease", table.server.url())).await.err().unwrap();
     let other_mode = open_any(&table.url("&mode=advisory")).await.err().unwrap();
-    table.server.psql(&format!("update {}_meta set version = 2", table.name));
+    table.server.psql(&format!("update {}_meta set version = 3", table.name));
     let newer = try_open(&table.url("")).await.err().unwrap();
     let init_newer = init(&table.url("")).await.err().unwrap();
     for (error, says) in [
         (missing, "leasehold init"),
         (other_mode, "for mode=rows"),
-        (newer, "newer layout 2"),
-        (init_newer, "newer layout 2"),
+        (newer, "newer layout 3"),
+        (init_newer, "newer layout 3"),
     ] {
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         assert!(error.to_string().contains(says), "{error}");
@@ -62,4 +62,28 @@ async fn an_unlogged_table_promises_nothing_that_a_crash_would_break() {
     assert!(store.guarantees().records_survive.is_empty(), "{:?}", store.guarantees());
     let locks = lock_core::Locks::builder_of(store).build();
     assert_eq!(locks.for_correctness().err().unwrap().kind(), ErrorKind::TooWeak);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_the_first_layout_is_brought_up_to_date_and_keeps_what_is_in_it() {
+    let table = Table::new().await;
+    let claim = Claim::new(name("job"), LONG);
+    let token = grant(&*table.open().await, &claim).await;
+    let lease = &table.name;
+    table.server.psql(&format!(
+        "alter table {lease}_meta drop column pruned_to, drop column standby_seen;
+         alter table {lease} reset (autovacuum_vacuum_threshold, vacuum_truncate);
+         update {lease}_meta set version = 1"
+    ));
+    let older = try_open(&table.url("")).await.err().unwrap();
+    assert!(older.kind() == ErrorKind::InvalidConfig && older.to_string().contains("leasehold init"), "{older}");
+    init(&table.url("")).await.unwrap();
+    let store = table.open().await;
+    assert_eq!(grant(&*store, &claim).await, token);
+    assert_eq!(store.prune(LONG).await.unwrap(), 0);
+    let settings = format!("select reloptions::text from pg_class where oid = '{lease}'::regclass");
+    let settings = table.server.psql(&settings);
+    for setting in ["fillfactor=70", "autovacuum_vacuum_threshold=500", "vacuum_truncate=off"] {
+        assert!(settings.contains(setting), "{settings}");
+    }
 }

@@ -69,3 +69,44 @@ async fn the_own_authority_is_believed_and_wrong_names_expired_ones_and_others_a
         assert!(!error.may_have_taken_effect());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_mode_does_what_it_says_where_a_program_links_two_kinds_of_tls() {
+    let ours = tempfile::tempdir().unwrap();
+    authority(ours.path(), &[("server", "DNS:elsewhere.test")]);
+    let file = |name: &str| ours.path().join(name).display().to_string();
+    let rules = file("rules");
+    std::fs::write(&rules, "hostssl all all 127.0.0.1/32 trust\nhostnossl all all 127.0.0.1/32 reject\n").unwrap();
+    let keys = [format!("ssl_cert_file={}", file("server.pem")), format!("ssl_key_file={}", file("server.key"))];
+    let server = PostgresServer::start(&["ssl=on", &keys[0], &keys[1], &format!("hba_file={rules}")]);
+    let url = |mode: &str| format!("{}?sslmode={mode}&sslrootcert={}", server.url(), file("ca.pem"));
+    init(&url("require")).await.unwrap();
+    // Its certificate is of the authority, and of another name.
+    for (mode, accepted) in [
+        ("disable", false),
+        ("allow", true),
+        ("prefer", true),
+        ("require", true),
+        ("verify-ca", true),
+        ("verify-full", false),
+    ] {
+        match try_open(&url(mode)).await {
+            Ok(store) => {
+                assert!(accepted, "{mode} was accepted");
+                grant(&*store, &Claim::new(name(mode), LONG)).await;
+            }
+            Err(error) => {
+                assert!(!accepted, "{mode}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Denied, "{mode}: {error}");
+            }
+        }
+    }
+    // Where the server does not insist, it goes without.
+    let plain = PostgresServer::start(&["ssl=on", &keys[0], &keys[1]]);
+    init(&plain.url()).await.unwrap();
+    let held = open(&format!("{}?sslmode=allow", plain.url())).await;
+    let uses_tls = "select bool_or(ssl) from pg_stat_ssl join pg_stat_activity using (pid)
+         where application_name like 'leasehold%'";
+    assert_eq!(plain.psql(uses_tls), "f");
+    drop(held);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lock_core::{Claim, LockStore};
+use lock_testkit::Proxy;
 
 use crate::bed::{LONG, Table, eventually, grant, locks, name, open};
 
@@ -87,4 +88,22 @@ async fn nothing_is_told_where_nobody_waits() {
     assert_eq!(table.server.psql(&format!("select waited_for from {}", table.name)), "f");
     store.release(&claim).await.unwrap();
     assert_eq!(backends(&table, "query ilike 'listen%'"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_died_without_a_word_is_noticed_while_somebody_waits() {
+    let table = Table::new().await;
+    let proxy = Proxy::to(table.server.port());
+    let own = format!(":{}/", table.server.port());
+    let url = table.url("&connect_timeout=500ms&response_timeout=500ms");
+    let far = locks(&open(&url.replace(&own, &format!(":{}/", proxy.port()))).await);
+    let holder = locks(&table.open().await).lock("job").acquire().await.unwrap();
+    let waiter = tokio::spawn(far.lock("job").acquire());
+    let waits = format!("select waited_for from {}", table.name);
+    eventually("the wish to be told", || table.server.psql(&waits) == "t").await;
+    proxy.forget();
+    holder.release().await.unwrap();
+    // The lease would have ended in ten minutes: it learns of the release by finding that nobody could tell it.
+    let next = tokio::time::timeout(lock_testkit::BOUND, waiter).await.expect("in time").unwrap().unwrap();
+    next.release().await.unwrap();
 }

@@ -1,0 +1,45 @@
+//! Connections that nobody uses for a while.
+
+use std::time::Duration;
+
+use lock_core::{Attempt, Claim, LockStore, Released};
+use lock_testkit::PostgresServer;
+
+use crate::bed::{LONG, Table, eventually, grant, init, name, open};
+
+/// Ends the connections of a table, as an operator or a limit does.
+fn end_connections(table: &Table) {
+    let of = format!("application_name = 'leasehold {}'", table.name);
+    table.server.psql(&format!("select pg_terminate_backend(pid) from pg_stat_activity where {of}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_the_server_ended_while_nobody_used_it_fails_no_step() {
+    let table = Table::new().await;
+    let store = table.open().await;
+    let claim = Claim::new(name("job"), LONG);
+    let token = grant(&*store, &claim).await;
+    end_connections(&table);
+    let Attempt::Granted(again) = store.request(&claim).await.unwrap() else { panic!("it is the own") };
+    assert_eq!(again.token, Some(token));
+    end_connections(&table);
+    assert_eq!(store.inspect(claim.name()).await.unwrap().unwrap().holder, Some(claim.holder()));
+    end_connections(&table);
+    assert_eq!(store.release(&claim).await.unwrap(), Released::Held, "it is known what became of it");
+    end_connections(&table);
+    assert_eq!(store.list(None, 10).await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashed_while_nobody_asked_fails_no_step() {
+    let mut server = PostgresServer::start(&[]);
+    init(&server.url()).await.unwrap();
+    let store = open(&server.url()).await;
+    let claim = Claim::new(name("job"), LONG);
+    grant(&*store, &claim).await;
+    let since = std::time::Instant::now();
+    server.restart();
+    // Within less than that nothing is tried before it is used.
+    eventually("a while without use", || since.elapsed() > Duration::from_millis(1_100)).await;
+    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+}
