@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use leasehold::{Holder, Lock};
 
 use crate::failure::Failure;
@@ -15,14 +15,14 @@ use crate::failure::Failure;
 ///
 /// The store is --store, else LEASEHOLD_STORE, else an SQLite file in your state folder.
 #[derive(Debug, Parser)]
-#[command(name = "leasehold", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "leasehold", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// The store's URL, such as sqlite:/var/lib/app/locks.db; `leasehold stores` lists the kinds
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// Logs to standard error; twice for more. LEASEHOLD_LOG=debug does the same
+    /// Logs to standard error what leasehold does; twice for more. LEASEHOLD_LOG=debug does the same
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -41,10 +41,12 @@ pub(crate) enum Command {
     Stores(Stores),
     /// Makes what a store needs before it can be used, such as a table; changes nothing if that was done
     Init(Init),
+    /// Removes what the store keeps of names that nobody locks any more
+    Prune(Prune),
     /// Shows the realm of the store's tokens, or begins a new one after a restore from backup
     Realm(Realm),
     /// Keeps late holders away from a resource, by the tokens of a lock
-    #[command(subcommand, disable_help_subcommand = true)]
+    #[command(subcommand)]
     Fence(FenceCommand),
 }
 
@@ -74,8 +76,14 @@ pub(crate) struct FenceRun {
     /// The token's realm; by default LEASEHOLD_REALM
     #[arg(long)]
     pub(crate) realm: Option<OsString>,
-    /// The command and its arguments
-    #[arg(value_name = "COMMAND", last = true, required = true)]
+    /// Waits for other writers for this long at most; by default without limit
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+    /// Says nothing while it waits, nor about where the fence is
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// The command and its arguments, after `--` if it begins with -
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -87,6 +95,9 @@ pub(crate) struct FenceRaise {
     /// The token's realm; by default LEASEHOLD_REALM, else the fence's
     #[arg(long)]
     pub(crate) realm: Option<OsString>,
+    /// Raises it as far as that, although it cannot be lowered again
+    #[arg(long)]
+    pub(crate) force: bool,
     /// The lock's name
     #[arg(value_name = "NAME")]
     pub(crate) name: OsString,
@@ -138,11 +149,11 @@ pub(crate) struct Run {
     /// Says nothing while it waits
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// The lock's name
+    /// The lock's name; one that begins with - stands between two `--`
     #[arg(value_name = "NAME")]
     pub(crate) name: OsString,
-    /// The command and its arguments
-    #[arg(value_name = "COMMAND", last = true, required = true)]
+    /// The command and its arguments, after `--` if it begins with -
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -197,6 +208,16 @@ pub(crate) struct Init {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// The store; by default that of --store or LEASEHOLD_STORE
+    #[arg(value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// For how long nobody has locked what is removed; by default prune_after of the URL, else 7days
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Realm {
     /// Begins a new realm, after the store's data was restored from a backup
     #[arg(long)]
@@ -208,7 +229,9 @@ pub(crate) struct Realm {
 
 /// Reads the command line; `Err` if there is nothing more to do.
 pub(crate) fn parse() -> Result<Cli, Result<ExitCode, Failure>> {
-    Cli::try_parse().map_err(|error| match error.kind() {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    name_between_dashes(&mut words).map_err(Err)?;
+    Cli::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
             Ok(ExitCode::SUCCESS)
@@ -221,12 +244,33 @@ pub(crate) fn parse() -> Result<Cli, Result<ExitCode, Failure>> {
     })
 }
 
-/// The complaint of the parser without its page of advice, on one line.
+/// Of `run -- NAME -- COMMAND` the second `--` is none of the command's. With one `--` only, the name was forgotten: the
+/// command's first word is not taken for it.
+fn name_between_dashes(words: &mut Vec<OsString>) -> Result<(), Failure> {
+    let Some(dashes) = words.iter().position(|word| word == "--") else { return Ok(()) };
+    let optional = |command: clap::Command| command.mut_args(|arg| arg.required(false));
+    let before = Cli::command().mut_subcommand("run", optional).try_get_matches_from(&words[..dashes]);
+    let nameless = before.is_ok_and(|before| match before.subcommand() {
+        Some(("run", run)) => !run.contains_id("name"),
+        _ => false,
+    });
+    if !nameless {
+        return Ok(());
+    }
+    if words.get(dashes + 2).is_none_or(|word| word != "--") {
+        return Err(Failure::usage("the lock's NAME is missing before --: run NAME -- COMMAND…; see leasehold --help"));
+    }
+    words.remove(dashes + 2);
+    Ok(())
+}
+
+/// The complaint of the parser and its tips, without the usage, on one line.
 fn one_line(text: &str) -> String {
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<_> = paragraph.lines().map(str::trim).collect();
-    let line = words.join(" ");
-    format!("{}; see leasehold --help", line.strip_prefix("error: ").unwrap_or(&line))
+    let (complaint, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let complaint = complaint.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let tips = rest.lines().map(str::trim).filter(|line| line.starts_with("tip: "));
+    let parts: Vec<_> = [complaint.strip_prefix("error: ").unwrap_or(&complaint)].into_iter().chain(tips).collect();
+    format!("{}; see leasehold --help", parts.join("; "))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -243,8 +287,6 @@ fn ttl(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -260,10 +302,52 @@ mod tests {
     }
 
     #[test]
+    fn a_tip_is_part_of_the_complaint() {
+        let error = Cli::try_parse_from(["leasehold", "run", "--tri", "demo", "--", "true"]).unwrap_err();
+        let line = one_line(&error.render().to_string());
+        assert!(
+            line.starts_with("unexpected argument '--tri' found; tip: a similar argument exists: '--try'; "),
+            "{line}"
+        );
+        assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+    }
+
+    fn run(words: &[&str]) -> Result<Run, String> {
+        let mut words: Vec<_> = ["leasehold"].iter().chain(words).map(OsString::from).collect();
+        name_between_dashes(&mut words).map_err(|failure| format!("{failure:?}"))?;
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Run(run) => Ok(run),
+            _ => panic!("not run"),
+        }
+    }
+
+    #[test]
     fn the_command_keeps_its_options_to_itself() {
-        let cli = Cli::try_parse_from(["leasehold", "run", "demo", "--", "ls", "--try", "-q"]).unwrap();
-        let Command::Run(run) = cli.command else { panic!("not run") };
-        assert_eq!(run.command, ["ls", "--try", "-q"]);
-        assert!(!run.try_once && !run.quiet);
+        for words in [
+            &["run", "demo", "--", "ls", "--try", "-q"][..],
+            &["run", "demo", "ls", "--try", "-q"],
+            &["run", "--ttl", "3s", "demo", "--wait", "1s", "ls", "--try", "-q"],
+            &["run", "--", "demo", "--", "ls", "--try", "-q"],
+        ] {
+            let run = run(words).unwrap();
+            assert_eq!(
+                (run.name.to_str(), run.command.as_slice()),
+                (Some("demo"), ["ls", "--try", "-q"].map(OsString::from).as_slice())
+            );
+            assert!(!run.try_once && !run.quiet);
+        }
+        assert_eq!(run(&["run", "demo", "ls", "--", "x"]).unwrap().command, ["ls", "--", "x"]);
+        assert_eq!(run(&["run", "demo", "--", "-x"]).unwrap().command, ["-x"]);
+    }
+
+    #[test]
+    fn a_name_may_begin_with_a_dash_and_a_command_is_never_taken_for_one() {
+        let dashed = run(&["run", "--try", "--", "-x", "--", "ls", "-l"]).unwrap();
+        assert_eq!((dashed.name.to_str(), dashed.command.len()), (Some("-x"), 2));
+        assert!(dashed.try_once);
+        for words in [&["run", "--", "ls", "-l"][..], &["run", "--ttl", "3s", "--", "sh", "script"], &["run", "--"]] {
+            let refused = run(words).unwrap_err();
+            assert!(refused.contains("NAME is missing"), "{words:?}: {refused}");
+        }
     }
 }

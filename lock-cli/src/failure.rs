@@ -97,17 +97,22 @@ impl From<Error> for Failure {
             // A store that refuses this user, or answers what it should never answer, is the wrong store.
             _ => status::CONFIG,
         };
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.contains(&text) {
-                let _ = write!(message, ": {text}");
-            }
-            cause = error.source();
-        }
-        Failure::new(status, message)
+        Failure::new(status, with_causes(&error))
     }
+}
+
+/// The error's text and those of its causes, each told once.
+pub(crate) fn with_causes(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !message.contains(&text) {
+            let _ = write!(message, ": {text}");
+        }
+        cause = error.source();
+    }
+    message
 }
 
 #[cfg(test)]

@@ -13,7 +13,13 @@ use std::process::ExitCode;
 
 use crate::failure::Failure;
 
+/// As many file descriptors as are needed before any store is open. With fewer the runtime would panic.
+const DESCRIPTORS: usize = 16;
+
 fn main() -> ExitCode {
+    if let Err(failure) = enough_descriptors() {
+        return failure.report();
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::system(format!("no runtime: {error}")).report(),
@@ -32,4 +38,13 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+fn enough_descriptors() -> Result<(), Failure> {
+    let opened: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| std::fs::File::open("/dev/null")).collect();
+    opened.map(drop).map_err(|error| {
+        Failure::system(format!(
+            "{DESCRIPTORS} more files cannot be opened: {error}; `ulimit -n` shows how many may be"
+        ))
+    })
 }

@@ -1,6 +1,6 @@
 //! Which store the command uses.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -13,13 +13,26 @@ use crate::failure::Failure;
 /// The URL of the store: `--store`, else `LEASEHOLD_STORE`, else an SQLite file in the user's state folder, which is
 /// made if it is not there.
 pub(crate) fn url(option: Option<&str>) -> Result<String, Failure> {
+    named(option)?.map_or_else(default, Ok)
+}
+
+/// The URL that the user has named, if there is one.
+pub(crate) fn named(option: Option<&str>) -> Result<Option<String>, Failure> {
     if let Some(url) = option {
-        return Ok(url.to_owned());
+        return Ok(Some(url.to_owned()));
     }
-    if let Some(url) = std::env::var_os("LEASEHOLD_STORE").filter(|url| !url.is_empty()) {
-        return url.into_string().map_err(|_| Failure::config("LEASEHOLD_STORE is not accepted: it is no UTF-8"));
-    }
+    let named =
+        std::env::var_os("LEASEHOLD_STORE").filter(|url| !url.is_empty()).map(OsString::into_string).transpose();
+    named.map_err(|_| Failure::config("LEASEHOLD_STORE is not accepted: it is no UTF-8"))
+}
+
+fn default() -> Result<String, Failure> {
     let folder = state_folder()?.join("leasehold");
+    if folder.to_str().is_none() {
+        return Err(Failure::config(format!(
+            "the state folder {folder:?} is not accepted: it is no UTF-8; name a store with --store or LEASEHOLD_STORE"
+        )));
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
         Failure::config(format!("the folder {} cannot be made: {error}; name a store with --store", folder.display()))
     })?;
@@ -33,7 +46,17 @@ fn state_folder() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The URL of this file: whatever would end or change the path is percent-encoded, and so is what is no UTF-8.
+/// Checks that the store keeps what it is told when this command has ended.
+pub(crate) fn outlives_a_command(url: &str) -> Result<(), Failure> {
+    if url.split_once(':').is_some_and(|(scheme, _)| scheme == "memory") {
+        return Err(Failure::config(
+            "the store memory: ends with each command, so that it excludes nobody; use another, such as sqlite:/PATH",
+        ));
+    }
+    Ok(())
+}
+
+/// The URL of this file: whatever would end or change the path is percent-encoded.
 fn sqlite_url(path: &Path) -> String {
     let mut url = "sqlite:".to_owned();
     for (at, byte) in path.as_os_str().as_bytes().iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{Break as How, FencingToken};
+use leasehold::{Break as How, FencingToken, HeldBy, LockName};
 use serde_json::json;
 
 use crate::cli::Break;
@@ -27,13 +27,17 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     }
     let how = if args.now { How::Now } else { How::Revoke };
     let Some(broken) = locks.break_lock(&name, &seen, how).await? else {
-        return nothing(format!("\"{name}\" was no longer held by {seen}: it was not broken"));
+        return nothing(not_broken(&name, &seen, locks.inspect(&name).await?.as_ref()));
     };
+    // What is so is looked up: a lock that somebody made without an end is not freed by waiting.
+    let after = locks.inspect(&name).await.ok().flatten();
     if args.json {
         let mut value = output::json_of(&name, Some(&broken.evicted));
         value["held"] = json!(false);
         value["broken"] = json!(true);
-        value["free_in_ms"] = json!(u64::try_from(broken.free_in.as_millis()).unwrap_or(u64::MAX));
+        let endless = after.as_ref().is_some_and(|by| by.revoked && by.remaining.is_none());
+        let free_in = u64::try_from(broken.free_in.as_millis()).unwrap_or(u64::MAX);
+        value["free_in_ms"] = json!((!endless).then_some(free_in));
         value["used_up_token"] = json!(broken.token.as_ref().map(FencingToken::number));
         value["used_up_realm"] = json!(broken.token.as_ref().map(|token| token.realm().as_str()));
         output::print(&value.to_string())?;
@@ -44,10 +48,7 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     } else {
         format!("evicted {}", output::shown(&broken.evicted.to_string()))
     }];
-    lines.push(match broken.free_in {
-        Duration::ZERO => format!("\"{name}\" is free now"),
-        time => format!("\"{name}\" becomes free in {}, when the old lease would have ended", output::time(time)),
-    });
+    lines.push(freed(&name, broken.free_in, after.as_ref()));
     if let Some(token) = &broken.token {
         lines.push(format!(
             "the token {} was used up: a fence raised to it refuses the evicted holder",
@@ -62,4 +63,76 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     }
     output::print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why nothing was broken, as it is now.
+fn not_broken(name: &LockName, seen: &HeldBy, now: Option<&HeldBy>) -> String {
+    match now {
+        None => format!("\"{name}\" is free: {seen} had given it back before it could be broken"),
+        Some(by) if by.holder == seen.holder => {
+            format!("\"{name}\" is held by {by}, and was not broken: the store lets only its holder end that lease")
+        }
+        Some(by) => format!("\"{name}\" was no longer held by {seen}, but by {by}: it was not broken"),
+    }
+}
+
+/// When the name is free, of which the lock was just broken.
+fn freed(name: &LockName, free_in: Duration, now: Option<&HeldBy>) -> String {
+    let ends = |by: &HeldBy| match by.remaining {
+        Some(time) => format!("becomes free in {}, when the old lease would have ended", output::time(time)),
+        None => "stays blocked, since the old lease has no end: `break --now` frees it".to_owned(),
+    };
+    match now {
+        Some(by) if by.revoked => format!("\"{name}\" {}", ends(by)),
+        Some(by) => format!("\"{name}\" is held by {} now", output::shown(&by.to_string())),
+        None if free_in.is_zero() => format!("\"{name}\" is free now"),
+        None => {
+            format!("\"{name}\" becomes free in {}, when the old lease would have ended", output::time(free_in))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold::Holder;
+
+    use super::*;
+
+    fn held_by(number: u128) -> HeldBy {
+        HeldBy::holder(Holder::from_u128(number))
+    }
+
+    #[test]
+    fn what_is_said_after_breaking_is_what_is_so() {
+        let name = LockName::new("demo").unwrap();
+        let revoked = |remaining| {
+            let mut by = held_by(1);
+            (by.revoked, by.remaining) = (true, remaining);
+            by
+        };
+        let seconds = Duration::from_secs;
+        for (free_in, now, says) in [
+            (Duration::ZERO, None, "is free now"),
+            (seconds(5), Some(revoked(Some(seconds(4)))), "becomes free in 4s"),
+            (seconds(5), None, "becomes free in 5s"),
+            (Duration::ZERO, Some(revoked(None)), "stays blocked, since the old lease has no end"),
+            (Duration::ZERO, Some(held_by(2)), "is held by holder 00000000000000000000000000000002 now"),
+        ] {
+            let text = freed(&name, free_in, now.as_ref());
+            assert!(text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_was_not_broken_is_told_as_it_is() {
+        let name = LockName::new("demo").unwrap();
+        for (now, says) in [
+            (None, "is free"),
+            (Some(held_by(1)), "the store lets only its holder end that lease"),
+            (Some(held_by(2)), "was no longer held by holder 00000000000000000000000000000001, but by holder"),
+        ] {
+            let text = not_broken(&name, &held_by(1), now.as_ref());
+            assert!(text.contains(says), "{text}");
+        }
+    }
 }

@@ -4,12 +4,14 @@ mod break_lock;
 mod fence;
 mod init;
 mod list;
+mod prune;
 mod realm;
 mod run;
 mod status;
 mod stores;
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use leasehold::Locks;
 
@@ -17,8 +19,20 @@ use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 use crate::{logs, store};
 
+/// The locks that an operator's command has opened.
+static OPENED: OnceLock<Locks> = OnceLock::new();
+
 /// Does what the command line asks.
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let ended = dispatch(cli).await;
+    if let Some(locks) = OPENED.get() {
+        // A file is left whole by itself.
+        locks.close().await;
+    }
+    ended
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     logs::begin(cli.verbose)?;
     let store = cli.store.as_deref();
     match cli.command {
@@ -29,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Stores(args) => stores::run(args)?,
         Command::Fence(command) => return fence::run(command).await,
         Command::Init(args) => init::run(args, store).await?,
+        Command::Prune(args) => prune::run(args, store).await?,
         Command::Realm(args) => realm::run(args, store).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -36,5 +51,15 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 /// The locks of the store that the command line names, for operators.
 async fn locks(store: Option<&str>) -> Result<Locks, Failure> {
-    Ok(leasehold::connect(store::url(store)?).await?)
+    let named = store::named(store)?;
+    let mut connect = leasehold::connect(store::url(store)?);
+    if named.is_some() {
+        // A mistyped path would make an empty store, where every lock is free. Who names none has mistyped nothing.
+        connect = connect.existing();
+    }
+    let locks = connect.await?;
+    if let Some(named) = named {
+        store::outlives_a_command(&named)?;
+    }
+    Ok(OPENED.get_or_init(|| locks).clone())
 }

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{Connect, ErrorKind, FencedGuard, FencingToken, Guard, LockGuard, LockName, Locks};
+use leasehold::{Connect, Error, ErrorKind, FencedGuard, FencingToken, Guard, LockGuard, LockName, Locks, LossReason};
 
 use crate::cli::Run;
-use crate::failure::{Failure, status};
-use crate::supervise::{Ending, Job, Signals, Terms, supervise};
+use crate::failure::{self, Failure, status};
+use crate::supervise::{Ending, Job, Signals, Terms, Why, supervise};
 use crate::waiting_line::WaitingLine;
 use crate::{output, store};
 
@@ -19,7 +19,8 @@ pub(crate) async fn run(args: Run, url: Option<&str>) -> Result<ExitCode, Failur
     let name = store::name(&args.name)?;
     let grace = grace(&args)?;
     let mut signals = Signals::new()?;
-    let mut connect = leasehold::connect(store::url(url)?);
+    let url = store::url(url)?;
+    let mut connect = leasehold::connect(&url);
     if let Some(info) = &args.info {
         connect = connect.holder_info(info);
     }
@@ -28,6 +29,7 @@ pub(crate) async fn run(args: Run, url: Option<&str>) -> Result<ExitCode, Failur
         hold(&locks, &name, &args, grace, &mut signals, FencedGuard::into_parts).await
     } else {
         let locks = connecting(connect, &mut signals).await?;
+        store::outlives_a_command(&url)?;
         let with_token = |guard: LockGuard| {
             let token = guard.token_if_any().cloned();
             (guard, token)
@@ -135,20 +137,27 @@ async fn run_held(
     };
     let validity = guard.validity();
     let ending = supervise(job, Some(&validity), Terms::new(validity.ttl(), grace), signals).await;
-    let lost = |why: &str| {
-        Failure::new(
-            status::LOST,
-            format!("the lease on \"{}\" is lost: {why}; the command was stopped", validity.name()),
-        )
-    };
     let loss = validity.check().err();
+    let renewal = validity.renewal_failure();
     let released = guard.release().await;
+    let told = |reason: LossReason, renewal: Option<Error>| match renewal
+        .filter(|_| matches!(reason, LossReason::Expired | LossReason::NotHeld))
+    {
+        Some(error) => format!("{reason}; the last renewal failed: {}", failure::with_causes(&error)),
+        None => reason.to_string(),
+    };
+    let lost = |why: &str| {
+        let text = format!("the lease on \"{}\" is lost, and the command was stopped: {why}", validity.name());
+        Failure::new(status::LOST, text)
+    };
     match ending? {
-        Ending::Stopped(why) => Err(lost(&loss.map_or_else(|| why.to_owned(), |reason| reason.to_string()))),
+        Ending::Stopped(Why::OuterEnds) => Ending::Stopped(Why::OuterEnds).code(),
+        Ending::Stopped(Why::NotRenewed(renewal)) => Err(lost(&told(loss.unwrap_or(LossReason::Expired), renewal))),
+        Ending::Stopped(why) => Err(lost(&loss.map_or_else(|| why.to_string(), |reason| told(reason, renewal)))),
         ending => {
             match released {
                 Err(error) if error.kind() == ErrorKind::Lost => {
-                    let why = error.loss().map_or_else(|| error.to_string(), |reason| reason.to_string());
+                    let why = error.loss().map_or_else(|| error.to_string(), |reason| told(reason, renewal));
                     let text = format!("the lease on \"{}\" was lost before the command ended: {why}", validity.name());
                     return Err(Failure::new(status::LOST, text));
                 }

@@ -8,13 +8,14 @@ use tokio::net::UnixStream;
 /// What the supervisor tells the watchdog. Moments are those of [`boot_time`](super::boot_time).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Start the command; its lease is valid until then. Its standard streams come along.
+    /// Start the command; its lease is valid until then. Its standard streams come along, and the deadline of the
+    /// `leasehold run` around it if there is one.
     Begin(u64),
     /// The lease is valid until then.
     Extend(u64),
     /// The lease is lost: stop the command now.
     Stop,
-    /// Nobody will signal the group any more.
+    /// Nobody will signal the command any more.
     Goodbye,
 }
 
@@ -25,8 +26,8 @@ pub(crate) enum Report {
     Started(i32),
     /// The command could not be started, with the system's error number.
     NotStarted(i32),
-    /// The command is being stopped for good: its lease ends.
-    Stopping,
+    /// The command is being stopped for good: its lease ends, or that of the `leasehold run` around it.
+    Stopping { by_outer: bool },
     /// A signal has stopped the command for a while.
     Suspended(i32),
     /// The command ended by itself with this status.
@@ -79,7 +80,7 @@ impl Report {
         match self {
             Report::Started(pid) => frame(b'S', number(pid)),
             Report::NotStarted(error) => frame(b'N', number(error)),
-            Report::Stopping => frame(b'T', 0),
+            Report::Stopping { by_outer } => frame(b'T', u64::from(by_outer)),
             Report::Suspended(signal) => frame(b'Z', number(signal)),
             Report::Exited(status) => frame(b'X', number(status)),
             Report::Killed(signal) => frame(b'K', number(signal)),
@@ -92,7 +93,7 @@ impl Report {
         match tag {
             b'S' => Ok(Report::Started(number)),
             b'N' => Ok(Report::NotStarted(number)),
-            b'T' => Ok(Report::Stopping),
+            b'T' => Ok(Report::Stopping { by_outer: number != 0 }),
             b'Z' => Ok(Report::Suspended(number)),
             b'X' => Ok(Report::Exited(number)),
             b'K' => Ok(Report::Killed(number)),
@@ -153,8 +154,9 @@ mod tests {
         for order in [Order::Begin(1), Order::Extend(u64::MAX), Order::Stop, Order::Goodbye] {
             assert_eq!(Order::from_frame(order.to_frame()).unwrap(), order);
         }
-        let reports = [Report::Started(i32::MAX), Report::NotStarted(2), Report::Stopping, Report::Suspended(20)];
-        for report in reports.into_iter().chain([Report::Exited(255), Report::Killed(9)]) {
+        let stopping = [true, false].map(|by_outer| Report::Stopping { by_outer });
+        let reports = [Report::Started(i32::MAX), Report::NotStarted(2), Report::Suspended(20)];
+        for report in reports.into_iter().chain(stopping).chain([Report::Exited(255), Report::Killed(9)]) {
             assert_eq!(Report::from_frame(report.to_frame()).unwrap(), report);
         }
         assert!(Order::from_frame([0; FRAME]).is_err() && Report::from_frame([b'S'; FRAME]).is_err());

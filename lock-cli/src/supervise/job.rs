@@ -1,7 +1,10 @@
 //! [`Job`], the command that is run; [`Ending`], how it ended.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::process::{Command, ExitCode};
+
+use leasehold::Error;
 
 use crate::failure::{Failure, status};
 
@@ -41,7 +44,7 @@ impl Job {
 }
 
 /// How a command ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Ending {
     /// By itself, with this status.
     Exited(i32),
@@ -49,8 +52,32 @@ pub(crate) enum Ending {
     Killed(i32),
     /// It could not be started; the system's error number.
     NotStarted(i32, OsString),
-    /// It was stopped since its lease ended, or could no longer be watched; why.
-    Stopped(&'static str),
+    /// It was stopped.
+    Stopped(Why),
+}
+
+/// Why a command was stopped.
+#[derive(Clone, Debug)]
+pub(crate) enum Why {
+    /// The lease ends; why the last renewal brought no answer by then, if it is that.
+    NotRenewed(Option<Error>),
+    /// The lease had ended when the command was to be started.
+    TooLate,
+    /// The lease of the `leasehold run` around this one ends.
+    OuterEnds,
+    /// Nobody would stop it in time any more.
+    Unwatched,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::NotRenewed(_) => "it could not be renewed in time",
+            Why::TooLate => "its validity ended before the command was started",
+            Why::OuterEnds => "the lease of the `leasehold run` around it has ended",
+            Why::Unwatched => "its watchdog has ended",
+        })
+    }
 }
 
 impl Ending {

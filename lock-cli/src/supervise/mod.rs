@@ -1,13 +1,17 @@
-//! Runs a command in a process group of its own, and stops all of it before the lease that it runs under has ended.
+//! Runs a command in a process group of its own, and stops it, and all that it has started, before the lease that it runs
+//! under has ended.
 //!
 //! Two processes share the work, so that it is also done when one of them is stopped or killed:
 //!
 //! - the **supervisor**, which is `leasehold` itself: it holds the lock, forwards signals, and tells the watchdog after
 //!   every renewal until when the lease is valid;
-//! - the **watchdog**, a small process of the same executable: it starts the command, and stops its group before the
-//!   last deadline that it was told, or at once when its supervisor has gone.
+//! - the **watchdog**, a small process of the same executable: it starts the command, and stops it before the last
+//!   deadline that it was told, or at once when its supervisor has gone.
 //!
 //! A socket joins them. Its end is how each learns that the other has died.
+//!
+//! Whatever the command starts stays below the watchdog in the tree of processes, also what leaves the group, its session
+//! or its parent: both processes adopt the orphans below them. What has to be stopped is everything there.
 //!
 //! The watchdog, and not the supervisor, is the parent of the command. It reaps the command only when nobody will
 //! signal the group any more. Until then the command's process id, which is the group's id, cannot be given to another
@@ -15,8 +19,11 @@
 //! moment on.
 
 mod boot_time;
+mod deadline_file;
+mod descendants;
 mod frame;
 mod job;
+mod mask;
 mod signals;
 mod supervisor;
 mod terminal;
@@ -24,10 +31,14 @@ mod watchdog;
 
 use std::time::Duration;
 
-pub(crate) use self::job::{Ending, Job};
+pub(crate) use self::job::{Ending, Job, Why};
+pub(crate) use self::mask::InheritedMask;
 pub(crate) use self::signals::Signals;
 pub(crate) use self::supervisor::supervise;
 pub(crate) use self::watchdog::{WatchdogOrder, watch};
+
+/// How long the end of what was killed is watched. The system ends it at once, or does not let it end.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// How a lease's end is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

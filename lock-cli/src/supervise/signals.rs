@@ -1,11 +1,13 @@
 //! [`Signals`]: the signals that `leasehold` passes on.
 
 use std::future::poll_fn;
+use std::io;
 use std::task::Poll;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
+use super::InheritedMask;
 use crate::failure::Failure;
 
 /// The signals that are passed on. Until the command runs they end `leasehold`, as they would without it.
@@ -15,14 +17,18 @@ const PASSED_ON: [Signal; 7] =
 /// The signals that this process receives, from now on, instead of being ended by them.
 #[derive(Debug)]
 pub(crate) struct Signals {
+    inherited: InheritedMask,
     streams: Vec<(i32, Stream)>,
 }
 
 impl Signals {
     /// Receives the signals that are passed on, except those that were ignored when this process was started (as by
-    /// `nohup`): these stay ignored, by the command too.
+    /// `nohup`): these stay ignored, by the command too. What was blocked is not blocked any more, also in the threads
+    /// that begin after this.
     pub(crate) fn new() -> Result<Signals, Failure> {
-        let mut signals = Signals { streams: Vec::new() };
+        let inherited = InheritedMask::lift()
+            .map_err(|error| Failure::system(format!("the signals that are blocked cannot be received: {error}")))?;
+        let mut signals = Signals { inherited, streams: Vec::new() };
         let ignored = ignored();
         for signal in PASSED_ON.map(Signal::as_raw) {
             if ignored & bit(signal) == 0 {
@@ -30,6 +36,17 @@ impl Signals {
             }
         }
         Ok(signals)
+    }
+
+    /// The signals that were blocked when this process was started.
+    pub(crate) fn inherited(&self) -> &InheritedMask {
+        &self.inherited
+    }
+
+    /// Is told of children that end or stop. From then on they are there to be waited for, also if SIGCHLD was ignored
+    /// when this process was started.
+    pub(crate) fn of_children() -> io::Result<Stream> {
+        signal(SignalKind::child())
     }
 
     /// Receives the signals of job control too, from now on.

@@ -9,18 +9,16 @@ use std::time::Duration;
 
 use leasehold::{LossReason, Validity};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
+use super::deadline_file::OuterDeadline;
 use super::frame::{Link, Order, Report};
 use super::terminal::Terminal;
-use super::{Ending, Job, Signals, Terms, WatchdogOrder, boot_time};
+use super::{ENDING, Ending, Job, Signals, Terms, WatchdogOrder, Why, boot_time, descendants};
 use crate::failure::Failure;
 
 /// How long a command may take to stop when `leasehold` was told to, before it is stopped by force.
 const SUSPENDING: Duration = Duration::from_millis(500);
-
-/// How long the end of a group is watched that has lost its watchdog.
-const ENDING: Duration = Duration::from_secs(2);
 
 /// How long the watchdog may take to end.
 const LEAVING: Duration = Duration::from_millis(500);
@@ -34,9 +32,13 @@ pub(crate) async fn supervise(
     signals: &mut Signals,
 ) -> Result<Ending, Failure> {
     signals.with_job_control()?;
+    let failed = |error| Failure::system(format!("the watchdog cannot be started: {error}"));
+    let mut children = Signals::of_children().map_err(failed)?;
+    // A watchdog that is killed leaves us what is below it.
+    descendants::adopt();
+    let strangers = descendants::own();
     let deadline = deadline_of(lease);
-    let (link, watchdog) = start_watchdog(&job, terms, deadline)
-        .map_err(|error| Failure::system(format!("the watchdog cannot be started: {error}")))?;
+    let (link, watchdog) = start_watchdog(&job, terms, deadline, signals).map_err(failed)?;
     let mut supervisor = Supervisor {
         job,
         link,
@@ -44,13 +46,14 @@ pub(crate) async fn supervise(
         deadline,
         watchdog: Pid::from_child(&watchdog),
         group: None,
+        strangers,
         terminal: Terminal::open(),
         had_terminal: Terminal::is_wanted(),
         suspend_by: None,
         stopped: None,
         early: Vec::new(),
     };
-    let ending = supervisor.run(lease, signals).await;
+    let ending = supervisor.run(lease, signals, &mut children).await;
     supervisor.end(watchdog).await;
     ending
 }
@@ -63,19 +66,23 @@ fn deadline_of(lease: Option<&Validity>) -> u64 {
     lease.map_or(u64::MAX, |lease| now.saturating_add(left(lease)))
 }
 
-/// Starts the watchdog, out of reach of the terminal's signals, and gives it our standard streams for the command.
-fn start_watchdog(job: &Job, terms: Terms, deadline: u64) -> io::Result<(Link, Child)> {
+/// Starts the watchdog, out of reach of the terminal's signals, and gives it our standard streams for the command, and the
+/// deadline of the `leasehold run` around us.
+fn start_watchdog(job: &Job, terms: Terms, deadline: u64, signals: &Signals) -> io::Result<(Link, Child)> {
+    let outer = OuterDeadline::from_env();
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(executable()?);
     command.arg0("lock-watchdog").args(WatchdogOrder::args(terms, &job.command));
     job.apply_env(&mut command);
-    let watchdog = command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0).spawn()?;
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0);
+    let watchdog = signals.inherited().within(|| command.spawn())?;
     drop(command);
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut descriptors = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    descriptors.extend(outer.as_ref().map(|outer| outer.file().as_fd()));
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&streams)) {
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     let frame = Order::Begin(deadline).to_frame();
@@ -98,19 +105,26 @@ struct Supervisor {
     watchdog: Pid,
     /// The command's group, once it runs and until nobody may signal it any more.
     group: Option<Pid>,
+    /// Children that whatever became this process had before: no part of the command.
+    strangers: Vec<Pid>,
     terminal: Option<Terminal>,
     /// Whether the command has, or had before it was suspended, the terminal.
     had_terminal: bool,
     /// We were told to stop: by then the command has stopped, or is made to.
     suspend_by: Option<u64>,
     /// Why the command is being stopped for good.
-    stopped: Option<&'static str>,
+    stopped: Option<Why>,
     /// Signals that came before the command ran.
     early: Vec<i32>,
 }
 
 impl Supervisor {
-    async fn run(&mut self, lease: Option<&Validity>, signals: &mut Signals) -> Result<Ending, Failure> {
+    async fn run(
+        &mut self,
+        lease: Option<&Validity>,
+        signals: &mut Signals,
+        children: &mut tokio::signal::unix::Signal,
+    ) -> Result<Ending, Failure> {
         let mut loss_told = false;
         // Asked for before the deadline is read: no renewal in between is missed.
         let mut renewal = std::pin::pin!(renewed(lease));
@@ -121,12 +135,12 @@ impl Supervisor {
                 biased;
                 frame = self.link.next() => match frame.map(Report::from_frame) {
                     Some(Ok(report)) => {
-                        if let Some(ending) = self.hear(report) {
+                        if let Some(ending) = self.hear(report, lease) {
                             return Ok(ending);
                         }
                     }
                     Some(Err(_)) => {}
-                    None => return Ok(self.without_watchdog().await),
+                    None => return self.without_watchdog().await,
                 },
                 signal = signals.next() => self.pass_on(signal),
                 reason = lost(lease), if !loss_told => {
@@ -137,6 +151,7 @@ impl Supervisor {
                     renewal.set(renewed(lease));
                     self.extend(lease);
                 }
+                _ = children.recv() => self.reap(),
                 () = tokio::time::sleep(next_look) => self.look(),
             }
         }
@@ -163,13 +178,22 @@ impl Supervisor {
     fn look(&mut self) {
         // A watchdog that somebody stopped would neither stop the command nor tell of its end.
         let _ = kill_process(self.watchdog, Signal::CONT);
+        self.reap();
         if boot_time::until(self.deadline) <= self.terms.lead {
             self.signal(Signal::KILL);
+            descendants::kill(self.watchdog, &[]);
         }
         if self.suspend_by.is_some_and(|at| boot_time::until(at).is_zero()) {
             self.signal(Signal::STOP);
             self.suspended_as_told();
         }
+    }
+
+    /// Reaps what is ours besides the watchdog: as the first process of a container we inherit the orphans of all that is
+    /// started in it. The command stays unreaped also where its watchdog was killed, and so its group's id stays its own.
+    fn reap(&self) {
+        let spared: Vec<_> = self.group.into_iter().chain([self.watchdog]).collect();
+        descendants::reap(&spared);
     }
 
     /// The lease is lost. Where time has ended it, the watchdog knows by itself, and earlier.
@@ -179,7 +203,7 @@ impl Supervisor {
         }
     }
 
-    fn hear(&mut self, report: Report) -> Option<Ending> {
+    fn hear(&mut self, report: Report, lease: Option<&Validity>) -> Option<Ending> {
         match report {
             Report::Started(pid) => {
                 self.group = Pid::from_raw(pid);
@@ -190,16 +214,20 @@ impl Supervisor {
                     self.pass_on(signal);
                 }
             }
-            Report::Stopping => self.stopped = Some("it could not be renewed in time"),
+            Report::Stopping { by_outer: true } => self.stopped = Some(Why::OuterEnds),
+            // Looked up now: an answer that comes while the command ends is too late for it.
+            Report::Stopping { by_outer: false } => {
+                self.stopped = Some(Why::NotRenewed(lease.and_then(Validity::renewal_failure)));
+            }
             Report::Suspended(signal) => self.suspended(signal),
             Report::NotStarted(error) if error == rustix::io::Errno::TIMEDOUT.raw_os_error() => {
-                return Some(Ending::Stopped("its validity ended before the command was started"));
+                return Some(Ending::Stopped(Why::TooLate));
             }
             Report::NotStarted(error) => {
                 return Some(Ending::NotStarted(error, self.job.command.first().cloned().unwrap_or_default()));
             }
             Report::Exited(_) | Report::Killed(_) if self.stopped.is_some() => {
-                return self.stopped.map(Ending::Stopped);
+                return self.stopped.take().map(Ending::Stopped);
             }
             Report::Exited(status) => return Some(Ending::Exited(status)),
             Report::Killed(signal) => return Some(Ending::Killed(signal)),
@@ -282,18 +310,28 @@ impl Supervisor {
         terminal.is_at(group)
     }
 
-    /// The watchdog has ended before the command: the command is ended at once, since nobody would do it in time.
-    async fn without_watchdog(&mut self) -> Ending {
-        self.signal(Signal::KILL);
-        // The lock is given back after this: nobody of the group may still run then. In a container without anybody who
-        // reaps orphans the group never ends, although it is dead.
+    /// The watchdog has ended before the command: all that was below it is ours now, and is ended at once, since nobody
+    /// would do it in time.
+    async fn without_watchdog(&mut self) -> Result<Ending, Failure> {
         let until = boot_time::now().saturating_add(ENDING.as_nanos() as u64);
-        while self.group.is_some_and(|group| test_kill_process_group(group).is_ok())
-            && !boot_time::until(until).is_zero()
-        {
+        loop {
+            // Its end of the socket is closed before its children are ours.
+            let handed_on = descendants::is_dead(self.watchdog);
+            self.signal(Signal::KILL);
+            descendants::kill(getpid(), &self.strangers);
+            // The lock is given back after this: nobody may still run then.
+            let gone = handed_on && descendants::none_left(getpid(), &self.strangers);
+            if gone || boot_time::until(until).is_zero() {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Ending::Stopped("its watchdog has ended")
+        // One that was just started, and of which we were not told, is there among our children, unreaped.
+        let not_ours = |child: &Pid| *child == self.watchdog || self.strangers.contains(child);
+        if self.group.is_some() || !descendants::own().iter().all(not_ours) {
+            return Ok(Ending::Stopped(Why::Unwatched));
+        }
+        Err(Failure::system("the watchdog ended before the command ran"))
     }
 
     /// Lets the watchdog reap the command and end, and reaps it; one that hangs is left to the system.

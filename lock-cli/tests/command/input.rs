@@ -34,7 +34,9 @@ fn a_wrong_command_line_is_refused() {
         (&["run", "demo", "--grace", "16s", "--", "true"], "half of --ttl"),
         (&["run", "demo", "--try", "--wait", "1s", "--", "true"], "cannot be used with"),
         (&["run", "demo"], "COMMAND"),
-        (&["run", "demo", "true"], "unexpected argument"),
+        (&["run", "demo", "--tri", "true"], "tip: a similar argument exists: '--try'"),
+        (&["run", "--", "ls", "-l"], "NAME is missing"),
+        (&["stauts", "demo"], "tip: a similar subcommand exists: 'status'"),
         (&["run", "--", "true"], "NAME"),
         (&["break", "demo", "--holder", "abc"], "32 hexadecimal digits"),
         (&["frobnicate"], "unrecognized subcommand"),
@@ -66,6 +68,12 @@ fn a_wrong_store_is_refused() {
         ("nonsense".to_owned(), "no scheme"),
         ("".to_owned(), "no scheme"),
         ("Foo:bar".to_owned(), "lower-case"),
+        ("127.0.0.1:6379".to_owned(), "write it as redis://127.0.0.1:6379"),
+        ("localhost:6379".to_owned(), "write it as redis://localhost:6379"),
+        ("consul://h".to_owned(), "there is memory:"),
+        ("sqllite:x.db".to_owned(), "did you mean sqlite:?"),
+        ("redis://odd:1234/hunter2@h".to_owned(), "%2F"),
+        ("postgres://app:5432?a=hunter2@h/db".to_owned(), "%2F"),
         (secret, "there is no store nosuch:"),
         ("memory:?colour=red".to_owned(), "\"colour\" is not accepted"),
         (format!("{}?colour=red", of("x.db")), "\"colour\" is not accepted"),
@@ -82,6 +90,61 @@ fn a_wrong_store_is_refused() {
         }
     }
     assert!(!place.path("bad").exists());
+}
+
+#[test]
+fn a_store_that_ends_with_the_command_is_refused() {
+    let place = Place::new();
+    let args =
+        [&["run", "demo", "--", "touch", "bad"][..], &["status", "demo"], &["list"], &["break", "demo"], &["realm"]];
+    for args in args {
+        refused(&place.say(&[&["--store", "memory:"][..], args].concat()), 78, "it excludes nobody");
+    }
+    assert!(!place.path("bad").exists());
+}
+
+#[test]
+fn a_command_is_taken_without_dashes_and_a_name_may_begin_with_one() {
+    let place = Place::new();
+    let said = place.say(&["run", "demo", "echo", "-n", "hi", "--", "there"]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(0), "hi -- there", ""));
+    let said = place.say(&["run", "--try", "--", "-odd", "--", "sh", "-c", "echo $LEASEHOLD_NAME"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "-odd\n"), "{said:?}");
+    assert_eq!(place.say(&["status", "--", "-odd"]).out, "free\n");
+    refused(&place.say(&["status", "-odd"]), 64, "-o");
+    let fenced = place.say(&["run", "demo", "sh", "-c", "$LEASEHOLD fence run --file f echo -n written"]);
+    assert_eq!((fenced.code, fenced.out.as_str()), (Some(0), "written"), "{fenced:?}");
+}
+
+#[test]
+fn a_file_that_this_user_may_not_use_is_a_matter_of_configuration() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::used();
+    let allow =
+        |name: &str, mode| std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    allow("", 0o777);
+    for mode in [0o600, 0o644] {
+        allow("locks.db", mode);
+        for args in [&["run", "demo", "--", "touch", "bad"][..], &["list"]] {
+            let leasehold = place.leasehold(args);
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(leasehold.get_program()).args(args);
+            let envs = leasehold.get_envs().filter_map(|(name, value)| Some((name, value?)));
+            let said = crate::place::Running::begin(command.envs(envs).current_dir("/")).end();
+            refused(&said, 78, "locks.db");
+        }
+    }
+}
+
+#[test]
+fn a_home_that_is_no_text_is_refused_with_the_way_out() {
+    let place = Place::new();
+    let mut command = place.leasehold(&["run", "demo", "--", "true"]);
+    let home = place.path("").join(OsStr::from_bytes(b"h\xff"));
+    let output = command.env_remove("LEASEHOLD_STORE").env_remove("XDG_STATE_HOME").env("HOME", home).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("is no UTF-8; name a store with --store") && text.lines().count() == 1, "{text}");
 }
 
 #[test]
@@ -118,6 +181,8 @@ fn wrong_log_levels_are_refused_and_right_ones_log_to_standard_error() {
     let output = place.leasehold(&["run", "demo", "--", "true"]).env("LEASEHOLD_LOG", "debug").output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8(output.stderr).unwrap().contains("acquired"));
+    let said = place.say(&["run", "-v", "demo", "--", "true"]);
+    assert!(said.err.contains("acquired"), "{said:?}");
 }
 
 #[test]
@@ -144,7 +209,16 @@ fn a_reader_that_has_gone_away_ends_a_command_quietly() {
 #[test]
 fn help_and_version_are_no_failure() {
     let place = Place::new();
-    for args in [&["--help"][..], &["--version"], &["run", "--help"], &["fence", "--help"], &["help-me"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["run", "--help"],
+        &["fence", "--help"],
+        &["help"],
+        &["help", "run"],
+        &["fence", "help", "raise"],
+        &["help-me"],
+    ] {
         let said = place.say(args);
         let fails = args == ["help-me"];
         assert_eq!(said.code, Some(if fails { 64 } else { 0 }), "{said:?}");

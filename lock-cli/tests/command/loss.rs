@@ -71,9 +71,31 @@ fn a_store_that_does_not_answer_ends_the_command_before_its_lease_ends() {
     blocker.execute_batch("ROLLBACK").unwrap();
     let (holder, waiter) = (holder.end(), waiter.end());
     assert_eq!(holder.code, Some(76), "{holder:?}");
+    assert!(holder.err.contains("the last renewal failed: "), "{holder:?}");
+    assert_eq!(holder.err.lines().count(), 1, "{holder:?}");
     assert_eq!(waiter.code, Some(0), "{waiter:?}");
     assert!(place.last_number("old") <= ended);
     nobody_wrote_late(&place, pids);
+}
+
+#[test]
+fn a_full_disk_is_named_as_the_reason_of_the_loss() {
+    let full = Place::new();
+    let disk = full.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    // A file system of its own, in the namespace of one shell, since a test must not fill the machine's.
+    let script = "set -e; mount -t ext4 -o loop image disk; export LEASEHOLD_STORE=sqlite:$PWD/disk/locks.db
+        exec \"$0\" run --ttl 4s demo -- sh -c 'dd if=/dev/zero of=disk/full bs=64k 2>/dev/null; exec sleep 600'";
+    for command in ["truncate -s 8M image", "mkfs.ext4 -q image"] {
+        let made = std::process::Command::new("sh").args(["-c", command]).current_dir(full.path("")).status();
+        assert!(made.unwrap().success(), "{command}");
+    }
+    let leasehold = full.leasehold(&[]);
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(leasehold.get_program()).current_dir(full.path(""));
+    let said = Running::begin(&mut command).end();
+    assert_eq!(said.code, Some(76), "{said:?}");
+    assert!(said.err.contains("the lease on \"demo\" is lost") && said.err.contains("the disk is full"), "{said:?}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod counter;
+mod descendants;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod fence;
+mod file;
 mod init;
 mod input;
 mod loss;
@@ -17,4 +19,7 @@ mod run;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod servers;
 mod signals;
+mod start;
 mod terminal;
+#[cfg(all(feature = "etcd", feature = "postgres", feature = "redis", feature = "zk"))]
+mod tls;

@@ -14,7 +14,7 @@ fn holder(place: &Place, name: &str) -> Running {
 
 #[test]
 fn status_shows_who_holds_a_lock() {
-    let place = Place::new();
+    let place = Place::used();
     let free = place.say(&["status", "demo"]);
     assert_eq!((free.code, free.out.as_str()), (Some(0), "free\n"));
     assert_eq!(place.say(&["status", "demo", "--json"]).json()["held"], false);
@@ -40,7 +40,7 @@ fn status_shows_who_holds_a_lock() {
 
 #[test]
 fn list_shows_all_held_locks_in_order() {
-    let place = Place::new();
+    let place = Place::used();
     assert_eq!(place.say(&["list"]).out, "");
     assert_eq!(place.say(&["list", "--json"]).json(), serde_json::json!([]));
     let names = ["a", "b/%2F", "ü 1"];
@@ -67,7 +67,7 @@ fn list_shows_all_held_locks_in_order() {
 
 #[test]
 fn break_evicts_the_holder_that_was_named_and_says_what_follows() {
-    let place = Place::new();
+    let place = Place::used();
     let nothing = place.say(&["break", "demo"]);
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.err.contains("there is nothing to break"), "{nothing:?}");
@@ -111,13 +111,29 @@ fn stores_are_shown_with_what_they_guarantee() {
 
 #[test]
 fn a_new_realm_is_begun_when_asked_for() {
-    let place = Place::new();
+    let place = Place::used();
     let before = place.say(&["realm"]).out;
     assert_eq!(place.say(&["realm"]).out, before);
     let new = place.say(&["realm", "--new", "--json"]).json();
     assert_eq!(new["before"], before.trim());
     assert_ne!(new["realm"], new["before"]);
     assert_eq!(place.say(&["realm", "--json"]).json()["realm"], new["realm"]);
+}
+
+#[test]
+fn an_operator_who_mistypes_a_path_is_told_so_and_makes_no_file() {
+    let place = Place::new();
+    let url = format!("sqlite:{}", place.path("lokcs.db").display());
+    for args in [&["status", "demo"][..], &["list"], &["break", "demo"], &["break", "--now", "demo"], &["realm"]] {
+        let said = place.say(&[args, &["--store", &url]].concat());
+        assert_eq!((said.code, said.out.as_str()), (Some(78), ""), "{said:?}");
+        assert!(said.err.contains("lokcs.db is not there") && said.err.lines().count() == 1, "{said:?}");
+    }
+    assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+    // Who names no store has mistyped nothing.
+    let mut command = place.leasehold(&["status", "demo"]);
+    let output = command.env_remove("LEASEHOLD_STORE").env("XDG_STATE_HOME", place.path("state")).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "free\n");
 }
 
 #[test]

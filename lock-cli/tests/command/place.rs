@@ -18,6 +18,14 @@ impl Place {
         Place { folder, store }
     }
 
+    /// The same, where locks were held before, so that operators find the store.
+    pub(crate) fn used() -> Place {
+        let place = Place::new();
+        let made = place.say(&["run", "made", "--", "true"]);
+        assert_eq!(made.code, Some(0), "{made:?}");
+        place
+    }
+
     /// A folder of its own, with the store at this URL.
     #[cfg(any(feature = "etcd", feature = "redis"))]
     pub(crate) fn at(store: String) -> Place {
@@ -36,7 +44,7 @@ impl Place {
     pub(crate) fn leasehold(&self, args: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("leasehold"));
         command.args(args).current_dir(self.folder.path()).env("LEASEHOLD_STORE", self.store());
-        for name in ["NAME", "HOLDER", "TOKEN", "REALM", "LOG"] {
+        for name in ["NAME", "HOLDER", "TOKEN", "REALM", "DEADLINE", "LOG"] {
             command.env_remove(format!("LEASEHOLD_{name}"));
         }
         command.env("LEASEHOLD", assert_cmd::cargo::cargo_bin!("leasehold")).stdin(Stdio::null());
@@ -58,7 +66,7 @@ impl Place {
         let mut all = vec!["run"];
         all.extend(args);
         all.extend(["--", "sh", "-c", script]);
-        Running(Some(self.leasehold(&all).stdout(Stdio::piped()).stderr(there).spawn().unwrap()))
+        Running::begin_saying(&mut self.leasehold(&all), there)
     }
 
     /// What stands in a file; empty if it is not there.
@@ -103,6 +111,15 @@ impl Said {
 pub(crate) struct Running(Option<Child>);
 
 impl Running {
+    /// Begins this one.
+    pub(crate) fn begin(command: &mut Command) -> Running {
+        Running::begin_saying(command, Stdio::piped())
+    }
+
+    fn begin_saying(command: &mut Command, there: Stdio) -> Running {
+        Running(Some(command.stdout(Stdio::piped()).stderr(there).spawn().unwrap()))
+    }
+
     pub(crate) fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(self.0.as_ref().unwrap())
     }
@@ -132,6 +149,17 @@ impl Drop for Running {
 pub(crate) fn state(pid: i32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The children of a process.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let of = |entry: std::fs::DirEntry| -> Option<i32> {
+        let child: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
+        (parent == pid.to_string()).then_some(child)
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(of).collect()
 }
 
 /// Whether a process runs: a zombie does not.

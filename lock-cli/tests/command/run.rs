@@ -29,6 +29,23 @@ fn a_command_that_cannot_be_run_is_told_apart_and_leaves_no_lock() {
 }
 
 #[test]
+fn a_script_that_names_no_interpreter_is_run_by_the_shell() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    std::fs::create_dir(place.path("bin")).unwrap();
+    for name in ["script", "bin/in-path"] {
+        std::fs::write(place.path(name), "echo \"$1 of $#\"; exit 6\n").unwrap();
+        std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("/nowhere:{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    for name in ["./script", "in-path"] {
+        let args = ["run", "demo", "--", name, "one arg", "two"];
+        let said = crate::place::Running::begin(place.leasehold(&args).env("PATH", &path)).end();
+        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(6), "one arg of 2\n", ""), "{name}");
+    }
+}
+
+#[test]
 fn the_command_sees_its_lock() {
     let place = Place::new();
     let script = "echo $LEASEHOLD_NAME; echo $LEASEHOLD_HOLDER; echo $LEASEHOLD_TOKEN; echo $LEASEHOLD_REALM";

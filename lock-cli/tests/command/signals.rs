@@ -100,3 +100,34 @@ fn a_signal_that_was_ignored_stays_ignored() {
     std::fs::write(place.path("go"), "").unwrap();
     assert_eq!(running.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn two_signals_to_end_are_passed_on_like_one_and_the_command_decides() {
+    let place = Place::new();
+    let script = "trap 'echo told >> told' TERM; echo > ready; until test -e go; do sleep 0.01; done; exit 6";
+    let running = place.run(&["demo"], script);
+    place.line("ready");
+    running.signal(Signal::TERM);
+    place.line("told");
+    running.signal(Signal::TERM);
+    until("a second one", || (place.read("told").lines().count() == 2).then_some(()));
+    assert_eq!(place.say(&["run", "--try", "demo", "--", "true"]).code, Some(75), "it runs on, under its lock");
+    std::fs::write(place.path("go"), "").unwrap();
+    assert_eq!(running.end().code, Some(6));
+    assert_eq!(place.say(&["status", "demo"]).out, "free\n");
+}
+
+#[test]
+fn a_service_manager_that_signals_every_process_ends_the_command_and_frees_the_lock() {
+    let place = Place::new();
+    let script = "echo $PPID > watchdog; echo $$ > pid; exec sleep 600";
+    let running = place.run(&["--ttl", "1h", "demo"], script);
+    let pids =
+        ["watchdog", "pid"].map(|name| rustix::process::Pid::from_raw(place.line(name).parse().unwrap()).unwrap());
+    for pid in pids.into_iter().chain([running.pid()]) {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    let said = running.end();
+    assert_eq!((said.code, said.err.as_str()), (Some(143), ""));
+    assert_eq!(place.say(&["status", "demo"]).out, "free\n");
+}
