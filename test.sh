@@ -14,6 +14,7 @@ needed=(
   unshare:util-linux     # gives a process a time or mount namespace of its own
   mount:mount
   kill:procps            # stops and continues servers
+  mkfs.ext4:e2fsprogs    # makes a disk that fills up
   protoc:protobuf-compiler # builds the client of etcd
   etcd:etcd-server
   etcdctl:etcd-client
@@ -72,7 +73,7 @@ install_missing() {
 }
 
 # What the user has set for the command is not for the tests.
-unset LEASEHOLD_STORE LEASEHOLD_LOG LEASEHOLD_NAME LEASEHOLD_HOLDER LEASEHOLD_TOKEN LEASEHOLD_REALM
+unset LEASEHOLD_STORE LEASEHOLD_LOG LEASEHOLD_NAME LEASEHOLD_HOLDER LEASEHOLD_TOKEN LEASEHOLD_REALM LEASEHOLD_DEADLINE
 
 # Every process of this run inherits this mark, also one that outlives the test that started it.
 LEASEHOLD_TEST_RUN="$$-$(date +%s%N)"

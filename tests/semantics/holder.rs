@@ -66,14 +66,16 @@ impl Holder {
         Holder { token, body: Body::Process { process, lines } }
     }
 
-    /// Its runtime stands still from the grant on, as a process does that is paused then.
+    /// Its runtime and its clock stand still from the grant on, as a process does that is paused then. Renewals run where the
+    /// clock of a test stands still, and else in the background of the process, which is that of the others too.
     async fn start_thread(made: &Made) -> Holder {
         let store = made.open().await;
         let (grant, grants) = tokio::sync::oneshot::channel();
         let (resume, resumed) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().start_paused(true).build().unwrap();
             let guard = runtime.block_on(acquire(Locks::builder_of(store).build(), Made::TTL));
             grant.send(guard.token_if_any().unwrap().clone()).unwrap();
             // The test has ended if there is nobody to wait for.
