@@ -119,6 +119,20 @@ impl<G: Guard> Lock<G> {
 
     /// Acquires the lock if it is free now: one request, no waiting; `None` if somebody else holds it.
     ///
+    /// Bind the guard to a name, which lasts as long as the work. The first two lines here give the lock back before the
+    /// work begins, and no compiler warns of it:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
+    /// # let locks = lock_core::Locks::new(lock_core::MemoryStore::new());
+    /// # let lock = locks.lock("report");
+    /// if lock.try_acquire().await?.is_some() { /* wrong: nothing is held here */ }
+    /// let Some(_) = lock.try_acquire().await? else { return Ok(()) }; // wrong: nothing is held after it
+    ///
+    /// let Some(guard) = lock.try_acquire().await? else { return Ok(()) }; // right
+    /// # drop(guard); Ok(()) }
+    /// ```
+    ///
     /// The future owns what it needs: it can be spawned.
     ///
     /// # Errors
