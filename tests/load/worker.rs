@@ -12,7 +12,7 @@ use crate::order::{Answer, Order};
 pub(crate) const URL: &str = "LEASEHOLD_LOAD_WORKER";
 
 /// More than any order takes: each has limits of its own.
-const BOUND: Duration = Duration::from_secs(240);
+const BOUND: Duration = Duration::from_secs(480);
 
 /// A process with locks of its own, which does what it is told. Dropped, it is killed.
 pub(crate) struct Worker {
