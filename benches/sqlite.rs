@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use leasehold::sqlite::{SqliteConfig, SqliteStore};
-use leasehold::{Claim, Clock, LockName, LockStore, Locks, Renewals};
+use leasehold::{Claim, Clock, LockName, LockStore, Locks, RenewalBatch};
 use rusqlite::Connection;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -104,10 +104,10 @@ fn renewals(criterion: &mut Criterion, folder: &Path) {
     group.throughput(Throughput::Elements(LEASES));
     group.bench_function("512 renewals in one batch", |bencher| {
         bencher.iter_batched(
-            || Renewals::new(&Clock::system(), claims.iter().cloned()),
+            || RenewalBatch::new(&Clock::system(), claims.iter().cloned()),
             |batch| {
                 runtime.block_on(store.renew(&batch));
-                assert!(batch.iter().all(|entry| entry.answered().is_some()));
+                assert!(batch.iter().all(|entry| entry.outcome().is_some()));
             },
             BatchSize::LargeInput,
         );

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use leasehold::{
-    Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, FencingToken, Guarantees,
-    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Raise, Realm, Released, Remembers, Renewals,
-    Renewed, Result, Waiting,
+    Attempt, Beat, BreakMode, Claim, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
+    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm, ReleaseOutcome,
+    RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser,
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,16 +92,16 @@ impl LockStore for JsonStore {
             Ok(token)
         });
         Ok(match granted.await? {
-            Ok(number) => Attempt::Granted(Lease::new(claim.ttl(), Some(self.token(number)), Remembers::Everything)),
-            Err(row) => Attempt::Held(Waiting::new(self.held_by(row), Duration::from_millis(50))),
+            Ok(number) => Attempt::Granted(Lease::new(claim.ttl(), Some(self.token(number)), Retention::Complete)),
+            Err(row) => Attempt::Held(Contention::new(self.held_by(row), Duration::from_millis(50))),
         })
     }
 
-    async fn wait(&self, _claim: &Claim, _held: &Waiting) -> Result<()> {
+    async fn wait(&self, _claim: &Claim, _held: &Contention) -> Result<()> {
         std::future::pending().await // no hints: the core looks again by itself
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         for renewal in batch {
             let Beat::Lease(claim) = renewal.of() else { continue };
             let wish = claim.clone();
@@ -110,23 +110,23 @@ impl LockStore for JsonStore {
                 row.map(|row| row.until = SystemTime::now() + wish.ttl())
             });
             match renewed.await {
-                Ok(Some(())) => renewal.answer(Renewed::For(claim.ttl())),
-                Ok(None) => renewal.answer(Renewed::NotHeld),
+                Ok(Some(())) => renewal.answer(RenewalOutcome::HeldFor(claim.ttl())),
+                Ok(None) => renewal.answer(RenewalOutcome::NotHeld),
                 Err(error) => batch.fail(error), // unanswered is unknown
             }
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let wish = claim.clone();
         let own = move |book: &mut Book| {
             let held = book.rows.get(wish.name()).is_some_and(|row| row.holder == wish.holder());
             held.then(|| book.rows.remove(wish.name()))
         };
-        Ok(if self.step(own).await?.is_some() { Released::Held } else { Released::NotHeld })
+        Ok(if self.step(own).await?.is_some() { ReleaseOutcome::Held } else { ReleaseOutcome::NotHeld })
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None // only members of a quorum that gives tokens need it
     }
 
@@ -143,13 +143,13 @@ impl LockStore for JsonStore {
         Ok(rows.take(limit).map(|(name, row)| (name, self.held_by(row))).collect())
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let (name, seen) = (name.clone(), seen.holder);
         let broken = self.step(move |book| {
             let old = book.rows.get(&name).filter(|row| Some(row.holder) == seen)?.clone();
             book.last_token += 1;
             book.rows.remove(&name);
-            if how == Break::Revoke {
+            if how == BreakMode::Revoke {
                 let blocked = Row { holder: Holder::fresh(), token: book.last_token, revoked: true, ..old.clone() };
                 book.rows.insert(name, blocked);
             }
@@ -157,8 +157,8 @@ impl LockStore for JsonStore {
         });
         Ok(broken.await?.map(|(old, number)| {
             let evicted = self.held_by(old);
-            let free_in = evicted.remaining.filter(|_| how == Break::Revoke).unwrap_or_default();
-            Broken::new(evicted, Some(self.token(number)), free_in)
+            let free_in = evicted.remaining.filter(|_| how == BreakMode::Revoke).unwrap_or_default();
+            Eviction::new(evicted, Some(self.token(number)), free_in)
         }))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use leasehold::{Break, ErrorKind, LossReason};
+use leasehold::{BreakMode, ErrorKind, LossReason};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -53,7 +53,7 @@ async fn operator(
     }
     let seen = locks.inspect("import").await?.ok_or("nobody holds the lock")?;
     println!("The operator sees {seen}, and breaks the lock.");
-    let broken = locks.break_lock("import", &seen, Break::Revoke).await?.ok_or("it was gone already")?;
+    let broken = locks.break_lock("import", &seen, BreakMode::Revoke).await?.ok_or("it was gone already")?;
     println!("The name stays blocked for {:?}, so that the evicted holder is still alone.", broken.free_in);
     Ok(())
 }

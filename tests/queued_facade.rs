@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::{Break, ErrorKind, Fence, Guarantees, WaitStyle};
+use leasehold::{BreakMode, ErrorKind, Fence, Guarantees, WaitStyle};
 use lock_testkit::{Etcd, ZooKeeper};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn gives_locks_for_correctness(url: &str) {
     let first = locks.lock("invoice/42").ttl(Duration::from_secs(5)).acquire().await.expect("it is free");
     drop(fence.enter(first.name(), first.token()).await.expect("nobody was there"));
     let seen = locks.inspect("invoice/42").await.expect("the store answers").expect("it is held");
-    let broken = locks.break_lock("invoice/42", &seen, Break::Now).await;
+    let broken = locks.break_lock("invoice/42", &seen, BreakMode::Now).await;
     let broken = broken.expect("the store answers").expect("it was held");
     fence.raise(first.name(), broken.token.as_ref().expect("a token is used up")).expect("it is greater");
     let error = fence.enter(first.name(), first.token()).await.expect_err("the evicted holder is refused");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Claim, Clock, FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, Locks, Moment, Released,
-    Renewals, Renewed, Session, Waiting,
+    Attempt, Claim, Clock, Contention, FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, Locks, Moment,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome, Session,
 };
 
 use crate::case::{Proof, ensure};
@@ -118,7 +118,7 @@ impl Context {
     }
 
     /// Asks for a lock that must be held.
-    pub(crate) async fn refused(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Waiting, Failure> {
+    pub(crate) async fn refused(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Contention, Failure> {
         match self.ask(store, claim).await? {
             Answer::Held(waiting) => Ok(waiting),
             Answer::Granted(_) => {
@@ -147,15 +147,19 @@ impl Context {
     /// Releases what must be held.
     pub(crate) async fn give_back(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Proof {
         let found = store.release(claim).await?;
-        ensure!(found == Released::Held, "the release of \"{}\" by its holder found {found:?}", claim.name());
+        ensure!(found == ReleaseOutcome::Held, "the release of \"{}\" by its holder found {found:?}", claim.name());
         Ok(())
     }
 
     /// One renewal of one claim; `None` if it was not answered.
-    pub(crate) async fn renew(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<(Moment, Renewed), Failure> {
-        let batch = Renewals::new(&self.clock, [claim.clone()]);
+    pub(crate) async fn renew(
+        &self,
+        store: &Arc<dyn LockStore>,
+        claim: &Claim,
+    ) -> Result<(Moment, RenewalOutcome), Failure> {
+        let batch = RenewalBatch::new(&self.clock, [claim.clone()]);
         store.renew(&batch).await;
-        let answer = batch.iter().next().and_then(|entry| entry.answered());
+        let answer = batch.iter().next().and_then(|entry| entry.outcome());
         match (answer, batch.failure()) {
             (Some(answer), _) => Ok((batch.sent(), answer)),
             (None, Some(error)) => Err(error.into()),
@@ -192,7 +196,7 @@ impl Context {
 /// A store's answer.
 pub(crate) enum Answer {
     Granted(Granted),
-    Held(Waiting),
+    Held(Contention),
 }
 
 impl Granted {

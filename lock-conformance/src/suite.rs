@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use lock_core::Raise;
+use lock_core::TokenRaiser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::case::{Case, Known, Proof};
@@ -102,8 +102,8 @@ impl Suite {
             let deployment = self.factory.deploy().await?;
             let opened = tokio::time::timeout(self.deadline, deployment.open()).await;
             let store = opened.map_err(|_| "opening the store brought no answer")??;
-            let keeps = store.raises().and_then(Raise::keeps).is_some();
-            Ok((store.guarantees(), store.raises().is_some(), keeps))
+            let keeps = store.token_raiser().and_then(TokenRaiser::record_store).is_some();
+            Ok((store.guarantees(), store.token_raiser().is_some(), keeps))
         });
         runtime.shutdown_background();
         let (faults, ends_sessions) = (self.factory.faults(), self.factory.ends_sessions());

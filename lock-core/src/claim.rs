@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use crate::life::Life;
-use crate::session::{Carrier, Session};
+use crate::deadline::Deadline;
+use crate::session::{Session, SessionInner};
 use crate::sync::locked;
 use crate::{Clock, Holder, HolderInfo, LockName, LossReason, Moment, observe};
 
@@ -25,14 +25,14 @@ struct Inner {
     queues: bool,
     info: Arc<HolderInfo>,
     /// When a request for this claim was last cut off, so that it may still be applied; zero if none can be.
-    cut_off: AtomicU64,
+    in_doubt_since: AtomicU64,
     /// It was given back, and nothing is withdrawn any more.
     settled: AtomicBool,
     /// Its store wants to be asked with another claim.
-    spent: AtomicBool,
-    life: Life,
-    carrier: Mutex<Weak<Carrier>>,
-    notes: OnceLock<Box<dyn Any + Send + Sync>>,
+    retired: AtomicBool,
+    deadline: Deadline,
+    carrier: Mutex<Weak<SessionInner>>,
+    store_state: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Claim {
@@ -49,10 +49,10 @@ impl Claim {
 
     /// The same holder's claim at one of several stores that vote on it: with notes of its own, and without a place in
     /// a queue. Its end is observed where the whole claim's is.
-    pub fn vote(&self) -> Claim {
+    pub fn for_member(&self) -> Claim {
         let inner = &self.0;
         let vote = Claim::of(inner.holder, inner.name.clone(), inner.ttl, inner.fixed, false, inner.info.clone());
-        vote.0.life.end(LossReason::Released);
+        vote.0.deadline.end(LossReason::Released);
         vote
     }
 
@@ -68,12 +68,12 @@ impl Claim {
             fixed,
             queues,
             info,
-            cut_off: AtomicU64::new(0),
+            in_doubt_since: AtomicU64::new(0),
             settled: AtomicBool::new(false),
-            spent: AtomicBool::new(false),
-            life: Life::until(Life::FOREVER),
+            retired: AtomicBool::new(false),
+            deadline: Deadline::until(Deadline::NEVER),
             carrier: Mutex::default(),
-            notes: OnceLock::new(),
+            store_state: OnceLock::new(),
         }))
     }
 
@@ -110,25 +110,25 @@ impl Claim {
 
     /// Whether a request for this claim was cut off before its answer came, so that it may be applied later. A store
     /// that can leave a mark which such a late request meets leaves it when it releases an unclear claim.
-    pub fn is_unclear(&self) -> bool {
-        self.0.cut_off.load(Ordering::Acquire) != 0
+    pub fn is_in_doubt(&self) -> bool {
+        self.0.in_doubt_since.load(Ordering::Acquire) != 0
     }
 
     /// Says that no request for this claim can be applied any more, also none that was cut off: a mark of the release
     /// meets it, or the release was ordered behind it. A store says so in a release, and then nothing is repeated.
-    pub fn set_clear(&self) {
-        self.0.cut_off.store(0, Ordering::Release);
+    pub fn clear_doubt(&self) {
+        self.0.in_doubt_since.store(0, Ordering::Release);
     }
 
     /// Says that what was asked for this claim can no longer be told apart from what will be: a release of it, say, may
     /// still be applied, or a second time. The core then asks with another claim, of a fresh holder.
-    pub fn spend(&self) {
-        self.0.spent.store(true, Ordering::Release);
+    pub fn retire(&self) {
+        self.0.retired.store(true, Ordering::Release);
     }
 
     /// Whether its store wants to be asked with another claim.
-    pub fn is_spent(&self) -> bool {
-        self.0.spent.load(Ordering::Acquire)
+    pub fn is_retired(&self) -> bool {
+        self.0.retired.load(Ordering::Acquire)
     }
 
     /// What the store itself keeps with this claim, made at the first call: a key, a vote, a connection.
@@ -136,9 +136,9 @@ impl Claim {
     /// # Panics
     ///
     /// If the same claim was given notes of another type before: a claim belongs to one store.
-    pub fn notes<T: Send + Sync + 'static>(&self, init: impl FnOnce() -> T) -> &T {
+    pub fn store_state<T: Send + Sync + 'static>(&self, init: impl FnOnce() -> T) -> &T {
         self.0
-            .notes
+            .store_state
             .get_or_init(|| Box::new(init()))
             .downcast_ref()
             .expect("BUG: the notes of a claim have one type, that of its store")
@@ -150,13 +150,13 @@ impl Claim {
     }
 
     /// A request for it was cut off just now.
-    pub(crate) fn set_unclear(&self) {
-        self.0.cut_off.fetch_max(Clock::system().now().as_nanos().max(1), Ordering::AcqRel);
+    pub(crate) fn set_in_doubt(&self) {
+        self.0.in_doubt_since.fetch_max(Clock::system().now().as_nanos().max(1), Ordering::AcqRel);
     }
 
     /// When a request for it was last cut off, unless none can be applied any more.
-    pub(crate) fn cut_off(&self) -> Option<Moment> {
-        match self.0.cut_off.load(Ordering::Acquire) {
+    pub(crate) fn in_doubt_since(&self) -> Option<Moment> {
+        match self.0.in_doubt_since.load(Ordering::Acquire) {
             0 => None,
             nanos => Some(Moment::from_nanos(nanos)),
         }
@@ -176,18 +176,18 @@ impl Claim {
     }
 
     /// Over when its lease is lost or released by itself; the session's life bounds it as well.
-    pub(crate) fn life(&self) -> &Life {
-        &self.0.life
+    pub(crate) fn deadline(&self) -> &Deadline {
+        &self.0.deadline
     }
 
     /// Its lease is lost; the first reason stays.
     pub(crate) fn lose(&self, why: LossReason) {
-        if self.0.life.end(why) {
+        if self.0.deadline.end(why) {
             observe::lost(self, why);
         }
     }
 
-    pub(crate) fn carried_by(&self, carrier: &Arc<Carrier>) {
+    pub(crate) fn carried_by(&self, carrier: &Arc<SessionInner>) {
         let before = std::mem::replace(&mut *locked(&self.0.carrier), Arc::downgrade(carrier));
         if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, carrier)) {
             before.put_down(self.0.holder);

@@ -42,7 +42,7 @@ impl Suspender {
 
 /// However long a machine sleeps, its clock is looked at this often while there is something to wait for, since timers
 /// sleep through a suspend.
-const LOOK: Duration = Duration::from_secs(1);
+const SUSPEND_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Clock {
     /// This machine's clock, with the margin of 1 % of the TTL plus 2 ms.
@@ -99,7 +99,7 @@ impl Clock {
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left.min(LOOK)).await;
+            tokio::time::sleep(left.min(SUSPEND_CHECK_INTERVAL)).await;
         }
     }
 }
@@ -157,7 +157,7 @@ fn suspended_by_machine() -> u64 {
     static SEEN: AtomicU64 = AtomicU64::new(0);
     static BEFORE: OnceLock<u64> = OnceLock::new();
     /// Two clocks cannot be read at once: what differs by less than this is the time between the readings.
-    const NOISE: u64 = 1_000_000;
+    const MAX_NOISE_NANOS: u64 = 1_000_000;
 
     let read = || {
         let clock = |id| {
@@ -172,7 +172,7 @@ fn suspended_by_machine() -> u64 {
     let before = *BEFORE.get_or_init(|| sum);
     let suspended = sum.saturating_sub(before);
     let seen = SEEN.load(Ordering::Relaxed);
-    if suspended > seen.saturating_add(NOISE) {
+    if suspended > seen.saturating_add(MAX_NOISE_NANOS) {
         return SEEN.fetch_max(suspended, Ordering::Relaxed).max(suspended);
     }
     seen

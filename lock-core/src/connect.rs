@@ -142,7 +142,7 @@ impl<G: Guard> IntoFuture for Connect<G> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(runtime::anywhere(self.connect()))
+        Box::pin(runtime::on_any_runtime(self.connect()))
     }
 }
 

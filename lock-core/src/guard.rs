@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Grant, Withdrawal};
-use crate::{Error, ErrorKind, FencingToken, Guarantees, LossReason, Released, Result, Validity, runtime};
+use crate::{Error, ErrorKind, FencingToken, Guarantees, LossReason, ReleaseOutcome, Result, Validity, runtime};
 
 /// Holds a lock until it is released, dropped or lost.
 ///
@@ -48,7 +48,7 @@ impl LockGuard {
     /// A dropped renewal is as good as one without an answer.
     pub async fn renew(&self) -> Result<()> {
         self.check()?;
-        let renewed = runtime::anywhere(self.engine.renew_now(self.validity.session())).await;
+        let renewed = runtime::on_any_runtime(self.engine.renew_now(self.validity.session())).await;
         self.check()?;
         renewed
     }
@@ -67,15 +67,15 @@ impl LockGuard {
         // A loop over a store that answers at once must let others run.
         tokio::task::coop::consume_budget().await;
         let lost = self.end();
-        if lost == Some(LossReason::NotHeld) && !self.validity.claim().is_unclear() {
+        if lost == Some(LossReason::NotHeld) && !self.validity.claim().is_in_doubt() {
             return Err(LossReason::NotHeld.into());
         }
-        let withdrawal = Withdrawal::now(&self.engine, self.validity.claim().clone());
-        let found = runtime::anywhere(withdrawal.once()).await;
+        let withdrawal = Withdrawal::start(&self.engine, self.validity.claim().clone());
+        let found = runtime::on_any_runtime(withdrawal.try_once()).await;
         match (lost, found) {
             (Some(reason), _) => Err(reason.into()),
-            (None, Ok(Released::Held)) => Ok(()),
-            (None, Ok(Released::NotHeld)) => Err(LossReason::NotHeld.into()),
+            (None, Ok(ReleaseOutcome::Held)) => Ok(()),
+            (None, Ok(ReleaseOutcome::NotHeld)) => Err(LossReason::NotHeld.into()),
             (None, Err(error)) => Err(error),
         }
     }
@@ -84,8 +84,8 @@ impl LockGuard {
     fn end(&mut self) -> Option<LossReason> {
         let lost = self.validity.check().err();
         self.given_back = true;
-        self.validity.claim().life().end(LossReason::Released);
-        self.engine.let_go(self.validity.session());
+        self.validity.claim().deadline().end(LossReason::Released);
+        self.engine.forget(self.validity.session());
         lost
     }
 }
@@ -104,8 +104,8 @@ impl Drop for LockGuard {
             return;
         }
         let lost = self.end();
-        if lost != Some(LossReason::NotHeld) || self.validity.claim().is_unclear() {
-            Withdrawal::later(&self.engine, self.validity.claim().clone(), None);
+        if lost != Some(LossReason::NotHeld) || self.validity.claim().is_in_doubt() {
+            Withdrawal::enqueue(&self.engine, self.validity.claim().clone(), None);
         }
     }
 }

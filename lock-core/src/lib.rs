@@ -29,6 +29,7 @@ mod claim;
 mod clock;
 mod config;
 mod connect;
+mod deadline;
 mod engine;
 mod error;
 mod fence;
@@ -37,7 +38,6 @@ mod guarantees;
 mod guard;
 mod held_by;
 mod holder;
-mod life;
 mod lock;
 mod locks;
 mod memory;
@@ -73,11 +73,12 @@ pub use self::locks::{FencedLocks, Locks, LocksBuilder};
 pub use self::memory::MemoryStore;
 pub use self::name::LockName;
 pub use self::quorum::{Member, Quorum, QuorumDriver};
-pub use self::registry::{Driver, MemoryDriver, Missing, Registry, StoreKind};
-pub use self::renewals::{Beat, Renewal, Renewals, Renewed};
-pub use self::session::{Opening, Session};
+pub use self::registry::{Driver, MemoryDriver, MissingDriver, Registry, StoreKind};
+pub use self::renewals::{Beat, Renewal, RenewalBatch, RenewalOutcome};
+pub use self::session::{PendingSession, Session};
 pub use self::store::{
-    Attempt, Break, Broken, Keep, Kept, Lease, LockStore, Raise, Raised, Released, Remembers, Waiting,
+    Attempt, BreakMode, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome, Retention,
+    StoredRecord, TokenRaiser,
 };
 pub use self::token::{FencingToken, Realm};
 pub use self::url::StoreUrl;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tracing::Instrument as _;
 
-use crate::engine::{Grant, OnWait, Wanted, acquire};
-use crate::locks::Owner;
+use crate::engine::{AcquireRequest, Grant, OnWait, acquire};
+use crate::locks::EngineHandle;
 use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result, runtime};
 
 /// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
@@ -25,7 +25,7 @@ use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result, runtim
 /// # }
 /// ```
 pub struct Lock<G: Guard = LockGuard> {
-    owner: Arc<Owner>,
+    owner: Arc<EngineHandle>,
     name: Result<LockName>,
     ttl: Duration,
     wait: Option<Duration>,
@@ -42,7 +42,7 @@ impl<G: Guard> Lock<G> {
     /// The longest TTL: 30 days. A lock that must last longer is renewed.
     pub const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
-    pub(crate) fn new(owner: &Arc<Owner>, name: &str) -> Lock<G> {
+    pub(crate) fn new(owner: &Arc<EngineHandle>, name: &str) -> Lock<G> {
         Lock {
             owner: owner.clone(),
             name: LockName::new(name),
@@ -108,10 +108,10 @@ impl<G: Guard> Lock<G> {
     /// If the future is dropped, whatever it asked for is given back in the background, also what a request under way
     /// still gets; if the store cannot be reached, nothing outlives one TTL there.
     pub fn acquire(&self) -> impl Future<Output = Result<G>> + Send + 'static + use<G> {
-        let wanted = self.wanted(Some(self.wait));
+        let wanted = self.request(Some(self.wait));
         let owner = self.owner.clone();
         async move {
-            let grant = granted(&owner, wanted?).await?;
+            let grant = acquire_on(&owner, wanted?).await?;
             let grant = grant.expect("BUG: an acquire that waits ends with a lease or an error");
             G::of(LockGuard::granted(owner.engine(), grant))
         }
@@ -145,15 +145,15 @@ impl<G: Guard> Lock<G> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn try_acquire(&self) -> impl Future<Output = Result<Option<G>>> + Send + 'static + use<G> {
-        let wanted = self.wanted(None);
+        let wanted = self.request(None);
         let owner = self.owner.clone();
         async move {
-            let grant = granted(&owner, wanted?).await?;
+            let grant = acquire_on(&owner, wanted?).await?;
             grant.map(|grant| G::of(LockGuard::granted(owner.engine(), grant))).transpose()
         }
     }
 
-    fn wanted(&self, wait: Option<Option<Duration>>) -> Result<Wanted> {
+    fn request(&self, wait: Option<Option<Duration>>) -> Result<AcquireRequest> {
         if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl) {
             let text = format!("the TTL {:?} is not accepted: a TTL is 10 ms to 30 days", self.ttl);
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
@@ -164,13 +164,13 @@ impl<G: Guard> Lock<G> {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
         let name = self.name.clone()?;
-        Ok(Wanted { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
+        Ok(AcquireRequest { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
     }
 }
 
-async fn granted(owner: &Owner, wanted: Wanted) -> Result<Option<Grant>> {
+async fn acquire_on(owner: &EngineHandle, wanted: AcquireRequest) -> Result<Option<Grant>> {
     let span = tracing::debug_span!("acquire", name = %wanted.name, ttl = ?wanted.ttl);
-    runtime::anywhere(acquire(owner.engine().clone(), wanted)).instrument(span).await
+    runtime::on_any_runtime(acquire(owner.engine().clone(), wanted)).instrument(span).await
 }
 
 impl<G: Guard> Clone for Lock<G> {

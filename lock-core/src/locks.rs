@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::settings::{Defaults, Settings};
 use crate::{
-    Break, Broken, Clock, Error, ErrorKind, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
+    BreakMode, Clock, Error, ErrorKind, Eviction, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
     LockName, LockStore, Realm, Result, runtime,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 /// # }
 /// ```
 pub struct Locks<G: Guard = LockGuard> {
-    owner: Arc<Owner>,
+    owner: Arc<EngineHandle>,
     guard: PhantomData<fn() -> G>,
 }
 
@@ -35,7 +35,7 @@ pub struct Locks<G: Guard = LockGuard> {
 pub type FencedLocks = Locks<FencedGuard>;
 
 /// Whoever can still acquire. The engine's task ends after the last of them has gone.
-pub(crate) struct Owner {
+pub(crate) struct EngineHandle {
     engine: Arc<Engine>,
     defaults: Defaults,
 }
@@ -85,7 +85,7 @@ impl<G: Guard> Locks<G> {
         let info = HolderInfo::of_this_process(&settings.holder_text);
         let engine =
             Engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
-        Locks { owner: Arc::new(Owner { engine, defaults: settings.defaults }), guard: PhantomData }
+        Locks { owner: Arc::new(EngineHandle { engine, defaults: settings.defaults }), guard: PhantomData }
     }
 
     /// What the store, as configured, promises.
@@ -141,7 +141,7 @@ impl<G: Guard> Locks<G> {
     }
 
     /// Ends the lease of the holder that was `seen`, and of nobody else; `None` if it no longer has it. The evicted
-    /// guard learns of it at its next renewal. For operators; see [`Break`] for what it does to others.
+    /// guard learns of it at its next renewal. For operators; see [`BreakMode`] for what it does to others.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl<G: Guard> Locks<G> {
     /// # Cancel safety
     ///
     /// Dropped, it may or may not have taken effect; breaking again is safe.
-    pub async fn break_lock(&self, name: impl AsRef<str>, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    pub async fn break_lock(&self, name: impl AsRef<str>, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let name = LockName::new(name)?;
         self.engine().bounded("breaking", self.engine().store.break_lock(&name, seen, how)).await
     }
@@ -177,7 +177,7 @@ impl<G: Guard> Locks<G> {
     ///
     /// Dropped, it goes on refusing, and no longer waits.
     pub async fn close(&self) {
-        runtime::anywhere(self.engine().close()).await;
+        runtime::on_any_runtime(self.engine().close()).await;
     }
 
     fn engine(&self) -> &Arc<Engine> {
@@ -223,7 +223,7 @@ impl LocksBuilder {
     }
 }
 
-impl Owner {
+impl EngineHandle {
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
@@ -233,7 +233,7 @@ impl Owner {
     }
 }
 
-impl Drop for Owner {
+impl Drop for EngineHandle {
     fn drop(&mut self) {
         self.engine.abandon();
     }

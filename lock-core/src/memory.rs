@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 
 use crate::sync::locked;
 use crate::{
-    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Faults, FencingToken,
-    Guarantees, HeldBy, Holder, HolderInfo, Keep, Kept, Lease, LockName, LockStore, LossReason, Moment, Raise, Raised,
-    Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Session, WaitStyle, Waiting,
+    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Faults,
+    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, LossReason, Moment, RaiseOutcome,
+    Realm, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Result, Retention, Session,
+    StoredRecord, TokenRaiser, WaitStyle,
 };
 
 /// A store in this process's memory: for tests, for examples, and as the model that every other store is held against.
@@ -50,7 +51,7 @@ struct State {
 #[derive(Default)]
 struct Record {
     held: Option<Held>,
-    queue: VecDeque<Place>,
+    queue: VecDeque<QueueEntry>,
 }
 
 struct Held {
@@ -58,25 +59,25 @@ struct Held {
     info: HolderInfo,
     token: u64,
     since: Moment,
-    until: Until,
+    until: LeaseEnd,
     revoked: bool,
 }
 
-struct Place {
+struct QueueEntry {
     holder: Holder,
-    until: Until,
+    until: LeaseEnd,
     called: Arc<Notify>,
 }
 
 #[derive(Clone, Copy)]
-enum Until {
+enum LeaseEnd {
     Moment(Moment),
     Session(u64),
 }
 
 /// What the store keeps with each claim.
 #[derive(Default)]
-struct Notes {
+struct ClaimState {
     called: Arc<Notify>,
     granted: AtomicBool,
 }
@@ -137,12 +138,12 @@ impl MemoryStore {
         if let Some(session) = sessions.get(&claim.ttl()).filter(usable) {
             return Some(session.clone());
         }
-        let opening = Session::opening(&self.0.clock);
+        let opening = Session::start(&self.0.clock);
         let mut state = locked(&self.0.state);
         state.last_session += 1;
         let key = state.last_session;
         state.sessions.insert(key, self.0.clock.now().after(claim.ttl()));
-        let session = opening.opened(key, claim.ttl());
+        let session = opening.established(key, claim.ttl());
         sessions.insert(claim.ttl(), session.clone());
         Some(session)
     }
@@ -160,33 +161,33 @@ impl MemoryStore {
         }
     }
 
-    fn renew_lease(&self, claim: &Claim) -> Renewed {
+    fn renew_lease(&self, claim: &Claim) -> RenewalOutcome {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(claim.name(), now);
         match state.held_mut(claim) {
             Some(held) => {
-                held.until = Until::Moment(now.after(claim.ttl()));
-                Renewed::For(claim.ttl())
+                held.until = LeaseEnd::Moment(now.after(claim.ttl()));
+                RenewalOutcome::HeldFor(claim.ttl())
             }
-            None => Renewed::NotHeld,
+            None => RenewalOutcome::NotHeld,
         }
     }
 
     /// The round of a session, in the order that [`Beat::Session`] asks for.
     fn renew_session(&self, renewal: &Renewal, session: &Session) {
-        let granted = |claim: &Claim| claim.notes(Notes::default).granted.load(Ordering::Acquire);
+        let granted = |claim: &Claim| claim.store_state(ClaimState::default).granted.load(Ordering::Acquire);
         let mut gone: Vec<_> = session.claims().into_iter().filter(granted).collect();
         let mut state = locked(&self.0.state);
-        if !state.beat(session, self.0.clock.now()) {
+        if !state.heartbeat(session, self.0.clock.now()) {
             drop(state);
-            return renewal.answer(Renewed::NotHeld);
+            return renewal.answer(RenewalOutcome::NotHeld);
         }
         gone.retain(|claim| state.held_mut(claim).is_none());
         drop(state);
         // Before the answer, which would extend the belief in them.
         gone.iter().for_each(|claim| renewal.not_held(claim));
-        renewal.answer(Renewed::For(session.ttl()));
+        renewal.answer(RenewalOutcome::HeldFor(session.ttl()));
         let mut state = locked(&self.0.state);
         // As they are now: what was written while nothing was locked belongs to a claim that was put on it before.
         let claims = session.claims();
@@ -195,10 +196,10 @@ impl MemoryStore {
 }
 
 impl State {
-    fn until(&self, until: Until) -> Moment {
+    fn until(&self, until: LeaseEnd) -> Moment {
         match until {
-            Until::Moment(moment) => moment,
-            Until::Session(key) => self.sessions.get(&key).copied().unwrap_or(Moment::from_nanos(0)),
+            LeaseEnd::Moment(moment) => moment,
+            LeaseEnd::Session(key) => self.sessions.get(&key).copied().unwrap_or(Moment::from_nanos(0)),
         }
     }
 
@@ -220,7 +221,7 @@ impl State {
     }
 
     /// Extends a session that has not ended; whether it had not.
-    fn beat(&mut self, session: &Session, now: Moment) -> bool {
+    fn heartbeat(&mut self, session: &Session, now: Moment) -> bool {
         let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
         match until {
             Some(until) => *until = now.after(session.ttl()),
@@ -235,8 +236,8 @@ impl State {
 
     /// Deletes what the session keeps for claims that nobody has any more.
     fn drop_orphans(&mut self, session: &Session, claims: &[Claim]) {
-        let orphan = |until: Until, holder: Holder| {
-            matches!(until, Until::Session(key) if key == session.key())
+        let orphan = |until: LeaseEnd, holder: Holder| {
+            matches!(until, LeaseEnd::Session(key) if key == session.key())
                 && !claims.iter().any(|claim| claim.holder() == holder)
         };
         let has_orphan = |record: &Record| {
@@ -275,16 +276,16 @@ impl LockStore for MemoryStore {
         }
         let now = self.0.clock.now();
         let until = match &session {
-            Some(session) => Until::Session(session.key()),
-            None => Until::Moment(now.after(claim.ttl())),
+            Some(session) => LeaseEnd::Session(session.key()),
+            None => LeaseEnd::Moment(now.after(claim.ttl())),
         };
-        let notes = claim.notes(Notes::default);
+        let notes = claim.store_state(ClaimState::default);
 
         let mut state = locked(&self.0.state);
         let remembers = match state.forgot {
             // It ends with its realm, so that there is nothing in this realm that it could have forgotten.
-            None => Remembers::Everything,
-            Some(forgot) => Remembers::For(now.since(forgot)),
+            None => Retention::Complete,
+            Some(forgot) => Retention::Since(now.since(forgot)),
         };
         let lease = |number| match session.clone() {
             Some(session) => Lease::on_session(session, Some(self.token(number)), remembers),
@@ -323,7 +324,7 @@ impl LockStore for MemoryStore {
             record.queue[ahead].until = until;
         } else if claim.queues() {
             ahead = Some(record.queue.len());
-            record.queue.push_back(Place { holder: claim.holder(), until, called: notes.called.clone() });
+            record.queue.push_back(QueueEntry { holder: claim.holder(), until, called: notes.called.clone() });
         }
         let record = &state.records[claim.name()];
         let mut by = match &record.held {
@@ -333,19 +334,19 @@ impl LockStore for MemoryStore {
         by.ahead = ahead.map(|ahead| ahead as u32 + 1);
         // A place without a session lasts one TTL, and is kept by asking again.
         let look_again = by.remaining.unwrap_or(claim.ttl()).min(claim.ttl() / 3);
-        let waiting = Waiting::new(by, look_again);
+        let waiting = Contention::new(by, look_again);
         Ok(Attempt::Held(match session {
             Some(session) if claim.queues() => waiting.on_session(session),
             _ => waiting,
         }))
     }
 
-    async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
-        claim.notes(Notes::default).called.notified().await;
+    async fn wait(&self, claim: &Claim, _held: &Contention) -> Result<()> {
+        claim.store_state(ClaimState::default).called.notified().await;
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         for renewal in batch {
             match renewal.of() {
                 Beat::Lease(claim) => renewal.answer(self.renew_lease(claim)),
@@ -354,21 +355,21 @@ impl LockStore for MemoryStore {
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(claim.name(), now);
-        let Some(mut record) = state.records.remove(claim.name()) else { return Ok(Released::NotHeld) };
+        let Some(mut record) = state.records.remove(claim.name()) else { return Ok(ReleaseOutcome::NotHeld) };
         record.queue.retain(|place| place.holder != claim.holder());
         let held = record.held.as_ref().is_some_and(|held| held.holder == claim.holder());
         if held {
             record.held = None;
         }
         state.put_back(claim.name(), record);
-        Ok(if held { Released::Held } else { Released::NotHeld })
+        Ok(if held { ReleaseOutcome::Held } else { ReleaseOutcome::NotHeld })
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
 
@@ -392,7 +393,7 @@ impl LockStore for MemoryStore {
         Ok(held.take(limit).collect())
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(name, now);
@@ -403,12 +404,17 @@ impl LockStore for MemoryStore {
             state.last_token += 1;
             let token = state.last_token;
             let evicted = self.held_by(&held, until);
-            if how == Break::Revoke {
-                record.held =
-                    Some(Held { holder: Holder::fresh(), token, until: Until::Moment(until), revoked: true, ..held });
+            if how == BreakMode::Revoke {
+                record.held = Some(Held {
+                    holder: Holder::fresh(),
+                    token,
+                    until: LeaseEnd::Moment(until),
+                    revoked: true,
+                    ..held
+                });
             }
-            let free_in = if how == Break::Revoke { until.since(now) } else { Duration::ZERO };
-            Broken::new(evicted, Some(self.token(token)), free_in)
+            let free_in = if how == BreakMode::Revoke { until.since(now) } else { Duration::ZERO };
+            Eviction::new(evicted, Some(self.token(token)), free_in)
         });
         state.put_back(name, record);
         Ok(broken)
@@ -422,8 +428,8 @@ impl LockStore for MemoryStore {
 }
 
 #[async_trait]
-impl Raise for MemoryStore {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for MemoryStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         if number == u64::MAX {
             return Err(Error::refused(ErrorKind::Protocol, "no token can follow the greatest number"));
         }
@@ -432,26 +438,26 @@ impl Raise for MemoryStore {
         state.expire(claim.name(), now);
         // The lease's own token is compared, and not the counter, which other names raise too.
         let Some(held) = state.held_mut(claim).filter(|held| held.token <= number) else {
-            return Ok(Raised::Refused);
+            return Ok(RaiseOutcome::Refused);
         };
         held.token = number;
         state.last_token = state.last_token.max(number);
-        Ok(Raised::Raised)
+        Ok(RaiseOutcome::Raised)
     }
 
-    fn keeps(&self) -> Option<&dyn Keep> {
+    fn record_store(&self) -> Option<&dyn RecordStore> {
         Some(self)
     }
 }
 
 #[async_trait]
-impl Keep for MemoryStore {
-    async fn kept(&self) -> Result<Kept> {
+impl RecordStore for MemoryStore {
+    async fn read_record(&self) -> Result<StoredRecord> {
         let state = locked(&self.0.state);
-        Ok(Kept { realm: self.realm(), text: state.kept.clone() })
+        Ok(StoredRecord { realm: self.realm(), text: state.kept.clone() })
     }
 
-    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+    async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
         let mut state = locked(&self.0.state);
         if self.realm() != before.realm {
             return Ok(false);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::instrument::WithSubscriber as _;
 
 use crate::sync::locked;
-use crate::{Claim, Error, LossReason, Waiting, runtime};
+use crate::{Claim, Contention, Error, LossReason, runtime};
 
 macro_rules! count {
     ($name:literal $(, $key:literal => $value:expr)*) => {{
@@ -31,7 +31,7 @@ pub(crate) fn acquired(claim: &Claim, waited: Duration) {
     record!("leasehold_wait_seconds", waited);
 }
 
-pub(crate) fn waiting(claim: &Claim, held: &Waiting) {
+pub(crate) fn waiting(claim: &Claim, held: &Contention) {
     tracing::debug!(name = %claim.name(), holder = %claim.holder(), by = %held.by, "waiting");
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn lost(claim: &Claim, reason: LossReason) {
         true => tracing::warn!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
         false => tracing::debug!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
     }
-    count!("leasehold_lost_total", "reason" => word(reason));
+    count!("leasehold_lost_total", "reason" => label(reason));
 }
 
 pub(crate) fn released(claim: &Claim) {
@@ -69,23 +69,23 @@ pub(crate) fn gave_up_withdrawing(claim: &Claim, error: &Error) {
 }
 
 /// People get one line and not ten thousand: what fails together is told once in this time, with how often.
-const QUIET: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long nothing may have failed before an outage is over: an answer to one does not end it while others have none.
-const CALM: Duration = Duration::from_secs(1);
+const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
 /// Calls that the store does not answer: a line when that begins, one each ten seconds with counts, and one when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
-    lasts: AtomicBool,
-    state: Mutex<State>,
+    is_ongoing: AtomicBool,
+    state: Mutex<OutageState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    began: Option<Instant>,
-    failed: Option<Instant>,
-    told: Option<Instant>,
+struct OutageState {
+    began_at: Option<Instant>,
+    failed_at: Option<Instant>,
+    reported_at: Option<Instant>,
     counts: Counts,
 }
 
@@ -120,14 +120,14 @@ impl Outage {
     fn failed(&self, count: impl FnOnce(&mut Counts), error: Option<&Error>) {
         let now = Instant::now();
         let mut state = locked(&self.state);
-        self.lasts.store(true, Ordering::Release);
-        state.failed = Some(now);
+        self.is_ongoing.store(true, Ordering::Release);
+        state.failed_at = Some(now);
         count(&mut state.counts);
-        let began = *state.began.get_or_insert(now);
-        if state.told.is_some_and(|told| now < told + QUIET) {
+        let began = *state.began_at.get_or_insert(now);
+        if state.reported_at.is_some_and(|told| now < told + REPORT_INTERVAL) {
             return;
         }
-        state.told = Some(now);
+        state.reported_at = Some(now);
         let Counts { requests, renewals, releases } = std::mem::take(&mut state.counts);
         drop(state);
         let (error, lasts) = (error.map(tracing::field::display), now - began);
@@ -135,8 +135,8 @@ impl Outage {
     }
 
     /// The store answered.
-    pub(crate) fn answered(&self) {
-        if self.lasts.load(Ordering::Acquire) {
+    pub(crate) fn store_answered(&self) {
+        if self.is_ongoing.load(Ordering::Acquire) {
             self.end();
         }
     }
@@ -144,13 +144,14 @@ impl Outage {
     fn end(&self) {
         let now = Instant::now();
         let mut state = locked(&self.state);
-        let Some(began) = state.began.filter(|_| state.failed.is_none_or(|failed| now >= failed + CALM)) else {
+        let Some(began) = state.began_at.filter(|_| state.failed_at.is_none_or(|failed| now >= failed + QUIET_PERIOD))
+        else {
             return;
         };
-        self.lasts.store(false, Ordering::Release);
-        state.began = None;
+        self.is_ongoing.store(false, Ordering::Release);
+        state.began_at = None;
         // An outage that was not told needs no end.
-        if state.told.is_none_or(|told| told < began) {
+        if state.reported_at.is_none_or(|told| told < began) {
             return;
         }
         let Counts { requests, renewals, releases } = std::mem::take(&mut state.counts);
@@ -162,20 +163,20 @@ impl Outage {
 /// What may happen to thousands at once: the first of each ten seconds are told by name, the others by their count.
 struct Burst {
     more: &'static str,
-    state: Mutex<Shown>,
+    state: Mutex<BurstState>,
 }
 
-struct Shown {
+struct BurstState {
     since: Option<Instant>,
     count: usize,
 }
 
 impl Burst {
     /// So many are told by name.
-    const NAMED: usize = 10;
+    const MAX_NAMED: usize = 10;
 
     const fn new(more: &'static str) -> Burst {
-        Burst { more, state: Mutex::new(Shown { since: None, count: 0 }) }
+        Burst { more, state: Mutex::new(BurstState { since: None, count: 0 }) }
     }
 
     /// Whether this one is told by name; else it is counted.
@@ -183,26 +184,26 @@ impl Burst {
         let now = Instant::now();
         let mut shown = locked(&self.state);
         if shown.since.is_none() {
-            *shown = Shown { since: Some(now), count: 0 };
+            *shown = BurstState { since: Some(now), count: 0 };
         }
         shown.count += 1;
-        if shown.count == Self::NAMED + 1 {
+        if shown.count == Self::MAX_NAMED + 1 {
             drop(shown);
-            self.sum_up_later();
+            self.report_count_later();
             return false;
         }
-        if shown.count <= Self::NAMED && shown.since.is_some_and(|since| now >= since + QUIET) {
-            *shown = Shown { since: Some(now), count: 1 };
+        if shown.count <= Self::MAX_NAMED && shown.since.is_some_and(|since| now >= since + REPORT_INTERVAL) {
+            *shown = BurstState { since: Some(now), count: 1 };
         }
-        shown.count <= Self::NAMED
+        shown.count <= Self::MAX_NAMED
     }
 
     /// Tells the count when the time is over, also if nothing more happens.
-    fn sum_up_later(&'static self) {
+    fn report_count_later(&'static self) {
         let summing_up = async move {
-            tokio::time::sleep(QUIET).await;
-            let shown = std::mem::replace(&mut *locked(&self.state), Shown { since: None, count: 0 });
-            tracing::warn!(count = shown.count.saturating_sub(Self::NAMED), "{}", self.more);
+            tokio::time::sleep(REPORT_INTERVAL).await;
+            let shown = std::mem::replace(&mut *locked(&self.state), BurstState { since: None, count: 0 });
+            tracing::warn!(count = shown.count.saturating_sub(Self::MAX_NAMED), "{}", self.more);
         };
         if let Ok(background) = runtime::background() {
             background.spawn(summing_up.with_current_subscriber());
@@ -211,7 +212,7 @@ impl Burst {
 }
 
 #[cfg(feature = "metrics")]
-fn word(reason: LossReason) -> &'static str {
+fn label(reason: LossReason) -> &'static str {
     match reason {
         LossReason::Expired => "expired",
         LossReason::NotHeld => "not_held",
@@ -227,19 +228,19 @@ mod tests {
     #[test]
     fn of_many_that_happen_at_once_the_first_are_named() {
         static MANY: Burst = Burst::new("more");
-        assert_eq!((0..1000).filter(|_| MANY.admits()).count(), Burst::NAMED);
+        assert_eq!((0..1000).filter(|_| MANY.admits()).count(), Burst::MAX_NAMED);
     }
 
     #[test]
     fn an_outage_is_over_when_nothing_has_failed_for_a_while() {
         let outage = Outage::default();
-        let is_over = || locked(&outage.state).began.is_none();
+        let is_over = || locked(&outage.state).began_at.is_none();
         assert!(is_over());
         outage.failed(|counts| counts.requests += 1, None);
-        outage.answered();
+        outage.store_answered();
         assert!(!is_over(), "others may still have no answer");
-        locked(&outage.state).failed = Instant::now().checked_sub(CALM);
-        outage.answered();
+        locked(&outage.state).failed_at = Instant::now().checked_sub(QUIET_PERIOD);
+        outage.store_answered();
         assert!(is_over());
     }
 }

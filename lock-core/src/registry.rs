@@ -69,12 +69,12 @@ pub struct StoreKind {
 #[derive(Clone, Default)]
 pub struct Registry {
     drivers: Vec<Arc<dyn Driver>>,
-    missing: Vec<Missing>,
+    missing: Vec<MissingDriver>,
 }
 
 /// A store that was not compiled in.
 #[derive(Clone, Copy, Debug)]
-pub struct Missing {
+pub struct MissingDriver {
     /// The schemes of its URLs.
     pub schemes: &'static [&'static str],
     /// The feature that would bring it.
@@ -97,7 +97,7 @@ impl Registry {
     /// With the names of a store that was not compiled in, so that asking for it says which feature is missing.
     #[must_use]
     pub fn without(mut self, schemes: &'static [&'static str], feature: &'static str) -> Registry {
-        self.missing.push(Missing { schemes, feature });
+        self.missing.push(MissingDriver { schemes, feature });
         self
     }
 
@@ -107,7 +107,7 @@ impl Registry {
     }
 
     /// The stores that were not compiled in.
-    pub fn missing(&self) -> &[Missing] {
+    pub fn missing(&self) -> &[MissingDriver] {
         &self.missing
     }
 
@@ -174,7 +174,8 @@ impl Registry {
                 if let Some(text) = url.as_host_and_port() {
                     return Err(Error::refused(ErrorKind::InvalidConfig, text));
                 }
-                let alike = self.alike(scheme).map(|alike| format!("; did you mean {alike}:?")).unwrap_or_default();
+                let alike =
+                    self.similar_scheme(scheme).map(|alike| format!("; did you mean {alike}:?")).unwrap_or_default();
                 format!("there is no store {scheme}:{alike}")
             }
         };
@@ -182,7 +183,7 @@ impl Registry {
     }
 
     /// The scheme that somebody may have meant, of those that were not compiled in too.
-    fn alike(&self, scheme: &str) -> Option<&'static str> {
+    fn similar_scheme(&self, scheme: &str) -> Option<&'static str> {
         let there = self.kinds().flat_map(|kind| kind.schemes);
         let all = there.chain(self.missing.iter().flat_map(|missing| missing.schemes)).copied();
         let near = all.map(|known| (distance(scheme, known), known)).filter(|(distance, known)| {

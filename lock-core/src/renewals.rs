@@ -1,4 +1,4 @@
-//! [`Renewals`]: a batch of renewals, answered one by one.
+//! [`RenewalBatch`]: a batch of renewals, answered one by one.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
@@ -10,18 +10,18 @@ use crate::{Claim, Clock, Error, LossReason, Moment, Session};
 /// A batch of renewals, one entry per session. A store answers each entry as soon as it knows the answer, so that a
 /// call that hangs loses no answer that came before. What is left unanswered is unknown: it neither extends nor ends a
 /// lease, and is asked again.
-pub struct Renewals {
+pub struct RenewalBatch {
     sent: Moment,
     clock: Clock,
     entries: Vec<Renewal>,
     failure: Mutex<Option<Error>>,
 }
 
-/// One entry of [`Renewals`].
+/// One entry of [`RenewalBatch`].
 pub struct Renewal {
     sent: Moment,
     session: Session,
-    answer: OnceLock<Renewed>,
+    outcome: OnceLock<RenewalOutcome>,
 }
 
 /// What one renewal is of.
@@ -38,28 +38,28 @@ pub enum Beat<'a> {
 
 /// A store's answer to one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewed {
+pub enum RenewalOutcome {
     /// It is held, and kept for this long, counted from the sending of this batch.
-    For(Duration),
+    HeldFor(Duration),
     /// It is held, and kept for this long, counted from an earlier moment, read from the clock before that heartbeat
     /// was sent.
-    Since(Moment, Duration),
+    HeldSince(Moment, Duration),
     /// The holder does not hold it. This is final.
     NotHeld,
 }
 
-impl Renewals {
+impl RenewalBatch {
     /// A batch of these sessions, sent now.
-    pub(crate) fn of_sessions(clock: &Clock, sessions: impl IntoIterator<Item = Session>) -> Renewals {
+    pub(crate) fn of_sessions(clock: &Clock, sessions: impl IntoIterator<Item = Session>) -> RenewalBatch {
         let sent = clock.now();
-        let entries = sessions.into_iter().map(|session| Renewal { sent, session, answer: OnceLock::new() }).collect();
-        Renewals { sent, clock: clock.clone(), entries, failure: Mutex::default() }
+        let entries = sessions.into_iter().map(|session| Renewal { sent, session, outcome: OnceLock::new() }).collect();
+        RenewalBatch { sent, clock: clock.clone(), entries, failure: Mutex::default() }
     }
 
     /// A batch of leases with TTLs of their own, sent now; for tests of a store.
-    pub fn new(clock: &Clock, claims: impl IntoIterator<Item = Claim>) -> Renewals {
-        let of_one = |claim: Claim| Session::of_one(claim.clone(), clock, clock.now(), claim.ttl());
-        Renewals::of_sessions(clock, claims.into_iter().map(of_one))
+    pub fn new(clock: &Clock, claims: impl IntoIterator<Item = Claim>) -> RenewalBatch {
+        let of_one = |claim: Claim| Session::single(claim.clone(), clock, clock.now(), claim.ttl());
+        RenewalBatch::of_sessions(clock, claims.into_iter().map(of_one))
     }
 
     /// The entries.
@@ -90,8 +90,8 @@ impl Renewals {
     /// Says why entries stay unanswered, for people; the first reason stays. Where the store knows by the same failure
     /// that they are not held, it says so first and answers then.
     pub fn fail(&self, error: Error) {
-        for entry in self.entries.iter().filter(|entry| entry.answered().is_none()) {
-            entry.session.schedule().failed(error.clone());
+        for entry in self.entries.iter().filter(|entry| entry.outcome().is_none()) {
+            entry.session.schedule().note_failure(error.clone());
         }
         locked(&self.failure).get_or_insert(error);
     }
@@ -102,7 +102,7 @@ impl Renewals {
     }
 }
 
-impl<'a> IntoIterator for &'a Renewals {
+impl<'a> IntoIterator for &'a RenewalBatch {
     type Item = &'a Renewal;
     type IntoIter = std::slice::Iter<'a, Renewal>;
 
@@ -121,15 +121,15 @@ impl Renewal {
     }
 
     /// Answers; it takes effect at once. Only the first answer counts.
-    pub fn answer(&self, renewed: Renewed) {
-        if self.answer.set(renewed).is_err() {
+    pub fn answer(&self, renewed: RenewalOutcome) {
+        if self.outcome.set(renewed).is_err() {
             return;
         }
         match renewed {
-            Renewed::For(ttl) => self.session.confirm(self.sent, ttl),
+            RenewalOutcome::HeldFor(ttl) => self.session.confirm(self.sent, ttl),
             // A heartbeat that was sent after this batch cannot count from before it; the batch's own stamp is safe.
-            Renewed::Since(sent, ttl) => self.session.confirm(sent.min(self.sent), ttl),
-            Renewed::NotHeld => self.session.end(match self.of() {
+            RenewalOutcome::HeldSince(sent, ttl) => self.session.confirm(sent.min(self.sent), ttl),
+            RenewalOutcome::NotHeld => self.session.end(match self.of() {
                 Beat::Lease(_) => LossReason::NotHeld,
                 Beat::Session(_) => LossReason::SessionEnded,
             }),
@@ -142,8 +142,8 @@ impl Renewal {
     }
 
     /// The answer, if there was one.
-    pub fn answered(&self) -> Option<Renewed> {
-        self.answer.get().copied()
+    pub fn outcome(&self) -> Option<RenewalOutcome> {
+        self.outcome.get().copied()
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -151,7 +151,7 @@ impl Renewal {
     }
 }
 
-impl fmt::Debug for Renewals {
+impl fmt::Debug for RenewalBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.entries).finish()
     }
@@ -159,7 +159,7 @@ impl fmt::Debug for Renewals {
 
 impl fmt::Debug for Renewal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewal").field("of", &self.of()).field("answer", &self.answered()).finish()
+        f.debug_struct("Renewal").field("of", &self.of()).field("answer", &self.outcome()).finish()
     }
 }
 
@@ -174,13 +174,13 @@ mod tests {
     fn a_lease_knows_why_its_last_renewal_was_not_confirmed() {
         let clock = Clock::system();
         let claim = Claim::new(LockName::new("job").expect("a name"), Duration::from_secs(30));
-        let batch = Renewals::new(&clock, [claim.clone()]);
+        let batch = RenewalBatch::new(&clock, [claim.clone()]);
         let entry = batch.iter().next().expect("one");
         let validity = Validity::new(claim, entry.session().clone());
         assert!(validity.renewal_failure().is_none());
         batch.fail(Error::refused(ErrorKind::Unavailable, "the disk is full"));
         assert_eq!(validity.renewal_failure().expect("it failed").to_string(), "the disk is full");
-        entry.answer(Renewed::For(Duration::from_secs(30)));
+        entry.answer(RenewalOutcome::HeldFor(Duration::from_secs(30)));
         assert!(validity.renewal_failure().is_none(), "it was confirmed since");
         batch.fail(Error::refused(ErrorKind::Unavailable, "others stay unanswered"));
         assert!(validity.renewal_failure().is_none());

@@ -85,7 +85,7 @@ fn for_caller() -> Result<Handle> {
 
 /// Runs `future` wherever it is polled: with the current runtime, or where there is none that has all it takes, with the
 /// one in the background, whose timers and connections it then has.
-pub(crate) async fn anywhere<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn on_any_runtime<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     poll_fn(|context| {
         if Handle::try_current().is_ok_and(|current| is_complete(current.id())) {
@@ -192,7 +192,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
 
     /// Forgets the value of a runtime when that has ended: then the tasks on it are dropped.
     fn watch(&self, runtime: &Handle, id: Id) {
-        let end = End { runtime: id, values: Arc::downgrade(&self.values) };
+        let end = RemoveOnEnd { runtime: id, values: Arc::downgrade(&self.values) };
         let sentinel = runtime.spawn(async move {
             let _end = end;
             std::future::pending::<()>().await;
@@ -206,12 +206,12 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
 }
 
 /// Dropped when a runtime ends.
-struct End<T> {
+struct RemoveOnEnd<T> {
     runtime: Id,
     values: Weak<Mutex<Vec<Value<T>>>>,
 }
 
-impl<T> Drop for End<T> {
+impl<T> Drop for RemoveOnEnd<T> {
     fn drop(&mut self) {
         let Some(values) = self.values.upgrade() else { return };
         let mut values = locked(&values);
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_needs_timers_runs_without_a_runtime() {
-        let mut waits = pin!(anywhere(async {
+        let mut waits = pin!(on_any_runtime(async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             7
         }));
@@ -316,7 +316,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
             let (start, clock) = (tokio::time::Instant::now(), std::time::Instant::now());
-            anywhere(async { tokio::time::sleep(Duration::from_secs(3600)).await }).await;
+            on_any_runtime(async { tokio::time::sleep(Duration::from_secs(3600)).await }).await;
             assert!(start.elapsed() >= Duration::from_secs(3600));
             assert!(clock.elapsed() < Duration::from_secs(3600));
         });

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::claim::WeakClaim;
+use crate::deadline::Deadline;
 use crate::engine::Schedule;
-use crate::life::Life;
 use crate::sync::locked;
 use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
 
@@ -19,59 +19,59 @@ use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
 /// gives it back with each lease. The core renews it while it carries a claim, and loses all its leases when it ends.
 /// Cloning is cheap and gives the same session.
 #[derive(Clone)]
-pub struct Session(Arc<Carrier>);
+pub struct Session(Arc<SessionInner>);
 
 /// The inside of a session.
-pub(crate) struct Carrier {
-    of: Of,
+pub(crate) struct SessionInner {
+    of: Kind,
     ttl: Duration,
     clock: Clock,
-    life: Life,
+    deadline: Deadline,
     schedule: Mutex<Schedule>,
 }
 
-enum Of {
-    One(Claim),
-    Many { key: u64, carried: Mutex<HashMap<Holder, WeakClaim>> },
+enum Kind {
+    Single(Claim),
+    Shared { key: u64, carried: Mutex<HashMap<Holder, WeakClaim>> },
 }
 
 /// A session that is being opened: it remembers when the request for it was sent.
 #[derive(Debug)]
-pub struct Opening {
+pub struct PendingSession {
     clock: Clock,
     sent: Moment,
 }
 
 impl Session {
     /// Begins to open a session: call it *before* the request leaves.
-    pub fn opening(clock: &Clock) -> Opening {
-        Opening { clock: clock.clone(), sent: clock.now() }
+    pub fn start(clock: &Clock) -> PendingSession {
+        PendingSession { clock: clock.clone(), sent: clock.now() }
     }
 
     /// The session of a lease with a TTL of its own.
-    pub(crate) fn of_one(claim: Claim, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
-        Session::new(Of::One(claim), clock, sent, ttl)
+    pub(crate) fn single(claim: Claim, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
+        Session::new(Kind::Single(claim), clock, sent, ttl)
     }
 
-    fn new(of: Of, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
-        Session(Arc::new(Carrier {
+    fn new(of: Kind, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
+        Session(Arc::new(SessionInner {
             of,
             ttl,
             clock: clock.clone(),
-            life: Life::until(clock.valid_until(sent, ttl)),
+            deadline: Deadline::until(clock.valid_until(sent, ttl)),
             schedule: Mutex::new(Schedule::renewed_at(sent)),
         }))
     }
 
-    pub(crate) fn shared(carrier: Arc<Carrier>) -> Session {
+    pub(crate) fn shared(carrier: Arc<SessionInner>) -> Session {
         Session(carrier)
     }
 
     /// The store's own number for this session; 0 for a session of one.
     pub fn key(&self) -> u64 {
         match &self.0.of {
-            Of::One(_) => 0,
-            Of::Many { key, .. } => *key,
+            Kind::Single(_) => 0,
+            Kind::Shared { key, .. } => *key,
         }
     }
 
@@ -82,7 +82,7 @@ impl Session {
 
     /// How much longer it may be believed in; zero if it is over.
     pub fn remaining(&self) -> Duration {
-        self.0.clock.until(self.0.life.deadline())
+        self.0.clock.until(self.0.deadline.moment())
     }
 
     /// Whether it may be believed in now.
@@ -92,7 +92,7 @@ impl Session {
 
     /// Puts a claim on this session: from now on what the store keeps for it is no orphan.
     pub fn carry(&self, claim: &Claim) {
-        if let Of::Many { carried, .. } = &self.0.of {
+        if let Kind::Shared { carried, .. } = &self.0.of {
             if claim.is_settled() {
                 return;
             }
@@ -105,16 +105,16 @@ impl Session {
     /// these is an orphan, to be deleted in the next renewal round.
     pub fn claims(&self) -> Vec<Claim> {
         match &self.0.of {
-            Of::One(claim) => vec![claim.clone()],
-            Of::Many { carried, .. } => locked(carried).values().filter_map(WeakClaim::upgrade).collect(),
+            Kind::Single(claim) => vec![claim.clone()],
+            Kind::Shared { carried, .. } => locked(carried).values().filter_map(WeakClaim::upgrade).collect(),
         }
     }
 
     /// Ends it: every guard and waiter on it learns at once. A store calls this as soon as it knows that the session is
     /// gone. The first reason stays.
     pub fn end(&self, why: LossReason) {
-        if self.0.life.end(why) {
-            self.tell_loss(why);
+        if self.0.deadline.end(why) {
+            self.report_loss(why);
         }
     }
 
@@ -125,13 +125,13 @@ impl Session {
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&self) -> LossReason {
         loop {
-            let changed = self.0.life.changed();
+            let changed = self.0.deadline.changed();
             if let Some(reason) = self.loss() {
                 return reason;
             }
             tokio::select! {
                 () = changed => {}
-                () = self.0.clock.sleep_until(self.0.life.deadline()) => {}
+                () = self.0.clock.sleep_until(self.0.deadline.moment()) => {}
             }
         }
     }
@@ -142,23 +142,23 @@ impl Session {
     }
 
     pub(crate) fn loss_at(&self, now: Moment) -> Option<LossReason> {
-        self.0.life.loss(now, || self.tell_loss(LossReason::Expired))
+        self.0.deadline.loss(now, || self.report_loss(LossReason::Expired))
     }
 
-    fn tell_loss(&self, why: LossReason) {
-        self.claims().iter().filter(|claim| !claim.life().is_over()).for_each(|claim| observe::lost(claim, why));
+    fn report_loss(&self, why: LossReason) {
+        self.claims().iter().filter(|claim| !claim.deadline().is_over()).for_each(|claim| observe::lost(claim, why));
     }
 
     /// The store confirmed, at a request sent at `sent`, that it keeps the session for `ttl`.
     pub(crate) fn confirm(&self, sent: Moment, ttl: Duration) {
         let clock = &self.0.clock;
-        if self.0.life.extend(clock.now(), clock.valid_until(sent, ttl)) {
+        if self.0.deadline.extend(clock.now(), clock.valid_until(sent, ttl)) {
             locked(&self.0.schedule).confirmed(sent);
         }
     }
 
-    pub(crate) fn life(&self) -> &Life {
-        &self.0.life
+    pub(crate) fn deadline(&self) -> &Deadline {
+        &self.0.deadline
     }
 
     pub(crate) fn schedule(&self) -> std::sync::MutexGuard<'_, Schedule> {
@@ -167,23 +167,23 @@ impl Session {
 
     pub(crate) fn only_claim(&self) -> Option<&Claim> {
         match &self.0.of {
-            Of::One(claim) => Some(claim),
-            Of::Many { .. } => None,
+            Kind::Single(claim) => Some(claim),
+            Kind::Shared { .. } => None,
         }
     }
 
     /// Whether it is to be renewed: a fixed lease never is, a shared session while it carries a claim.
     pub(crate) fn is_renewed(&self) -> bool {
         match &self.0.of {
-            Of::One(claim) => !claim.is_fixed(),
-            Of::Many { carried, .. } => !locked(carried).is_empty(),
+            Kind::Single(claim) => !claim.is_fixed(),
+            Kind::Shared { carried, .. } => !locked(carried).is_empty(),
         }
     }
 }
 
-impl Carrier {
+impl SessionInner {
     pub(crate) fn put_down(&self, holder: Holder) {
-        if let Of::Many { carried, .. } = &self.of {
+        if let Kind::Shared { carried, .. } = &self.of {
             locked(carried).remove(&holder);
         }
     }
@@ -209,9 +209,9 @@ impl fmt::Debug for Session {
     }
 }
 
-impl Opening {
+impl PendingSession {
     /// The store opened the session: `key` is its own number for it, `ttl` what it granted.
-    pub fn opened(self, key: u64, ttl: Duration) -> Session {
-        Session::new(Of::Many { key, carried: Mutex::default() }, &self.clock, self.sent, ttl)
+    pub fn established(self, key: u64, ttl: Duration) -> Session {
+        Session::new(Kind::Shared { key, carried: Mutex::default() }, &self.clock, self.sent, ttl)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Claim, FencingToken, Guarantees, HeldBy, LockName, Realm, Renewals, Result, Session};
+use crate::{Claim, FencingToken, Guarantees, HeldBy, LockName, Realm, RenewalBatch, Result, Session};
 
 /// The contract for stores: single steps only.
 ///
@@ -39,16 +39,16 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     async fn request(&self, claim: &Claim) -> Result<Attempt>;
 
     /// Waits for a hint that a new request may succeed. It writes nothing, may return early, may be dropped, and may
-    /// pend for ever: the core looks again after [`Waiting::look_again`] anyway.
+    /// pend for ever: the core looks again after [`Contention::retry_after`] anyway.
     ///
     /// # Errors
     ///
     /// Any; the core then looks again after a while.
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()>;
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()>;
 
     /// Renews leases and sessions that are still held; never acquires. Each entry is answered as soon as its answer is
-    /// known; what is not answered is unknown, and [`Renewals::fail`] may say why.
-    async fn renew(&self, batch: &Renewals);
+    /// known; what is not answered is unknown, and [`RenewalBatch::fail`] may say why.
+    async fn renew(&self, batch: &RenewalBatch);
 
     /// Gives back what this claim holds, and its place in the queue; touches nothing of another holder's. It must
     /// succeed at a lock that is not held.
@@ -56,11 +56,11 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Unavailable, timed out, denied, or a protocol error.
-    async fn release(&self, claim: &Claim) -> Result<Released>;
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome>;
 
     /// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters, if this store has it.
     /// A store whose tokens are given by the server itself, such as revisions, has not.
-    fn raises(&self) -> Option<&dyn Raise>;
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser>;
 
     /// Who holds the lock; `None` if it is free.
     ///
@@ -81,7 +81,7 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As for [`request`](LockStore::request).
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>>;
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>>;
 
     /// Begins a new realm, after the store's data was restored from a backup.
     ///
@@ -98,7 +98,7 @@ pub trait LockStore: Debug + Send + Sync + 'static {
 
 /// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters.
 #[async_trait]
-pub trait Raise: Send + Sync {
+pub trait TokenRaiser: Send + Sync {
     /// Raises the token of the lease that this claim has to `number`. One step on the server: if this holder has the
     /// lock, and the token of its lease is not greater than `number`, then its token becomes `number`, and every later
     /// lease of this name gets a greater one. Else nothing changes.
@@ -108,11 +108,11 @@ pub trait Raise: Send + Sync {
     /// # Errors
     ///
     /// As for [`LockStore::request`]; a protocol error for a number that no other could follow.
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised>;
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome>;
 
     /// What this store keeps for a quorum that it is a member of, if it can. A quorum of members that all keep it can
     /// be opened by any majority of them; without it, all of them must be there.
-    fn keeps(&self) -> Option<&dyn Keep>;
+    fn record_store(&self) -> Option<&dyn RecordStore>;
 }
 
 /// A text that a store keeps for a [`Quorum`](crate::Quorum): who its members are.
@@ -120,13 +120,13 @@ pub trait Raise: Send + Sync {
 /// It is a part of the store's data: it lives as long as they do, survives what they survive, and whatever loses or
 /// replaces them does so with it.
 #[async_trait]
-pub trait Keep: Send + Sync {
+pub trait RecordStore: Send + Sync {
     /// What it keeps now. The realm and the text are read in one step on the server.
     ///
     /// # Errors
     ///
     /// As for [`LockStore::request`].
-    async fn kept(&self) -> Result<Kept>;
+    async fn read_record(&self) -> Result<StoredRecord>;
 
     /// Keeps `text` from now on, if it still keeps what it did `before`, and is still of that realm: one step on the
     /// server. Whether it does; also true if it kept `text` already, as after a reply that was lost.
@@ -134,12 +134,12 @@ pub trait Keep: Send + Sync {
     /// # Errors
     ///
     /// As for [`LockStore::request`].
-    async fn keep(&self, before: &Kept, text: &str) -> Result<bool>;
+    async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool>;
 }
 
 /// What a store keeps for a [`Quorum`](crate::Quorum).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredRecord {
     /// The realm of the data that it is a part of.
     pub realm: Realm,
     /// The text; `None` if nothing was kept yet.
@@ -148,7 +148,7 @@ pub struct Kept {
 
 /// What a raise did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Raised {
+pub enum RaiseOutcome {
     /// The lease has this token now, and no later lease of this name can have it, or a smaller one.
     Raised,
     /// Nothing changed: this holder does not have the lock, or its token is greater.
@@ -161,7 +161,7 @@ pub enum Attempt {
     /// The claim was granted.
     Granted(Lease),
     /// Somebody else holds the lock.
-    Held(Waiting),
+    Held(Contention),
 }
 
 /// A store's grant of a claim.
@@ -175,62 +175,62 @@ pub struct Lease {
     /// The session that carries it; `None` for a lease with a TTL of its own.
     pub session: Option<Session>,
     /// How far back the store that granted it remembers, read in the same step.
-    pub remembers: Remembers,
+    pub retention: Retention,
 }
 
 impl Lease {
     /// A lease with a TTL of its own.
-    pub fn new(ttl: Duration, token: Option<FencingToken>, remembers: Remembers) -> Lease {
-        Lease { ttl, token, session: None, remembers }
+    pub fn new(ttl: Duration, token: Option<FencingToken>, remembers: Retention) -> Lease {
+        Lease { ttl, token, session: None, retention: remembers }
     }
 
     /// A lease that a session carries.
-    pub fn on_session(session: Session, token: Option<FencingToken>, remembers: Remembers) -> Lease {
-        Lease { ttl: session.ttl(), token, session: Some(session), remembers }
+    pub fn on_session(session: Session, token: Option<FencingToken>, remembers: Retention) -> Lease {
+        Lease { ttl: session.ttl(), token, session: Some(session), retention: remembers }
     }
 }
 
 /// How far back a store remembers what it granted, which decides whether it has a vote in a [`Quorum`](crate::Quorum):
 /// a server that forgot its leases would grant to a second holder what the first still believes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remembers {
+pub enum Retention {
     /// It has forgotten nothing: every write is kept through whatever ends the server.
-    Everything,
+    Complete,
     /// It may have forgotten what was granted longer ago than this: a server that does not keep every write, and
     /// was started then.
-    For(Duration),
+    Since(Duration),
 }
 
 /// What a waiter needs to know.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Waiting {
+pub struct Contention {
     /// Who is in the way.
     pub by: HeldBy,
     /// When to look again although no hint came: when the lease in the way can have ended.
-    pub look_again: Duration,
+    pub retry_after: Duration,
     /// The store's own mark of what it saw, so that its `wait` cannot miss what comes after.
-    pub seen: u64,
+    pub version: u64,
     /// The session that carries the waiter's place in the queue.
     pub session: Option<Session>,
 }
 
-impl Waiting {
-    /// Held by `by`; look again after `look_again` at the latest.
-    pub fn new(by: HeldBy, look_again: Duration) -> Waiting {
-        Waiting { by, look_again, seen: 0, session: None }
+impl Contention {
+    /// Held by `by`; look again after `retry_after` at the latest.
+    pub fn new(by: HeldBy, look_again: Duration) -> Contention {
+        Contention { by, retry_after: look_again, version: 0, session: None }
     }
 
     /// With the store's own mark of what it saw.
     #[must_use]
-    pub fn seen(mut self, seen: u64) -> Waiting {
-        self.seen = seen;
+    pub fn with_version(mut self, seen: u64) -> Contention {
+        self.version = seen;
         self
     }
 
     /// With the session that carries the waiter's place in the queue.
     #[must_use]
-    pub fn on_session(mut self, session: Session) -> Waiting {
+    pub fn on_session(mut self, session: Session) -> Contention {
         self.session = Some(session);
         self
     }
@@ -238,7 +238,7 @@ impl Waiting {
 
 /// What a release found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
+pub enum ReleaseOutcome {
     /// The claim was held until now.
     Held,
     /// The claim was not held; a place in the queue, if it had one, is gone.
@@ -247,7 +247,7 @@ pub enum Released {
 
 /// How to break a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Break {
+pub enum BreakMode {
     /// The holder loses its lease and one token is used up; the name stays blocked until the old lease would have
     /// ended, so that a holder that does not know yet is still alone.
     Revoke,
@@ -258,7 +258,7 @@ pub enum Break {
 /// What breaking a lock did.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Broken {
+pub struct Eviction {
     /// Who was evicted.
     pub evicted: HeldBy,
     /// The token that was used up: raise a fence to it, and it refuses the evicted holder.
@@ -267,9 +267,9 @@ pub struct Broken {
     pub free_in: Duration,
 }
 
-impl Broken {
+impl Eviction {
     /// This holder was evicted.
-    pub fn new(evicted: HeldBy, token: Option<FencingToken>, free_in: Duration) -> Broken {
-        Broken { evicted, token, free_in }
+    pub fn new(evicted: HeldBy, token: Option<FencingToken>, free_in: Duration) -> Eviction {
+        Eviction { evicted, token, free_in }
     }
 }

@@ -134,7 +134,7 @@ impl StoreUrl {
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is no time.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>> {
-        self.parsed(key, "a time such as 500ms, 2s or 1m", |text| humantime::parse_duration(text).ok())
+        self.parse_value(key, "a time such as 500ms, 2s or 1m", |text| humantime::parse_duration(text).ok())
     }
 
     /// The value of a key as a number.
@@ -143,7 +143,7 @@ impl StoreUrl {
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is none.
     pub fn number(&self, key: &str) -> Result<Option<u64>> {
-        self.parsed(key, "a whole number", |text| text.parse().ok())
+        self.parse_value(key, "a whole number", |text| text.parse().ok())
     }
 
     /// The value of a key as yes or no: `true` or `false`.
@@ -152,7 +152,7 @@ impl StoreUrl {
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is neither.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.parsed(key, "true or false", |text| text.parse().ok())
+        self.parse_value(key, "true or false", |text| text.parse().ok())
     }
 
     /// The URL of the member at the `at`-th host of a store over stores: of this scheme, without these keys.
@@ -170,7 +170,7 @@ impl StoreUrl {
         alone.then(|| without_scheme(&format!("{}:{}", self.scheme, self.path)))
     }
 
-    fn parsed<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+    fn parse_value<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.value(key) else { return Ok(None) };
         parse(text).map(Some).ok_or_else(|| invalid(format!("{key}={text} is not accepted: it takes {what}")))
     }

@@ -86,7 +86,7 @@ impl Validity {
     }
 
     fn loss(&self) -> Option<LossReason> {
-        self.claim.life().ended_by().or_else(|| self.session.loss())
+        self.claim.deadline().ended_by().or_else(|| self.session.loss())
     }
 
     /// Why the last renewal was not confirmed, if one was tried since the last that was: for people, beside the reason of a
@@ -94,7 +94,7 @@ impl Validity {
     pub fn renewal_failure(&self) -> Option<Error> {
         let schedule = self.session.schedule();
         let silent = || Error::new(ErrorKind::TimedOut, Effect::Unknown, "the store has not answered it");
-        schedule.failure().or_else(|| schedule.is_under_way().then(silent))
+        schedule.failure().or_else(|| schedule.is_in_flight().then(silent))
     }
 
     /// Completes when the lease is lost, with the reason; at its deadline at the latest, whatever hangs.
@@ -103,13 +103,13 @@ impl Validity {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn lost(&self) -> LossReason {
-        runtime::anywhere(self.until_lost()).await
+        runtime::on_any_runtime(self.until_lost()).await
     }
 
     async fn until_lost(&self) -> LossReason {
         loop {
             // Subscribed before looking: an end in between is not missed.
-            let own = self.claim.life().changed();
+            let own = self.claim.deadline().changed();
             if let Some(reason) = self.loss() {
                 return reason;
             }
@@ -131,12 +131,12 @@ impl Validity {
     ///
     /// Nothing is lost when the future is dropped.
     pub fn renewed(&self) -> impl Future<Output = Result<(), LossReason>> + Send + '_ {
-        let known = self.session.life().deadline();
+        let known = self.session.deadline().moment();
         async move {
             loop {
-                let changed = self.session.life().changed();
+                let changed = self.session.deadline().changed();
                 self.check()?;
-                if self.session.life().deadline() > known {
+                if self.session.deadline().moment() > known {
                     return Ok(());
                 }
                 tokio::select! {

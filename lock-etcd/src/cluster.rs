@@ -9,7 +9,7 @@ use etcd_client::{
     AlarmResponse, GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse,
     StatusResponse, TxnResponse,
 };
-use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, Renewals, Result, Session};
+use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
 
 /// Which cluster a handle belongs to, and how far that cluster's history has come.
 ///
@@ -99,7 +99,7 @@ impl Cluster {
         });
         let believers = std::mem::take(&mut *self.believers());
         believers.sessions.iter().for_each(|session| session.end(LossReason::SessionEnded));
-        for entry in &Renewals::new(&Clock::system(), believers.claims.into_values()) {
+        for entry in &RenewalBatch::new(&Clock::system(), believers.claims.into_values()) {
             if let lock_core::Beat::Lease(claim) = entry.of() {
                 entry.not_held(claim);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
-use lock_core::{Break, Broken, FencingToken, HeldBy, HolderInfo, LockName, LockStore, Result};
+use lock_core::{BreakMode, Eviction, FencingToken, HeldBy, HolderInfo, LockName, LockStore, Result};
 
 use crate::EtcdStore;
 use crate::link::Lane;
@@ -102,7 +102,7 @@ impl EtcdStore {
 
     /// Evicts the holder that was seen. Its key is rewritten onto another lease, in one step: it keeps its create
     /// revision and so its place at the head, also for other programs, and is the holder's no more.
-    pub(crate) async fn broken(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    pub(crate) async fn broken(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let Some(head) = self.head(name).await? else { return Ok(None) };
         let Some(evicted) = self.holds(&head).await? else { return Ok(None) };
         if evicted.holder != seen.holder || (seen.holder.is_none() && evicted.info != seen.info) {
@@ -134,14 +134,14 @@ impl EtcdStore {
         };
         let used = rewritten.header().map(|header| header.revision().unsigned_abs());
         let token = used.map(|used| FencingToken::new(self.realm(), used));
-        if how == Break::Revoke {
-            return Ok(Some(Broken::new(evicted, token, ttl)));
+        if how == BreakMode::Revoke {
+            return Ok(Some(Eviction::new(evicted, token, ttl)));
         }
         let ours = Compare::lease(head.key.clone(), CompareOp::Equal, lease);
         let delete = TxnOp::delete(head.key.clone(), None);
         self.transact(Lane::Ask, "breaking a lock", Txn::new().when([ours]).and_then([delete])).await?;
         self.revoke(lease).await;
-        Ok(Some(Broken::new(evicted, token, Duration::ZERO)))
+        Ok(Some(Eviction::new(evicted, token, Duration::ZERO)))
     }
 }
 

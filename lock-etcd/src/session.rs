@@ -78,9 +78,9 @@ impl Sessions {
     }
 
     async fn open(&self, ttl: Duration) -> Result<Arc<Carrier>> {
-        let opening = Session::opening(&self.clock);
+        let opening = Session::start(&self.clock);
         let (lease, granted) = grant(&self.members, ttl).await?;
-        let session = opening.opened(lease as u64, granted);
+        let session = opening.established(lease as u64, granted);
         let carrier = Arc::new(Carrier { session, lease, stream: Mutex::default(), weight: AtomicUsize::new(0) });
         self.members.cluster().carries(&carrier.session);
         let mut by_lease = locked(&self.by_lease);

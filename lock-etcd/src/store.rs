@@ -8,9 +8,9 @@ use std::time::Duration;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
 use futures_util::future::{join, join_all, try_join_all};
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
-    FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Raise, Realm, Released, Remembers,
-    Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
+    Faults, FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, LossReason, Realm, ReleaseOutcome, Renewal,
+    RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser, WaitStyle, async_trait,
 };
 
 use crate::batch::{Answered, Batches};
@@ -295,8 +295,8 @@ impl EtcdStore {
             let token = Some(FencingToken::new(self.realm(), token));
             return Attempt::Granted(match session {
                 // Etcd syncs every write before it answers.
-                Some(session) => Lease::on_session(session, token, Remembers::Everything),
-                None => Lease::new(place.ttl, token, Remembers::Everything),
+                Some(session) => Lease::on_session(session, token, Retention::Complete),
+                None => Lease::new(place.ttl, token, Retention::Complete),
             });
         }
         // A glance does not see the head of the line.
@@ -305,7 +305,7 @@ impl EtcdStore {
         notes.update(&place.key, |noted| noted.told = by.clone());
         // A place without a session is kept by asking again.
         let look_again = if session.is_some() { LOOK_AGAIN.min(place.ttl) } else { place.ttl / 3 };
-        let waiting = Waiting::new(by, look_again).seen(seen.revision.unsigned_abs());
+        let waiting = Contention::new(by, look_again).with_version(seen.revision.unsigned_abs());
         Attempt::Held(match session {
             Some(session) if claim.queues() => waiting.on_session(session),
             _ => waiting,
@@ -330,7 +330,7 @@ impl EtcdStore {
     }
 
     /// Gives the place up; `mark` is left for a request that comes late.
-    async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<Released> {
+    async fn leave(&self, claim: &Claim, place: &Place, mark: Option<&[u8]>) -> Result<ReleaseOutcome> {
         self.watches.left(place);
         let leaving = self.watches.leaving(&place.range, &place.key);
         let leave = queue::leave(place, mark, leaving.is_some());
@@ -339,7 +339,7 @@ impl EtcdStore {
             // The mark's lease has ended: what was on it is gone with it, and nothing can come.
             Err(failed) if failed.lease_is_gone => {
                 place.set_gone(true);
-                return Ok(Released::NotHeld);
+                return Ok(ReleaseOutcome::NotHeld);
             }
             Err(failed) => return Err(failed.error),
         };
@@ -352,15 +352,15 @@ impl EtcdStore {
         let left = queue::left(place, &answered.response);
         // Where its key was not found, an operator may have put it on another lease.
         let is_gone = left != Left::Nothing || place.created == 0;
-        place.set_gone(is_gone && !claim.is_unclear() && !Notes::of(claim).is_unclear());
+        place.set_gone(is_gone && !claim.is_in_doubt() && !Notes::of(claim).is_unclear());
         match left {
-            Left::Holding => Ok(Released::Held),
+            Left::Holding => Ok(ReleaseOutcome::Held),
             // A try before this one may have found it, and its answer was lost.
             Left::Nothing if answered.cut_off && place.token.is_some() => {
                 let text = format!("\"{}\" is released; whether it was held until now is unknown", claim.name());
                 Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
             }
-            Left::Waiting | Left::Nothing => Ok(Released::NotHeld),
+            Left::Waiting | Left::Nothing => Ok(ReleaseOutcome::NotHeld),
         }
     }
 
@@ -380,7 +380,7 @@ impl EtcdStore {
         }
     }
 
-    async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
+    async fn renew_one(&self, batch: &RenewalBatch, renewal: &Renewal) -> Result<()> {
         match renewal.of() {
             Beat::Lease(claim) => {
                 let answer = self.renew_lease(batch.clock(), claim).await?;
@@ -395,11 +395,11 @@ impl EtcdStore {
         Ok(())
     }
 
-    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<Renewed> {
-        let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
+    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        let Some(place) = Notes::of(claim).place() else { return Ok(RenewalOutcome::NotHeld) };
         match self.heartbeats.beat(clock, place.lease, &Mutex::default()).await? {
-            Beaten::Alive { since, ttl } if self.is_there(&place).await? => Ok(Renewed::Since(since, ttl)),
-            _ => Ok(Renewed::NotHeld),
+            Beaten::Alive { since, ttl } if self.is_there(&place).await? => Ok(RenewalOutcome::HeldSince(since, ttl)),
+            _ => Ok(RenewalOutcome::NotHeld),
         }
     }
 
@@ -408,7 +408,7 @@ impl EtcdStore {
     async fn renew_session(&self, clock: &Clock, renewal: &Renewal, carrier: &Carrier) -> Result<()> {
         let ended = || {
             carrier.session.end(LossReason::SessionEnded);
-            renewal.answer(Renewed::NotHeld);
+            renewal.answer(RenewalOutcome::NotHeld);
         };
         // Before the reading: a claim that is granted during it may be missing there.
         let granted = placed(carrier, |place| place.token.is_some());
@@ -432,7 +432,7 @@ impl EtcdStore {
                 renewal.not_held(claim);
             }
         }
-        renewal.answer(Renewed::Since(since, ttl));
+        renewal.answer(RenewalOutcome::HeldSince(since, ttl));
         let marks = self.names.withdrawn_range();
         let claimed = keys_claimed(carrier);
         let is_orphan = |key: &&Vec<u8>| !claimed.contains(*key) && !key.starts_with(marks.as_bytes());
@@ -533,10 +533,10 @@ impl LockStore for EtcdStore {
         Err(Error::refused(ErrorKind::Unavailable, "etcd ended two sessions in a row at once"))
     }
 
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         let notes = Notes::of(claim);
         let Some(place) = notes.place() else { return Ok(()) };
-        let seen = i64::try_from(held.seen).unwrap_or(i64::MAX);
+        let seen = i64::try_from(held.version).unwrap_or(i64::MAX);
         let next = self.watches.gone(&place, seen).await?;
         if let Some(next) = next.filter(|next| place.is_at(&next.head)) {
             // One transaction has read that the key stands and is the first, as a look of its own would.
@@ -547,7 +547,7 @@ impl LockStore for EtcdStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         let renew = |renewal| async move {
             if let Err(error) = self.renew_one(batch, renewal).await {
                 batch.fail(error);
@@ -556,17 +556,17 @@ impl LockStore for EtcdStore {
         join_all(batch.iter().map(renew)).await;
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.members.cluster().forgets(claim);
         let notes = Notes::of(claim);
         notes.set_given_back(true);
-        let Some(place) = notes.place() else { return Ok(Released::NotHeld) };
-        let unclear = (claim.is_unclear() || notes.is_unclear()) && place.carrier.is_some();
+        let Some(place) = notes.place() else { return Ok(ReleaseOutcome::NotHeld) };
+        let unclear = (claim.is_in_doubt() || notes.is_unclear()) && place.carrier.is_some();
         let mark = unclear.then(|| self.names.withdrawn(place.lease, claim.holder()));
         self.leave(claim, &place, mark.as_deref()).await
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
@@ -578,7 +578,7 @@ impl LockStore for EtcdStore {
         self.listed(after, limit).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.broken(name, seen, how).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, FencingToken, HeldBy, Lease, Remembers, Waiting};
+use lock_core::{Attempt, Claim, Contention, FencingToken, HeldBy, Lease, Retention};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -40,7 +40,7 @@ impl Grants {
     pub(crate) fn attempt(&self, claim: &Claim, seen: &Seen) -> Option<Attempt> {
         let (row, is_own) = (&seen.row, seen.row.holder == Some(claim.holder()));
         if seen.granted && is_own {
-            let remembers = if self.remembers_all { Remembers::Everything } else { Remembers::For(row.up) };
+            let remembers = if self.remembers_all { Retention::Complete } else { Retention::Since(row.up) };
             return Some(Attempt::Granted(Lease::new(claim.ttl(), Some(seen.token.clone()), remembers)));
         }
         if is_own || row.holder.is_none() || row.remaining.is_zero() {
@@ -49,7 +49,7 @@ impl Grants {
         let look_again = self.polls.map_or(row.remaining, |polls| polls.min(row.remaining));
         let mut by = row.shown();
         by.token = Some(seen.token.clone());
-        Some(Attempt::Held(Waiting::new(by, look_again)))
+        Some(Attempt::Held(Contention::new(by, look_again)))
     }
 
     /// What people see of the holder.

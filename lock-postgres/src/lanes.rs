@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lock_core::runtime::{PerRuntime, background};
-use lock_core::{Attempt, Claim, Error, Released, Result};
+use lock_core::{Attempt, Claim, Error, ReleaseOutcome, Result};
 use sqlx::Row as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
@@ -59,7 +59,7 @@ struct Queue {
 
 /// A claim, and who waits for what becomes of it. `None`: another transaction is at work on its row.
 type Asked = (Claim, oneshot::Sender<Result<Option<Attempt>>>);
-type Given = (Claim, oneshot::Sender<Result<Released>>);
+type Given = (Claim, oneshot::Sender<Result<ReleaseOutcome>>);
 
 /// So many are sent with one statement.
 const TOGETHER: usize = 128;
@@ -91,7 +91,7 @@ impl Lanes {
     }
 
     /// Gives a lock back.
-    pub(crate) async fn release(&self, claim: &Claim) -> Result<Released> {
+    pub(crate) async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let (answer, answered) = oneshot::channel();
         self.enter(|queue| queue.releases.push_back((claim.clone(), answer)))?;
         answered.await.unwrap_or_else(|_| Err(error::ending()))
@@ -341,7 +341,7 @@ impl Lane {
         connection: &mut Lent,
         statement: &Statement,
         given: &[Given],
-    ) -> Result<Vec<Option<Result<Released>>>, Failed> {
+    ) -> Result<Vec<Option<Result<ReleaseOutcome>>>, Failed> {
         let values = match given {
             [(claim, _)] if statement.sql == self.sql.release.sql => {
                 vec![Value::text(claim.name()), Value::text(claim.holder()), Value::text(&self.channel)]
@@ -357,7 +357,7 @@ impl Lane {
         // Nothing found, where it was asked for twice, may be what the first did.
         let not_held = || match answer.twice {
             true => Err(error::twice(&answer.to, statement.doing)),
-            false => Ok(Released::NotHeld),
+            false => Ok(ReleaseOutcome::NotHeld),
         };
         let mut found: Vec<_> = given.iter().map(|_| Some(not_held())).collect();
         for row in &answer.rows {
@@ -366,8 +366,8 @@ impl Lane {
             let found = entry(row, &mut found).ok_or_else(odd)?;
             match held {
                 _ if is_locked => *found = None,
-                Some(true) => *found = Some(Ok(Released::Held)),
-                Some(false) => *found = Some(Ok(Released::NotHeld)),
+                Some(true) => *found = Some(Ok(ReleaseOutcome::Held)),
+                Some(false) => *found = Some(Ok(ReleaseOutcome::NotHeld)),
                 None => {}
             }
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Error, ErrorKind, Fault, Guarantees, HeldBy, Holder, LockName, LockStore,
-    Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, Contention, Error, ErrorKind, Eviction, Fault, Guarantees, HeldBy, Holder,
+    LockName, LockStore, RaiseOutcome, Realm, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Result,
+    TokenRaiser, async_trait,
 };
 use sqlx::Row as _;
 
@@ -149,15 +150,15 @@ impl PostgresStore {
             let (entry, claim) = *entries.get(at).ok_or_else(odd)?;
             let flag = |name: &str| row.try_get::<bool, _>(name).map_err(|_| odd());
             match (flag("renewed")?, flag("locked")?) {
-                (true, _) => entry.answer(Renewed::For(claim.ttl())),
+                (true, _) => entry.answer(RenewalOutcome::HeldFor(claim.ttl())),
                 (false, true) => locked.push((entry, claim)),
-                (false, false) => entry.answer(Renewed::NotHeld),
+                (false, false) => entry.answer(RenewalOutcome::NotHeld),
             }
         }
         Ok(locked)
     }
 
-    async fn break_with(&self, statement: &Statement, values: [Value; 3], how: Break) -> Result<Option<Broken>> {
+    async fn break_with(&self, statement: &Statement, values: [Value; 3], how: BreakMode) -> Result<Option<Eviction>> {
         let answer = self.link.run(statement, &values).await?;
         let odd = || error::odd(&answer.to, statement.doing);
         let Some(found) = answer.rows.first() else {
@@ -166,8 +167,8 @@ impl PostgresStore {
         let row = Row::read(found).ok_or_else(odd)?;
         let used: i64 = found.try_get("used").map_err(|_| odd())?;
         let token = self.grants.realms.token(&answer, &row.realm, used.unsigned_abs());
-        let free_in = if how == Break::Revoke { row.remaining } else { Duration::ZERO };
-        Ok(Some(Broken::new(self.grants.shown(&answer, &row), Some(token), free_in)))
+        let free_in = if how == BreakMode::Revoke { row.remaining } else { Duration::ZERO };
+        Ok(Some(Eviction::new(self.grants.shown(&answer, &row), Some(token), free_in)))
     }
 }
 
@@ -191,10 +192,10 @@ impl LockStore for PostgresStore {
             }
         }
         // Somebody is about to have it, or a transaction that is fenced by the last lease has not ended yet.
-        Ok(Attempt::Held(Waiting::new(HeldBy::default(), LOOK_AT_BUSY)))
+        Ok(Attempt::Held(Contention::new(HeldBy::default(), LOOK_AT_BUSY)))
     }
 
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         let (Some(holder), Way::Direct) = (held.by.holder, self.link.way()) else {
             return std::future::pending().await;
         };
@@ -210,7 +211,7 @@ impl LockStore for PostgresStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         let mut entries = Vec::with_capacity(batch.len());
         for entry in batch {
             match entry.of() {
@@ -233,11 +234,11 @@ impl LockStore for PostgresStore {
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.lanes.release(claim).await
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
 
@@ -257,11 +258,11 @@ impl LockStore for PostgresStore {
         named.map(|named| named.map(|(name, row)| (name, self.grants.shown(&answer, &row)))).collect()
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let Some(holder) = seen.holder else { return Ok(None) };
         let (statement, last) = match how {
-            Break::Revoke => (&self.sql.revoke, Value::text(Holder::fresh())),
-            Break::Now => (&self.sql.free, Value::text(self.link.config().table.channel())),
+            BreakMode::Revoke => (&self.sql.revoke, Value::text(Holder::fresh())),
+            BreakMode::Now => (&self.sql.free, Value::text(self.link.config().table.channel())),
         };
         self.break_with(statement, [Value::text(name), Value::text(holder), last], how).await
     }
@@ -277,8 +278,8 @@ impl LockStore for PostgresStore {
 }
 
 #[async_trait]
-impl Raise for PostgresStore {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for PostgresStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         let number = i64::try_from(number).ok().filter(|number| *number < i64::MAX).ok_or_else(|| {
             Error::refused(ErrorKind::Protocol, format!("no token can follow {number} in a table of leases"))
         })?;
@@ -286,12 +287,12 @@ impl Raise for PostgresStore {
         let answer = self.link.run(&self.sql.raise, &values).await?;
         let raised = answer.rows.first().and_then(|row| row.try_get("raised").ok());
         match raised.ok_or_else(|| error::odd(&answer.to, self.sql.raise.doing))? {
-            true => Ok(Raised::Raised),
-            false => Ok(Raised::Refused),
+            true => Ok(RaiseOutcome::Raised),
+            false => Ok(RaiseOutcome::Refused),
         }
     }
 
-    fn keeps(&self) -> Option<&dyn lock_core::Keep> {
+    fn record_store(&self) -> Option<&dyn lock_core::RecordStore> {
         None
     }
 }

@@ -1,6 +1,6 @@
 //! What a server keeps for a quorum that it is a member of.
 
-use lock_core::{Effect, Error, ErrorKind, Holder, Keep, Kept, Result, async_trait};
+use lock_core::{Effect, Error, ErrorKind, Holder, RecordStore, Result, StoredRecord, async_trait};
 
 use crate::RedisStore;
 use crate::link::Step;
@@ -8,12 +8,12 @@ use crate::script::Script;
 use crate::tokens::{is_realm, realm_of};
 
 #[async_trait]
-impl Keep for RedisStore {
-    async fn kept(&self) -> Result<Kept> {
+impl RecordStore for RedisStore {
+    async fn read_record(&self) -> Result<StoredRecord> {
         self.keep_of(&[&Holder::fresh().to_string()]).await
     }
 
-    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+    async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
         let realm = before.realm.as_str().strip_prefix("redis:").unwrap_or_default();
         let was = before.text.as_deref().unwrap_or_default();
         let now = self.keep_of(&[&*Holder::fresh().to_string(), realm, was, text]).await?;
@@ -22,12 +22,12 @@ impl Keep for RedisStore {
 }
 
 impl RedisStore {
-    async fn keep_of(&self, arguments: &[&str]) -> Result<Kept> {
+    async fn keep_of(&self, arguments: &[&str]) -> Result<StoredRecord> {
         let (realm, kept) = (self.keys().realm(), self.keys().quorum());
         let (answer, to) = self.run_beside_realm(Step::new(Script::Keep, &[&*realm, &*kept], arguments)).await?;
         match redis::from_redis_value::<(String, String)>(answer) {
             Ok((realm, text)) if is_realm(&realm) => {
-                Ok(Kept { realm: realm_of(&realm), text: Some(text).filter(|text| !text.is_empty()) })
+                Ok(StoredRecord { realm: realm_of(&realm), text: Some(text).filter(|text| !text.is_empty()) })
             }
             _ => {
                 let text = format!("{to}: what the keys {realm:?} and {kept:?} hold is nothing of ours");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
-use lock_core::{Effect, Error, ErrorKind, Remembers, Result};
+use lock_core::{Effect, Error, ErrorKind, Result, Retention};
 use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Semaphore;
@@ -46,7 +46,7 @@ pub(crate) struct Connection {
     pub(crate) to: To,
     pub(crate) wakeups: Arc<Wakeups>,
     /// How far back the server remembered, and when that was known.
-    remembered: OnceLock<(Remembers, Instant)>,
+    remembered: OnceLock<(Retention, Instant)>,
 }
 
 /// One step on the server: a script, its keys, and then its arguments.
@@ -444,11 +444,11 @@ impl Drop for Connection {
 impl Connection {
     /// How far back the server remembers that runs a step which was sent over this connection at this moment. It was
     /// asked when the connection was made, and a server that was started since has another.
-    pub(crate) fn remembers(&self, sent: Instant) -> Remembers {
+    pub(crate) fn remembers(&self, sent: Instant) -> Retention {
         match self.remembered.get() {
-            Some((Remembers::Everything, _)) => Remembers::Everything,
-            Some((Remembers::For(time), known)) => Remembers::For(*time + sent.saturating_duration_since(*known)),
-            None => Remembers::For(Duration::ZERO),
+            Some((Retention::Complete, _)) => Retention::Complete,
+            Some((Retention::Since(time), known)) => Retention::Since(*time + sent.saturating_duration_since(*known)),
+            None => Retention::Since(Duration::ZERO),
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Remembers, WaitStyle};
+use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Retention, WaitStyle};
 use redis::{Pipeline, Value};
 
 use crate::dial::Dial;
@@ -165,16 +165,16 @@ impl Server {
 
     /// How far back it remembered, for certain, when it was asked. One that says nothing of itself, or that may throw
     /// locks away at any time, is not known to remember anything.
-    pub(crate) fn remembered(&self) -> Remembers {
+    pub(crate) fn remembered(&self) -> Retention {
         const EVERYTHING: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
         if self.evicts() != Some(false) {
-            return Remembers::For(Duration::ZERO);
+            return Retention::Since(Duration::ZERO);
         }
         if self.kept().contains(EVERYTHING) {
-            return Remembers::Everything;
+            return Retention::Complete;
         }
         // Whole seconds, the first and the last of which need not have been whole.
-        Remembers::For(self.uptime.unwrap_or_default().saturating_sub(Duration::from_secs(2)))
+        Retention::Since(self.uptime.unwrap_or_default().saturating_sub(Duration::from_secs(2)))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -321,12 +321,12 @@ mod tests {
 
     #[test]
     fn a_server_remembers_everything_if_it_keeps_every_write_and_else_for_as_long_as_it_has_run() {
-        assert_eq!(server("always", Some(0), "noeviction").remembered(), Remembers::Everything);
+        assert_eq!(server("always", Some(0), "noeviction").remembered(), Retention::Complete);
         for weaker in ["everysec", "no", ""] {
-            let since = Remembers::For(Duration::from_secs(98));
+            let since = Retention::Since(Duration::from_secs(98));
             assert_eq!(server(weaker, Some(0), "noeviction").remembered(), since, "{weaker}");
         }
-        let nothing = Remembers::For(Duration::ZERO);
+        let nothing = Retention::Since(Duration::ZERO);
         assert_eq!(server("always", Some(0), "volatile-lru").remembered(), nothing);
         assert_eq!(Server { uptime: None, ..server("", Some(0), "noeviction") }.remembered(), nothing);
         assert_eq!(Server::default().remembered(), nothing);

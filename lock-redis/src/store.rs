@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use lock_core::runtime::{PerRuntime, background};
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Holder, Keep, Lease, LockName,
-    LockStore, Raise, Raised, Realm, Released, Renewal, Renewals, Renewed, Result, Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, Holder, Lease,
+    LockName, LockStore, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome,
+    Result, TokenRaiser, async_trait,
 };
 use redis::Value as Answer;
 
@@ -334,7 +335,7 @@ impl RedisStore {
     }
 
     /// Gives back what a claim has; where a request of it may still come, with a mark that this meets.
-    async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<Released> {
+    async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<ReleaseOutcome> {
         let (slot, connections) = (self.keys.slot_of(claim.name()), self.connections()?);
         let what = if may_come_again { What::Withdraw } else { What::Release };
         let turn = match connections.lanes.enter(slot, what, claim) {
@@ -493,7 +494,7 @@ impl RedisStore {
         let mut failure = None;
         for ((entry, _), answer) in entries.iter().zip(&answers) {
             match answer {
-                Answer::Int(0) => entry.answer(Renewed::NotHeld),
+                Answer::Int(0) => entry.answer(RenewalOutcome::NotHeld),
                 Answer::Int(1) => {}
                 _ => {
                     let text = format!("{}: renewing: this user may not use that key", connection.to);
@@ -503,16 +504,16 @@ impl RedisStore {
         }
         self.acknowledge_change(connections.acknowledgement.as_ref(), "a renewal", slot, &connection).await?;
         for ((entry, claim), _) in entries.iter().zip(&answers).filter(|(_, answer)| **answer == Answer::Int(1)) {
-            entry.answer(Renewed::For(claim.ttl()));
+            entry.answer(RenewalOutcome::HeldFor(claim.ttl()));
         }
         failure.map_or(Ok(()), Err)
     }
 }
 
-fn released(answer: &Answer, connection: &Connection) -> Result<Released> {
+fn released(answer: &Answer, connection: &Connection) -> Result<ReleaseOutcome> {
     match answer {
-        Answer::Int(1) => Ok(Released::Held),
-        Answer::Int(0) => Ok(Released::NotHeld),
+        Answer::Int(1) => Ok(ReleaseOutcome::Held),
+        Answer::Int(0) => Ok(ReleaseOutcome::NotHeld),
         _ => Err(error::odd(&connection.to.to_string(), Script::Release.doing())),
     }
 }
@@ -556,7 +557,7 @@ impl LockStore for RedisStore {
                     None => LOOK_AT_OTHERS,
                 };
                 let by = by.shown(&self.tokens.realm(), remaining);
-                Ok(Attempt::Held(Waiting::new(by, look_again).seen(seen)))
+                Ok(Attempt::Held(Contention::new(by, look_again).with_version(seen)))
             }
             Requested::Withdrawn => {
                 let text = format!("\"{}\": this claim was withdrawn before the server came to it", claim.name());
@@ -565,20 +566,20 @@ impl LockStore for RedisStore {
         }
     }
 
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         let key = self.keys.lock(claim.name());
         let link = self.connections()?.servers.link(self.keys.slot(&key)).await?;
         let (channel, was_heard) = link.subscribe(&key).await?;
-        let notes = claim.notes(Notes::default);
+        let notes = claim.store_state(Notes::default);
         *notes.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
         // A release may have come between the question and the subscription: look again.
         if was_heard {
-            channel.until_not(held.seen).await;
+            channel.until_not(held.version).await;
         }
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         let mut by_slot: BTreeMap<u16, Vec<(&Renewal, &Claim)>> = BTreeMap::new();
         for entry in batch {
             match entry.of() {
@@ -605,17 +606,17 @@ impl LockStore for RedisStore {
         futures_util::future::join_all(slots).await;
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
-        let unclear = claim.is_unclear();
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+        let unclear = claim.is_in_doubt();
         let released = self.give_back(claim, unclear).await?;
         if unclear {
             // The mark meets whatever comes late.
-            claim.set_clear();
+            claim.clear_doubt();
         }
         Ok(released)
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
 
@@ -637,7 +638,7 @@ impl LockStore for RedisStore {
         }
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let key = self.keys.lock(name);
         let Some(holder) = seen.holder else {
             let text = format!(
@@ -647,8 +648,8 @@ impl LockStore for RedisStore {
         };
         let slot = self.keys.slot(&key);
         let nobody = match how {
-            Break::Revoke => beginning(Holder::fresh()),
-            Break::Now => String::new(),
+            BreakMode::Revoke => beginning(Holder::fresh()),
+            BreakMode::Now => String::new(),
         };
         let step = |realm: &str, known: u64, may_be_new: bool| {
             let arguments = [&*beginning(holder), &nobody, &known.to_string(), flag(may_be_new), &STEP.to_string()];
@@ -672,8 +673,8 @@ impl LockStore for RedisStore {
                 self.warn_if_raised(number(answer, 2) == Some(1), name, token);
                 let remaining = remaining_of(pttl);
                 let evicted = Value::read(bytes).shown(&realm_of(&realm), remaining);
-                let free_in = if how == Break::Revoke { remaining.unwrap_or_default() } else { Duration::ZERO };
-                Ok(Some(Broken::new(evicted, Some(self.tokens.given(&realm, slot, token)), free_in)))
+                let free_in = if how == BreakMode::Revoke { remaining.unwrap_or_default() } else { Duration::ZERO };
+                Ok(Some(Eviction::new(evicted, Some(self.tokens.given(&realm, slot, token)), free_in)))
             }
             _ => Err(odd()),
         }
@@ -690,8 +691,8 @@ impl LockStore for RedisStore {
 }
 
 #[async_trait]
-impl Raise for RedisStore {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for RedisStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         if number >= GREATEST {
             let text = format!("the token {number} has none after it in Redis");
             return Err(Error::refused(ErrorKind::Protocol, text));
@@ -705,19 +706,19 @@ impl Raise for RedisStore {
         };
         let (answer, realm, connection) = self.with_token(slot, step, None).await?;
         match word(&answer) {
-            Some("refused") => Ok(Raised::Refused),
+            Some("refused") => Ok(RaiseOutcome::Refused),
             Some("raised") => {
                 let connections = self.connections()?;
                 let acknowledgement = connections.acknowledgement.as_ref();
                 self.acknowledge_change(acknowledgement, "the raising of a token", slot, &connection).await?;
                 self.tokens.given(&realm, slot, number);
-                Ok(Raised::Raised)
+                Ok(RaiseOutcome::Raised)
             }
             _ => Err(error::odd(&connection.to.to_string(), Script::Raise.doing())),
         }
     }
 
-    fn keeps(&self) -> Option<&dyn Keep> {
+    fn record_store(&self) -> Option<&dyn RecordStore> {
         Some(self)
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Break, Broken, Claim, HeldBy, Holder, Lease, LockName, Raised, Realm, Released, Remembers, Renewed,
-    Waiting,
+    Attempt, BreakMode, Claim, Contention, Eviction, HeldBy, Holder, Lease, LockName, RaiseOutcome, Realm,
+    ReleaseOutcome, RenewalOutcome, Retention,
 };
 
 use crate::error::Failure;
@@ -45,7 +45,7 @@ impl Request {
             return Ok(None);
         }
         let by = tables.shown(held, row.token);
-        let waiting = Waiting::new(by, held.remaining(tables.now())).seen(tables.seen()?);
+        let waiting = Contention::new(by, held.remaining(tables.now())).with_version(tables.seen()?);
         Ok(Some(Attempt::Held(waiting)))
     }
 }
@@ -75,7 +75,7 @@ impl Step for Request {
             }
             row => tables.grant(name, row.as_ref(), holder, after(tables.now(), ttl), self.claim.info())?,
         };
-        Ok(Attempt::Granted(Lease::new(ttl, Some(tables.token(token)), Remembers::Everything)))
+        Ok(Attempt::Granted(Lease::new(ttl, Some(tables.token(token)), Retention::Complete)))
     }
 }
 
@@ -83,18 +83,18 @@ impl Step for Request {
 pub(crate) struct Renew(pub(crate) Vec<(LockName, Holder, Duration)>);
 
 impl Step for Renew {
-    type Answer = Vec<Renewed>;
+    type Answer = Vec<RenewalOutcome>;
 
     fn looks(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Vec<Renewed>, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Vec<RenewalOutcome>, Failure> {
         self.0
             .iter()
             .map(|(name, holder, ttl)| {
                 let held = tables.extend(name, *holder, *ttl)?;
-                Ok(if held { Renewed::For(*ttl) } else { Renewed::NotHeld })
+                Ok(if held { RenewalOutcome::HeldFor(*ttl) } else { RenewalOutcome::NotHeld })
             })
             .collect()
     }
@@ -107,19 +107,19 @@ pub(crate) struct Release {
 }
 
 impl Step for Release {
-    type Answer = Released;
+    type Answer = ReleaseOutcome;
 
     fn looks(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Released, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<ReleaseOutcome, Failure> {
         match tables.find(&self.name)? {
             Some(row) if row.is_held_by(self.holder) => {
                 tables.free(&self.name, row.token)?;
-                Ok(Released::Held)
+                Ok(ReleaseOutcome::Held)
             }
-            _ => Ok(Released::NotHeld),
+            _ => Ok(ReleaseOutcome::NotHeld),
         }
     }
 }
@@ -132,21 +132,21 @@ pub(crate) struct RaiseToken {
 }
 
 impl Step for RaiseToken {
-    type Answer = Raised;
+    type Answer = RaiseOutcome;
 
     fn looks(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Raised, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<RaiseOutcome, Failure> {
         match tables.find(&self.name)? {
             Some(row) if row.is_held_by(self.holder) && row.token <= self.number => {
                 if row.token < self.number {
                     tables.raise(&self.name, self.number)?;
                 }
-                Ok(Raised::Raised)
+                Ok(RaiseOutcome::Raised)
             }
-            _ => Ok(Raised::Refused),
+            _ => Ok(RaiseOutcome::Refused),
         }
     }
 }
@@ -192,17 +192,17 @@ impl Step for List {
 pub(crate) struct BreakLock {
     pub(crate) name: LockName,
     pub(crate) holder: Holder,
-    pub(crate) how: Break,
+    pub(crate) how: BreakMode,
 }
 
 impl Step for BreakLock {
-    type Answer = Option<Broken>;
+    type Answer = Option<Eviction>;
 
     fn looks(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<Broken>, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<Eviction>, Failure> {
         let row = tables.find(&self.name)?;
         let Some((row, held)) = row.as_ref().and_then(|row| Some((row, row.held.as_ref()?))) else { return Ok(None) };
         if held.holder != self.holder {
@@ -212,16 +212,16 @@ impl Step for BreakLock {
         let token = row.next_token()?;
         let evicted = tables.shown(held, row.token);
         let free_in = match self.how {
-            Break::Revoke => {
+            BreakMode::Revoke => {
                 tables.revoke(&self.name, token)?;
                 held.remaining(tables.now())
             }
-            Break::Now => {
+            BreakMode::Now => {
                 tables.free(&self.name, token)?;
                 Duration::ZERO
             }
         };
-        Ok(Some(Broken::new(evicted, Some(tables.token(token)), free_in)))
+        Ok(Some(Eviction::new(evicted, Some(tables.token(token)), free_in)))
     }
 }
 

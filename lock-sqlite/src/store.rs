@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, Filesystem,
-    Guarantees, HeldBy, LockName, LockStore, Raise, Raised, Realm, Released, Renewals, Renewed, Result, WaitStyle,
-    Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault, Faults,
+    Filesystem, Guarantees, HeldBy, LockName, LockStore, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch,
+    RenewalOutcome, Result, TokenRaiser, WaitStyle, async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -129,21 +129,21 @@ impl LockStore for SqliteStore {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        let held_before = claim.notes(|| AtomicBool::new(false));
+        let held_before = claim.store_state(|| AtomicBool::new(false));
         let again = held_before.load(Ordering::Relaxed);
         let attempt = self.ask(Request { claim: claim.clone(), again }).await?;
         held_before.store(matches!(attempt, Attempt::Held(_)), Ordering::Relaxed);
         Ok(attempt)
     }
 
-    async fn wait(&self, _claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, _claim: &Claim, held: &Contention) -> Result<()> {
         let waiter = self.shared.changes.waiter();
         self.worker.send(Message::Waiting).map_err(|_| gone(&self.path, Effect::None))?;
-        waiter.until_not(held.seen).await;
+        waiter.until_not(held.version).await;
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         let mut entries = Vec::with_capacity(batch.len());
         let mut leases = Vec::with_capacity(batch.len());
         for entry in batch {
@@ -167,17 +167,17 @@ impl LockStore for SqliteStore {
                 batch.fail(error);
                 // Others find another file there, in which this holder has nothing.
                 if self.shared.is_gone() {
-                    entries.iter().for_each(|entry| entry.answer(Renewed::NotHeld));
+                    entries.iter().for_each(|entry| entry.answer(RenewalOutcome::NotHeld));
                 }
             }
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.ask(Release { name: claim.name().clone(), holder: claim.holder() }).await
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
 
@@ -189,7 +189,7 @@ impl LockStore for SqliteStore {
         self.ask(List { after: after.cloned(), limit }).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let Some(holder) = seen.holder else { return Ok(None) };
         self.ask(BreakLock { name: name.clone(), holder, how }).await
     }
@@ -210,8 +210,8 @@ impl LockStore for SqliteStore {
 }
 
 #[async_trait]
-impl Raise for SqliteStore {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for SqliteStore {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         let number = i64::try_from(number).ok().filter(|number| *number < i64::MAX).ok_or_else(|| {
             let text = format!("{}: no token can follow {number} in a lease file", self.path.display());
             Error::refused(ErrorKind::Protocol, text)
@@ -219,7 +219,7 @@ impl Raise for SqliteStore {
         self.ask(RaiseToken { name: claim.name().clone(), holder: claim.holder(), number }).await
     }
 
-    fn keeps(&self) -> Option<&dyn lock_core::Keep> {
+    fn record_store(&self) -> Option<&dyn lock_core::RecordStore> {
         None
     }
 }

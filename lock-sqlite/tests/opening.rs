@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Folder, acquired, claim, connect, free, token};
-use lock_core::{Error, ErrorKind, LockStore, Registry, Released};
+use lock_core::{Error, ErrorKind, LockStore, Registry, ReleaseOutcome};
 use lock_sqlite::{SqliteConfig, SqliteDriver, SqliteStore};
 
 /// The refusal of a file: one line that names the path.
@@ -251,7 +251,7 @@ async fn a_file_with_two_names_is_refused() {
         assert!(error.to_string().contains("2 names (hard links)"), "{error}");
     }
     // Who has it open goes on: nobody else can come by the other name.
-    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     std::fs::remove_file(other).unwrap();
     folder.open().await;
 }

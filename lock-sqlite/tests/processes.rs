@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{Folder, TTL, acquired, claim, connect, free, held, token};
 use libtest_mimic::{Arguments, Trial};
-use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, Released, Renewals};
+use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, ReleaseOutcome, RenewalBatch};
 use lock_sqlite::{SqliteConfig, SqliteStore};
 
 macro_rules! trials {
@@ -94,10 +94,10 @@ async fn child(arguments: &[String]) {
             while let Some(step) = next_heard() {
                 match step.as_str() {
                     "renew" => {
-                        let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+                        let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
                         store.renew(&batch).await;
                         let failure = batch.failure().map_or_else(String::new, |error| error.to_string());
-                        say(format!("{:?} {failure}", batch.iter().next().unwrap().answered()));
+                        say(format!("{:?} {failure}", batch.iter().next().unwrap().outcome()));
                     }
                     other => panic!("no child does {other}"),
                 }
@@ -129,7 +129,7 @@ async fn child(arguments: &[String]) {
             for _ in 0..text(1).parse().unwrap() {
                 let claim = claim(text(0));
                 say(token(&store, &claim).await);
-                assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+                assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
             }
         }
         "count" => {
@@ -289,7 +289,7 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         // The killed holder may have held it.
         let store = folder.open().await;
         if let Some(by) = store.inspect(claim("x").name()).await.unwrap() {
-            store.break_lock(claim("x").name(), &by, lock_core::Break::Now).await.unwrap();
+            store.break_lock(claim("x").name(), &by, lock_core::BreakMode::Now).await.unwrap();
         }
         let check: String = folder.connect().query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
@@ -354,7 +354,7 @@ async fn a_waiter_wakes_when_another_process_releases() {
     let store = folder.open().await;
     let mine = claim("x");
     let waiting = held(&store, &mine).await;
-    assert!(waiting.look_again > Duration::from_secs(500), "not the end of the lease wakes it");
+    assert!(waiting.retry_after > Duration::from_secs(500), "not the end of the lease wakes it");
     holder.tell();
     tokio::time::timeout(Duration::from_secs(60), store.wait(&mine, &waiting)).await.unwrap().unwrap();
     assert_eq!(holder.line(), "Held");
@@ -379,7 +379,7 @@ async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it
     assert!(!free(&store, "mine").await, "reading goes on");
     writer.kill();
     acquired(&store, &claim("x")).await;
-    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
 }
 
 /// A small file system, gone when it is dropped.
@@ -436,7 +436,7 @@ async fn what_was_acknowledged_survives_a_power_loss() {
     for round in 0..3 {
         let released = claim("released");
         last = token(&store, &released).await.max(last);
-        assert_eq!(store.release(&released).await.unwrap(), Released::Held);
+        assert_eq!(store.release(&released).await.unwrap(), ReleaseOutcome::Held);
         let kept = acquired(&store, &mine).await.token.unwrap();
         std::fs::write(before.0.join("not synced"), "x".repeat(5000)).unwrap();
         let copy = folder.path().with_file_name(format!("disk-{round}"));
@@ -478,7 +478,7 @@ async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
     for other in &others {
         acquired(&store, other).await;
     }
-    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     drop(store);
 
     let _filler = small.fill();
@@ -677,7 +677,7 @@ async fn a_log_that_is_taken_away_from_a_holder_lets_nobody_else_in() {
         let store = folder.open().await;
         assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), first, "{endings:?}");
         let by = held(&store, &claim("x")).await.by;
-        store.break_lock(claim("x").name(), &by, lock_core::Break::Now).await.unwrap();
+        store.break_lock(claim("x").name(), &by, lock_core::BreakMode::Now).await.unwrap();
         assert!(token(&store, &claim("x")).await > first);
         holder.end();
         assert!(!free(&store, "x").await, "the end of one who had to let go changes nothing");
@@ -701,7 +701,7 @@ async fn a_folder_that_is_renamed_takes_its_leases_along_and_its_old_users_touch
     drop(store);
     assert!(holder.step("renew").starts_with("Some(NotHeld)"));
     holder.end();
-    assert_eq!(another.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(another.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     assert!(Process::open(&new.join("locks.db")).starts_with("open"));
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::{Folder, TTL, acquired, claim, free, held, token};
 use lock_core::{
-    Attempt, Break, Claim, Clock, ErrorKind, Fault, Faults, Guarantees, Holder, LockName, LockStore, Released,
-    Renewals, Renewed,
+    Attempt, BreakMode, Claim, Clock, ErrorKind, Fault, Faults, Guarantees, Holder, LockName, LockStore,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome,
 };
 
 #[tokio::test]
@@ -18,9 +18,9 @@ async fn a_lock_excludes_another_store_on_the_same_file_until_it_is_released() {
     acquired(&a, &mine).await;
     let waiting = held(&b, &theirs).await;
     assert_eq!(waiting.by.holder, Some(mine.holder()));
-    assert!(waiting.look_again <= TTL && waiting.by.remaining.unwrap() <= TTL && !waiting.by.revoked);
-    assert_eq!(a.release(&mine).await.unwrap(), Released::Held);
-    assert_eq!(a.release(&mine).await.unwrap(), Released::NotHeld);
+    assert!(waiting.retry_after <= TTL && waiting.by.remaining.unwrap() <= TTL && !waiting.by.revoked);
+    assert_eq!(a.release(&mine).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(a.release(&mine).await.unwrap(), ReleaseOutcome::NotHeld);
     acquired(&b, &theirs).await;
 }
 
@@ -66,10 +66,10 @@ async fn an_expired_lease_cannot_be_renewed_or_released_and_its_holder_starts_an
     let claim = Claim::new(LockName::new("x").unwrap(), Duration::from_millis(20));
     let first = token(&store, &claim).await;
     folder.wait_until(|| async { free(&store, "x").await }).await;
-    let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::NotHeld));
-    assert_eq!(store.release(&claim).await.unwrap(), Released::NotHeld);
+    assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::NotHeld);
     assert!(token(&store, &claim).await > first);
 }
 
@@ -82,12 +82,12 @@ async fn a_batch_of_renewals_is_answered_one_by_one_in_one_transaction() {
         acquired(&store, claim).await;
     }
     let before = store.commits();
-    let batch = Renewals::new(&Clock::system(), claims);
+    let batch = RenewalBatch::new(&Clock::system(), claims);
     store.renew(&batch).await;
     assert_eq!(store.commits(), before + 1);
     for (at, entry) in batch.iter().enumerate() {
-        let expected = if at % 2 == 0 { Renewed::For(TTL) } else { Renewed::NotHeld };
-        assert_eq!(entry.answered(), Some(expected), "{at}");
+        let expected = if at % 2 == 0 { RenewalOutcome::HeldFor(TTL) } else { RenewalOutcome::NotHeld };
+        assert_eq!(entry.outcome(), Some(expected), "{at}");
     }
     assert!(batch.failure().is_none());
 }
@@ -113,10 +113,10 @@ async fn nobody_else_can_release_or_renew_a_lease() {
     let store = folder.open().await;
     let (mine, stranger) = (claim("x"), claim("x"));
     acquired(&store, &mine).await;
-    assert_eq!(store.release(&stranger).await.unwrap(), Released::NotHeld);
-    let batch = Renewals::new(&Clock::system(), [stranger]);
+    assert_eq!(store.release(&stranger).await.unwrap(), ReleaseOutcome::NotHeld);
+    let batch = RenewalBatch::new(&Clock::system(), [stranger]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::NotHeld));
+    assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
     assert_eq!(store.inspect(mine.name()).await.unwrap().unwrap().holder, Some(mine.holder()));
 }
 
@@ -127,7 +127,7 @@ async fn a_revoked_name_stays_blocked_and_uses_up_a_token() {
     let mine = claim("x");
     let first = token(&store, &mine).await;
     let seen = store.inspect(mine.name()).await.unwrap().unwrap();
-    let broken = store.break_lock(mine.name(), &seen, Break::Revoke).await.unwrap().unwrap();
+    let broken = store.break_lock(mine.name(), &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert_eq!(broken.evicted.holder, Some(mine.holder()));
     assert_eq!(broken.token.unwrap().number(), first + 1);
     assert!(broken.free_in > Duration::ZERO && broken.free_in <= TTL);
@@ -135,11 +135,11 @@ async fn a_revoked_name_stays_blocked_and_uses_up_a_token() {
     assert!(by.revoked && by.holder != Some(mine.holder()));
     // The holder that was evicted does not get in again either, and has nothing to renew.
     held(&store, &mine).await;
-    let batch = Renewals::new(&Clock::system(), [mine.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [mine.clone()]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::NotHeld));
-    assert!(store.break_lock(mine.name(), &seen, Break::Now).await.unwrap().is_none(), "the holder seen is gone");
-    let broken = store.break_lock(mine.name(), &by, Break::Now).await.unwrap().unwrap();
+    assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
+    assert!(store.break_lock(mine.name(), &seen, BreakMode::Now).await.unwrap().is_none(), "the holder seen is gone");
+    let broken = store.break_lock(mine.name(), &by, BreakMode::Now).await.unwrap().unwrap();
     assert_eq!(broken.token.unwrap().number(), first + 2);
     assert_eq!(token(&store, &claim("x")).await, first + 3);
 }
@@ -151,10 +151,10 @@ async fn a_lock_that_is_broken_now_is_free_at_once() {
     let mine = claim("x");
     let first = token(&store, &mine).await;
     let seen = store.inspect(mine.name()).await.unwrap().unwrap();
-    let broken = store.break_lock(mine.name(), &seen, Break::Now).await.unwrap().unwrap();
+    let broken = store.break_lock(mine.name(), &seen, BreakMode::Now).await.unwrap().unwrap();
     assert_eq!((broken.token.unwrap().number(), broken.free_in), (first + 1, Duration::ZERO));
     assert_eq!(token(&store, &claim("x")).await, first + 2);
-    assert_eq!(store.release(&mine).await.unwrap(), Released::NotHeld);
+    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::NotHeld);
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn hostile_names_are_only_names() {
     }
     assert_eq!(store.list(None, 1000).await.unwrap().len(), names.len());
     for claim in &claims {
-        assert_eq!(store.release(claim).await.unwrap(), Released::Held);
+        assert_eq!(store.release(claim).await.unwrap(), ReleaseOutcome::Held);
     }
 }
 
@@ -361,9 +361,9 @@ async fn a_busy_file_is_unavailable_after_the_busy_timeout_and_nothing_was_chang
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!error.may_have_taken_effect() && error.is_retryable());
     assert!(error.to_string().contains("locks.db"), "{error}");
-    let batch = Renewals::new(&Clock::system(), [mine.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [mine.clone()]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), None);
+    assert_eq!(batch.iter().next().unwrap().outcome(), None);
     assert_eq!(batch.failure().unwrap().kind(), ErrorKind::Unavailable);
     // What only reads is not in anybody's way: who holds what, and that a lock is held.
     assert_eq!(store.inspect(mine.name()).await.unwrap().unwrap().holder, Some(mine.holder()));
@@ -387,7 +387,7 @@ async fn a_waiter_wakes_when_another_store_releases() {
     let waiting = held(&a, &mine).await;
     let (waited, released) = within(async { tokio::join!(a.wait(&mine, &waiting), b.release(&theirs)) }).await;
     waited.unwrap();
-    assert_eq!(released.unwrap(), Released::Held);
+    assert_eq!(released.unwrap(), ReleaseOutcome::Held);
     acquired(&a, &mine).await;
 }
 
@@ -403,7 +403,7 @@ async fn a_waiter_wakes_when_its_own_store_releases_or_breaks() {
     acquired(&store, &mine).await;
     let waiting = held(&store, &waiter).await;
     let seen = waiting.by.clone();
-    let broken = store.break_lock(mine.name(), &seen, Break::Now);
+    let broken = store.break_lock(mine.name(), &seen, BreakMode::Now);
     let (waited, broken) = within(async { tokio::join!(store.wait(&waiter, &waiting), broken) }).await;
     waited.unwrap();
     assert!(broken.unwrap().is_some());
@@ -522,7 +522,7 @@ async fn a_closed_store_leaves_one_file_and_opens_it_again_for_what_comes() {
     }
     let by = held(&store, &claim("x")).await.by;
     assert_eq!((by.holder, by.token.unwrap().number()), (Some(mine.holder()), first));
-    assert_eq!(store.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     store.close().await;
     // While it is closed nobody looks after it; what comes then is told.
     std::fs::rename(folder.path(), folder.path().with_extension("moved")).unwrap();
@@ -538,7 +538,7 @@ async fn a_store_that_somebody_else_uses_too_is_closed_without_harm() {
     let mine = claim("x");
     acquired(&b, &mine).await;
     a.close().await;
-    assert_eq!(b.release(&mine).await.unwrap(), Released::Held);
+    assert_eq!(b.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     acquired(&a, &mine).await;
 }
 
@@ -566,9 +566,9 @@ async fn a_lease_in_a_file_that_is_removed_is_not_held_at_once() {
     let mine = claim("x");
     acquired(&store, &mine).await;
     std::fs::remove_file(folder.path()).unwrap();
-    let batch = Renewals::new(&Clock::system(), [mine]);
+    let batch = RenewalBatch::new(&Clock::system(), [mine]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::NotHeld));
+    assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
     let failure = batch.failure().unwrap().to_string();
     assert!(failure.contains("locks.db was removed or replaced"), "{failure}");
 }

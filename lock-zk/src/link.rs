@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt as _, Shared, join_all};
-use lock_core::{Clock, Error, ErrorKind, Opening, Realm, Result, Session};
+use lock_core::{Clock, Error, ErrorKind, PendingSession, Realm, Result, Session};
 use zookeeper_client::{Client, Connector, SessionState};
 
 use crate::ZkConfig;
@@ -39,7 +39,7 @@ struct Inner {
 pub(crate) struct Link {
     pub(crate) client: Client,
     /// Read before the request for it left.
-    pub(crate) opening: Opening,
+    pub(crate) opening: PendingSession,
     /// How long it lasts without a heartbeat, as the server granted it.
     pub(crate) ttl: Duration,
 }
@@ -219,7 +219,7 @@ impl Inner {
             if found.unknown.len() == self.servers.all().len() {
                 return Err(self.not_opened("no host is known", &found.unknown).into());
             }
-            let (opening, asked) = (Session::opening(&self.clock), Instant::now());
+            let (opening, asked) = (Session::start(&self.clock), Instant::now());
             let failed = match self.connect(connector.clone(), ttl, &found).await {
                 Ok(client) => return Ok(Link { ttl: client.session_timeout(), client, opening }),
                 Err(failed) => failed,

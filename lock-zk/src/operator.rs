@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lock_core::{Break, Broken, Effect, Error, HeldBy, Holder, HolderInfo, LockName, Result};
+use lock_core::{BreakMode, Effect, Error, Eviction, HeldBy, Holder, HolderInfo, LockName, Result};
 use zookeeper_client::{Client, CreateMode, Error as Failure, MultiWriteError, Stat};
 
 use crate::ZkStore;
@@ -136,7 +136,7 @@ impl ZkStore {
     /// Evicts the holder that was seen. Its node is deleted; where the lock is to stay blocked, another node is made in
     /// its very place, in the same transaction, on a session that nobody keeps: so all programs go on waiting until that has
     /// ended.
-    pub(crate) async fn broken(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    pub(crate) async fn broken(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let Some(head) = self.head(name).await? else { return Ok(None) };
         let evicted = self.held_by(&head);
         if evicted.holder != seen.holder || (seen.holder.is_none() && evicted.info != seen.info) {
@@ -145,14 +145,14 @@ impl ZkStore {
         // No later holder has a smaller one: the next may have stood in line for long.
         let token = Some(self.token(head.stat.czxid.saturating_add(1)));
         let free_in = match how {
-            Break::Now => {
+            BreakMode::Now => {
                 let reader = self.links.reader().await?;
                 let deleted = reader.ask(|client| crate::store::delete(client, head.path, "breaking a lock")).await?;
                 deleted.then_some(Duration::ZERO)
             }
-            Break::Revoke => self.blocked(&head).await?,
+            BreakMode::Revoke => self.blocked(&head).await?,
         };
-        Ok(free_in.map(|free_in| Broken::new(evicted, token, free_in)))
+        Ok(free_in.map(|free_in| Eviction::new(evicted, token, free_in)))
     }
 
     /// Puts a node that is nobody's in the place of this one; gives for how long, if this one was still there.

@@ -69,7 +69,7 @@ impl Place {
 
 impl Notes {
     pub(crate) fn of(claim: &Claim) -> &Notes {
-        claim.notes(Notes::default)
+        claim.store_state(Notes::default)
     }
 
     pub(crate) fn place(&self) -> Option<Place> {

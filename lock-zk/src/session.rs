@@ -133,7 +133,7 @@ impl Sessions {
         }
         let clock = self.0.links.clock();
         let id = link.client.session_id().0;
-        let session = link.opening.opened(id as u64, link.ttl);
+        let session = link.opening.established(id as u64, link.ttl);
         let end = if alone {
             let until = clock.now().after(session.remaining());
             End::Alone(Mutex::new(until))

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults,
-    FencingToken, Guarantees, HeldBy, Holder, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers,
-    Renewal, Renewals, Renewed, Result, WaitStyle, Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
+    Faults, FencingToken, Guarantees, HeldBy, Holder, Lease, LockName, LockStore, Moment, Realm, ReleaseOutcome,
+    Renewal, RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser, WaitStyle, async_trait,
 };
 use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as Failure, OneshotWatcher, Stat};
 
@@ -186,7 +186,7 @@ impl ZkStore {
             }
         };
         let Some(head) = self.read(look).await? else { return Ok(None) };
-        Ok(Some(Attempt::Held(Waiting::new(self.held_by_first(head), LOOK_AGAIN.min(claim.ttl())))))
+        Ok(Some(Attempt::Held(Contention::new(self.held_by_first(head), LOOK_AGAIN.min(claim.ttl())))))
     }
 
     /// What is said of who is first in line; nothing, if that one has just gone.
@@ -354,8 +354,8 @@ impl ZkStore {
             locked(&place.carrier.holders).insert(place.path(&node.name), by);
             return Ok(Attempt::Granted(match session {
                 // ZooKeeper syncs every write before it answers.
-                Some(session) => Lease::on_session(session, token, Remembers::Everything),
-                None => Lease::new(place.carrier.ttl, token, Remembers::Everything),
+                Some(session) => Lease::on_session(session, token, Retention::Complete),
+                None => Lease::new(place.carrier.ttl, token, Retention::Complete),
             }));
         }
         let before = line.at(position - 1).map(|before| place.path(&before.node));
@@ -373,7 +373,7 @@ impl ZkStore {
         by.ahead = claim.queues().then(|| u32::try_from(position).unwrap_or(u32::MAX));
         // A place without a shared session is kept by asking again.
         let look_again = if session.is_some() { LOOK_AGAIN.min(place.carrier.ttl) } else { place.carrier.ttl / 3 };
-        let waiting = Waiting::new(by, look_again);
+        let waiting = Contention::new(by, look_again);
         Ok(Attempt::Held(match session {
             Some(session) if claim.queues() => waiting.on_session(session),
             _ => waiting,
@@ -382,14 +382,14 @@ impl ZkStore {
 
     /// Deletes what the claim has, or may have; gives what was there. After this on the claim's own session nothing can
     /// come any more: its requests are served in their order.
-    async fn left(&self, claim: &Claim, place: &Place) -> Result<Released, CallError> {
+    async fn left(&self, claim: &Claim, place: &Place) -> Result<ReleaseOutcome, CallError> {
         if let Some(own) = place.own() {
             locked(&place.carrier.holders).remove(&own);
         }
         let own_wire = place.carrier.may_stand().then(|| place.carrier.wire());
         let left = match own_wire {
             Some(wire) => {
-                let is_clear = !place.in_doubt && !claim.is_unclear();
+                let is_clear = !place.in_doubt && !claim.is_in_doubt();
                 match place.own().filter(|_| is_clear) {
                     Some(own) => left_by(place, wire, own).await,
                     None => {
@@ -408,10 +408,10 @@ impl ZkStore {
             place.carrier.end(&self.clock);
         }
         let (found, was_first) = left?;
-        Ok(if found && (place.granted || was_first) { Released::Held } else { Released::NotHeld })
+        Ok(if found && (place.granted || was_first) { ReleaseOutcome::Held } else { ReleaseOutcome::NotHeld })
     }
 
-    async fn renew_one(&self, batch: &Renewals, renewal: &Renewal) -> Result<()> {
+    async fn renew_one(&self, batch: &RenewalBatch, renewal: &Renewal) -> Result<()> {
         match renewal.of() {
             Beat::Lease(claim) => {
                 let answer = self.renew_lease(batch.clock(), claim).await?;
@@ -427,18 +427,18 @@ impl ZkStore {
         Ok(())
     }
 
-    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<Renewed> {
-        let Some(place) = Notes::of(claim).place() else { return Ok(Renewed::NotHeld) };
-        let Some(own) = place.own() else { return Ok(Renewed::NotHeld) };
-        let Beaten::Since(since) = place.carrier.beat(clock, None).await? else { return Ok(Renewed::NotHeld) };
+    async fn renew_lease(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        let Some(place) = Notes::of(claim).place() else { return Ok(RenewalOutcome::NotHeld) };
+        let Some(own) = place.own() else { return Ok(RenewalOutcome::NotHeld) };
+        let Beaten::Since(since) = place.carrier.beat(clock, None).await? else { return Ok(RenewalOutcome::NotHeld) };
         let wire = place.carrier.wire();
         // It follows the heartbeat on the same session, and sees at least what that saw.
         let stat = wire.client()?.check_stat(&own).await.map_err(|failure| judge("renewing", failure, false))?;
         if stat.is_none() {
-            return Ok(Renewed::NotHeld);
+            return Ok(RenewalOutcome::NotHeld);
         }
         place.carrier.extend(clock.valid_until(since, place.carrier.ttl));
-        Ok(Renewed::Since(since, place.carrier.ttl))
+        Ok(RenewalOutcome::HeldSince(since, place.carrier.ttl))
     }
 
     /// Answers by one round of a session. The losses come before the answer, so that a lease whose node was broken is lost
@@ -447,7 +447,7 @@ impl ZkStore {
         let round = carrier.round(clock, self.names.base()).await?;
         let Some((since, nodes)) = &round.stands else {
             carrier.end(clock);
-            renewal.answer(Renewed::NotHeld);
+            renewal.answer(RenewalOutcome::NotHeld);
             return Ok(());
         };
         let still =
@@ -458,7 +458,7 @@ impl ZkStore {
                 renewal.not_held(claim);
             }
         }
-        renewal.answer(Renewed::Since(*since, carrier.ttl));
+        renewal.answer(RenewalOutcome::HeldSince(*since, carrier.ttl));
         if round.is_to_be_tidied() {
             self.mark(carrier, &round.granted);
             self.delete_orphans(carrier, nodes).await?;
@@ -663,7 +663,7 @@ impl LockStore for ZkStore {
         }
     }
 
-    async fn wait(&self, claim: &Claim, _held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, _held: &Contention) -> Result<()> {
         let notes = Notes::of(claim);
         let Some(place) = notes.place() else { return Ok(()) };
         let Some(before) = place.waits_for else { return Ok(()) };
@@ -681,7 +681,7 @@ impl LockStore for ZkStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         let renew = |renewal| async move {
             if let Err(error) = self.renew_one(batch, renewal).await {
                 batch.fail(error);
@@ -690,9 +690,9 @@ impl LockStore for ZkStore {
         join_all(batch.iter().map(renew)).await;
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let notes = Notes::of(claim);
-        let Some(place) = notes.place() else { return Ok(Released::NotHeld) };
+        let Some(place) = notes.place() else { return Ok(ReleaseOutcome::NotHeld) };
         let left = self.left(claim, &place).await;
         match &left {
             Err(failed) if failed.session_is_gone => place.carrier.end(&self.clock),
@@ -703,7 +703,7 @@ impl LockStore for ZkStore {
         Ok(left?)
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
@@ -715,7 +715,7 @@ impl LockStore for ZkStore {
         self.listed(after, limit).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.broken(name, seen, how).await
     }
 

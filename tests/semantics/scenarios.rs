@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use leasehold::{
-    Attempt, Break, Claim, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, LockStore, Locks, Released,
-    Renewals, Renewed,
+    Attempt, BreakMode, Claim, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, LockStore, Locks,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome,
 };
 use lock_conformance::faults::{Faulty, Op, Step};
 use lock_testkit::{Proxy, until};
@@ -159,7 +159,7 @@ async fn expired_holder(made: Made) -> Verdict {
     let holder = store.inspect(&name()).await.unwrap().and_then(|by| by.holder);
     let untouched = holder == Some(next.holder());
     match (released, renewed) {
-        (Released::NotHeld, Some(Renewed::NotHeld)) if untouched => Verdict::Refused,
+        (ReleaseOutcome::NotHeld, Some(RenewalOutcome::NotHeld)) if untouched => Verdict::Refused,
         _ => Verdict::Broken,
     }
 }
@@ -171,13 +171,13 @@ async fn late_renewal(made: Made) -> Verdict {
     store.release(&released).await.unwrap();
     let renewed = renew(&*store, &released).await;
     let free = store.inspect(&name()).await.unwrap().is_none();
-    if renewed == Some(Renewed::NotHeld) && free { Verdict::Refused } else { Verdict::Broken }
+    if renewed == Some(RenewalOutcome::NotHeld) && free { Verdict::Refused } else { Verdict::Broken }
 }
 
-async fn renew(store: &dyn LockStore, claim: &Claim) -> Option<Renewed> {
-    let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+async fn renew(store: &dyn LockStore, claim: &Claim) -> Option<RenewalOutcome> {
+    let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
     store.renew(&batch).await;
-    batch.iter().next().and_then(|entry| entry.answered())
+    batch.iter().next().and_then(|entry| entry.outcome())
 }
 
 async fn long_wait(made: Made) -> Verdict {
@@ -218,7 +218,7 @@ async fn restarted_server(mut made: Made) -> Verdict {
         return old_writes_after(next.token_if_any().unwrap(), held.token_if_any().unwrap()).await;
     }
     let token = held.token_if_any().unwrap().clone();
-    made.open().await.break_lock(&name(), &seen(&made).await, Break::Now).await.unwrap();
+    made.open().await.break_lock(&name(), &seen(&made).await, BreakMode::Now).await.unwrap();
     let next = others.lock(NAME).acquire().await.unwrap();
     if *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }
 }

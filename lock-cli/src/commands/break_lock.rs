@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{Break as How, FencingToken, HeldBy, LockName};
+use leasehold::{BreakMode as How, FencingToken, HeldBy, LockName};
 use serde_json::json;
 
 use crate::cli::Break;

@@ -1,6 +1,6 @@
 //! What operators see, and what they may break.
 
-use lock_core::{Break, Locks};
+use lock_core::{BreakMode, Locks};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
@@ -105,7 +105,7 @@ async fn of_an_ended_lease_shows_nobody(cx: Context) -> Proof {
 
 async fn breaking_evicts_the_holder_that_was_seen(cx: Context) -> Proof {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let claim = cx.claim(&job);
         cx.grant_within(&a, &claim, cx.soon()).await?;
         let seen = cx.shows_holder(&b, &claim).await?;
@@ -128,7 +128,7 @@ async fn breaking_with_a_stale_view_changes_nothing(cx: Context) -> Proof {
     cx.give_back(&a, &earlier).await?;
     let now = cx.claim(&job);
     cx.grant(&a, &now).await?;
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let broken = b.break_lock(&job, &seen, how).await?;
         ensure!(broken.is_none(), "{how:?} with a stale view evicted {broken:?}");
         cx.shows_holder(&b, &now).await?;
@@ -143,7 +143,7 @@ async fn breaking_a_free_lock_changes_nothing(cx: Context) -> Proof {
     cx.grant(&store, &claim).await?;
     let seen = cx.shows_holder(&store, &claim).await?;
     cx.give_back(&store, &claim).await?;
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let broken = store.break_lock(&job, &seen, how).await?;
         ensure!(broken.is_none(), "{how:?} of a free lock evicted {broken:?}");
         cx.is_free(&store, &job).await?;
@@ -156,7 +156,7 @@ async fn breaking_now_frees_the_lock_at_once(cx: Context) -> Proof {
     let claim = cx.claim(&job);
     cx.grant(&a, &claim).await?;
     let seen = cx.shows_holder(&b, &claim).await?;
-    let broken = b.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    let broken = b.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     ensure!(broken.free_in.is_zero(), "it is said to be free in {:?} only", broken.free_in);
     cx.is_free(&a, &job).await
 }
@@ -166,7 +166,7 @@ async fn breaking_now_excludes_no_later_holder(cx: Context) -> Proof {
     let evicted = cx.claim(&job);
     cx.grant(&a, &evicted).await?;
     let seen = cx.shows_holder(&b, &evicted).await?;
-    b.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    b.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let now = cx.claim(&job);
     cx.grant(&b, &now).await?;
     a.release(&evicted).await?;
@@ -179,7 +179,8 @@ async fn a_revoked_lock_stays_blocked_and_belongs_to_nobody(cx: Context) -> Proo
     let evicted = cx.claim(&job);
     cx.grant(&a, &evicted).await?;
     let seen = cx.shows_holder(&b, &evicted).await?;
-    let broken = b.break_lock(&job, &seen, Break::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
+    let broken =
+        b.break_lock(&job, &seen, BreakMode::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
     if broken.free_in.is_zero() {
         return Err("a revoked lock is said to be free at once".into());
     }
@@ -196,7 +197,7 @@ async fn breaking_uses_up_a_token(cx: Context) -> Proof {
     let claim = cx.brief(&job);
     let mut last = cx.grant(&store, &claim).await?.token()?;
     let mut claim = claim;
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let seen = cx.shows_holder(&store, &claim).await?;
         let broken = store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
         let used = broken.token.ok_or("breaking used up no token")?;
@@ -213,7 +214,7 @@ async fn a_revoked_lock_is_free_when_the_old_lease_would_have_ended(cx: Context)
     let evicted = cx.brief(&job);
     let granted = cx.grant(&a, &evicted).await?;
     let seen = cx.shows_holder(&b, &evicted).await?;
-    b.break_lock(&job, &seen, Break::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
+    b.break_lock(&job, &seen, BreakMode::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
     let next = cx.claim(&job);
     cx.grant_within(&b, &next, granted.lease.ttl + cx.patience()).await?;
     ensure!(cx.clock.now() >= granted.valid_until, "granted to another while the evicted holder may still believe");

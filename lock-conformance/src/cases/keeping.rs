@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Keep, Kept, LockStore, Raise};
+use lock_core::{LockStore, RecordStore, StoredRecord, TokenRaiser};
 
 use crate::Failure;
 use crate::case::{Need, Proof, cases, ensure};
@@ -18,16 +18,19 @@ cases! { "keeping";
     }
 }
 
-fn keeps(store: &Arc<dyn LockStore>) -> Result<&dyn Keep, Failure> {
-    Ok(store.raises().and_then(Raise::keeps).ok_or("one handle keeps a text, and another does not")?)
+fn keeps(store: &Arc<dyn LockStore>) -> Result<&dyn RecordStore, Failure> {
+    Ok(store
+        .token_raiser()
+        .and_then(TokenRaiser::record_store)
+        .ok_or("one handle keeps a text, and another does not")?)
 }
 
-async fn kept(store: &Arc<dyn LockStore>) -> Result<Kept, Failure> {
-    Ok(keeps(store)?.kept().await?)
+async fn kept(store: &Arc<dyn LockStore>) -> Result<StoredRecord, Failure> {
+    Ok(keeps(store)?.read_record().await?)
 }
 
-async fn keep(store: &Arc<dyn LockStore>, before: &Kept, text: &str) -> Result<bool, Failure> {
-    Ok(keeps(store)?.keep(before, text).await?)
+async fn keep(store: &Arc<dyn LockStore>, before: &StoredRecord, text: &str) -> Result<bool, Failure> {
+    Ok(keeps(store)?.replace_record(before, text).await?)
 }
 
 /// A text as hard to keep as one can be.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Break, ErrorKind, LossReason};
+use lock_core::{BreakMode, ErrorKind, LossReason};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
@@ -118,7 +118,7 @@ async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> Proof {
 
 async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let other = locks.lock("other").ttl(cx.ttl).acquire().await?;
         let guard = locks.lock("job").ttl(cx.ttl).wait(cx.soon()).acquire().await?;
         let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
@@ -139,7 +139,7 @@ async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> Proof {
     let guard = locks.lock("job").ttl(cx.long()).acquire().await?;
     tokio::time::sleep(cx.ttl / 2).await;
     let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
-    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let mut longest = guard.remaining();
     let mut renewal = std::pin::pin!(guard.renew());
     loop {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Break, Claim, ErrorKind, Fault, Faults, LockStore, Raised, Remembers};
+use lock_core::{BreakMode, Claim, ErrorKind, Fault, Faults, LockStore, RaiseOutcome, Retention};
 
 use crate::Failure;
 use crate::case::{Need, Proof, cases, ensure};
@@ -22,8 +22,8 @@ cases! { "raising";
     [Need::Raises, Need::Tokens, Need::Time] { moves_no_end_of_a_lease }
 }
 
-async fn raise(store: &Arc<dyn LockStore>, claim: &Claim, number: u64) -> Result<Raised, Failure> {
-    let raises = store.raises().ok_or("one handle raises tokens, and another does not")?;
+async fn raise(store: &Arc<dyn LockStore>, claim: &Claim, number: u64) -> Result<RaiseOutcome, Failure> {
+    let raises = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
     Ok(raises.raise(claim, number).await?)
 }
 
@@ -38,7 +38,7 @@ async fn a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everyt
     let lease = cx.grant(&store, &cx.claim(&name("job"))).await?.lease;
     // A store that survives only one of them cannot know which it was that ended it.
     let survives = cx.guarantees.records_survive.contains(Faults::of(&[Fault::Crash, Fault::PowerLoss]));
-    ensure!(!survives || lease.remembers == Remembers::Everything, "it says that it remembers {:?}", lease.remembers);
+    ensure!(!survives || lease.retention == Retention::Complete, "it says that it remembers {:?}", lease.retention);
     Ok(())
 }
 
@@ -46,7 +46,10 @@ async fn gives_the_lease_the_token_and_later_leases_greater_ones(cx: Context) ->
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let claim = cx.claim(&job);
     let number = cx.grant(&a, &claim).await?.token()?.number() + 1000;
-    ensure!(raise(&b, &claim, number).await? == Raised::Raised, "a lease that is held was not raised to {number}");
+    ensure!(
+        raise(&b, &claim, number).await? == RaiseOutcome::Raised,
+        "a lease that is held was not raised to {number}"
+    );
     ensure!(shown(&cx, &a, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
     let again = cx.grant(&a, &claim).await?.token()?.number();
     ensure!(again == number, "raised to {number}, the same holder is given {again}");
@@ -63,7 +66,7 @@ async fn to_the_same_token_again_changes_nothing(cx: Context) -> Proof {
     let other = cx.claim(&name("other"));
     cx.grant(&store, &other).await?;
     for number in [number, number, number + 7, number + 7] {
-        ensure!(raise(&store, &claim, number).await? == Raised::Raised, "it was not raised to {number}");
+        ensure!(raise(&store, &claim, number).await? == RaiseOutcome::Raised, "it was not raised to {number}");
         ensure!(shown(&cx, &store, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
     }
     Ok(())
@@ -79,7 +82,7 @@ async fn below_the_counter_lowers_nothing(cx: Context) -> Proof {
         before = cx.grant(&store, &next).await?.token()?.number();
         cx.give_back(&store, &next).await?;
     }
-    ensure!(raise(&store, &claim, number).await? == Raised::Raised, "it was not raised to the token that it has");
+    ensure!(raise(&store, &claim, number).await? == RaiseOutcome::Raised, "it was not raised to the token that it has");
     let later = cx.grant(&store, &cx.claim(&other)).await?.token()?.number();
     ensure!(later > before, "after a raise to {number}, another name is given {later} after {before}");
     Ok(())
@@ -89,7 +92,7 @@ async fn below_the_token_of_the_lease_is_refused(cx: Context) -> Proof {
     let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
     let number = cx.grant(&store, &claim).await?.token()?.number() + 10;
     raise(&store, &claim, number).await?;
-    ensure!(raise(&store, &claim, number - 1).await? == Raised::Refused, "a token was lowered");
+    ensure!(raise(&store, &claim, number - 1).await? == RaiseOutcome::Refused, "a token was lowered");
     ensure!(shown(&cx, &store, &claim).await? == number, "a refused raise changed the token");
     Ok(())
 }
@@ -100,7 +103,7 @@ async fn by_a_stranger_is_refused_and_changes_nothing(cx: Context) -> Proof {
     let number = cx.grant(&a, &holder).await?.token()?.number();
     for stranger in [cx.claim(&job), cx.claim(&name("free"))] {
         let answer = raise(&b, &stranger, number + 100).await?;
-        ensure!(answer == Raised::Refused, "a stranger's raise was acknowledged");
+        ensure!(answer == RaiseOutcome::Refused, "a stranger's raise was acknowledged");
     }
     ensure!(shown(&cx, &a, &holder).await? == number, "a stranger's raise changed the token of the holder");
     cx.is_free(&a, &name("free")).await?;
@@ -112,13 +115,13 @@ async fn of_a_lease_that_was_given_back_or_broken_is_refused(cx: Context) -> Pro
     let given_back = cx.claim(&job);
     let number = cx.grant(&store, &given_back).await?.token()?.number();
     cx.give_back(&store, &given_back).await?;
-    ensure!(raise(&store, &given_back, number + 50).await? == Raised::Refused, "what was given back was raised");
-    for how in [Break::Now, Break::Revoke] {
+    ensure!(raise(&store, &given_back, number + 50).await? == RaiseOutcome::Refused, "what was given back was raised");
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let broken = cx.claim(&job);
         let number = cx.grant(&store, &broken).await?.token()?.number();
         let seen = cx.shows_holder(&store, &broken).await?;
         store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
-        ensure!(raise(&store, &broken, number + 50).await? == Raised::Refused, "after {how:?} it was raised");
+        ensure!(raise(&store, &broken, number + 50).await? == RaiseOutcome::Refused, "after {how:?} it was raised");
     }
     Ok(())
 }
@@ -126,9 +129,9 @@ async fn of_a_lease_that_was_given_back_or_broken_is_refused(cx: Context) -> Pro
 async fn beyond_what_a_token_can_follow_is_no_success(cx: Context) -> Proof {
     let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
     let number = cx.grant(&store, &claim).await?.token()?.number();
-    let raises = store.raises().ok_or("one handle raises tokens, and another does not")?;
+    let raises = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
     match raises.raise(&claim, u64::MAX).await {
-        Ok(answer) => ensure!(answer == Raised::Refused, "the greatest number was acknowledged"),
+        Ok(answer) => ensure!(answer == RaiseOutcome::Refused, "the greatest number was acknowledged"),
         Err(error) => ensure!(error.kind() == ErrorKind::Protocol, "it failed otherwise: {error:?}"),
     }
     ensure!(shown(&cx, &store, &claim).await? == number, "a raise that failed changed the token");
@@ -149,6 +152,9 @@ async fn moves_no_end_of_a_lease(cx: Context) -> Proof {
         ensure!(cx.clock.now() < until, "raises kept the lease");
         tokio::time::sleep(cx.ttl / 10).await;
     }
-    ensure!(raise(&a, &claim, number + raised + 1).await? == Raised::Refused, "a lease that has ended was raised");
+    ensure!(
+        raise(&a, &claim, number + raised + 1).await? == RaiseOutcome::Refused,
+        "a lease that has ended was raised"
+    );
     cx.is_free(&b, &job).await
 }

@@ -1,6 +1,6 @@
 //! P3 and P6: a release gives back what its own holder has, and all of it.
 
-use lock_core::{Claim, ErrorKind, Released};
+use lock_core::{Claim, ErrorKind, ReleaseOutcome};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
@@ -39,7 +39,7 @@ async fn of_a_lock_that_is_not_held_succeeds(cx: Context) -> Proof {
     let (store, job) = (cx.open().await?, name("never held"));
     for claim in [cx.claim(&job), cx.queueing(&job)] {
         let found = store.release(&claim).await?;
-        ensure!(found == Released::NotHeld, "the release of a lock that nobody held found {found:?}");
+        ensure!(found == ReleaseOutcome::NotHeld, "the release of a lock that nobody held found {found:?}");
     }
     cx.is_free(&store, &job).await
 }
@@ -50,7 +50,7 @@ async fn twice_finds_nothing_the_second_time(cx: Context) -> Proof {
     cx.grant(&store, &claim).await?;
     cx.give_back(&store, &claim).await?;
     let found = store.release(&claim).await?;
-    ensure!(found == Released::NotHeld, "the second release found {found:?}");
+    ensure!(found == ReleaseOutcome::NotHeld, "the second release found {found:?}");
     cx.is_free(&store, &job).await
 }
 
@@ -60,7 +60,7 @@ async fn by_a_stranger_changes_nothing(cx: Context) -> Proof {
     cx.grant(&a, &holder).await?;
     for (handle, stranger) in [(&a, cx.claim(&job)), (&b, cx.claim(&job)), (&b, cx.queueing(&job))] {
         let found = handle.release(&stranger).await?;
-        ensure!(found == Released::NotHeld, "a stranger's release found {found:?}");
+        ensure!(found == ReleaseOutcome::NotHeld, "a stranger's release found {found:?}");
         cx.shows_holder(&b, &holder).await?;
         cx.refused(&b, &cx.claim(&job)).await?;
     }
@@ -84,7 +84,7 @@ async fn stale_release(cx: Context, same: bool) -> Proof {
     let holder = if same { &a } else { &b };
     cx.grant(holder, &now).await?;
     let found = a.release(&earlier).await?;
-    ensure!(found == Released::NotHeld, "a stale release found {found:?}");
+    ensure!(found == ReleaseOutcome::NotHeld, "a stale release found {found:?}");
     // A store that repeats releases by itself would do it within this time.
     tokio::time::sleep(cx.ttl / 2).await;
     cx.shows_holder(&b, &now).await?;
@@ -120,7 +120,7 @@ async fn of_a_broken_guard_says_that_it_was_lost(cx: Context) -> Proof {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let guard = locks.lock("job").acquire().await?;
     let seen = store.inspect(&name("job")).await?.ok_or("a held lock is shown as free")?;
-    let broken = store.break_lock(&name("job"), &seen, lock_core::Break::Now).await?;
+    let broken = store.break_lock(&name("job"), &seen, lock_core::BreakMode::Now).await?;
     ensure!(broken.is_some(), "the holder that was seen was not evicted");
     match guard.release().await {
         Err(error) => ensure!(error.kind() == ErrorKind::Lost, "it failed otherwise: {error:?}"),
@@ -160,7 +160,7 @@ async fn by_a_waiter_gives_up_its_place(cx: Context) -> Proof {
     cx.grant(&a, &holder).await?;
     cx.refused(&b, &waiter).await?;
     let found = b.release(&waiter).await?;
-    ensure!(found == Released::NotHeld, "a waiter gave up its place, and the store says {found:?}");
+    ensure!(found == ReleaseOutcome::NotHeld, "a waiter gave up its place, and the store says {found:?}");
     cx.give_back(&a, &holder).await?;
     cx.is_free(&a, &job).await
 }
@@ -184,7 +184,7 @@ async fn after_the_end_of_the_lease_finds_nothing(cx: Context) -> Proof {
     let now = cx.claim(&job);
     cx.grant_within(&b, &now, cx.patience()).await?;
     let found = a.release(&earlier).await?;
-    ensure!(found == Released::NotHeld, "a release after the end of the lease found {found:?}");
+    ensure!(found == ReleaseOutcome::NotHeld, "a release after the end of the lease found {found:?}");
     cx.shows_holder(&a, &now).await?;
     cx.give_back(&b, &now).await
 }

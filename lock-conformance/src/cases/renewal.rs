@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Break, Claim, ErrorKind, LockStore, Renewals, Renewed};
+use lock_core::{BreakMode, Claim, ErrorKind, LockStore, RenewalBatch, RenewalOutcome};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
@@ -39,7 +39,7 @@ cases! { "renewal";
 /// The renewal of this claim must be answered with "not held".
 async fn refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Proof {
     let (_, answer) = cx.renew(store, claim).await?;
-    ensure!(answer == Renewed::NotHeld, "the renewal of a lease that is not held was answered with {answer:?}");
+    ensure!(answer == RenewalOutcome::NotHeld, "the renewal of a lease that is not held was answered with {answer:?}");
     Ok(())
 }
 
@@ -50,9 +50,11 @@ async fn extends_the_lease_for_as_long_as_it_says(cx: Context) -> Proof {
     for _ in 0..3 {
         tokio::time::sleep(cx.ttl / 2).await;
         valid_until = match cx.renew(&a, &claim).await? {
-            (sent, Renewed::For(ttl)) => cx.clock.valid_until(sent, ttl),
-            (sent, Renewed::Since(earlier, ttl)) => cx.clock.valid_until(earlier.min(sent), ttl),
-            (_, Renewed::NotHeld) => return Err("the renewal of a held lease was answered with \"not held\"".into()),
+            (sent, RenewalOutcome::HeldFor(ttl)) => cx.clock.valid_until(sent, ttl),
+            (sent, RenewalOutcome::HeldSince(earlier, ttl)) => cx.clock.valid_until(earlier.min(sent), ttl),
+            (_, RenewalOutcome::NotHeld) => {
+                return Err("the renewal of a held lease was answered with \"not held\"".into());
+            }
         };
     }
     ensure!(cx.clock.until(valid_until) > cx.ttl / 4, "a renewed lease lasts {:?}", cx.clock.until(valid_until));
@@ -99,7 +101,7 @@ async fn of_a_broken_lease_is_refused(cx: Context) -> Proof {
     let claim = cx.claim(&job);
     cx.grant(&store, &claim).await?;
     let seen = cx.shows_holder(&store, &claim).await?;
-    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     refused(&cx, &store, &claim).await?;
     cx.is_free(&store, &job).await
 }
@@ -109,7 +111,7 @@ async fn of_a_revoked_lease_is_refused(cx: Context) -> Proof {
     let claim = cx.claim(&job);
     cx.grant(&store, &claim).await?;
     let seen = cx.shows_holder(&store, &claim).await?;
-    store.break_lock(&job, &seen, Break::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
+    store.break_lock(&job, &seen, BreakMode::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
     refused(&cx, &store, &claim).await?;
     cx.refused(&store, &claim).await?;
     Ok(())
@@ -123,7 +125,7 @@ async fn by_a_stranger_is_refused(cx: Context) -> Proof {
         refused(&cx, handle, &cx.claim(&job)).await?;
     }
     let (_, answer) = cx.renew(&a, &holder).await?;
-    ensure!(answer != Renewed::NotHeld, "after a stranger's renewal the holder's was refused");
+    ensure!(answer != RenewalOutcome::NotHeld, "after a stranger's renewal the holder's was refused");
     cx.shows_holder(&b, &holder).await?;
     cx.give_back(&a, &holder).await
 }
@@ -156,11 +158,11 @@ async fn answers_each_entry_of_a_batch_by_itself(cx: Context) -> Proof {
     }
     cx.give_back(&store, &released).await?;
     let entries = [(&unknown, false), (&one, true), (&stranger, false), (&released, false), (&two, true)];
-    let batch = Renewals::new(&cx.clock, entries.map(|(claim, _)| claim.clone()));
+    let batch = RenewalBatch::new(&cx.clock, entries.map(|(claim, _)| claim.clone()));
     store.renew(&batch).await;
     for (entry, (claim, held)) in batch.iter().zip(entries) {
-        let answer = entry.answered().ok_or_else(|| format!("{} was not answered", claim.name()))?;
-        ensure!((answer != Renewed::NotHeld) == held, "\"{}\", held: {held}: {answer:?}", claim.name());
+        let answer = entry.outcome().ok_or_else(|| format!("{} was not answered", claim.name()))?;
+        ensure!((answer != RenewalOutcome::NotHeld) == held, "\"{}\", held: {held}: {answer:?}", claim.name());
     }
     for claim in [&one, &two] {
         cx.shows_holder(&store, claim).await?;
@@ -176,18 +178,18 @@ async fn of_a_thousand_entries_answers_all(cx: Context) -> Proof {
     for claim in claims.iter().step_by(5) {
         cx.grant(&store, claim).await?;
     }
-    let batch = Renewals::new(&cx.clock, claims.iter().cloned());
+    let batch = RenewalBatch::new(&cx.clock, claims.iter().cloned());
     store.renew(&batch).await;
     for (i, entry) in batch.iter().enumerate() {
-        let answer = entry.answered().ok_or_else(|| format!("entry {i} was not answered: {:?}", batch.failure()))?;
-        ensure!((answer != Renewed::NotHeld) == (i % 5 == 0), "entry {i} was answered with {answer:?}");
+        let answer = entry.outcome().ok_or_else(|| format!("entry {i} was not answered: {:?}", batch.failure()))?;
+        ensure!((answer != RenewalOutcome::NotHeld) == (i % 5 == 0), "entry {i} was answered with {answer:?}");
     }
     Ok(())
 }
 
 async fn of_an_empty_batch_does_nothing(cx: Context) -> Proof {
     let store = cx.open().await?;
-    let batch = Renewals::new(&cx.clock, []);
+    let batch = RenewalBatch::new(&cx.clock, []);
     store.renew(&batch).await;
     ensure!(batch.failure().is_none(), "an empty batch failed: {:?}", batch.failure());
     cx.is_free(&store, &name("job")).await
@@ -208,7 +210,7 @@ async fn of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back(cx: Co
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     let guard = locks.lock("job").acquire().await?;
     let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
-    store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+    store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let error = guard.renew().await.err().ok_or("the renewal of a broken lock says that it is held")?;
     ensure!(error.kind() == ErrorKind::Lost, "it failed otherwise: {error:?}");
     cx.is_free(&store, &job).await

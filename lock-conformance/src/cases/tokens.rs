@@ -1,6 +1,6 @@
 //! P4: fencing tokens rise.
 
-use lock_core::{Break, ErrorKind, Fault, FencingToken};
+use lock_core::{BreakMode, ErrorKind, Fault, FencingToken};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
@@ -144,7 +144,7 @@ async fn rise_across_breaks(cx: Context) -> Proof {
         let claim = cx.claim(&job);
         rises(&mut last, cx.grant(&store, &claim).await?.token()?)?;
         let seen = cx.shows_holder(&store, &claim).await?;
-        store.break_lock(&job, &seen, Break::Now).await?.ok_or("the holder that was seen was not evicted")?;
+        store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     }
     next(&cx, &store, &job, &mut last).await
 }

@@ -119,7 +119,7 @@ async fn ends_soon_after_a_break(cx: Context) -> Proof {
     cx.grant(&a, &holder).await?;
     let waiter = wait(&cx, &b, None).await?;
     let seen = cx.shows_holder(&a, &holder).await?;
-    a.break_lock(holder.name(), &seen, lock_core::Break::Now).await?.ok_or("the holder was not evicted")?;
+    a.break_lock(holder.name(), &seen, lock_core::BreakMode::Now).await?.ok_or("the holder was not evicted")?;
     served(&cx, waiter).await?.release().await?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Effect, Error, ErrorKind, Guarantees, HeldBy, Keep, Kept, LockName, LockStore,
-    Raise, Raised, Realm, Released, Renewals, Result, Waiting,
+    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
+    LockStore, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, StoredRecord, TokenRaiser,
 };
 
 use crate::Random;
@@ -126,16 +126,16 @@ impl Faulty {
     }
 
     /// The same leases in a batch of its own, whose answers nobody hears; `None` if a session is among them.
-    fn copy(batch: &Renewals) -> Option<Renewals> {
+    fn copy(batch: &RenewalBatch) -> Option<RenewalBatch> {
         let claim = |beat| match beat {
             Beat::Lease(claim) => Some(claim.clone()),
             Beat::Session(_) => None,
         };
         let claims: Option<Vec<Claim>> = batch.iter().map(|entry| claim(entry.of())).collect();
-        claims.map(|claims| Renewals::new(batch.clock(), claims))
+        claims.map(|claims| RenewalBatch::new(batch.clock(), claims))
     }
 
-    async fn renew_copy(&self, batch: &Renewals) -> Option<Renewals> {
+    async fn renew_copy(&self, batch: &RenewalBatch) -> Option<RenewalBatch> {
         let copy = Faulty::copy(batch)?;
         self.store.renew(&copy).await;
         Some(copy)
@@ -160,11 +160,11 @@ impl LockStore for Faulty {
         .await
     }
 
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         self.store.wait(claim, held).await
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         match self.step(Op::Renew) {
             Step::Pass => self.store.renew(batch).await,
             Step::Delay(time) | Step::Around(time) => {
@@ -175,7 +175,7 @@ impl LockStore for Faulty {
                 Some(copy) => {
                     tokio::time::sleep(time).await;
                     for (entry, copied) in batch.iter().zip(&copy) {
-                        copied.answered().into_iter().for_each(|answer| entry.answer(answer));
+                        copied.outcome().into_iter().for_each(|answer| entry.answer(answer));
                     }
                 }
                 None => {
@@ -204,7 +204,7 @@ impl LockStore for Faulty {
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.play(Op::Release, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move { store.release(&claim).await }
@@ -212,8 +212,8 @@ impl LockStore for Faulty {
         .await
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
-        self.store.raises().map(|_| self as &dyn Raise)
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
+        self.store.token_raiser().map(|_| self as &dyn TokenRaiser)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -224,7 +224,7 @@ impl LockStore for Faulty {
         self.store.list(after, limit).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.store.break_lock(name, seen, how).await
     }
 
@@ -238,48 +238,48 @@ impl LockStore for Faulty {
 }
 
 #[async_trait]
-impl Raise for Faulty {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for Faulty {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         self.play(Op::Raise, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move {
-                let raise = store.raises().expect("BUG: only a store that raises is asked to");
+                let raise = store.token_raiser().expect("BUG: only a store that raises is asked to");
                 raise.raise(&claim, number).await
             }
         })
         .await
     }
 
-    fn keeps(&self) -> Option<&dyn Keep> {
-        self.store.raises()?.keeps().map(|_| self as &dyn Keep)
+    fn record_store(&self) -> Option<&dyn RecordStore> {
+        self.store.token_raiser()?.record_store().map(|_| self as &dyn RecordStore)
     }
 }
 
 #[async_trait]
-impl Keep for Faulty {
-    async fn kept(&self) -> Result<Kept> {
+impl RecordStore for Faulty {
+    async fn read_record(&self) -> Result<StoredRecord> {
         self.play(Op::Keep, || {
             let store = self.store.clone();
-            async move { keeps(&*store).kept().await }
+            async move { keeps(&*store).read_record().await }
         })
         .await
     }
 
-    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+    async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
         self.play(Op::Keep, || {
             let (store, before, text) = (self.store.clone(), before.clone(), text.to_owned());
-            async move { keeps(&*store).keep(&before, &text).await }
+            async move { keeps(&*store).replace_record(&before, &text).await }
         })
         .await
     }
 }
 
-fn keeps(store: &dyn LockStore) -> &dyn Keep {
-    store.raises().and_then(Raise::keeps).expect("BUG: only a store that keeps is asked to")
+fn keeps(store: &dyn LockStore) -> &dyn RecordStore {
+    store.token_raiser().and_then(TokenRaiser::record_store).expect("BUG: only a store that keeps is asked to")
 }
 
 impl Faulty {
-    fn renew_later(&self, time: Duration, batch: &Renewals) {
+    fn renew_later(&self, time: Duration, batch: &RenewalBatch) {
         if let Some(copy) = Faulty::copy(batch) {
             let store = self.store.clone();
             later(time, async move {

@@ -14,9 +14,9 @@ pub enum Op {
     Renew,
     /// [`LockStore::release`](lock_core::LockStore::release).
     Release,
-    /// [`Raise::raise`](lock_core::Raise::raise).
+    /// [`TokenRaiser::raise`](lock_core::TokenRaiser::raise).
     Raise,
-    /// [`Keep::kept`](lock_core::Keep::kept) and [`Keep::keep`](lock_core::Keep::keep).
+    /// [`RecordStore::read_record`](lock_core::RecordStore::read_record) and [`RecordStore::replace_record`](lock_core::RecordStore::replace_record).
     Keep,
 }
 

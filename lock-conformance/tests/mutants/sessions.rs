@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, ClockKind, Expiry, Faults, FencingToken, Guarantees, HeldBy, Holder,
-    HolderInfo, Lease, LockName, LockStore, Moment, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed,
-    Result, Session, WaitStyle, Waiting,
+    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Faults, FencingToken, Guarantees,
+    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Realm, ReleaseOutcome, Renewal, RenewalBatch,
+    RenewalOutcome, Result, Retention, Session, TokenRaiser, WaitStyle,
 };
 
 macro_rules! flaws {
@@ -122,13 +122,13 @@ impl Sessions {
         if let Some(session) = self.open.lock().unwrap().get(&claim.ttl()).filter(usable) {
             return Some(session.clone());
         }
-        let mut opening = Session::opening(&self.clock);
+        let mut opening = Session::start(&self.clock);
         let key = self.server().open(self.clock.now().after(claim.ttl()));
         if self.flaw == SessionFlaw::SessionCountsFromItsOpening {
             tokio::time::sleep((claim.ttl() / 4).min(3 * UNDER_WAY)).await;
-            opening = Session::opening(&self.clock);
+            opening = Session::start(&self.clock);
         }
-        let session = opening.opened(key, claim.ttl());
+        let session = opening.established(key, claim.ttl());
         self.open.lock().unwrap().insert(claim.ttl(), session.clone());
         Some(session)
     }
@@ -146,7 +146,7 @@ impl Sessions {
 
     /// The round of a session.
     async fn round(&self, renewal: &Renewal, session: &Session) {
-        let granted = |claim: &Claim| claim.notes(Granted::default).0.load(std::sync::atomic::Ordering::SeqCst);
+        let granted = |claim: &Claim| claim.store_state(Granted::default).0.load(std::sync::atomic::Ordering::SeqCst);
         let noted = session.claims();
         let has_ended = {
             let mut server = self.server();
@@ -161,13 +161,13 @@ impl Sessions {
             }
         };
         if has_ended {
-            return renewal.answer(Renewed::NotHeld);
+            return renewal.answer(RenewalOutcome::NotHeld);
         }
         let gone: Vec<Claim> = {
             let server = self.server();
             noted.iter().filter(|claim| granted(claim) && !server.has(claim)).cloned().collect()
         };
-        let answer = Renewed::For(session.ttl());
+        let answer = RenewalOutcome::HeldFor(session.ttl());
         let report = |gone: &[Claim]| gone.iter().for_each(|claim| renewal.not_held(claim));
         match self.flaw {
             SessionFlaw::SessionAnswersBeforeTheLosses => {
@@ -189,7 +189,7 @@ impl Sessions {
             SessionFlaw::SessionCountsFromTheAnswer => {
                 tokio::time::sleep(session.ttl() / 4).await;
                 report(&gone);
-                renewal.answer(Renewed::For(session.ttl() + session.ttl() / 4));
+                renewal.answer(RenewalOutcome::HeldFor(session.ttl() + session.ttl() / 4));
             }
             _ => {
                 report(&gone);
@@ -271,7 +271,7 @@ impl LockStore for Sessions {
                 Some(record) if record.holder != claim.holder() => {
                     let by = self.shown(&server, record);
                     let look_again = by.remaining.unwrap_or_default().min(Duration::from_millis(10));
-                    Attempt::Held(Waiting::new(by, look_again))
+                    Attempt::Held(Contention::new(by, look_again))
                 }
                 known => {
                     let known = known.cloned();
@@ -281,10 +281,10 @@ impl LockStore for Sessions {
                     let record = Record { until, ..known.unwrap_or(new) };
                     let token = FencingToken::new(server.realm.clone(), record.token);
                     server.records.insert(claim.name().clone(), record);
-                    claim.notes(Granted::default).0.store(true, std::sync::atomic::Ordering::SeqCst);
+                    claim.store_state(Granted::default).0.store(true, std::sync::atomic::Ordering::SeqCst);
                     Attempt::Granted(match session.clone() {
-                        Some(session) => Lease::on_session(session, Some(token), Remembers::Everything),
-                        None => Lease::new(claim.ttl(), Some(token), Remembers::Everything),
+                        Some(session) => Lease::on_session(session, Some(token), Retention::Complete),
+                        None => Lease::new(claim.ttl(), Some(token), Retention::Complete),
                     })
                 }
             }
@@ -296,11 +296,11 @@ impl LockStore for Sessions {
         Ok(attempt)
     }
 
-    async fn wait(&self, _: &Claim, _: &Waiting) -> Result<()> {
+    async fn wait(&self, _: &Claim, _: &Contention) -> Result<()> {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         for renewal in batch {
             match renewal.of() {
                 Beat::Session(session) => self.round(renewal, session).await,
@@ -311,19 +311,19 @@ impl LockStore for Sessions {
                     renewal.answer(match record {
                         Some(record) => {
                             record.until = until;
-                            Renewed::For(claim.ttl())
+                            RenewalOutcome::HeldFor(claim.ttl())
                         }
-                        None => Renewed::NotHeld,
+                        None => RenewalOutcome::NotHeld,
                     });
                 }
             }
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let mut server = self.server();
         if !server.has(claim) {
-            return Ok(Released::NotHeld);
+            return Ok(ReleaseOutcome::NotHeld);
         }
         let record = server.records.remove(claim.name());
         if self.flaw == SessionFlaw::SessionEndsWithARelease
@@ -331,10 +331,10 @@ impl LockStore for Sessions {
         {
             server.sessions.remove(&key);
         }
-        Ok(Released::Held)
+        Ok(ReleaseOutcome::Held)
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
@@ -350,7 +350,7 @@ impl LockStore for Sessions {
         Ok(held.map(|(name, record)| (name.clone(), self.shown(&server, record))).collect())
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let mut server = self.server();
         let Some(record) = server.records.remove(name) else { return Ok(None) };
         if Some(record.holder) != seen.holder {
@@ -361,13 +361,13 @@ impl LockStore for Sessions {
         let evicted = self.shown(&server, &record);
         server.count += 1;
         let token = server.count;
-        if how == Break::Revoke {
+        if how == BreakMode::Revoke {
             let nobody =
                 Record { holder: Holder::fresh(), token, until: Until::Moment(until), revoked: true, ..record };
             server.records.insert(name.clone(), nobody);
         }
-        let free_in = if how == Break::Revoke { until.since(self.clock.now()) } else { Duration::ZERO };
-        Ok(Some(Broken::new(evicted, Some(FencingToken::new(server.realm.clone(), token)), free_in)))
+        let free_in = if how == BreakMode::Revoke { until.since(self.clock.now()) } else { Duration::ZERO };
+        Ok(Some(Eviction::new(evicted, Some(FencingToken::new(server.realm.clone(), token)), free_in)))
     }
 
     async fn new_realm(&self) -> Result<Realm> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use lock_conformance::async_trait;
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder,
-    Keep, Kept, LockName, LockStore, MemoryStore, Raise, Raised, Realm, Released, Remembers, Renewals, Renewed, Result,
-    WaitStyle, Waiting,
+    Attempt, Beat, BreakMode, Claim, Clock, Contention, Effect, Error, ErrorKind, Eviction, FencingToken, Guarantees,
+    HeldBy, Holder, LockName, LockStore, MemoryStore, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch,
+    RenewalOutcome, Result, Retention, StoredRecord, TokenRaiser, WaitStyle,
 };
 
 use super::flaw::Flaw;
@@ -76,7 +76,7 @@ impl Mutant {
     }
 
     fn shadow<'a>(&self, claim: &'a Claim) -> &'a Claim {
-        let shadow = claim.notes(|| {
+        let shadow = claim.store_state(|| {
             let name = self.name(claim.name());
             let ttl = match self.flaw {
                 Flaw::KeepsHalfTheTtl => claim.ttl() / 2,
@@ -133,7 +133,7 @@ impl Mutant {
 
     async fn break_whoever_holds(&self, name: &LockName) -> Result<bool> {
         match self.inner.inspect(name).await? {
-            Some(seen) => Ok(self.inner.break_lock(name, &seen, Break::Now).await?.is_some()),
+            Some(seen) => Ok(self.inner.break_lock(name, &seen, BreakMode::Now).await?.is_some()),
             None => Ok(false),
         }
     }
@@ -172,7 +172,7 @@ impl Mutant {
     async fn ask(&self, claim: &Claim) -> Result<Attempt> {
         let shadow = self.shadow(claim);
         if self.flaw == Flaw::RetryLosesTheToken && held(&self.state.granted).contains_key(&claim.holder()) {
-            return Ok(Attempt::Granted(lock_core::Lease::new(claim.ttl(), None, Remembers::Everything)));
+            return Ok(Attempt::Granted(lock_core::Lease::new(claim.ttl(), None, Retention::Complete)));
         }
         let mut attempt = self.inner.request(shadow).await?;
         match &mut attempt {
@@ -201,39 +201,41 @@ impl Mutant {
         Ok(by.and_then(|by| held(&self.state.claims).get(&by.holder?).cloned()))
     }
 
-    async fn renew_one(&self, clock: &Clock, claim: &Claim) -> Option<Renewed> {
+    async fn renew_one(&self, clock: &Clock, claim: &Claim) -> Option<RenewalOutcome> {
         let shadow = self.shadow(claim);
         match self.flaw {
             Flaw::RenewsWithoutExtending => {
                 let by = self.inner.inspect(shadow.name()).await.ok()?;
                 let held = by.is_some_and(|by| by.holder == Some(shadow.holder()));
-                return Some(if held { Renewed::For(claim.ttl()) } else { Renewed::NotHeld });
+                return Some(if held { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld });
             }
             Flaw::RenewsWhoeverHolds => {
                 let by = self.inner.inspect(shadow.name()).await.ok()??;
                 let holder = held(&self.state.claims).get(&by.holder?).cloned()?;
-                let batch = Renewals::new(clock, [self.shadow(&holder).clone()]);
+                let batch = RenewalBatch::new(clock, [self.shadow(&holder).clone()]);
                 self.inner.renew(&batch).await;
-                return batch.iter().next()?.answered();
+                return batch.iter().next()?.outcome();
             }
-            Flaw::RefusesRenewals => return Some(Renewed::NotHeld),
+            Flaw::RefusesRenewals => return Some(RenewalOutcome::NotHeld),
             _ => {}
         }
-        let batch = Renewals::new(clock, [shadow.clone()]);
+        let batch = RenewalBatch::new(clock, [shadow.clone()]);
         self.inner.renew(&batch).await;
-        let answer = batch.iter().next()?.answered()?;
+        let answer = batch.iter().next()?.outcome()?;
         match (self.flaw, answer) {
-            (Flaw::RenewsWhatIsNotHeld, Renewed::NotHeld) => Some(Renewed::For(claim.ttl())),
-            (Flaw::RenewsForLonger, Renewed::For(ttl)) => Some(Renewed::For(ttl * 2)),
-            (Flaw::NeverSaysNotHeld, Renewed::NotHeld) => None,
-            (Flaw::RenewalAcquires, Renewed::NotHeld) => {
+            (Flaw::RenewsWhatIsNotHeld, RenewalOutcome::NotHeld) => Some(RenewalOutcome::HeldFor(claim.ttl())),
+            (Flaw::RenewsForLonger, RenewalOutcome::HeldFor(ttl)) => Some(RenewalOutcome::HeldFor(ttl * 2)),
+            (Flaw::NeverSaysNotHeld, RenewalOutcome::NotHeld) => None,
+            (Flaw::RenewalAcquires, RenewalOutcome::NotHeld) => {
                 let attempt = self.inner.request(shadow).await.ok()?;
                 Some(match attempt {
-                    Attempt::Granted(_) => Renewed::For(claim.ttl()),
-                    Attempt::Held(_) => Renewed::NotHeld,
+                    Attempt::Granted(_) => RenewalOutcome::HeldFor(claim.ttl()),
+                    Attempt::Held(_) => RenewalOutcome::NotHeld,
                 })
             }
-            (Flaw::KeepsHalfTheTtl | Flaw::NeverExpires, Renewed::For(_)) => Some(Renewed::For(claim.ttl())),
+            (Flaw::KeepsHalfTheTtl | Flaw::NeverExpires, RenewalOutcome::HeldFor(_)) => {
+                Some(RenewalOutcome::HeldFor(claim.ttl()))
+            }
             (_, answer) => Some(answer),
         }
     }
@@ -263,24 +265,24 @@ impl LockStore for Mutant {
             Flaw::RetryBlocksItself if held(&self.state.granted).contains_key(&claim.holder()) => {
                 let mut by = HeldBy::holder(claim.holder());
                 by.remaining = Some(claim.ttl());
-                return Ok(Attempt::Held(Waiting::new(by, claim.ttl() / 10)));
+                return Ok(Attempt::Held(Contention::new(by, claim.ttl() / 10)));
             }
             Flaw::RetryKeepsTheOldEnd => {
                 let before = held(&self.state.granted).get(&claim.holder()).cloned();
                 if let Some((ttl, token)) = before {
-                    return Ok(Attempt::Granted(lock_core::Lease::new(ttl, token, Remembers::Everything)));
+                    return Ok(Attempt::Granted(lock_core::Lease::new(ttl, token, Retention::Complete)));
                 }
             }
             Flaw::LastComeFirstServed => {
                 let last = self.is_last(claim);
                 let by = self.inspect(claim.name()).await?;
                 if asked_before && !last && by.is_none() {
-                    return Ok(Attempt::Held(Waiting::new(HeldBy::default(), Duration::from_millis(5))));
+                    return Ok(Attempt::Held(Contention::new(HeldBy::default(), Duration::from_millis(5))));
                 }
                 let attempt = self.ask(claim).await?;
                 if let Attempt::Held(waiting) = attempt {
                     self.inner.release(self.shadow(claim)).await?;
-                    return Ok(Attempt::Held(Waiting::new(waiting.by, Duration::from_millis(5))));
+                    return Ok(Attempt::Held(Contention::new(waiting.by, Duration::from_millis(5))));
                 }
                 if let Some(line) = held(&self.state.waiting).get_mut(claim.name()) {
                     line.retain(|holder| *holder != claim.holder());
@@ -297,7 +299,7 @@ impl LockStore for Mutant {
                 let by = self.inner.inspect(self.shadow(claim).name()).await?;
                 let holder = by.and_then(|by| held(&self.state.claims).get(&by.holder?).cloned());
                 if let Some(holder) = holder {
-                    let batch = Renewals::new(&Clock::system(), [self.shadow(&holder).clone()]);
+                    let batch = RenewalBatch::new(&Clock::system(), [self.shadow(&holder).clone()]);
                     self.inner.renew(&batch).await;
                 }
             }
@@ -308,7 +310,7 @@ impl LockStore for Mutant {
                 return Ok(Attempt::Granted(lock_core::Lease::new(
                     claim.ttl(),
                     self.token(claim, 1 << 40),
-                    Remembers::Everything,
+                    Retention::Complete,
                 )));
             }
             Flaw::SaysNoEffectThoughApplied if self.state.count.fetch_add(1, Ordering::SeqCst) % 4 == 3 => {
@@ -321,27 +323,27 @@ impl LockStore for Mutant {
         Ok(match (self.flaw, attempt) {
             (Flaw::WaitsForTheEndOfTheLease, Attempt::Held(held)) => {
                 self.inner.release(self.shadow(claim)).await?;
-                Attempt::Held(Waiting::new(held.by.clone(), held.by.remaining.unwrap_or(claim.ttl())))
+                Attempt::Held(Contention::new(held.by.clone(), held.by.remaining.unwrap_or(claim.ttl())))
             }
             (_, attempt) => attempt,
         })
     }
 
-    async fn wait(&self, claim: &Claim, waiting: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, waiting: &Contention) -> Result<()> {
         match self.flaw {
             Flaw::WaitsForTheEndOfTheLease | Flaw::LastComeFirstServed => std::future::pending().await,
             _ => self.inner.wait(self.shadow(claim), waiting).await,
         }
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         for (at, entry) in batch.iter().enumerate() {
             let Beat::Lease(claim) = entry.of() else { continue };
             if self.flaw == Flaw::AnswersAHundredRenewals && at >= 100 {
                 return;
             }
             if let Some(answer) = self.renew_one(batch.clock(), claim).await {
-                if self.flaw == Flaw::OneUnknownEntrySpoilsTheRest && answer == Renewed::NotHeld {
+                if self.flaw == Flaw::OneUnknownEntrySpoilsTheRest && answer == RenewalOutcome::NotHeld {
                     batch.iter().skip(at).for_each(|rest| rest.answer(answer));
                     return;
                 }
@@ -350,7 +352,7 @@ impl LockStore for Mutant {
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let shadow = self.shadow(claim);
         let by = self.inner.inspect(shadow.name()).await?;
         let revoked = by.as_ref().is_some_and(|by| by.revoked);
@@ -358,7 +360,7 @@ impl LockStore for Mutant {
         match self.flaw {
             Flaw::ReleaseIgnoresTheHolder => {
                 let found = self.break_whoever_holds(shadow.name()).await?;
-                return Ok(if found { Released::Held } else { self.inner.release(shadow).await? });
+                return Ok(if found { ReleaseOutcome::Held } else { self.inner.release(shadow).await? });
             }
             Flaw::ReleaseIsRepeatedByName => {
                 let (again, name) = (self.clone(), shadow.name().clone());
@@ -370,19 +372,19 @@ impl LockStore for Mutant {
             Flaw::EvictedHolderUnblocks if revoked => {
                 self.break_whoever_holds(shadow.name()).await?;
             }
-            Flaw::ReleaseLeavesThePlace if !holds => return Ok(Released::NotHeld),
-            Flaw::ReleaseOfUnclearClaimsIsIgnored if claim.is_unclear() => return Ok(Released::NotHeld),
-            Flaw::ReleaseDoesNothing if holds => return Ok(Released::Held),
+            Flaw::ReleaseLeavesThePlace if !holds => return Ok(ReleaseOutcome::NotHeld),
+            Flaw::ReleaseOfUnclearClaimsIsIgnored if claim.is_in_doubt() => return Ok(ReleaseOutcome::NotHeld),
+            Flaw::ReleaseDoesNothing if holds => return Ok(ReleaseOutcome::Held),
             Flaw::ReleaseFailsAtWhatIsNotHeld if !holds => {
                 return Err(Error::refused(ErrorKind::Protocol, "it is not held"));
             }
             Flaw::ReleaseSaysHeldAlways => {
                 self.inner.release(shadow).await?;
-                return Ok(Released::Held);
+                return Ok(ReleaseOutcome::Held);
             }
             Flaw::ReleaseSaysNotHeldAlways => {
                 self.inner.release(shadow).await?;
-                return Ok(Released::NotHeld);
+                return Ok(ReleaseOutcome::NotHeld);
             }
             _ => {}
         }
@@ -393,7 +395,7 @@ impl LockStore for Mutant {
         found
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
 
@@ -419,7 +421,7 @@ impl LockStore for Mutant {
         Ok(listed.into_iter().map(named).collect())
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let name = self.name(name);
         let mut hidden = self.hidden(seen);
         let mut how = how;
@@ -430,10 +432,10 @@ impl LockStore for Mutant {
                 }
             }
             Flaw::BreakDoesNothing => {
-                return Ok(Some(Broken::new(seen.clone(), seen.token.clone(), Duration::ZERO)));
+                return Ok(Some(Eviction::new(seen.clone(), seen.token.clone(), Duration::ZERO)));
             }
-            Flaw::RevokeFreesAtOnce => how = Break::Now,
-            Flaw::NowBlocks => how = Break::Revoke,
+            Flaw::RevokeFreesAtOnce => how = BreakMode::Now,
+            Flaw::NowBlocks => how = BreakMode::Revoke,
             _ => {}
         }
         let broken = self.inner.break_lock(&name, &hidden, how).await?;
@@ -442,7 +444,7 @@ impl LockStore for Mutant {
                 Flaw::BreakUsesUpNoToken => seen.token.clone(),
                 _ => broken.token,
             };
-            Broken::new(self.shown(broken.evicted), token, broken.free_in)
+            Eviction::new(self.shown(broken.evicted), token, broken.free_in)
         }))
     }
 
@@ -452,15 +454,15 @@ impl LockStore for Mutant {
 }
 
 #[async_trait]
-impl Raise for Mutant {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for Mutant {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         let shadow = self.shadow(claim);
         let holder = self.holder_of(shadow).await?;
         let holds = holder.as_ref().is_some_and(|holder| holder.holder() == claim.holder());
         match self.flaw {
             Flaw::RaiseLowersTheToken if holds => {
                 self.set_token(claim, number);
-                return Ok(Raised::Raised);
+                return Ok(RaiseOutcome::Raised);
             }
             Flaw::RaiseLowersTheCounter if holds => {
                 let granted = held(&self.state.granted);
@@ -469,11 +471,11 @@ impl Raise for Mutant {
                 drop(granted);
                 self.state.count.store(highest - number, Ordering::SeqCst);
                 self.set_token(claim, number);
-                return Ok(Raised::Raised);
+                return Ok(RaiseOutcome::Raised);
             }
             Flaw::RaiseLeavesTheCounter if holds && number < u64::MAX => {
                 self.set_token(claim, number);
-                return Ok(Raised::Raised);
+                return Ok(RaiseOutcome::Raised);
             }
             Flaw::RaisesWhoeverHolds => {
                 if let Some(holder) = holder {
@@ -485,21 +487,21 @@ impl Raise for Mutant {
             Flaw::RaiseAcquires if holder.is_none() => {
                 self.ask(claim).await?;
             }
-            Flaw::RaisesBeyondTheEnd if holds && number == u64::MAX => return Ok(Raised::Raised),
+            Flaw::RaisesBeyondTheEnd if holds && number == u64::MAX => return Ok(RaiseOutcome::Raised),
             _ => {}
         }
         let before = held(&self.state.granted).get(&claim.holder()).and_then(|(_, token)| token.clone());
         let raised = self.inner.raise(shadow, number).await?;
-        if raised == Raised::Raised {
+        if raised == RaiseOutcome::Raised {
             self.set_token(claim, number);
         }
         match self.flaw {
-            Flaw::RaiseSaysRaisedAlways => return Ok(Raised::Raised),
+            Flaw::RaiseSaysRaisedAlways => return Ok(RaiseOutcome::Raised),
             Flaw::RaiseRefusesTheSame if before.is_some_and(|token| token.number() == number) => {
-                return Ok(Raised::Refused);
+                return Ok(RaiseOutcome::Refused);
             }
             Flaw::RaiseRenews => {
-                let batch = Renewals::new(&Clock::system(), [shadow.clone()]);
+                let batch = RenewalBatch::new(&Clock::system(), [shadow.clone()]);
                 self.inner.renew(&batch).await;
             }
             _ => {}
@@ -507,15 +509,15 @@ impl Raise for Mutant {
         Ok(raised)
     }
 
-    fn keeps(&self) -> Option<&dyn Keep> {
+    fn record_store(&self) -> Option<&dyn RecordStore> {
         Some(self)
     }
 }
 
 #[async_trait]
-impl Keep for Mutant {
-    async fn kept(&self) -> Result<Kept> {
-        let mut kept = self.inner.kept().await?;
+impl RecordStore for Mutant {
+    async fn read_record(&self) -> Result<StoredRecord> {
+        let mut kept = self.inner.read_record().await?;
         match self.flaw {
             Flaw::KeepForgets => kept.text = None,
             Flaw::KeepIsTheHandles => kept.text = held(&self.state.kept).get(&self.handle).cloned(),
@@ -524,25 +526,25 @@ impl Keep for Mutant {
         Ok(kept)
     }
 
-    async fn keep(&self, before: &Kept, text: &str) -> Result<bool> {
+    async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
         match self.flaw {
             Flaw::KeepIgnoresWhatWas => {
-                let before = self.inner.kept().await?;
-                self.inner.keep(&before, text).await
+                let before = self.inner.read_record().await?;
+                self.inner.replace_record(&before, text).await
             }
             Flaw::KeepIgnoresTheRealm => {
                 let realm = self.inner.realm();
-                self.inner.keep(&Kept { realm, ..before.clone() }, text).await
+                self.inner.replace_record(&StoredRecord { realm, ..before.clone() }, text).await
             }
             Flaw::KeepRefusesTheSame => {
-                let now = self.inner.kept().await?;
-                Ok(now.text.as_deref() != Some(text) && self.inner.keep(before, text).await?)
+                let now = self.inner.read_record().await?;
+                Ok(now.text.as_deref() != Some(text) && self.inner.replace_record(before, text).await?)
             }
             Flaw::KeepIsTheHandles => {
                 held(&self.state.kept).insert(self.handle.clone(), text.to_owned());
                 Ok(true)
             }
-            _ => self.inner.keep(before, text).await,
+            _ => self.inner.replace_record(before, text).await,
         }
     }
 }

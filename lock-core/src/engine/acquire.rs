@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{Call, begun, caught};
-use super::lines::{Place, held_by};
+use super::call::{Call, boxed, catch_panic};
+use super::wait_queue::{Ticket, held_by};
 use super::withdrawal::Withdrawal;
 use super::{Engine, closed};
 use crate::sync::locked;
 use crate::{
-    Attempt, Claim, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockName, Moment, Result, Session,
-    WaitStyle, Waiting, observe,
+    Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockName, Moment, Result,
+    Session, WaitStyle, observe,
 };
 
 /// What the caller wants.
-pub(crate) struct Wanted {
+pub(crate) struct AcquireRequest {
     pub(crate) name: LockName,
     pub(crate) ttl: Duration,
     pub(crate) fixed: bool,
@@ -34,60 +34,60 @@ pub(crate) struct Grant {
 }
 
 /// Acquires; `None` if the lock is held and the caller does not wait.
-pub(crate) async fn acquire(engine: Arc<Engine>, wanted: Wanted) -> Result<Option<Grant>> {
+pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Result<Option<Grant>> {
     // A loop over a store that answers at once must let others run.
     tokio::task::coop::consume_budget().await;
     let _admitted = engine.admit()?;
     let started = engine.clock.now();
     let waits = wanted.wait.is_some();
     let queued = waits && engine.store.guarantees().waiting == WaitStyle::Queued;
-    let place = if waits && !queued { engine.lines.join_formed(&wanted.name) } else { None };
+    let place = if waits && !queued { engine.queues.join_existing(&wanted.name) } else { None };
     let mut pending = Pending::new(&engine, &wanted, queued);
     let mut first = None;
     if place.is_none() {
         match pending.request(started).await {
-            Ok(Answer::Granted(grant, now)) => {
+            Ok(RequestOutcome::Granted(grant, now)) => {
                 observe::acquired(&grant.claim, now.since(started));
                 return Ok(Some(grant));
             }
             answer if waits => first = Some(answer),
-            Ok(Answer::Held(_)) => {
+            Ok(RequestOutcome::Held(_)) => {
                 observe::contended(&pending.claim);
                 return Ok(None);
             }
-            Ok(Answer::TooLate) => return Err(too_late(&pending.claim)),
-            Ok(Answer::Closed) => return Err(closed()),
+            Ok(RequestOutcome::TooLate) => return Err(too_late(&pending.claim)),
+            Ok(RequestOutcome::Closed) => return Err(closed()),
             Err(error) => return Err(error),
         }
     }
     let until = wanted.wait.flatten().map(|limit| started.after(limit));
-    let waiter = Waiter { engine, wanted, started, until, queued };
+    let waiter = WaitingAcquire { engine, wanted, started, until, queued };
     // Boxed, so that the future of a lock that is free stays small.
     Box::pin(waiter.acquire(pending, place, first)).await.map(Some)
 }
 
 /// An acquire that waits.
-struct Waiter {
+struct WaitingAcquire {
     engine: Arc<Engine>,
-    wanted: Wanted,
+    wanted: AcquireRequest,
     started: Moment,
     until: Option<Moment>,
     queued: bool,
 }
 
 /// For how long a store that fails to answer is asked again, and how soon.
-struct Trouble {
+struct Backoff {
     since: Moment,
-    pause: Duration,
+    delay: Duration,
 }
 
-impl Waiter {
+impl WaitingAcquire {
     /// Goes on from the `first` answer, or from its `place` in the line of those who came before.
     async fn acquire(
         &self,
         mut pending: Pending,
-        mut place: Option<Place>,
-        mut first: Option<Result<Answer>>,
+        mut place: Option<Ticket>,
+        mut first: Option<Result<RequestOutcome>>,
     ) -> Result<Grant> {
         let mut trouble = None;
         loop {
@@ -95,49 +95,49 @@ impl Waiter {
                 Some(answer) => answer,
                 None => {
                     if let Some(place) = &place {
-                        self.take_turn(place, &pending.claim).await?;
+                        self.wait_for_turn(place, &pending.claim).await?;
                     }
-                    if pending.claim.is_spent() {
-                        pending = self.anew();
+                    if pending.claim.is_retired() {
+                        pending = self.fresh_request();
                     }
                     pending.request(self.engine.clock.now()).await
                 }
             };
             match answer {
-                Ok(Answer::Granted(grant, now)) => {
+                Ok(RequestOutcome::Granted(grant, now)) => {
                     if let Some(place) = place {
-                        place.served(&grant.claim, &grant.session);
+                        place.grant_to(&grant.claim, &grant.session);
                     }
                     observe::acquired(&grant.claim, now.since(self.started));
                     return Ok(grant);
                 }
-                Ok(Answer::TooLate) => {
-                    self.retry(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
-                    pending = self.anew();
+                Ok(RequestOutcome::TooLate) => {
+                    self.back_off(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
+                    pending = self.fresh_request();
                 }
-                Ok(Answer::Closed) => return Err(closed()),
-                Ok(Answer::Held(held)) => {
+                Ok(RequestOutcome::Closed) => return Err(closed()),
+                Ok(RequestOutcome::Held(held)) => {
                     trouble = None;
-                    pending.waits();
+                    pending.register_waiter();
                     if !self.wait(&pending.claim, &held, &mut place).await? {
                         // What carried its place in the queue has ended: a new claim takes a new place.
-                        pending = self.anew();
+                        pending = self.fresh_request();
                     }
                 }
-                Err(error) => self.retry(&mut trouble, &pending.claim, error).await?,
+                Err(error) => self.back_off(&mut trouble, &pending.claim, error).await?,
             }
         }
     }
 
-    fn anew(&self) -> Pending {
+    fn fresh_request(&self) -> Pending {
         Pending::new(&self.engine, &self.wanted, self.queued)
     }
 
-    fn is_over(&self) -> bool {
+    fn is_wait_over(&self) -> bool {
         self.until.is_some_and(|until| self.engine.clock.now() >= until)
     }
 
-    async fn over(&self) {
+    async fn wait_over(&self) {
         match self.until {
             Some(until) => self.engine.clock.sleep_until(until).await,
             None => std::future::pending().await,
@@ -145,7 +145,7 @@ impl Waiter {
     }
 
     /// Waits until `place` is the head of this process's line, and whom it served before no longer holds the lock.
-    async fn take_turn(&self, place: &Place, claim: &Claim) -> Result<()> {
+    async fn wait_for_turn(&self, place: &Ticket, claim: &Claim) -> Result<()> {
         let mut told = false;
         loop {
             let holder = place.local_holder();
@@ -155,37 +155,37 @@ impl Waiter {
             let by = holder.as_ref().map(|(holder, _)| held_by(holder)).unwrap_or_default();
             let by = place.ahead(by);
             if !std::mem::replace(&mut told, true) {
-                self.tell(&by);
+                self.report_wait(&by);
             }
             tokio::select! {
-                () = place.called() => {}
-                () = lost(holder) => {}
+                () = place.woken() => {}
+                () = holder_lost(holder) => {}
                 () = self.engine.closing() => return Err(closed()),
-                () = self.over() => return Err(self.contended(claim, by)),
+                () = self.wait_over() => return Err(self.contended(claim, by)),
             }
         }
     }
 
     /// Waits for a hint, or until the lease in the way can have ended; false if the waiter's own session has.
-    async fn wait(&self, claim: &Claim, held: &Waiting, place: &mut Option<Place>) -> Result<bool> {
+    async fn wait(&self, claim: &Claim, held: &Contention, place: &mut Option<Ticket>) -> Result<bool> {
         observe::waiting(claim, held);
         // The place comes first: whoever begins to wait after this waiter was seen to wait is behind it.
         let joins = place.is_none() && !self.queued;
         if joins {
-            *place = Some(self.engine.lines.join(&self.wanted.name));
+            *place = Some(self.engine.queues.join(&self.wanted.name));
         }
-        self.tell(&held.by);
-        if self.is_over() {
+        self.report_wait(&held.by);
+        if self.is_wait_over() {
             return Err(self.contended(claim, held.by.clone()));
         }
         if let Some(session) = &held.session {
-            self.engine.keep(session);
+            self.engine.track(session);
         }
         if joins && place.as_ref().is_some_and(|place| !place.is_head()) {
             return Ok(true);
         }
         // A store that answers "again, at once" for ever must not keep a processor busy.
-        let look_again = held.look_again.max(Duration::from_millis(1));
+        let look_again = held.retry_after.max(Duration::from_millis(1));
         let hint = async {
             if self.engine.store.wait(claim, held).await.is_err() {
                 tokio::time::sleep(look_again.min(Duration::from_millis(250))).await;
@@ -194,19 +194,19 @@ impl Waiter {
         let look_again = self.engine.clock.now().after(look_again);
         tokio::select! {
             () = hint => {}
-            () = called(place.as_ref()) => {}
+            () = woken(place.as_ref()) => {}
             () = self.engine.clock.sleep_until(look_again) => {}
-            () = ended(held.session.as_ref()) => {}
+            () = session_lost(held.session.as_ref()) => {}
             () = self.engine.closing() => return Err(closed()),
-            () = self.over() => return Err(self.contended(claim, held.by.clone())),
+            () = self.wait_over() => return Err(self.contended(claim, held.by.clone())),
         }
         Ok(held.session.as_ref().is_none_or(Session::is_valid))
     }
 
     /// Pauses after a failure that may pass; gives the error back if it may not, or has lasted too long.
-    async fn retry(&self, trouble: &mut Option<Trouble>, claim: &Claim, error: Error) -> Result<()> {
+    async fn back_off(&self, trouble: &mut Option<Backoff>, claim: &Claim, error: Error) -> Result<()> {
         let now = self.engine.clock.now();
-        let trouble = trouble.get_or_insert(Trouble { since: now, pause: Duration::from_millis(10) });
+        let trouble = trouble.get_or_insert(Backoff { since: now, delay: Duration::from_millis(10) });
         // Who waits without a limit still wants to hear that there is no store.
         let patience = self.until.unwrap_or_else(|| trouble.since.after(claim.ttl()));
         if !error.is_retryable() || now >= patience {
@@ -214,15 +214,15 @@ impl Waiter {
         }
         self.engine.outage.retrying(claim, &error);
         let jitter = u64::from(claim.holder().as_u128() as u8);
-        let pause = trouble.pause + trouble.pause * jitter as u32 / 512;
-        trouble.pause = (trouble.pause * 2).min(Duration::from_secs(1));
+        let pause = trouble.delay + trouble.delay * jitter as u32 / 512;
+        trouble.delay = (trouble.delay * 2).min(Duration::from_secs(1));
         tokio::select! {
             () = self.engine.clock.sleep_until(now.after(pause).min(patience)) => Ok(()),
             () = self.engine.closing() => Err(closed()),
         }
     }
 
-    fn tell(&self, by: &HeldBy) {
+    fn report_wait(&self, by: &HeldBy) {
         if let Some(on_wait) = &self.wanted.on_wait {
             on_wait(by);
         }
@@ -239,21 +239,21 @@ impl Waiter {
     }
 }
 
-async fn called(place: Option<&Place>) {
+async fn woken(place: Option<&Ticket>) {
     match place {
-        Some(place) => place.called().await,
+        Some(place) => place.woken().await,
         None => std::future::pending().await,
     }
 }
 
-async fn ended(session: Option<&Session>) {
+async fn session_lost(session: Option<&Session>) {
     match session {
         Some(session) => drop(session.lost().await),
         None => std::future::pending().await,
     }
 }
 
-async fn lost(holder: Option<(Claim, Session)>) {
+async fn holder_lost(holder: Option<(Claim, Session)>) {
     match holder {
         Some((_, session)) => drop(session.lost().await),
         None => std::future::pending().await,
@@ -270,10 +270,10 @@ fn too_late(claim: &Claim) -> Error {
 }
 
 /// What a request brought.
-enum Answer {
+enum RequestOutcome {
     /// A lease, and when its answer came.
     Granted(Grant, Moment),
-    Held(Waiting),
+    Held(Contention),
     /// It was granted, but may no longer be believed in.
     TooLate,
     /// It was granted, but meanwhile these locks were closed.
@@ -293,65 +293,65 @@ struct Pending {
 }
 
 impl Pending {
-    fn new(engine: &Arc<Engine>, wanted: &Wanted, queues: bool) -> Pending {
+    fn new(engine: &Arc<Engine>, wanted: &AcquireRequest, queues: bool) -> Pending {
         let claim = Claim::with(wanted.name.clone(), wanted.ttl, wanted.fixed, queues, engine.info.clone());
         Pending { engine: engine.clone(), claim, request: None, may_be_known: false, waits: false }
     }
 
     /// From now on closing withdraws it, should nobody poll or drop this.
-    fn waits(&mut self) {
+    fn register_waiter(&mut self) {
         if !std::mem::replace(&mut self.waits, true) {
             locked(&self.engine.waiters).insert(self.claim.holder(), self.claim.clone());
         }
     }
 
     /// Asks once. `sent` was read from the clock before: the request cannot leave earlier.
-    async fn request(&mut self, sent: Moment) -> Result<Answer> {
+    async fn request(&mut self, sent: Moment) -> Result<RequestOutcome> {
         let (store, claim) = (self.engine.store.clone(), self.claim.clone());
-        let request = self.request.insert(begun(async move { store.request(&claim).await }));
-        let answer = tokio::time::timeout(self.engine.call_timeout, caught("a request", request)).await;
+        let request = self.request.insert(boxed(async move { store.request(&claim).await }));
+        let answer = tokio::time::timeout(self.engine.call_timeout, catch_panic("a request", request)).await;
         self.request = None;
         if matches!(answer, Ok(Ok(_))) {
-            self.engine.outage.answered();
+            self.engine.outage.store_answered();
         }
         match answer {
             Ok(Ok(Attempt::Granted(lease))) => Ok(self.granted(lease, sent)),
             Ok(Ok(Attempt::Held(held))) => {
                 self.may_be_known |= self.claim.queues();
-                Ok(Answer::Held(held))
+                Ok(RequestOutcome::Held(held))
             }
             Ok(Err(error)) => {
                 if error.may_have_taken_effect() {
-                    self.cut_off();
+                    self.mark_in_doubt();
                 }
                 Err(error)
             }
             Err(_) => {
-                self.cut_off();
+                self.mark_in_doubt();
                 Err(self.engine.no_answer(&format!("asking for \"{}\"", self.claim.name())))
             }
         }
     }
 
-    fn cut_off(&mut self) {
+    fn mark_in_doubt(&mut self) {
         self.may_be_known = true;
-        self.claim.set_unclear();
+        self.claim.set_in_doubt();
     }
 
-    fn granted(&mut self, lease: Lease, sent: Moment) -> Answer {
+    fn granted(&mut self, lease: Lease, sent: Moment) -> RequestOutcome {
         self.may_be_known = true;
         let clock = &self.engine.clock;
-        let session = lease.session.unwrap_or_else(|| Session::of_one(self.claim.clone(), clock, sent, lease.ttl));
+        let session = lease.session.unwrap_or_else(|| Session::single(self.claim.clone(), clock, sent, lease.ttl));
         let now = clock.now();
-        if session.loss_at(now).is_some() || self.claim.life().is_over() {
-            return Answer::TooLate;
+        if session.loss_at(now).is_some() || self.claim.deadline().is_over() {
+            return RequestOutcome::TooLate;
         }
         if self.engine.is_closed() {
-            return Answer::Closed;
+            return RequestOutcome::Closed;
         }
         self.may_be_known = false;
-        self.engine.keep(&session);
-        Answer::Granted(Grant { claim: self.claim.clone(), session, token: lease.token }, now)
+        self.engine.track(&session);
+        RequestOutcome::Granted(Grant { claim: self.claim.clone(), session, token: lease.token }, now)
     }
 }
 
@@ -361,7 +361,7 @@ impl Drop for Pending {
             locked(&self.engine.waiters).remove(&self.claim.holder());
         }
         if self.request.is_some() || self.may_be_known {
-            Withdrawal::later(&self.engine, self.claim.clone(), self.request.take());
+            Withdrawal::enqueue(&self.engine, self.claim.clone(), self.request.take());
         }
     }
 }

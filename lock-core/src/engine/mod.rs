@@ -2,9 +2,9 @@
 
 mod acquire;
 mod call;
-mod lines;
 mod round;
 mod schedule;
+mod wait_queue;
 mod withdrawal;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,13 +17,13 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use tracing::instrument::WithSubscriber as _;
 
-pub(crate) use self::acquire::{Grant, OnWait, Wanted, acquire};
-use self::lines::Lines;
-use self::round::Round;
+pub(crate) use self::acquire::{AcquireRequest, Grant, OnWait, acquire};
+use self::round::RenewalRound;
 pub(crate) use self::schedule::Schedule;
 use self::schedule::Timers;
-use self::withdrawal::Unfinished;
+use self::wait_queue::WaitQueues;
 pub(crate) use self::withdrawal::Withdrawal;
+use self::withdrawal::WithdrawalState;
 use crate::connect::refuse_no_time;
 use crate::observe::Outage;
 use crate::sync::locked;
@@ -32,17 +32,17 @@ use crate::{
 };
 
 /// How many sessions are renewed with one call: few enough for one packet or script, and 10,000 leases are 20 calls.
-const BATCH: usize = 512;
+const MAX_BATCH_ENTRIES: usize = 512;
 
 /// Into how many calls those renewals are split at most that were not answered, to find what holds the others up. A
 /// store that answers nothing must not be asked for each lease by itself when it comes back.
-const PARTS: usize = 16;
+const MAX_BATCH_PARTS: usize = 16;
 
 /// How many releases are under way at once for guards that were dropped.
-const TURNS: usize = 256;
+const MAX_BACKGROUND_RELEASES: usize = 256;
 
 /// How long closing waits for a store that puts away what it has open.
-const PUTTING_AWAY: Duration = Duration::from_secs(2);
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What all locks of one `Locks` share: the store, and the one task that works for them in the background.
 ///
@@ -54,9 +54,9 @@ pub(crate) struct Engine {
     pub(crate) call_timeout: Duration,
     pub(crate) info: Arc<HolderInfo>,
     pub(crate) outage: Outage,
-    lines: Arc<Lines>,
+    queues: Arc<WaitQueues>,
     timers: Mutex<Timers>,
-    withdrawals: Mutex<VecDeque<Unfinished>>,
+    withdrawals: Mutex<VecDeque<WithdrawalState>>,
     /// Withdrawals that somebody waits for, wherever they are.
     withdrawing: AtomicUsize,
     /// Acquisitions that have neither a lease nor an error.
@@ -77,7 +77,7 @@ pub(crate) struct Engine {
 }
 
 /// An acquisition that may go on: until it ends, closing waits for it.
-pub(crate) struct Admitted(Arc<Engine>);
+pub(crate) struct AcquireCount(Arc<Engine>);
 
 impl Engine {
     pub(crate) fn new(
@@ -92,14 +92,14 @@ impl Engine {
             call_timeout,
             info: Arc::new(info),
             outage: Outage::default(),
-            lines: Arc::default(),
+            queues: Arc::default(),
             timers: Mutex::default(),
             withdrawals: Mutex::default(),
             withdrawing: AtomicUsize::new(0),
             acquiring: AtomicUsize::new(0),
             waiters: Mutex::default(),
             settled: Notify::new(),
-            turns: Semaphore::new(TURNS),
+            turns: Semaphore::new(MAX_BACKGROUND_RELEASES),
             work: Notify::new(),
             runs: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -109,10 +109,10 @@ impl Engine {
     }
 
     /// Begins a new acquisition.
-    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admitted> {
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<AcquireCount> {
         // Counted before the look: closing looks the other way round, so that one of the two sees the other.
         self.acquiring.fetch_add(1, Ordering::SeqCst);
-        let admitted = Admitted(self.clone());
+        let admitted = AcquireCount(self.clone());
         if self.is_closed() {
             return Err(closed());
         }
@@ -140,16 +140,16 @@ impl Engine {
     pub(crate) async fn close(self: &Arc<Self>) {
         self.closed.store(true, Ordering::SeqCst);
         self.closing.notify_waiters();
-        let ended = self.until_none_of(&self.acquiring);
+        let ended = self.drained(&self.acquiring);
         if tokio::time::timeout(self.call_timeout, ended).await.is_err() {
             self.withdraw_waiters();
         }
-        self.until_none_of(&self.withdrawing).await;
+        self.drained(&self.withdrawing).await;
         // A store that cannot do it in time loses nothing by that.
-        let _ = tokio::time::timeout(self.call_timeout.min(PUTTING_AWAY), self.store.close()).await;
+        let _ = tokio::time::timeout(self.call_timeout.min(STORE_CLOSE_TIMEOUT), self.store.close()).await;
     }
 
-    async fn until_none_of(self: &Arc<Self>, count: &AtomicUsize) {
+    async fn drained(self: &Arc<Self>, count: &AtomicUsize) {
         loop {
             let settled = self.settled.notified();
             if count.load(Ordering::SeqCst) == 0 {
@@ -163,9 +163,9 @@ impl Engine {
     /// Gives back what those may have whose future is neither polled nor dropped: theirs is a runtime that stands still.
     fn withdraw_waiters(self: &Arc<Self>) {
         for (_, claim) in std::mem::take(&mut *locked(&self.waiters)) {
-            claim.life().end(LossReason::Released);
-            claim.set_unclear();
-            Withdrawal::later(self, claim, None);
+            claim.deadline().end(LossReason::Released);
+            claim.set_in_doubt();
+            Withdrawal::enqueue(self, claim, None);
         }
     }
 
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// Renews `session` from now on, unless it is renewed already.
-    pub(crate) fn keep(self: &Arc<Self>, session: &Session) {
+    pub(crate) fn track(self: &Arc<Self>, session: &Session) {
         if locked(&self.timers).keep(session) {
             self.work.notify_one();
         }
@@ -184,7 +184,7 @@ impl Engine {
     }
 
     /// Forgets the session of a lease that is given back. A shared one goes on: others may be on it.
-    pub(crate) fn let_go(&self, session: &Session) {
+    pub(crate) fn forget(&self, session: &Session) {
         if session.only_claim().is_some() {
             locked(&self.timers).remove(session);
         }
@@ -192,8 +192,8 @@ impl Engine {
 
     /// One renewal of one session, now; gives the answer's failure.
     pub(crate) async fn renew_now(self: &Arc<Self>, session: &Session) -> Result<()> {
-        let mut round = Round::begin(self, vec![session.clone()]);
-        round.ask().await;
+        let mut round = RenewalRound::begin(self, vec![session.clone()]);
+        round.run().await;
         round.unanswered().map_or(Ok(()), Err)
     }
 
@@ -207,10 +207,10 @@ impl Engine {
         refuse_no_time(self.call_timeout)?;
         runtime::background()?;
         let call = async { tokio::time::timeout(self.call_timeout, call).await };
-        runtime::anywhere(call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))
+        runtime::on_any_runtime(call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))
     }
 
-    fn withdraw_later(self: &Arc<Self>, rest: Unfinished) {
+    fn withdraw_later(self: &Arc<Self>, rest: WithdrawalState) {
         locked(&self.withdrawals).push_back(rest);
         self.work.notify_one();
         self.ensure_running();
@@ -223,7 +223,7 @@ impl Engine {
         }
         let Ok(runtime) = runtime::for_engine() else { return };
         if self.runs.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            let running = Running { engine: self.clone(), finished: false };
+            let running = EngineTask { engine: self.clone(), finished: false };
             runtime.spawn(running.run().with_current_subscriber());
         }
     }
@@ -237,7 +237,7 @@ pub(crate) fn closed() -> Error {
     Error::refused(ErrorKind::Closed, "these locks were closed")
 }
 
-impl Drop for Admitted {
+impl Drop for AcquireCount {
     fn drop(&mut self) {
         if self.0.acquiring.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_closed() {
             self.0.settled.notify_waiters();
@@ -246,12 +246,12 @@ impl Drop for Admitted {
 }
 
 /// The engine while its task runs. Dropped with its runtime, it lets another runtime start the task again.
-struct Running {
+struct EngineTask {
     engine: Arc<Engine>,
     finished: bool,
 }
 
-impl Running {
+impl EngineTask {
     async fn run(mut self) {
         let mut tasks = JoinSet::new();
         loop {
@@ -295,14 +295,14 @@ impl Running {
         let mut due = locked(&engine.timers).due(now);
         due.retain(|session| self.is_due(session, now));
         due.sort_by_key(|session| session.schedule().failures());
-        let part = due.len().div_ceil(PARTS).min(BATCH);
+        let part = due.len().div_ceil(MAX_BATCH_PARTS).min(MAX_BATCH_ENTRIES);
         while !due.is_empty() {
             let failures = due[0].schedule().failures();
-            let size = (BATCH >> (3 * failures).min(usize::BITS - 1)).max(part);
+            let size = (MAX_BATCH_ENTRIES >> (3 * failures).min(usize::BITS - 1)).max(part);
             let alike = due.iter().take(size).take_while(|session| session.schedule().failures() == failures).count();
-            let mut round = Round::begin(engine, due.drain(..alike).collect());
+            let mut round = RenewalRound::begin(engine, due.drain(..alike).collect());
             let span = tracing::debug_span!("renew", sessions = alike);
-            tasks.spawn(async move { round.ask().await }.instrument(span).with_current_subscriber());
+            tasks.spawn(async move { round.run().await }.instrument(span).with_current_subscriber());
         }
     }
 
@@ -314,7 +314,7 @@ impl Running {
             if let Some(claim) = session.only_claim().filter(|claim| claim.is_fixed() && reason == LossReason::Expired)
             {
                 // It is given back at its end, a margin before the store would notice.
-                Withdrawal::later(engine, claim.clone(), None);
+                Withdrawal::enqueue(engine, claim.clone(), None);
             }
             return false;
         }
@@ -326,7 +326,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for EngineTask {
     fn drop(&mut self) {
         self.engine.runs.store(false, Ordering::SeqCst);
         // Something may have come in after the last look and before this: whoever brought it saw a running task.

@@ -1,32 +1,32 @@
-//! [`Round`]: one renewal call, for one batch.
+//! [`RenewalRound`]: one renewal call, for one batch.
 
 use std::sync::Arc;
 
 use super::Engine;
-use super::call::caught;
+use super::call::catch_panic;
 use crate::sync::locked;
-use crate::{Error, Renewals, Renewed, Session, observe};
+use crate::{Error, RenewalBatch, RenewalOutcome, Session, observe};
 
 /// One renewal call. From its beginning to its end, however it ends, its sessions are asked again later than others.
-pub(crate) struct Round {
+pub(crate) struct RenewalRound {
     engine: Arc<Engine>,
-    batch: Renewals,
+    batch: RenewalBatch,
 }
 
-impl Round {
-    pub(crate) fn begin(engine: &Arc<Engine>, sessions: Vec<Session>) -> Round {
+impl RenewalRound {
+    pub(crate) fn begin(engine: &Arc<Engine>, sessions: Vec<Session>) -> RenewalRound {
         let now = engine.clock.now();
         let mut timers = locked(&engine.timers);
         for session in &sessions {
-            session.schedule().asked(now);
+            session.schedule().request_sent(now);
             timers.replan(session);
         }
         drop(timers);
-        Round { engine: engine.clone(), batch: Renewals::of_sessions(&engine.clock, sessions) }
+        RenewalRound { engine: engine.clone(), batch: RenewalBatch::of_sessions(&engine.clock, sessions) }
     }
 
     /// Asks the store. Every answer takes effect at once, also if this is dropped in the middle.
-    pub(crate) async fn ask(&mut self) {
+    pub(crate) async fn run(&mut self) {
         // Beyond their validity an answer would come too late.
         let valid = self.batch.iter().map(|entry| entry.session().remaining()).max().unwrap_or_default();
         let limit = self.engine.call_timeout.min(valid);
@@ -34,7 +34,7 @@ impl Round {
             self.engine.store.renew(&self.batch).await;
             Ok(())
         };
-        match tokio::time::timeout(limit, caught("a renewal", renewing)).await {
+        match tokio::time::timeout(limit, catch_panic("a renewal", renewing)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.batch.fail(error),
             Err(_) => self.batch.fail(self.engine.no_answer("renewing")),
@@ -45,12 +45,12 @@ impl Round {
     pub(crate) fn unanswered(&self) -> Option<Error> {
         self.batch
             .iter()
-            .any(|entry| entry.answered().is_none())
+            .any(|entry| entry.outcome().is_none())
             .then(|| self.batch.failure().unwrap_or_else(|| self.engine.no_answer("renewing")))
     }
 }
 
-impl Drop for Round {
+impl Drop for RenewalRound {
     fn drop(&mut self) {
         let mut unanswered = 0;
         let mut not_held = 0;
@@ -58,14 +58,14 @@ impl Drop for Round {
         let failure = self.unanswered();
         let mut timers = locked(&self.engine.timers);
         for entry in &self.batch {
-            match entry.answered() {
+            match entry.outcome() {
                 // What was released meanwhile needs no answer.
-                None if entry.session().only_claim().is_some_and(|claim| claim.life().is_over()) => {}
+                None if entry.session().only_claim().is_some_and(|claim| claim.deadline().is_over()) => {}
                 None => unanswered += 1,
-                Some(Renewed::NotHeld) => not_held += 1,
+                Some(RenewalOutcome::NotHeld) => not_held += 1,
                 Some(_) => {}
             }
-            entry.session().schedule().answered(entry.answered().is_some(), failure.as_ref());
+            entry.session().schedule().request_ended(entry.outcome().is_some(), failure.as_ref());
             sooner |= timers.replan(entry.session());
         }
         drop(timers);
@@ -73,7 +73,7 @@ impl Drop for Round {
             let outage = &self.engine.outage;
             outage.renewal_failed(unanswered, self.batch.len(), self.batch.failure().as_ref());
         } else {
-            self.engine.outage.answered();
+            self.engine.outage.store_answered();
             observe::renewed(self.batch.len() - not_held, not_held);
         }
         if sooner {

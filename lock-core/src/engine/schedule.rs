@@ -13,14 +13,14 @@ use crate::{Error, Moment, Session};
 pub(crate) struct Schedule {
     renewed: Moment,
     asked: Moment,
-    under_way: u32,
+    in_flight: u32,
     failures: u32,
     failure: Option<Error>,
 }
 
 impl Schedule {
     pub(crate) fn renewed_at(sent: Moment) -> Schedule {
-        Schedule { renewed: sent, asked: sent, under_way: 0, failures: 0, failure: None }
+        Schedule { renewed: sent, asked: sent, in_flight: 0, failures: 0, failure: None }
     }
 
     pub(crate) fn confirmed(&mut self, sent: Moment) {
@@ -29,14 +29,14 @@ impl Schedule {
         self.failure = None;
     }
 
-    pub(crate) fn asked(&mut self, now: Moment) {
+    pub(crate) fn request_sent(&mut self, now: Moment) {
         self.asked = now;
-        self.under_way += 1;
+        self.in_flight += 1;
     }
 
     /// A call has ended, which brought an answer or `failure`.
-    pub(crate) fn answered(&mut self, answered: bool, failure: Option<&Error>) {
-        self.under_way -= 1;
+    pub(crate) fn request_ended(&mut self, answered: bool, failure: Option<&Error>) {
+        self.in_flight -= 1;
         if !answered {
             self.failures += 1;
             self.failure = failure.cloned();
@@ -44,7 +44,7 @@ impl Schedule {
     }
 
     /// A call that is still under way will bring no answer.
-    pub(crate) fn failed(&mut self, error: Error) {
+    pub(crate) fn note_failure(&mut self, error: Error) {
         self.failure = Some(error);
     }
 
@@ -54,8 +54,8 @@ impl Schedule {
     }
 
     /// Whether a call is under way that has brought no answer yet.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.under_way > 0
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
     }
 
     /// How many calls in a row brought no answer.
@@ -66,7 +66,7 @@ impl Schedule {
     /// When the next renewal is due.
     pub(crate) fn due(&self, ttl: Duration) -> Moment {
         let due = self.renewed.after(ttl / 3);
-        match (self.under_way, self.failures) {
+        match (self.in_flight, self.failures) {
             (0, 0) => due,
             (0, _) => due.max(self.asked.after(ttl / 20)),
             _ => due.max(self.asked.after(ttl / 6)),
@@ -82,25 +82,25 @@ type Tick = (Moment, u64);
 pub(crate) struct Timers {
     /// Those of one lease that need no look before the engine's task looks by itself, and get their place in the queue
     /// then: most leases are given back before, and never need one.
-    fresh: Vec<Session>,
+    unplanned: Vec<Session>,
     queue: BTreeMap<Tick, Session>,
     /// Where each session is in the queue. It is kept here, since engines that share a store share its sessions.
     ticks: HashMap<Session, Tick>,
     added: u64,
     /// When the engine's task will look by itself.
-    looks_at: Option<Moment>,
+    wakes_at: Option<Moment>,
 }
 
 /// So many are fresh at most.
-const FRESH: usize = 64;
+const MAX_UNPLANNED: usize = 64;
 
 impl Timers {
     /// Looks at `session` from now on, unless it is looked at early enough; gives whether the engine must be told.
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
-        let at = Self::next_look(session);
-        if session.only_claim().is_some() && self.looks_at.is_some_and(|looks_at| looks_at <= at) {
-            let sooner = self.fresh.len() == FRESH && self.plan_fresh();
-            self.fresh.push(session.clone());
+        let at = Self::next_check(session);
+        if session.only_claim().is_some() && self.wakes_at.is_some_and(|looks_at| looks_at <= at) {
+            let sooner = self.unplanned.len() == MAX_UNPLANNED && self.plan_all();
+            self.unplanned.push(session.clone());
             return sooner;
         }
         let planned = self.ticks.get(session).copied();
@@ -113,37 +113,37 @@ impl Timers {
 
     /// Looks at `session` at its next time; gives whether the engine must be told.
     pub(crate) fn plan(&mut self, session: &Session) -> bool {
-        let at = Self::next_look(session);
+        let at = Self::next_check(session);
         self.remove(session);
         self.added += 1;
         let tick = (at, self.added);
         self.ticks.insert(session.clone(), tick);
         self.queue.insert(tick, session.clone());
-        let sooner = self.looks_at.is_none_or(|looks_at| at < looks_at);
+        let sooner = self.wakes_at.is_none_or(|looks_at| at < looks_at);
         if sooner {
-            self.looks_at = Some(at);
+            self.wakes_at = Some(at);
         }
         sooner
     }
 
     /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
     pub(crate) fn replan(&mut self, session: &Session) -> bool {
-        (self.fresh.contains(session) || self.ticks.contains_key(session)) && self.plan(session)
+        (self.unplanned.contains(session) || self.ticks.contains_key(session)) && self.plan(session)
     }
 
     /// Gives whether the engine must be told: one of them may have ended meanwhile.
-    fn plan_fresh(&mut self) -> bool {
-        std::mem::take(&mut self.fresh).iter().fold(false, |sooner, session| self.plan(session) | sooner)
+    fn plan_all(&mut self) -> bool {
+        std::mem::take(&mut self.unplanned).iter().fold(false, |sooner, session| self.plan(session) | sooner)
     }
 
-    fn next_look(session: &Session) -> Moment {
-        let deadline = session.life().deadline();
+    fn next_check(session: &Session) -> Moment {
+        let deadline = session.deadline().moment();
         if session.is_renewed() { deadline.min(session.schedule().due(session.ttl())) } else { deadline }
     }
 
     pub(crate) fn remove(&mut self, session: &Session) {
-        if let Some(at) = self.fresh.iter().rposition(|fresh| fresh == session) {
-            self.fresh.swap_remove(at);
+        if let Some(at) = self.unplanned.iter().rposition(|fresh| fresh == session) {
+            self.unplanned.swap_remove(at);
         } else if let Some(tick) = self.ticks.remove(session) {
             self.queue.remove(&tick);
         }
@@ -152,7 +152,7 @@ impl Timers {
     /// The sessions whose time has come. If there are any, those that would follow within a twentieth of their TTL
     /// come along, so that renewals travel together. They stay in the queue until they are planned anew or removed.
     pub(crate) fn due(&mut self, now: Moment) -> Vec<Session> {
-        self.plan_fresh();
+        self.plan_all();
         let mut due = Vec::new();
         let mut widest = Duration::ZERO;
         for ((at, _), session) in &self.queue {
@@ -172,14 +172,14 @@ impl Timers {
     /// When to look next; the engine's task promises to. With nothing to look at, it looks when it was going to: a task
     /// that was told of every lease that came and went would cost more than the leases do.
     pub(crate) fn next(&mut self, now: Moment) -> Option<Moment> {
-        self.plan_fresh();
+        self.plan_all();
         let first = self.queue.first_key_value().map(|((at, _), _)| *at);
-        self.looks_at = first.or(self.looks_at.filter(|at| *at > now));
-        self.looks_at
+        self.wakes_at = first.or(self.wakes_at.filter(|at| *at > now));
+        self.wakes_at
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.queue.is_empty()
+        self.unplanned.is_empty() && self.queue.is_empty()
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
 
     fn session(clock: &Clock, ttl: Duration) -> Session {
         let claim = Claim::new(LockName::new("job").expect("a name"), ttl);
-        Session::of_one(claim, clock, clock.now(), ttl)
+        Session::single(claim, clock, clock.now(), ttl)
     }
 
     #[test]
@@ -226,14 +226,14 @@ mod tests {
         let (clock, mut timers) = (Clock::system(), Timers::default());
         let first = session(&clock, Duration::from_secs(1));
         assert!(timers.keep(&first));
-        let stay: Vec<_> = (0..3 * FRESH).map(|_| session(&clock, Duration::from_secs(30))).collect();
+        let stay: Vec<_> = (0..3 * MAX_UNPLANNED).map(|_| session(&clock, Duration::from_secs(30))).collect();
         for session in &stay {
             assert!(!timers.keep(session), "the engine looks before");
         }
         timers.remove(&first);
-        let (gone, stay) = stay.split_at(FRESH / 2);
+        let (gone, stay) = stay.split_at(MAX_UNPLANNED / 2);
         gone.iter().for_each(|session| timers.remove(session));
-        let at = Timers::next_look(stay.last().expect("one stays"));
+        let at = Timers::next_check(stay.last().expect("one stays"));
         let due = timers.due(at);
         assert_eq!(due.len(), stay.len());
         assert!(stay.iter().all(|session| due.contains(session)));
@@ -247,8 +247,8 @@ mod tests {
         timers.keep(&session(&clock, Duration::from_secs(1)));
         let fresh = session(&clock, Duration::from_secs(30));
         timers.keep(&fresh);
-        fresh.schedule().asked(clock.now());
-        fresh.schedule().answered(false, None);
+        fresh.schedule().request_sent(clock.now());
+        fresh.schedule().request_ended(false, None);
         assert!(!timers.replan(&fresh), "the other is still looked at before");
         timers.remove(&fresh);
         assert!(!timers.replan(&fresh), "it was let go");
@@ -259,7 +259,7 @@ mod tests {
     fn the_engine_is_told_of_a_fresh_lease_that_ended_before_it_looks() {
         let (clock, mut timers) = (Clock::system(), Timers::default());
         timers.keep(&session(&clock, Duration::from_secs(1)));
-        let fresh: Vec<_> = (0..FRESH).map(|_| session(&clock, Duration::from_secs(30))).collect();
+        let fresh: Vec<_> = (0..MAX_UNPLANNED).map(|_| session(&clock, Duration::from_secs(30))).collect();
         assert!(fresh.iter().all(|session| !timers.keep(session)));
         fresh[0].end(crate::LossReason::NotHeld);
         // It is planned, to make room, for a moment at which the engine does not look unless it is told.

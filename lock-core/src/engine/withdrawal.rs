@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
-use super::call::{Call, begun, caught};
-use crate::{Attempt, Claim, Error, LockName, Moment, Released, Result, observe};
+use super::call::{Call, boxed, catch_panic};
+use crate::{Attempt, Claim, Error, LockName, Moment, ReleaseOutcome, Result, observe};
 
 /// Giving back what a claim may hold: a lease, a place in the queue, or what a request under way will still get.
 ///
@@ -14,14 +14,14 @@ use crate::{Attempt, Claim, Error, LockName, Moment, Released, Result, observe};
 /// engine's runtime is gone, it waits there for the next one.
 pub(crate) struct Withdrawal {
     engine: Arc<Engine>,
-    rest: Unfinished,
+    rest: WithdrawalState,
     /// Whether it runs on the engine's own runtime: then only the end of that runtime drops it early.
     in_background: bool,
     done: bool,
 }
 
 /// What is left to do of a withdrawal, while it waits for its turn in the engine.
-pub(crate) struct Unfinished {
+pub(crate) struct WithdrawalState {
     claim: Claim,
     calls: Calls,
     began: Moment,
@@ -35,17 +35,17 @@ struct Calls {
     /// The request that was under way when its acquire was dropped. It is finished first: a release that is sent at
     /// once can overtake it.
     request: Option<Call<Attempt>>,
-    release: Option<Call<Released>>,
+    release: Option<Call<ReleaseOutcome>>,
 }
 
 /// How long to pause before a withdrawal is tried again at first; it doubles each time.
-const PAUSE: Duration = Duration::from_millis(20);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-impl Unfinished {
-    fn new(engine: &Engine, claim: Claim, request: Option<Call<Attempt>>) -> Unfinished {
+impl WithdrawalState {
+    fn new(engine: &Engine, claim: Claim, request: Option<Call<Attempt>>) -> WithdrawalState {
         engine.withdrawing.fetch_add(1, Ordering::AcqRel);
         let calls = Calls { request, release: None };
-        Unfinished { claim, calls, began: engine.clock.now(), settled: false }
+        WithdrawalState { claim, calls, began: engine.clock.now(), settled: false }
     }
 
     pub(crate) fn name(&self) -> &LockName {
@@ -55,25 +55,25 @@ impl Unfinished {
 
 impl Withdrawal {
     /// Gives `claim` back in the background, after finishing the `request` that is under way.
-    pub(crate) fn later(engine: &Arc<Engine>, claim: Claim, request: Option<Call<Attempt>>) {
-        engine.withdraw_later(Unfinished::new(engine, claim, request));
+    pub(crate) fn enqueue(engine: &Arc<Engine>, claim: Claim, request: Option<Call<Attempt>>) {
+        engine.withdraw_later(WithdrawalState::new(engine, claim, request));
     }
 
     /// Gives `claim` back as part of the caller's own future.
-    pub(crate) fn now(engine: &Arc<Engine>, claim: Claim) -> Withdrawal {
-        let rest = Unfinished::new(engine, claim, None);
+    pub(crate) fn start(engine: &Arc<Engine>, claim: Claim) -> Withdrawal {
+        let rest = WithdrawalState::new(engine, claim, None);
         Withdrawal { engine: engine.clone(), rest, in_background: false, done: false }
     }
 
-    pub(crate) fn resume(engine: &Arc<Engine>, rest: Unfinished) -> Withdrawal {
+    pub(crate) fn resume(engine: &Arc<Engine>, rest: WithdrawalState) -> Withdrawal {
         Withdrawal { engine: engine.clone(), rest, in_background: true, done: false }
     }
 
     /// One try, as a guard's release makes it. What it leaves unclear goes on in the background.
-    pub(crate) async fn once(mut self) -> Result<Released> {
+    pub(crate) async fn try_once(mut self) -> Result<ReleaseOutcome> {
         let released = self.attempt().await;
         self.done = match &released {
-            Ok(_) => !self.rest.claim.is_unclear(),
+            Ok(_) => !self.rest.claim.is_in_doubt(),
             Err(error) => is_final(error),
         };
         released
@@ -87,18 +87,18 @@ impl Withdrawal {
     /// repeated only for what may still come, and nobody waits for that.
     pub(crate) async fn finish(mut self) {
         self.finish_request().await;
-        let mut pause = PAUSE;
+        let mut pause = MIN_RETRY_DELAY;
         loop {
-            let tried = self.in_turn().await;
+            let tried = self.attempt_in_turn().await;
             match &tried {
-                Ok(_) if !self.rest.claim.is_unclear() => break,
+                Ok(_) if !self.rest.claim.is_in_doubt() => break,
                 Err(error) if is_final(error) => {
                     observe::gave_up_withdrawing(&self.rest.claim, error);
                     break;
                 }
                 _ => {}
             }
-            let until = self.until();
+            let until = self.deadline();
             if self.engine.clock.now() >= until {
                 if let Err(error) = tried {
                     observe::gave_up_withdrawing(&self.rest.claim, &error);
@@ -106,51 +106,51 @@ impl Withdrawal {
                 break;
             }
             self.engine.clock.sleep_until(self.engine.clock.now().after(pause).min(until)).await;
-            pause = (pause * 2).min(self.rest.claim.ttl() / 4).max(PAUSE);
+            pause = (pause * 2).min(self.rest.claim.ttl() / 4).max(MIN_RETRY_DELAY);
         }
         self.done = true;
     }
 
     async fn finish_request(&mut self) {
         let Some(request) = self.rest.calls.request.as_mut() else { return };
-        let ended = tokio::time::timeout(self.engine.call_timeout, caught("a request", request)).await;
+        let ended = tokio::time::timeout(self.engine.call_timeout, catch_panic("a request", request)).await;
         self.rest.calls.request = None;
         if ended.is_err() || ended.is_ok_and(|answer| answer.is_err_and(|e| e.may_have_taken_effect())) {
-            self.rest.claim.set_unclear();
+            self.rest.claim.set_in_doubt();
         }
     }
 
     /// Until when it is tried: what was asked for before has ended by itself one TTL later.
-    fn until(&self) -> Moment {
+    fn deadline(&self) -> Moment {
         let claim = &self.rest.claim;
         let since = match self.rest.settled {
-            false => claim.cut_off().unwrap_or(self.rest.began).max(self.rest.began),
-            true => claim.cut_off().unwrap_or(self.rest.began),
+            false => claim.in_doubt_since().unwrap_or(self.rest.began).max(self.rest.began),
+            true => claim.in_doubt_since().unwrap_or(self.rest.began),
         };
         since.after(claim.ttl())
     }
 
     /// A try in its turn: those that are dropped by the thousand must not all be under way at once.
-    async fn in_turn(&mut self) -> Result<Released> {
+    async fn attempt_in_turn(&mut self) -> Result<ReleaseOutcome> {
         let engine = self.engine.clone();
         let _turn = engine.turns.acquire().await;
         self.attempt().await
     }
 
-    async fn attempt(&mut self) -> Result<Released> {
+    async fn attempt(&mut self) -> Result<ReleaseOutcome> {
         let claim = &self.rest.claim;
         let release = self.rest.calls.release.get_or_insert_with(|| {
             let (store, claim) = (self.engine.store.clone(), claim.clone());
-            begun(async move { store.release(&claim).await })
+            boxed(async move { store.release(&claim).await })
         });
-        let answer = tokio::time::timeout(self.engine.call_timeout, caught("a release", release)).await;
+        let answer = tokio::time::timeout(self.engine.call_timeout, catch_panic("a release", release)).await;
         self.rest.calls.release = None;
         let answer = answer.unwrap_or_else(|_| Err(self.engine.no_answer(&format!("releasing \"{}\"", claim.name()))));
         match &answer {
             Ok(_) => {
                 observe::released(claim);
-                self.engine.outage.answered();
-                self.engine.lines.call_head(claim.name());
+                self.engine.outage.store_answered();
+                self.engine.queues.wake_head(claim.name());
                 self.settle();
             }
             Err(error) => self.engine.outage.release_failed(claim, error),
@@ -184,11 +184,11 @@ impl Drop for Withdrawal {
         if self.in_background {
             // The calls' connections are going with the runtime: what was asked may still be applied.
             if calls.request.is_some() {
-                self.rest.claim.set_unclear();
+                self.rest.claim.set_in_doubt();
             }
             calls = Calls::default();
         }
-        let Unfinished { claim, began, settled, .. } = &self.rest;
-        self.engine.withdraw_later(Unfinished { claim: claim.clone(), calls, began: *began, settled: *settled });
+        let WithdrawalState { claim, began, settled, .. } = &self.rest;
+        self.engine.withdraw_later(WithdrawalState { claim: claim.clone(), calls, began: *began, settled: *settled });
     }
 }

@@ -15,7 +15,7 @@ use std::thread;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::block_on::block_on;
-use super::marks::{Mark, Marks};
+use super::highest::{HighestTokens, Record};
 use crate::sync::locked;
 use crate::{Effect, Error, ErrorKind, FencingToken, Filesystem, Holder, LockName, Realm, Result};
 
@@ -23,7 +23,7 @@ use crate::{Effect, Error, ErrorKind, FencingToken, Filesystem, Holder, LockName
 const KIND: &str = "leasehold fence ";
 const HEADER: &str = "leasehold fence 1\n";
 /// Outdated marks that a file may have before it is written anew, beside as many as it has names.
-const SPARE: usize = 1_000;
+const MAX_OUTDATED_RECORDS: usize = 1_000;
 
 /// The memory of a fence in a file.
 pub(super) struct FileMemory {
@@ -35,16 +35,16 @@ pub(super) struct FileMemory {
 
 struct State {
     path: PathBuf,
-    book: Book,
-    tenure: Weak<Tenure>,
+    book: Journal,
+    tenure: Weak<FileLock>,
 }
 
 /// What was read of the file, and where that ends.
-struct Book {
+struct Journal {
     file: File,
     /// This user may write to it.
     is_writable: bool,
-    marks: Marks,
+    marks: HighestTokens,
     /// Where the next mark goes.
     end: u64,
     /// How many marks there are, outdated ones too.
@@ -54,7 +54,7 @@ struct Book {
 }
 
 /// The time in which this handle has passes out: it holds the file's lock, which ends when the last pass is dropped.
-pub(super) struct Tenure {
+pub(super) struct FileLock {
     // Another one, as soon as another file has taken its place.
     locked: std::sync::Mutex<File>,
 }
@@ -63,17 +63,17 @@ impl FileMemory {
     /// The fence at `path`, which is made if it is missing, unless it must exist.
     pub(super) fn open(path: &Path, existing: bool) -> Result<FileMemory> {
         let path = resolve(path)?;
-        let book = match Book::open(&path) {
+        let book = match Journal::open(&path) {
             Err(OpenError::Missing) if existing => {
                 return Err(invalid(format!("there is no fence {}", path.display())));
             }
             Err(OpenError::Missing) => {
                 create(&path)?;
-                Book::open(&path)?
+                Journal::open(&path)?
             }
             book => book?,
         };
-        let filesystem = Filesystem::of(&path).map_err(|error| failed("opened", &path, error))?;
+        let filesystem = Filesystem::of(&path).map_err(|error| io_error("opened", &path, error))?;
         if filesystem != Filesystem::Disk {
             tracing::warn!(path = %path.display(), ?filesystem, "the fence is not on a local disk: see Fence::filesystem");
         }
@@ -85,14 +85,14 @@ impl FileMemory {
         &self.path
     }
 
-    pub(super) async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Arc<Tenure>> {
+    pub(super) async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Arc<FileLock>> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| invalid("a fence in a file is entered inside a tokio runtime, or with enter_blocking"))?;
         let state = self.state.clone().lock_owned().await;
         let (name, token) = (name.clone(), token.clone());
         let mut entry = Entry { state, name, token };
-        let at_once = runtime.spawn_blocking(move || (entry.at_once(), entry)).await;
-        let (entered, mut entry) = at_once.map_err(|_| cut_off())?;
+        let at_once = runtime.spawn_blocking(move || (entry.try_enter(), entry)).await;
+        let (entered, mut entry) = at_once.map_err(|_| interrupted())?;
         if let Some(tenure) = entered? {
             return Ok(tenure);
         }
@@ -100,26 +100,28 @@ impl FileMemory {
         // waits on a thread that nobody waits for.
         let (tell, told) = oneshot::channel();
         let waiting = thread::Builder::new().name("leasehold-fence".to_owned());
-        waiting.spawn(move || tell.send(entry.waiting())).map_err(|error| failed("entered", &self.path, error))?;
-        told.await.map_err(|_| cut_off())?
+        waiting
+            .spawn(move || tell.send(entry.enter_waiting()))
+            .map_err(|error| io_error("entered", &self.path, error))?;
+        told.await.map_err(|_| interrupted())?
     }
 
-    pub(super) fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Arc<Tenure>> {
-        Entry { state: self.state(), name: name.clone(), token: token.clone() }.waiting()
+    pub(super) fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Arc<FileLock>> {
+        Entry { state: self.state(), name: name.clone(), token: token.clone() }.enter_waiting()
     }
 
     pub(super) fn adopt(&self, realm: &Realm) -> Result<()> {
         let mut state = self.state();
-        let tenure = state.waited_tenure()?;
+        let tenure = state.file_lock_waiting()?;
         match state.book.marks.adopt(realm) {
-            Some(mark) => state.keep(&tenure, mark),
+            Some(mark) => state.append(&tenure, mark),
             None => Ok(()),
         }
     }
 
     /// What the file says now. It needs no lock: what another process has not finished writing counts for nothing yet.
-    pub(super) fn read(&self) -> Result<Marks> {
-        Ok(Book::open(&self.path).map_err(|error| gone(error, &self.path))?.marks)
+    pub(super) fn read(&self) -> Result<HighestTokens> {
+        Ok(Journal::open(&self.path).map_err(|error| missing(error, &self.path))?.marks)
     }
 
     fn state(&self) -> OwnedMutexGuard<State> {
@@ -136,16 +138,16 @@ struct Entry {
 
 impl Entry {
     /// Enters unless another process or handle is in the way.
-    fn at_once(&mut self) -> Result<Option<Arc<Tenure>>> {
-        match self.state.tenure(false)? {
+    fn try_enter(&mut self) -> Result<Option<Arc<FileLock>>> {
+        match self.state.file_lock(false)? {
             Some(tenure) => self.state.admit(&tenure, &self.name, &self.token).map(|()| Some(tenure)),
             None => Ok(None),
         }
     }
 
     /// Enters as soon as nobody else is in the way.
-    fn waiting(&mut self) -> Result<Arc<Tenure>> {
-        let tenure = self.state.waited_tenure()?;
+    fn enter_waiting(&mut self) -> Result<Arc<FileLock>> {
+        let tenure = self.state.file_lock_waiting()?;
         self.state.admit(&tenure, &self.name, &self.token)?;
         Ok(tenure)
     }
@@ -153,50 +155,50 @@ impl Entry {
 
 impl State {
     /// Admits the token, after it is on disk.
-    fn admit(&mut self, tenure: &Tenure, name: &LockName, token: &FencingToken) -> Result<()> {
+    fn admit(&mut self, tenure: &FileLock, name: &LockName, token: &FencingToken) -> Result<()> {
         match self.book.marks.admit(name, token)? {
-            Some(mark) => self.keep(tenure, mark),
+            Some(mark) => self.append(tenure, mark),
             None => Ok(()),
         }
     }
 
     /// The lock of the file, shared by all passes of this handle; when it was free in between, others may have written.
     /// `None` if another process or handle has it, and this shall not wait.
-    fn tenure(&mut self, wait: bool) -> Result<Option<Arc<Tenure>>> {
+    fn file_lock(&mut self, wait: bool) -> Result<Option<Arc<FileLock>>> {
         if let Some(tenure) = self.tenure.upgrade() {
             return Ok(Some(tenure));
         }
-        let Some(tenure) = Tenure::begin(&self.path, wait)? else { return Ok(None) };
+        let Some(tenure) = FileLock::begin(&self.path, wait)? else { return Ok(None) };
         let tenure = Arc::new(tenure);
         self.book.catch_up(&self.path)?;
         self.tenure = Arc::downgrade(&tenure);
         Ok(Some(tenure))
     }
 
-    fn waited_tenure(&mut self) -> Result<Arc<Tenure>> {
-        Ok(self.tenure(true)?.expect("BUG: who waits for the lock of a file has it then"))
+    fn file_lock_waiting(&mut self) -> Result<Arc<FileLock>> {
+        Ok(self.file_lock(true)?.expect("BUG: who waits for the lock of a file has it then"))
     }
 
-    fn keep(&mut self, tenure: &Tenure, mark: Mark) -> Result<()> {
+    fn append(&mut self, tenure: &FileLock, mark: Record) -> Result<()> {
         if !self.book.is_writable {
-            return Err(failed("written", &self.path, Io::PermissionDenied.into()));
+            return Err(io_error("written", &self.path, Io::PermissionDenied.into()));
         }
-        if self.book.clean && self.book.lines <= 2 * self.book.marks.len() + SPARE {
-            return self.book.append(mark).map_err(|error| failed("written", &self.path, error));
+        if self.book.clean && self.book.lines <= 2 * self.book.marks.len() + MAX_OUTDATED_RECORDS {
+            return self.book.append(mark).map_err(|error| io_error("written", &self.path, error));
         }
         let mut marks = self.book.marks.clone();
         marks.apply(mark);
         // Until it has succeeded, what is in the file is what was there before.
-        self.book = Book::write(&self.path, &marks, tenure)?;
+        self.book = Journal::write(&self.path, &marks, tenure)?;
         Ok(())
     }
 }
 
-impl Book {
-    fn open(path: &Path) -> Result<Book, OpenError> {
+impl Journal {
+    fn open(path: &Path) -> Result<Journal, OpenError> {
         let open = |error: io::Error| match error.kind() {
             Io::NotFound => OpenError::Missing,
-            _ => OpenError::Other(failed("opened", path, error)),
+            _ => OpenError::Other(io_error("opened", path, error)),
         };
         let found = fs::metadata(path).map_err(open)?;
         if !found.is_file() {
@@ -211,22 +213,22 @@ impl Book {
             }
             file => (file.map_err(open)?, true),
         };
-        Ok(Book::of(file, is_writable, path)?)
+        Ok(Journal::of(file, is_writable, path)?)
     }
 
-    fn of(file: File, is_writable: bool, path: &Path) -> Result<Book> {
+    fn of(file: File, is_writable: bool, path: &Path) -> Result<Journal> {
         let mut start = Vec::new();
-        (&file).take(KIND.len() as u64 + 20).read_to_end(&mut start).map_err(|error| failed("read", path, error))?;
+        (&file).take(KIND.len() as u64 + 20).read_to_end(&mut start).map_err(|error| io_error("read", path, error))?;
         check_version(&start, path)?;
         let end = HEADER.len() as u64;
-        let mut book = Book { file, is_writable, marks: Marks::default(), end, lines: 0, clean: true };
+        let mut book = Journal { file, is_writable, marks: HighestTokens::default(), end, lines: 0, clean: true };
         book.read_on(path)?;
         Ok(book)
     }
 
     /// Writes a whole file that takes the place of the one at `path` in one step, and has the tenure lock it before.
-    fn write(path: &Path, marks: &Marks, tenure: &Tenure) -> Result<Book> {
-        let failed = |error| failed("written", path, error);
+    fn write(path: &Path, marks: &HighestTokens, tenure: &FileLock) -> Result<Journal> {
+        let failed = |error| io_error("written", path, error);
         let mut text = HEADER.to_owned();
         let mut lines = 0;
         for mark in marks.marks() {
@@ -254,11 +256,11 @@ impl Book {
         fs::rename(&fresh, path).map_err(failed)?;
         *locked(&tenure.locked) = lock;
         sync_directory(path).map_err(failed)?;
-        Ok(Book { file, is_writable: true, marks: marks.clone(), end: text.len() as u64, lines, clean: true })
+        Ok(Journal { file, is_writable: true, marks: marks.clone(), end: text.len() as u64, lines, clean: true })
     }
 
     /// Puts one more mark on disk.
-    fn append(&mut self, mark: Mark) -> io::Result<()> {
+    fn append(&mut self, mark: Record) -> io::Result<()> {
         let line = line(&mark);
         // After a failed write or sync nobody knows what is behind `end`, nor whether a second sync would tell.
         self.clean = false;
@@ -273,16 +275,16 @@ impl Book {
 
     /// Reads what others wrote since.
     fn catch_up(&mut self, path: &Path) -> Result<()> {
-        let now = look(path)?;
+        let now = metadata(path)?;
         // Our open file keeps its number from being given to another.
-        if is_same(&now, &self.file.metadata().map_err(|error| failed("read", path, error))?) {
+        if is_same(&now, &self.file.metadata().map_err(|error| io_error("read", path, error))?) {
             return match now.len() {
                 len if len < self.end => Err(went_back(path)),
                 len if len == self.end => Ok(()),
                 _ => self.read_on(path),
             };
         }
-        let book = Book::open(path).map_err(|error| gone(error, path))?;
+        let book = Journal::open(path).map_err(|error| missing(error, path))?;
         if !book.marks.follow(&self.marks) {
             return Err(went_back(path));
         }
@@ -293,10 +295,10 @@ impl Book {
     /// Reads from `end`. What a torn write left at the very end counts for nothing: its pass was never given out.
     /// Anything else that is no mark is damage.
     fn read_on(&mut self, path: &Path) -> Result<()> {
-        let failed = |error| failed("read", path, error);
+        let failed = |error| io_error("read", path, error);
         let mut left = self.file.metadata().map_err(failed)?.len().saturating_sub(self.end);
         let file = self.file.try_clone().map_err(failed)?;
-        let mut lines = BufReader::with_capacity(1 << 16, At { file: &file, at: self.end }.take(left));
+        let mut lines = BufReader::with_capacity(1 << 16, ReadAt { file: &file, at: self.end }.take(left));
         self.clean = true;
         let mut line = Vec::new();
         while left > 0 {
@@ -317,7 +319,7 @@ impl Book {
                 }
                 // Something stands where a whole mark has its end: that was no torn write, and its pass was given out.
                 None if is_torn && written.split_last().is_none_or(|(_, mark)| parse(mark).is_none()) => {}
-                None => return Err(damaged(path, self.end)),
+                None => return Err(corrupt(path, self.end)),
             }
             if is_torn {
                 self.clean = false;
@@ -330,12 +332,12 @@ impl Book {
 }
 
 /// A file, read from a place on.
-struct At<'f> {
+struct ReadAt<'f> {
     file: &'f File,
     at: u64,
 }
 
-impl Read for At<'_> {
+impl Read for ReadAt<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buffer, self.at)?;
         self.at += read as u64;
@@ -343,26 +345,26 @@ impl Read for At<'_> {
     }
 }
 
-impl Tenure {
+impl FileLock {
     /// Takes the lock of the fence at `path`; `None` if another has it, and this shall not wait.
-    fn begin(path: &Path, wait: bool) -> Result<Option<Tenure>> {
+    fn begin(path: &Path, wait: bool) -> Result<Option<FileLock>> {
         loop {
             let file = File::open(path).map_err(|error| match error.kind() {
-                Io::NotFound => gone(OpenError::Missing, path),
-                _ => failed("locked", path, error),
+                Io::NotFound => missing(OpenError::Missing, path),
+                _ => io_error("locked", path, error),
             })?;
             let taken = if wait { file.lock().map_err(TryLockError::Error) } else { file.try_lock() };
             match taken {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) if error.kind() == Io::Interrupted => continue,
-                Err(TryLockError::Error(error)) => return Err(failed("locked", path, error)),
+                Err(TryLockError::Error(error)) => return Err(io_error("locked", path, error)),
             }
             // While this waited, another file may have taken its place: then its lock counts.
-            let found = look(path)?;
-            if is_same(&found, &file.metadata().map_err(|error| failed("locked", path, error))?) {
+            let found = metadata(path)?;
+            if is_same(&found, &file.metadata().map_err(|error| io_error("locked", path, error))?) {
                 check_alone(path, &found)?;
-                return Ok(Some(Tenure { locked: std::sync::Mutex::new(file) }));
+                return Ok(Some(FileLock { locked: std::sync::Mutex::new(file) }));
             }
         }
     }
@@ -370,7 +372,7 @@ impl Tenure {
 
 /// Makes an empty fence at `path`, unless somebody else has made it meanwhile.
 fn create(path: &Path) -> Result<()> {
-    let failed = |error| failed("made", path, error);
+    let failed = |error| io_error("made", path, error);
     let fresh = beside(path, &format!(".new-{:x}", Holder::fresh().as_u128()));
     let file = fresh_file(&fresh).map_err(failed)?;
     let made =
@@ -405,10 +407,10 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory(path))?.sync_all()
 }
 
-fn look(path: &Path) -> Result<Metadata> {
+fn metadata(path: &Path) -> Result<Metadata> {
     fs::metadata(path).map_err(|error| match error.kind() {
-        Io::NotFound => gone(OpenError::Missing, path),
-        _ => failed("read", path, error),
+        Io::NotFound => missing(OpenError::Missing, path),
+        _ => io_error("read", path, error),
     })
 }
 
@@ -426,7 +428,7 @@ fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
             found.nlink()
         )));
     }
-    if Filesystem::is_mounted_alone(path).map_err(|error| failed("opened", path, error))? {
+    if Filesystem::is_mounted_alone(path).map_err(|error| io_error("opened", path, error))? {
         return Err(invalid(format!(
             "the fence {} is mounted here as a single file, and would become two fences; mount its folder",
             path.display()
@@ -457,18 +459,18 @@ impl From<OpenError> for Error {
 }
 
 /// A mark as a line.
-fn line(mark: &Mark) -> String {
+fn line(mark: &Record) -> String {
     let json = serde_json::to_string(mark).expect("BUG: a mark has strings and numbers only");
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
 }
 
-fn parse(line: &[u8]) -> Option<Mark> {
+fn parse(line: &[u8]) -> Option<Record> {
     let (sum, json) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let sum = (sum.len() == 8).then(|| u32::from_str_radix(sum, 16).ok())??;
     (sum == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
 }
 
-fn damaged(path: &Path, at: u64) -> Error {
+fn corrupt(path: &Path, at: u64) -> Error {
     invalid(format!(
         "the fence in {} is damaged at byte {at}: it is not used, since a fence that forgets admits old holders; put no \
          older copy back, but make sure that nobody holds a lock of it, remove it, and raise a new one to the tokens that \
@@ -498,7 +500,7 @@ fn check_version(start: &[u8], path: &Path) -> Result<()> {
 fn resolve(path: &Path) -> Result<PathBuf> {
     let refuse = |error: io::Error| match error.kind() {
         Io::NotFound => invalid(format!("there is no directory {} for a fence", directory(path).display())),
-        _ => failed("opened", path, error),
+        _ => io_error("opened", path, error),
     };
     match fs::canonicalize(path) {
         Err(error) if error.kind() == Io::NotFound => {
@@ -529,7 +531,7 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::refused(ErrorKind::InvalidConfig, message)
 }
 
-fn gone(error: OpenError, path: &Path) -> Error {
+fn missing(error: OpenError, path: &Path) -> Error {
     match error {
         OpenError::Missing => invalid(format!(
             "the fence in {} was removed while it was in use: nothing is admitted until it is opened again",
@@ -539,7 +541,7 @@ fn gone(error: OpenError, path: &Path) -> Error {
     }
 }
 
-fn cut_off() -> Error {
+fn interrupted() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, "the fence was not entered: what did so ended before its time")
 }
 
@@ -551,7 +553,7 @@ fn went_back(path: &Path) -> Error {
     ))
 }
 
-fn failed(what: &str, path: &Path, error: io::Error) -> Error {
+fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
         Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
         Io::IsADirectory | Io::NotADirectory | Io::InvalidInput | Io::InvalidFilename => ErrorKind::InvalidConfig,

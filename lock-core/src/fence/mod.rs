@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 
 use self::block_on::block_on;
-use self::file::{FileMemory, Tenure};
-use self::marks::Marks;
+use self::file::{FileLock, FileMemory};
+use self::highest::HighestTokens;
 use crate::sync::locked;
 use crate::{FencingToken, Filesystem, LockName, Realm, Result};
 
 mod block_on;
 mod file;
-mod marks;
+mod highest;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +59,7 @@ struct Inner {
 
 enum Memory {
     /// In this process; forgotten with it.
-    Here(Mutex<Marks>),
+    Here(Mutex<HighestTokens>),
     /// In a file.
     File(FileMemory),
 }
@@ -80,7 +80,7 @@ pub struct Pass {
     name: LockName,
     token: FencingToken,
     // The file's lock is let go before the gate, so that who waits at the gate finds it free.
-    _tenure: Option<Arc<Tenure>>,
+    _tenure: Option<Arc<FileLock>>,
     _gate: OwnedMutexGuard<()>,
 }
 
@@ -246,7 +246,7 @@ impl Fence {
         self.with_marks(|marks| marks.realm().cloned())
     }
 
-    fn with_marks<T>(&self, look: impl FnOnce(&Marks) -> T) -> Result<T> {
+    fn with_marks<T>(&self, look: impl FnOnce(&HighestTokens) -> T) -> Result<T> {
         match &self.0.memory {
             Memory::Here(marks) => Ok(look(&locked(marks))),
             Memory::File(file) => Ok(look(&file.read()?)),
@@ -258,7 +258,7 @@ impl Fence {
     }
 }
 
-fn admit_here(marks: &Mutex<Marks>, name: &LockName, token: &FencingToken) -> Result<Option<Arc<Tenure>>> {
+fn admit_here(marks: &Mutex<HighestTokens>, name: &LockName, token: &FencingToken) -> Result<Option<Arc<FileLock>>> {
     let mut marks = locked(marks);
     if let Some(mark) = marks.admit(name, token)? {
         marks.apply(mark);

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::roster::Standing;
+use super::roster::Membership;
 use super::vote::Votes;
 use super::{Quorum, random_between};
-use crate::{Attempt, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, Raised, Remembers, Result, Waiting};
+use crate::{
+    Attempt, Contention, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, RaiseOutcome, Result, Retention,
+};
 
 /// The counting of one attempt.
 pub(super) struct Ballot<'q> {
     quorum: &'q Quorum,
     /// By what the quorum stands: whose votes count, and whose tokens these are.
-    standing: Arc<Standing>,
+    standing: Arc<Membership>,
     granted: Vec<(usize, Lease)>,
     /// Who granted the lock but has no vote.
     voteless: Vec<usize>,
@@ -25,9 +27,9 @@ impl<'q> Ballot<'q> {
     ///
     /// Unavailable while too few of those answer that have a place in the quorum.
     pub(super) fn open(quorum: &'q Quorum) -> Result<Ballot<'q>> {
-        let standing = quorum.roster.standing();
+        let standing = quorum.roster.membership();
         if quorum.has_tokens() && standing.roll.is_none() {
-            quorum.roster.tend();
+            quorum.roster.maintain();
             return Err(standing.refusal());
         }
         let (granted, voteless, held, silent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -55,11 +57,11 @@ impl<'q> Ballot<'q> {
         let place = self.why_no_place(at, lease);
         // "An instance that restarted makes itself unavailable for a bit more than the maximum TTL."
         let longest = self.quorum.longest_ttl;
-        match lease.remembers {
-            Remembers::For(time) if time < longest => {
+        match lease.retention {
+            Retention::Since(time) if time < longest => {
                 return Some("it was restarted less than the longest TTL ago, and may have forgotten leases");
             }
-            Remembers::For(_) | Remembers::Everything => {}
+            Retention::Since(_) | Retention::Complete => {}
         }
         if lease.session.is_some() {
             return Some("its lease is carried by a session");
@@ -73,7 +75,7 @@ impl<'q> Ballot<'q> {
         let roll = self.standing.roll.as_ref()?;
         let Some(realm) = lease.token.as_ref().map(FencingToken::realm) else { return Some("it gave no token") };
         if !roll.has(realm) {
-            self.quorum.roster.doubt(at, realm);
+            self.quorum.roster.suspect(at, realm);
             return Some("its data are not those that have a place in the quorum");
         }
         let voted = |(_, lease): &(usize, Lease)| lease.token.as_ref().map(FencingToken::realm) == Some(realm);
@@ -105,7 +107,7 @@ impl<'q> Ballot<'q> {
         }
         let ttl = self.granted.iter().map(|(_, lease)| lease.ttl).min()?;
         let remembers =
-            self.granted.iter().map(|(_, lease)| lease.remembers).reduce(less).unwrap_or(Remembers::Everything);
+            self.granted.iter().map(|(_, lease)| lease.retention).reduce(less).unwrap_or(Retention::Complete);
         let token = match &self.standing.roll {
             None => None,
             Some(_) => Some(self.token(votes, limit).await?),
@@ -126,7 +128,7 @@ impl<'q> Ballot<'q> {
         let token = given.unwrap_or(greatest);
         let asked: Vec<_> = numbers.iter().filter(|(_, number)| *number <= token).map(|(at, _)| *at).collect();
         let mut left = asked.len();
-        let mut answers = self.quorum.these(asked, |at, store| {
+        let mut answers = self.quorum.each_of(asked, |at, store| {
             let vote = votes.each[at].clone();
             async move { vote.raise(at, &*store?, token, limit).await }
         });
@@ -135,9 +137,9 @@ impl<'q> Ballot<'q> {
             let (_, answer) = answers.recv().await?;
             left -= 1;
             match answer {
-                Ok(Raised::Raised) => raised += 1,
+                Ok(RaiseOutcome::Raised) => raised += 1,
                 // Another holder came in between.
-                Ok(Raised::Refused) => self.held.push(HeldBy::default()),
+                Ok(RaiseOutcome::Refused) => self.held.push(HeldBy::default()),
                 Err(error) => self.silent.push(error),
             }
         }
@@ -145,12 +147,12 @@ impl<'q> Ballot<'q> {
             return None;
         }
         let token = FencingToken::new(realm, token);
-        votes.gave(token.clone());
+        votes.granted_token(token.clone());
         Some(token)
     }
 
     /// What to tell who was not granted the lock; `unclear` if something may still be held.
-    pub(super) fn refusal(self, unclear: bool) -> Result<Waiting> {
+    pub(super) fn refusal(self, unclear: bool) -> Result<Contention> {
         let quorum = self.quorum;
         if self.silent.len() >= quorum.too_many() || self.held.is_empty() {
             let effect = if unclear { Effect::Unknown } else { Effect::None };
@@ -165,13 +167,13 @@ impl<'q> Ballot<'q> {
         };
         let look_again = random_between(delay.start, delay.end);
         let look_again = by.remaining.map_or(look_again, |remaining| look_again.min(remaining));
-        Ok(Waiting::new(by, look_again))
+        Ok(Contention::new(by, look_again))
     }
 }
 
-fn less(a: Remembers, b: Remembers) -> Remembers {
+fn less(a: Retention, b: Retention) -> Retention {
     match (a, b) {
-        (Remembers::Everything, other) | (other, Remembers::Everything) => other,
-        (Remembers::For(a), Remembers::For(b)) => Remembers::For(a.min(b)),
+        (Retention::Complete, other) | (other, Retention::Complete) => other,
+        (Retention::Since(a), Retention::Since(b)) => Retention::Since(a.min(b)),
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Quorum;
-use crate::{Break, Broken, Effect, HeldBy, LockName, LockStore, Result};
+use crate::{BreakMode, Effect, Eviction, HeldBy, LockName, LockStore, Result};
 
 impl Quorum {
     /// Evicts the holder that was seen from every member that has it; `None` if no majority had it.
-    pub(super) async fn evict(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    pub(super) async fn evict(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let answers = self.all(|store| {
             let (name, seen) = (name.clone(), seen.clone());
             async move { evict_from(&*store, &name, seen, how).await }
@@ -33,11 +33,11 @@ impl Quorum {
         used.sort_unstable_by(|a, b| b.cmp(a));
         let before = by.token.as_ref().or(seen.token.as_ref()).map_or(0, |token| token.number());
         let used = used.get(self.majority() - 1).copied().filter(|used| self.has_tokens() && *used > before);
-        Ok(Some(Broken::new(by, used.map(|number| self.token(number)), free_in)))
+        Ok(Some(Eviction::new(by, used.map(|number| self.token(number)), free_in)))
     }
 }
 
-async fn evict_from(store: &dyn LockStore, name: &LockName, seen: HeldBy, how: Break) -> Result<Option<Broken>> {
+async fn evict_from(store: &dyn LockStore, name: &LockName, seen: HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
     if !seen.revoked {
         return store.break_lock(name, &seen, how).await;
     }

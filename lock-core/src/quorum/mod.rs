@@ -3,7 +3,7 @@
 mod ballot;
 mod break_lock;
 mod driver;
-mod judgement;
+mod forming;
 mod list;
 mod member;
 mod present;
@@ -29,8 +29,8 @@ pub use self::member::Member;
 use self::roster::Roster;
 use self::vote::{Vote, Votes};
 use crate::{
-    Attempt, Break, Broken, Claim, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder, LockName,
-    LockStore, Raise, Realm, Released, Renewals, Result, Waiting,
+    Attempt, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, FencingToken, Guarantees, HeldBy,
+    Holder, LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser,
 };
 
 /// A store over several independent stores, of any kind, of which a majority decides: the algorithm that Redis calls
@@ -41,16 +41,16 @@ use crate::{
 /// - Who does not get a majority gives everything back at once, also where no answer came, and looks again after a
 ///   random time.
 /// - A lease is renewed if a majority renews it, and lost if so many members no longer have it that none can.
-/// - A member that may have forgotten what it granted within the longest TTL has no vote ([`Remembers`](crate::Remembers)):
+/// - A member that may have forgotten what it granted within the longest TTL has no vote ([`Retention`](crate::Retention)):
 ///   the rule that the specification calls *delayed restarts*.
 /// - A token is the greatest of those of a granting majority, and is given out only after a majority has
-///   [raised](crate::Raise) its own to it.
+///   [raised](crate::TokenRaiser) its own to it.
 ///
 /// The members must be independent and different. Leases that sessions carry have no vote, so that stores whose
 /// sessions end leases are refused.
 ///
 /// A quorum is formed once, by a majority of its members or more, and has a realm of its own from then on. Who belongs to
-/// it is kept at the members ([`Keep`](crate::Keep)): any majority of those that have a place opens it. A member that was
+/// it is kept at the members ([`RecordStore`](crate::RecordStore)): any majority of those that have a place opens it. A member that was
 /// away joins by itself. A place belongs to a member's data: one that lost them has no vote until there is a free place,
 /// or a new realm ([`LockStore::new_realm`]). Members whose tokens do not promise to survive a crash lose their places
 /// whenever they lose their data; those then form a new quorum by themselves, in a new realm.
@@ -128,13 +128,13 @@ impl Quorum {
 
     /// The number of a member's token, if the member has a place in the quorum.
     fn number(&self, token: &FencingToken) -> Option<u64> {
-        let standing = self.roster.standing();
+        let standing = self.roster.membership();
         let has_place = standing.roll.as_ref().is_some_and(|roll| roll.has(token.realm()));
         has_place.then(|| token.number())
     }
 
     fn votes(&self, claim: &Claim) -> Arc<Votes> {
-        claim.notes(|| Arc::new(Votes::new(claim, self.len()))).clone()
+        claim.store_state(|| Arc::new(Votes::new(claim, self.len()))).clone()
     }
 
     /// Asks every member at once, each in a task of its own that goes on to its end when nobody waits for it any more;
@@ -144,10 +144,10 @@ impl Quorum {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.these(0..self.len(), call)
+        self.each_of(0..self.len(), call)
     }
 
-    fn these<T, F>(
+    fn each_of<T, F>(
         &self,
         members: impl IntoIterator<Item = usize>,
         call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F,
@@ -156,7 +156,7 @@ impl Quorum {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.roster.tend();
+        self.roster.maintain();
         let (answer, answers) = mpsc::unbounded_channel();
         for at in members {
             let (answer, call) = (answer.clone(), call(at, self.roster.store(at)));
@@ -207,16 +207,16 @@ impl Quorum {
     }
 
     /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
-    async fn give_back(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
+    async fn withdraw(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
         let held: Vec<_> = (0..self.len()).filter(|at| votes.each[*at].may_hold()).collect();
         if !held.is_empty() {
             // "A fresh holder per attempt": a release that comes a second time, late, must not meet a lease of its holder.
-            claim.spend();
+            claim.retire();
         }
         let mut left: Vec<_> = awaited.iter().copied().filter(|at| votes.each[*at].may_hold()).collect();
-        let mut answers = self.these(held, |at, store| {
+        let mut answers = self.each_of(held, |at, store| {
             let vote = votes.each[at].clone();
-            async move { vote.give_back(at, &*store?, limit).await }
+            async move { vote.release(at, &*store?, limit).await }
         });
         while !left.is_empty() {
             let Some((at, _)) = answers.recv().await else { return };
@@ -232,7 +232,7 @@ impl LockStore for Quorum {
     }
 
     fn realm(&self) -> Realm {
-        self.roster.standing().realm.clone()
+        self.roster.membership().realm.clone()
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
@@ -260,44 +260,44 @@ impl LockStore for Quorum {
         if let Some(lease) = ballot.lease(&votes, limit).await {
             return Ok(Attempt::Granted(lease));
         }
-        self.give_back(claim, &votes, &ballot.granted(), limit).await;
+        self.withdraw(claim, &votes, &ballot.granted(), limit).await;
         ballot.refusal(votes.each.iter().any(|vote| vote.may_hold())).map(Attempt::Held)
     }
 
-    async fn wait(&self, _claim: &Claim, _held: &Waiting) -> Result<()> {
+    async fn wait(&self, _claim: &Claim, _held: &Contention) -> Result<()> {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         self.renew_all(batch).await;
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
         votes.forget();
         // To all members, also where no answer came or the answer was no.
         let mut answers = self.each(|at, store| {
             let vote = votes.each[at].clone();
-            async move { vote.give_back(at, &*store?, limit).await }
+            async move { vote.release(at, &*store?, limit).await }
         });
         let (mut held, mut not_held, mut failed) = (0, 0, Vec::new());
         while let Some((_, answer)) = answers.recv().await {
             match answer {
-                Ok(Released::Held) => held += 1,
-                Ok(Released::NotHeld) => not_held += 1,
+                Ok(ReleaseOutcome::Held) => held += 1,
+                Ok(ReleaseOutcome::NotHeld) => not_held += 1,
                 Err(error) => failed.push(error),
             }
             if held >= self.majority() {
-                return Ok(Released::Held);
+                return Ok(ReleaseOutcome::Held);
             }
             if not_held >= self.too_many() {
-                return Ok(Released::NotHeld);
+                return Ok(ReleaseOutcome::NotHeld);
             }
         }
         Err(self.too_few(held + not_held, &failed, Effect::Unknown))
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
@@ -317,7 +317,7 @@ impl LockStore for Quorum {
         self.list_held(after, limit).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.evict(name, seen, how).await
     }
 

@@ -1,34 +1,34 @@
-//! [`Present`]: a member that answers, with what it keeps.
+//! [`PresentMember`]: a member that answers, with what it keeps.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::Record;
-use crate::{Effect, Error, ErrorKind, Keep, Kept, LockStore, Realm, Result};
+use crate::{Effect, Error, ErrorKind, LockStore, Realm, RecordStore, Result, StoredRecord};
 
 /// The time for one call about the quorum itself. Longer than that for a lock: nobody's lease runs meanwhile.
-const LIMIT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// So often is a change tried again after somebody else's.
-const TRIES: usize = 16;
+const MAX_CONFLICT_RETRIES: usize = 16;
 
 /// A member that answers, with what it keeps.
 #[derive(Clone)]
-pub(super) struct Present {
+pub(super) struct PresentMember {
     pub(super) at: usize,
     pub(super) store: Arc<dyn LockStore>,
-    kept: Kept,
+    kept: StoredRecord,
     pub(super) record: Record,
 }
 
-impl Present {
+impl PresentMember {
     /// Asks a member what it keeps. One that keeps nothing has only the realm of its data.
-    pub(super) async fn ask(at: usize, store: Arc<dyn LockStore>) -> Result<Present> {
+    pub(super) async fn ask(at: usize, store: Arc<dyn LockStore>) -> Result<PresentMember> {
         let kept = match keeps(&*store) {
-            Some(keeps) => bounded(keeps.kept()).await?,
-            None => Kept { realm: store.realm(), text: None },
+            Some(keeps) => bounded(keeps.read_record()).await?,
+            None => StoredRecord { realm: store.realm(), text: None },
         };
         let record = Record::read(kept.text.as_deref())?;
-        Ok(Present { at, store, kept, record })
+        Ok(PresentMember { at, store, kept, record })
     }
 
     /// The realm of its data.
@@ -41,7 +41,7 @@ impl Present {
     pub(super) async fn change(&mut self, change: impl Fn(&mut Record) -> bool) -> Result<bool> {
         let store = self.store.clone();
         let keeps = keeps(&*store).ok_or_else(|| Error::refused(ErrorKind::Protocol, "it keeps nothing any more"))?;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_CONFLICT_RETRIES {
             let mut record = self.record.clone();
             if !change(&mut record) {
                 return Ok(false);
@@ -50,12 +50,12 @@ impl Present {
                 return Ok(true);
             }
             let text = record.text();
-            if bounded(keeps.keep(&self.kept, &text)).await? {
+            if bounded(keeps.replace_record(&self.kept, &text)).await? {
                 self.kept.text = Some(text);
                 self.record = record;
                 return Ok(true);
             }
-            let now = bounded(keeps.kept()).await?;
+            let now = bounded(keeps.read_record()).await?;
             if now.realm != self.kept.realm {
                 return Err(Error::refused(ErrorKind::Unavailable, "its data became others meanwhile"));
             }
@@ -66,13 +66,13 @@ impl Present {
     }
 }
 
-pub(super) fn keeps(store: &dyn LockStore) -> Option<&dyn Keep> {
-    store.raises()?.keeps()
+pub(super) fn keeps(store: &dyn LockStore) -> Option<&dyn RecordStore> {
+    store.token_raiser()?.record_store()
 }
 
 async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(LIMIT, call).await.unwrap_or_else(|_| {
-        let text = format!("it brought no answer within {LIMIT:?}");
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| {
+        let text = format!("it brought no answer within {CALL_TIMEOUT:?}");
         Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
     })
 }

@@ -58,7 +58,7 @@ fn ends(at: usize, promised: &Guarantees) -> Result<ClockKind> {
 
 /// What the tokens of a member survive, if it can raise them.
 fn tokens_of(member: &dyn LockStore) -> Option<Faults> {
-    member.guarantees().tokens_survive.filter(|_| member.raises().is_some())
+    member.guarantees().tokens_survive.filter(|_| member.token_raiser().is_some())
 }
 
 fn common(a: Faults, b: Faults) -> Faults {

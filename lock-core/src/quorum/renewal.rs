@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Quorum;
 use super::vote::Votes;
-use crate::{Beat, Clock, Error, ErrorKind, LockStore, Moment, Renewal, Renewals, Renewed};
+use crate::{Beat, Clock, Error, ErrorKind, LockStore, Moment, Renewal, RenewalBatch, RenewalOutcome};
 
 /// One entry of a batch, while the members answer.
 struct Tally<'b> {
@@ -16,7 +16,7 @@ struct Tally<'b> {
 }
 
 impl Quorum {
-    pub(super) async fn renew_all(&self, batch: &Renewals) {
+    pub(super) async fn renew_all(&self, batch: &RenewalBatch) {
         let mut tallies = Vec::with_capacity(batch.len());
         let mut claims = Vec::with_capacity(batch.len());
         let mut shortest = Duration::MAX;
@@ -50,7 +50,7 @@ impl Quorum {
                 tally.count(renewed, batch.sent());
                 tally.answer(self);
             }
-            if tallies.iter().all(|tally| tally.entry.answered().is_some()) {
+            if tallies.iter().all(|tally| tally.entry.outcome().is_some()) {
                 return;
             }
             if let Some(failure) = failure {
@@ -62,11 +62,11 @@ impl Quorum {
 }
 
 impl Tally<'_> {
-    fn count(&mut self, renewed: Option<Renewed>, sent: Moment) {
+    fn count(&mut self, renewed: Option<RenewalOutcome>, sent: Moment) {
         match renewed {
-            Some(Renewed::For(ttl)) => self.kept.push(ttl),
-            Some(Renewed::Since(from, ttl)) => self.kept.push(ttl.min(from.after(ttl).since(sent))),
-            Some(Renewed::NotHeld) => self.gone += 1,
+            Some(RenewalOutcome::HeldFor(ttl)) => self.kept.push(ttl),
+            Some(RenewalOutcome::HeldSince(from, ttl)) => self.kept.push(ttl.min(from.after(ttl).since(sent))),
+            Some(RenewalOutcome::NotHeld) => self.gone += 1,
             None => {}
         }
     }
@@ -75,9 +75,9 @@ impl Tally<'_> {
         if self.kept.len() >= quorum.majority() {
             // The core believes it only if it was still valid: "extend only within the validity".
             let least = self.kept.iter().min().copied().unwrap_or_default();
-            self.entry.answer(Renewed::For(least));
+            self.entry.answer(RenewalOutcome::HeldFor(least));
         } else if self.gone >= quorum.too_many() {
-            self.entry.answer(Renewed::NotHeld);
+            self.entry.answer(RenewalOutcome::NotHeld);
         }
     }
 }
@@ -89,16 +89,16 @@ async fn renew_at(
     claims: &[Arc<Votes>],
     clock: &Clock,
     limit: Duration,
-) -> (Vec<Option<Renewed>>, Option<Error>) {
+) -> (Vec<Option<RenewalOutcome>>, Option<Error>) {
     let votes = claims.iter().map(|votes| &votes.each[at]);
-    let asked: Vec<_> = votes.map(|vote| (!vote.is_spoiled()).then(|| vote.claim.clone())).collect();
-    let batch = Renewals::new(clock, asked.iter().flatten().cloned());
+    let asked: Vec<_> = votes.map(|vote| (!vote.is_stale()).then(|| vote.claim.clone())).collect();
+    let batch = RenewalBatch::new(clock, asked.iter().flatten().cloned());
     let call = async {
         store.renew(&batch).await;
         Ok(())
     };
     let failure = super::bounded(at, limit, call).await.err().or_else(|| batch.failure());
-    let mut answers = batch.iter().map(Renewal::answered);
+    let mut answers = batch.iter().map(Renewal::outcome);
     let renewed = asked.iter().map(|asked| asked.as_ref().and_then(|_| answers.next().flatten())).collect();
     (renewed, failure)
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::judgement::{Judgement, Next, majority};
+use super::forming::{FormingState, Next, majority};
 use super::member::Member;
-use super::present::{self, Present};
+use super::present::{self, PresentMember};
 use super::promises;
 use super::record::Record;
 use super::roll::Roll;
@@ -24,10 +24,10 @@ pub(super) struct Roster {
     members: Vec<Slot>,
     pub(super) majority: usize,
     guarantees: OnceLock<Guarantees>,
-    standing: Mutex<Arc<Standing>>,
+    membership: Mutex<Arc<Membership>>,
     /// Whether every member takes part, so that there is nothing to try.
     is_whole: AtomicBool,
-    trying: Mutex<Trying>,
+    trying: Mutex<Retry>,
 }
 
 struct Slot {
@@ -42,7 +42,7 @@ struct Slot {
 
 /// By what a quorum stands.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct Membership {
     /// `None` where too few of those who have a place answer, or there are no tokens that it would matter for.
     pub(super) roll: Option<Roll>,
     pub(super) realm: Realm,
@@ -50,7 +50,7 @@ pub(super) struct Standing {
     why: String,
 }
 
-struct Trying {
+struct Retry {
     now: bool,
     next: Option<Instant>,
     pause: Duration,
@@ -58,15 +58,15 @@ struct Trying {
 
 /// In which time a majority has to answer when a quorum is opened: less than the core allows for connecting, whose error
 /// would not say who is missing.
-const OPENING: Duration = Duration::from_secs(4);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the others have when a majority has answered; as long as that took, if it was longer.
-const GRACE: Duration = Duration::from_millis(250);
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(250);
 /// The same if the quorum has yet to be formed: who misses that has to join.
-const GRACE_OF_FORMING: Duration = Duration::from_secs(1);
+const FORMING_STRAGGLER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait between two tries.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// So often is a decision tried at one go.
-const ROUNDS: u32 = 12;
+const MAX_ROUNDS: u32 = 12;
 
 impl Roster {
     /// Opens a majority of these members at least.
@@ -82,12 +82,12 @@ impl Roster {
             majority: majority(members.len()),
             members: members.into_iter().map(slot).collect(),
             guarantees: OnceLock::new(),
-            standing: Mutex::new(Arc::new(Standing::none(String::new()))),
+            membership: Mutex::new(Arc::new(Membership::none(String::new()))),
             is_whole: AtomicBool::new(false),
-            trying: Mutex::new(Trying { now: false, next: None, pause: PAUSES.0 }),
+            trying: Mutex::new(Retry { now: false, next: None, pause: RETRY_DELAYS.0 }),
         });
         roster.convene(false).await?;
-        roster.tried();
+        roster.retry_ended();
         Ok(roster)
     }
 
@@ -103,38 +103,38 @@ impl Roster {
         self.guarantees().tokens_survive.is_some()
     }
 
-    pub(super) fn standing(&self) -> Arc<Standing> {
-        locked(&self.standing).clone()
+    pub(super) fn membership(&self) -> Arc<Membership> {
+        locked(&self.membership).clone()
     }
 
     /// The store of a member, or why there is none.
     pub(super) fn store(&self, at: usize) -> Result<Arc<dyn LockStore>> {
         self.members[at].store.get().cloned().ok_or_else(|| {
             let trouble = locked(&self.members[at].trouble).clone();
-            trouble.unwrap_or_else(|| Error::refused(ErrorKind::Unavailable, format!("{} is away", self.called(at))))
+            trouble.unwrap_or_else(|| Error::refused(ErrorKind::Unavailable, format!("{} is away", self.describe(at))))
         })
     }
 
-    pub(super) fn called(&self, at: usize) -> String {
+    pub(super) fn describe(&self, at: usize) -> String {
         self.members[at].member.called(at)
     }
 
     /// Hears of a vote that counts for nothing, by a member whose data are of this realm: if that is news, it is looked
     /// into soon.
-    pub(super) fn doubt(self: &Arc<Self>, at: usize, realm: &Realm) {
+    pub(super) fn suspect(self: &Arc<Self>, at: usize, realm: &Realm) {
         if locked(&self.members[at].seen).as_ref() == Some(realm) {
             return;
         }
         self.is_whole.store(false, Ordering::Release);
         let mut trying = locked(&self.trying);
-        trying.pause = PAUSES.0;
-        trying.next = trying.next.map(|next| next.min(Instant::now() + PAUSES.0));
+        trying.pause = RETRY_DELAYS.0;
+        trying.next = trying.next.map(|next| next.min(Instant::now() + RETRY_DELAYS.0));
         drop(trying);
-        self.tend();
+        self.maintain();
     }
 
     /// Tries again what could not be done, where it is time for that.
-    pub(super) fn tend(self: &Arc<Self>) {
+    pub(super) fn maintain(self: &Arc<Self>) {
         if self.is_whole.load(Ordering::Acquire) {
             return;
         }
@@ -151,19 +151,19 @@ impl Roster {
             if let Err(error) = roster.convene(false).await {
                 tracing::debug!(target: "leasehold", store = "quorum", %error, "the members were not brought together");
             }
-            roster.tried();
+            roster.retry_ended();
         });
     }
 
     /// Sets when to try again.
-    fn tried(&self) {
+    fn retry_ended(&self) {
         let mut trying = locked(&self.trying);
         trying.now = false;
         if self.is_whole.load(Ordering::Acquire) {
-            (trying.next, trying.pause) = (None, PAUSES.0);
+            (trying.next, trying.pause) = (None, RETRY_DELAYS.0);
         } else {
             trying.next = Some(Instant::now() + super::random_between(trying.pause / 2, trying.pause));
-            trying.pause = (trying.pause * 2).min(PAUSES.1);
+            trying.pause = (trying.pause * 2).min(RETRY_DELAYS.1);
         }
     }
 
@@ -175,7 +175,7 @@ impl Roster {
         }
         let (mut begun, mut failed) = (0, Vec::new());
         while let Some(answer) = beginning.join_next().await {
-            match answer.unwrap_or_else(|_| Err(cut_off())) {
+            match answer.unwrap_or_else(|_| Err(interrupted())) {
                 Ok(_) => begun += 1,
                 Err(error) => failed.push(error),
             }
@@ -184,7 +184,7 @@ impl Roster {
             return Err(too_few(begun, self.len(), &failed, Effect::Unknown));
         }
         self.convene(true).await?;
-        let standing = self.standing();
+        let standing = self.membership();
         match &standing.roll {
             Some(_) => Ok(standing.realm.clone()),
             None => Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, standing.why.clone())),
@@ -199,7 +199,7 @@ impl Roster {
         if present.len() < self.majority {
             self.is_whole.store(false, Ordering::Release);
             let failed: Vec<_> = troubles.iter().flatten().cloned().collect();
-            self.tell(troubles);
+            self.report(troubles);
             return Err(too_few(present.len(), self.len(), &failed, Effect::None));
         }
         let present = self.admit(present, &mut troubles)?;
@@ -207,23 +207,23 @@ impl Roster {
             *locked(&self.members[member.at].seen) = Some(member.realm().clone());
         }
         let standing = if !self.has_tokens() {
-            Standing::of(promises::realm(present.iter().map(|member| member.realm().clone())))
+            Membership::of(promises::realm(present.iter().map(|member| member.realm().clone())))
         } else if present.iter().all(|member| present::keeps(&*member.store).is_some()) {
-            self.by_roll(present, anew, &mut troubles).await
+            self.membership_by_roll(present, anew, &mut troubles).await
         } else {
-            self.by_presence(&present, &troubles)?
+            self.membership_by_presence(&present, &troubles)?
         };
-        self.stand(standing);
+        self.adopt(standing);
         if troubles.iter().any(Option::is_some) {
             self.is_whole.store(false, Ordering::Release);
         }
-        self.tell(troubles);
+        self.report(troubles);
         Ok(())
     }
 
     /// Stands by this from now on. What was true of a roll stays true: a later one replaces it, and nothing else does.
-    fn stand(&self, new: Standing) {
-        let mut standing = locked(&self.standing);
+    fn adopt(&self, new: Membership) {
+        let mut standing = locked(&self.membership);
         let stays = match (&standing.roll, &new.roll) {
             (Some(_), None) => true,
             (Some(old), Some(new)) => new.generation < old.generation,
@@ -235,27 +235,27 @@ impl Roster {
     }
 
     /// Those that answer, in their order, and why the others do not.
-    async fn gather(&self) -> (Vec<Present>, Vec<Option<Error>>) {
+    async fn gather(&self) -> (Vec<PresentMember>, Vec<Option<Error>>) {
         let mut asked = JoinSet::new();
         for (at, slot) in self.members.iter().enumerate() {
-            let (open, member, called) = (slot.store.get().cloned(), slot.member.clone(), self.called(at));
+            let (open, member, called) = (slot.store.get().cloned(), slot.member.clone(), self.describe(at));
             asked.spawn(async move {
                 let answer = async {
                     let store = match open {
                         Some(store) => store,
                         None => member.open().await?,
                     };
-                    Present::ask(at, store).await
+                    PresentMember::ask(at, store).await
                 };
                 (at, answer.await.map_err(|error| explained(&called, &error)))
             });
         }
         let started = Instant::now();
-        let mut until = started + OPENING;
-        let mut present: Vec<Present> = Vec::new();
+        let mut until = started + OPEN_TIMEOUT;
+        let mut present: Vec<PresentMember> = Vec::new();
         let mut troubles: Vec<_> = (0..self.len())
             .map(|at| {
-                let text = format!("{} has not answered", self.called(at));
+                let text = format!("{} has not answered", self.describe(at));
                 Some(Error::new(ErrorKind::TimedOut, Effect::None, text))
             })
             .collect();
@@ -266,7 +266,7 @@ impl Roster {
                     present.push(member);
                     if present.len() == self.majority {
                         let formed = present.iter().any(|member| member.record.roll.is_some());
-                        let grace = if formed { GRACE } else { GRACE_OF_FORMING };
+                        let grace = if formed { STRAGGLER_TIMEOUT } else { FORMING_STRAGGLER_TIMEOUT };
                         until = until.min(Instant::now() + grace.max(started.elapsed()));
                     }
                 }
@@ -279,7 +279,7 @@ impl Roster {
     }
 
     /// Lets those take part that promise what the quorum does; the first time they are what it promises.
-    fn admit(&self, present: Vec<Present>, troubles: &mut [Option<Error>]) -> Result<Vec<Present>> {
+    fn admit(&self, present: Vec<PresentMember>, troubles: &mut [Option<Error>]) -> Result<Vec<PresentMember>> {
         let present = self.without_twins(present, troubles)?;
         let promised = match self.guarantees.get() {
             Some(promised) => *promised,
@@ -297,16 +297,16 @@ impl Roster {
                     slot.store.get_or_init(|| member.store.clone());
                     admitted.push(member);
                 }
-                Err(error) => troubles[member.at] = Some(explained(&self.called(member.at), &error)),
+                Err(error) => troubles[member.at] = Some(explained(&self.describe(member.at), &error)),
             }
         }
         Ok(admitted)
     }
 
     /// Refuses two members that are one; once the quorum is open, the one that comes later takes no part.
-    fn without_twins(&self, present: Vec<Present>, troubles: &mut [Option<Error>]) -> Result<Vec<Present>> {
-        let mut different: Vec<Present> = Vec::with_capacity(present.len());
-        let is_open = |member: &Present| self.members[member.at].store.get().is_some();
+    fn without_twins(&self, present: Vec<PresentMember>, troubles: &mut [Option<Error>]) -> Result<Vec<PresentMember>> {
+        let mut different: Vec<PresentMember> = Vec::with_capacity(present.len());
+        let is_open = |member: &PresentMember| self.members[member.at].store.get().is_some();
         let (open, new): (Vec<_>, Vec<_>) = present.into_iter().partition(is_open);
         for member in open.into_iter().chain(new) {
             let Some(twin) = different.iter().find(|twin| twin.realm() == member.realm()) else {
@@ -315,8 +315,8 @@ impl Roster {
             };
             let text = format!(
                 "{} and {} of the quorum are the same store: {}",
-                self.called(twin.at),
-                self.called(member.at),
+                self.describe(twin.at),
+                self.describe(member.at),
                 member.realm()
             );
             let error = Error::refused(ErrorKind::InvalidConfig, text);
@@ -330,7 +330,7 @@ impl Roster {
     }
 
     /// Where members keep no roll, each has to know all of them to know that no two majorities miss each other.
-    fn by_presence(&self, present: &[Present], troubles: &[Option<Error>]) -> Result<Standing> {
+    fn membership_by_presence(&self, present: &[PresentMember], troubles: &[Option<Error>]) -> Result<Membership> {
         if present.len() < self.len() {
             let missing: Vec<_> = troubles.iter().flatten().map(ToString::to_string).collect();
             let text = format!(
@@ -344,13 +344,18 @@ impl Roster {
         let places: Vec<_> = present.iter().map(|member| member.store.realm()).collect();
         let realm = promises::realm(places.iter().cloned());
         let roll = Roll { generation: 0, realm, of: self.len(), founders: places.len(), places };
-        Ok(Standing::by(roll))
+        Ok(Membership::by(roll))
     }
 
-    async fn by_roll(&self, present: Vec<Present>, anew: bool, troubles: &mut [Option<Error>]) -> Standing {
+    async fn membership_by_roll(
+        &self,
+        present: Vec<PresentMember>,
+        anew: bool,
+        troubles: &mut [Option<Error>],
+    ) -> Membership {
         let (present, judged) = self.decide_all(present, anew).await;
         let Some(roll) = judged.stands else {
-            let has_place = |member: &&Present| rolls(&present).any(|roll| roll.has(member.realm()));
+            let has_place = |member: &&PresentMember| rolls(&present).any(|roll| roll.has(member.realm()));
             let placed = present.iter().filter(has_place).count();
             let missing = present.iter().filter(|member| !has_place(member)).map(|member| {
                 let joins = member.record.roll.is_none() && rolls(&present).any(|roll| roll.free() > 0);
@@ -358,7 +363,7 @@ impl Roster {
                     true => "joins when a majority of those who formed it answers",
                     false => "has other data than those that have a place in it",
                 };
-                format!("{} {why}", self.called(member.at))
+                format!("{} {why}", self.describe(member.at))
             });
             let missing: Vec<_> = troubles.iter().flatten().map(ToString::to_string).chain(missing).collect();
             let other = rolls(&present).find(|roll| roll.of != self.len()).map(|roll| roll.of);
@@ -374,7 +379,7 @@ impl Roster {
             for member in &present {
                 troubles[member.at].get_or_insert_with(|| Error::refused(ErrorKind::Unavailable, why.clone()));
             }
-            return Standing::none(format!("{why}; {way}"));
+            return Membership::none(format!("{why}; {way}"));
         };
         for member in present.iter().filter(|member| !roll.has(member.realm())) {
             let why = if member.record.generation() >= roll.generation {
@@ -385,25 +390,26 @@ impl Roster {
                 "its data are not those that have a place in the quorum: they were lost, or it was exchanged, and an \
                  operator has to begin a new realm before it has one"
             };
-            let text = format!("{} has no vote: {why}", self.called(member.at));
+            let text = format!("{} has no vote: {why}", self.describe(member.at));
             troubles[member.at] = Some(Error::refused(ErrorKind::Unavailable, text));
         }
-        Standing::by(roll)
+        Membership::by(roll)
     }
 
     /// Decides what has to be decided, as far as it can be now; gives what the members make of it in the end.
-    async fn decide_all(&self, mut present: Vec<Present>, anew: bool) -> (Vec<Present>, Judgement) {
+    async fn decide_all(&self, mut present: Vec<PresentMember>, anew: bool) -> (Vec<PresentMember>, FormingState) {
         let lasting = self.guarantees().tokens_survive.is_some_and(|faults| faults.contains(Fault::Crash.into()));
-        let latest = |present: &[Present]| present.iter().map(|member| member.record.generation()).max().unwrap_or(0);
+        let latest =
+            |present: &[PresentMember]| present.iter().map(|member| member.record.generation()).max().unwrap_or(0);
         let before = latest(&present);
-        for round in 0..ROUNDS {
-            let mut judged = self.judge(&present, lasting);
+        for round in 0..MAX_ROUNDS {
+            let mut judged = self.classify(&present, lasting);
             if anew && judged.stands.as_ref().is_none_or(|roll| roll.generation <= before) {
-                judged = Judgement { stands: None, next: Some(Next::Form(latest(&present) + 1)) };
+                judged = FormingState { stands: None, next: Some(Next::Form(latest(&present) + 1)) };
             }
             let Some(next) = judged.next.clone() else {
                 present = match &judged.stands {
-                    Some(roll) => self.teach(present, roll).await,
+                    Some(roll) => self.distribute(present, roll).await,
                     None => present,
                 };
                 return (present, judged);
@@ -411,7 +417,7 @@ impl Roster {
             let roll;
             (present, roll) = self.decide(present, &next).await;
             match roll {
-                Some(roll) => present = self.teach(present, &roll).await,
+                Some(roll) => present = self.distribute(present, &roll).await,
                 // It stands, and the others who are at it may go on.
                 None if judged.stands.is_some() && round >= 2 => break,
                 None => {
@@ -421,20 +427,20 @@ impl Roster {
                 }
             }
         }
-        let judged = self.judge(&present, lasting);
+        let judged = self.classify(&present, lasting);
         (present, judged)
     }
 
-    fn judge(&self, present: &[Present], lasting: bool) -> Judgement {
+    fn classify(&self, present: &[PresentMember], lasting: bool) -> FormingState {
         if rolls(present).any(|roll| roll.of != self.len()) {
-            return Judgement::default();
+            return FormingState::default();
         }
         let members: Vec<_> = present.iter().map(|member| (member.realm(), &member.record)).collect();
-        Judgement::of(self.len(), &members, lasting)
+        FormingState::of(self.len(), &members, lasting)
     }
 
     /// Decides one thing, as in Paxos: a majority promises, and accepts; `None` if it does not.
-    async fn decide(&self, present: Vec<Present>, next: &Next) -> (Vec<Present>, Option<Roll>) {
+    async fn decide(&self, present: Vec<PresentMember>, next: &Next) -> (Vec<PresentMember>, Option<Roll>) {
         let proposal = Record::propose(present.iter().map(|member| &member.record));
         let asked: Vec<_> = present.iter().filter(|member| next.asks(member.realm())).map(|member| member.at).collect();
         let (present, promised) = {
@@ -457,7 +463,7 @@ impl Roster {
     }
 
     /// Tells those who have a place in this roll of it.
-    async fn teach(&self, present: Vec<Present>, roll: &Roll) -> Vec<Present> {
+    async fn distribute(&self, present: Vec<PresentMember>, roll: &Roll) -> Vec<PresentMember> {
         let told: Vec<_> = present.iter().filter(|member| roll.has(member.realm())).map(|member| member.at).collect();
         let roll = roll.clone();
         let learn = move |record: &mut Record| {
@@ -468,7 +474,7 @@ impl Roster {
     }
 
     /// Keeps why members take no part, and tells people of what changed.
-    fn tell(&self, troubles: Vec<Option<Error>>) {
+    fn report(&self, troubles: Vec<Option<Error>>) {
         for (at, trouble) in troubles.into_iter().enumerate() {
             let mut known = locked(&self.members[at].trouble);
             let text = |error: &Option<Error>| error.as_ref().map(ToString::to_string);
@@ -477,7 +483,7 @@ impl Roster {
                     tracing::warn!(target: "leasehold", store = "quorum", "{now}");
                 }
                 (Some(_), None) => {
-                    tracing::info!(target: "leasehold", store = "quorum", "{} takes part now", self.called(at));
+                    tracing::info!(target: "leasehold", store = "quorum", "{} takes part now", self.describe(at));
                 }
                 _ => {}
             }
@@ -486,17 +492,17 @@ impl Roster {
     }
 }
 
-impl Standing {
-    fn none(why: String) -> Standing {
-        Standing { roll: None, realm: Realm::new("quorum:none"), why }
+impl Membership {
+    fn none(why: String) -> Membership {
+        Membership { roll: None, realm: Realm::new("quorum:none"), why }
     }
 
-    fn of(realm: Realm) -> Standing {
-        Standing { roll: None, realm, why: String::new() }
+    fn of(realm: Realm) -> Membership {
+        Membership { roll: None, realm, why: String::new() }
     }
 
-    fn by(roll: Roll) -> Standing {
-        Standing { realm: roll.realm.clone(), roll: Some(roll), why: String::new() }
+    fn by(roll: Roll) -> Membership {
+        Membership { realm: roll.realm.clone(), roll: Some(roll), why: String::new() }
     }
 
     /// Why nothing can be granted with tokens.
@@ -506,16 +512,16 @@ impl Standing {
 }
 
 /// The rolls that these were told of.
-fn rolls(present: &[Present]) -> impl Iterator<Item = &Roll> {
+fn rolls(present: &[PresentMember]) -> impl Iterator<Item = &Roll> {
     present.iter().filter_map(|member| member.record.roll.as_ref())
 }
 
 /// Changes the records of those at these places; gives all of them, and at which the change was made.
 async fn changed(
-    present: Vec<Present>,
+    present: Vec<PresentMember>,
     which: &[usize],
     change: impl Fn(&mut Record) -> bool + Clone + Send + Sync + 'static,
-) -> (Vec<Present>, Vec<usize>) {
+) -> (Vec<PresentMember>, Vec<usize>) {
     let (asked, mut all): (Vec<_>, Vec<_>) = present.into_iter().partition(|member| which.contains(&member.at));
     let mut changing = JoinSet::new();
     for member in asked {
@@ -543,10 +549,10 @@ async fn changed(
 }
 
 /// What they keep now; of one that does not answer, what it kept.
-async fn refreshed(present: Vec<Present>) -> Vec<Present> {
+async fn refreshed(present: Vec<PresentMember>) -> Vec<PresentMember> {
     let mut asking = JoinSet::new();
     for member in present {
-        asking.spawn(async move { Present::ask(member.at, member.store.clone()).await.unwrap_or(member) });
+        asking.spawn(async move { PresentMember::ask(member.at, member.store.clone()).await.unwrap_or(member) });
     }
     let mut all = Vec::new();
     while let Some(member) = asking.join_next().await {
@@ -561,7 +567,7 @@ fn explained(called: &str, error: &Error) -> Error {
     Error::new(error.kind(), effect, format!("{called}: {error}")).with_source(error.clone())
 }
 
-fn cut_off() -> Error {
+fn interrupted() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, "a call to a member of the quorum was cut off")
 }
 

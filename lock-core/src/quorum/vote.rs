@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::sync::locked;
-use crate::{Attempt, Claim, Effect, Error, ErrorKind, FencingToken, LockStore, Raised, Realm, Released, Result};
+use crate::{
+    Attempt, Claim, Effect, Error, ErrorKind, FencingToken, LockStore, RaiseOutcome, Realm, ReleaseOutcome, Result,
+};
 
 /// What a quorum keeps with a claim.
 pub(super) struct Votes {
@@ -32,7 +34,7 @@ impl Votes {
     pub(super) fn new(claim: &Claim, members: usize) -> Votes {
         let vote = || {
             let (may_hold, spoiled) = (AtomicBool::new(false), AtomicBool::new(false));
-            Arc::new(Vote { claim: claim.vote(), turn: tokio::sync::Mutex::new(()), may_hold, spoiled })
+            Arc::new(Vote { claim: claim.for_member(), turn: tokio::sync::Mutex::new(()), may_hold, spoiled })
         };
         Votes { each: (0..members).map(|_| vote()).collect(), token: Mutex::default() }
     }
@@ -42,7 +44,7 @@ impl Votes {
         locked(&self.token).as_ref().filter(|token| token.realm() == realm).map(FencingToken::number)
     }
 
-    pub(super) fn gave(&self, token: FencingToken) {
+    pub(super) fn granted_token(&self, token: FencingToken) {
         *locked(&self.token) = Some(token);
     }
 
@@ -56,7 +58,7 @@ impl Vote {
         self.may_hold.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_spoiled(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         self.spoiled.load(Ordering::Acquire)
     }
 
@@ -71,16 +73,16 @@ impl Vote {
             return Err(silent("an earlier call"));
         };
         let limit = limit.saturating_sub(asked.elapsed());
-        if self.is_spoiled() {
+        if self.is_stale() {
             return Err(silent("an earlier release"));
         }
         let before = self.may_hold.swap(true, Ordering::AcqRel);
         let answer = bounded(at, limit, store.request(&self.claim)).await;
         let holds = match &answer {
             Ok(Attempt::Granted(_)) => true,
-            Ok(Attempt::Held(_)) => self.claim.is_unclear(),
+            Ok(Attempt::Held(_)) => self.claim.is_in_doubt(),
             Err(error) if error.may_have_taken_effect() => {
-                self.claim.set_unclear();
+                self.claim.set_in_doubt();
                 true
             }
             Err(_) => before,
@@ -90,16 +92,22 @@ impl Vote {
     }
 
     /// Raises the token of the lease that this claim has at the member.
-    pub(super) async fn raise(&self, at: usize, store: &dyn LockStore, token: u64, limit: Duration) -> Result<Raised> {
+    pub(super) async fn raise(
+        &self,
+        at: usize,
+        store: &dyn LockStore,
+        token: u64,
+        limit: Duration,
+    ) -> Result<RaiseOutcome> {
         let _turn = self.turn.lock().await;
-        let raises = store.raises().ok_or_else(|| {
+        let raises = store.token_raiser().ok_or_else(|| {
             Error::refused(ErrorKind::Protocol, format!("member {} raises no tokens any more", at + 1))
         })?;
         bounded(at, limit, raises.raise(&self.claim, token)).await
     }
 
     /// Gives back what the member has of this claim.
-    pub(super) async fn give_back(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<Released> {
+    pub(super) async fn release(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<ReleaseOutcome> {
         let _turn = self.turn.lock().await;
         let answer = bounded(at, limit, store.release(&self.claim)).await;
         match &answer {

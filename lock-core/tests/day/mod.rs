@@ -13,7 +13,7 @@ pub(crate) async fn a_day_of_a_lock() {
     assert!(locks.lock("report").wait(Duration::ZERO).acquire().await.is_err());
     tokio::time::sleep(10 * SECOND).await;
     let seen = locks.inspect("report").await.unwrap().unwrap();
-    locks.break_lock("report", &seen, Break::Now).await.unwrap();
+    locks.break_lock("report", &seen, BreakMode::Now).await.unwrap();
     guard.lost().await;
     drop(guard);
     locks.lock("report").acquire().await.unwrap().release().await.unwrap();

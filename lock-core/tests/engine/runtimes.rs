@@ -115,7 +115,7 @@ fn everything_works_without_a_runtime() {
     let seen = wait_for(locks.inspect("a")).unwrap().unwrap();
     let late = wait_for(locks.lock("a").wait(Duration::from_millis(10)).acquire()).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Contended);
-    wait_for(locks.break_lock("a", &seen, Break::Now)).unwrap();
+    wait_for(locks.break_lock("a", &seen, BreakMode::Now)).unwrap();
     wait_for(guard.lost());
     assert_eq!(wait_for(guard.release()).unwrap_err().kind(), ErrorKind::Lost);
     waiter.join().unwrap().unwrap();

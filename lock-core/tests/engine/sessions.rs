@@ -60,7 +60,7 @@ async fn one_broken_lock_on_a_session_is_noticed_in_one_round_and_the_others_sta
     let a = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     let b = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
     let seen = locks.inspect("a").await.unwrap().unwrap();
-    Locks::new(memory).break_lock("a", &seen, Break::Now).await.unwrap().unwrap();
+    Locks::new(memory).break_lock("a", &seen, BreakMode::Now).await.unwrap().unwrap();
     let start = Instant::now();
     assert_eq!(a.lost().await, LossReason::NotHeld);
     assert!(start.elapsed() <= 4 * SECOND && b.is_valid());
@@ -172,7 +172,7 @@ async fn a_loss_is_told_before_the_session_is_believed_in_for_longer() {
     let broken = locks.lock("broken").ttl(9 * SECOND).acquire().await.unwrap();
     let name = LockName::new("broken").unwrap();
     let seen = memory.inspect(&name).await.unwrap().unwrap();
-    memory.break_lock(&name, &seen, Break::Now).await.unwrap().unwrap();
+    memory.break_lock(&name, &seen, BreakMode::Now).await.unwrap().unwrap();
     let (lost, remaining) = (broken.validity(), std::sync::Mutex::default());
     let noted = std::sync::Arc::new(Noted { lost, other: other.validity(), remaining });
     let waker = noted.clone().into();

@@ -137,7 +137,7 @@ async fn a_broken_lock_is_noticed_at_the_next_renewal() {
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     let seen = locks.inspect("a").await.unwrap().unwrap();
-    let broken = locks.break_lock("a", &seen, Break::Revoke).await.unwrap().unwrap();
+    let broken = locks.break_lock("a", &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.token.unwrap() > *guard.token_if_any().unwrap());
     let start = Instant::now();
     assert_eq!(guard.lost().await, LossReason::NotHeld);
@@ -200,7 +200,7 @@ async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(guard.is_valid(), "unknown neither extends nor ends");
     let seen = locks.inspect("a").await.unwrap().unwrap();
-    locks.break_lock("a", &seen, Break::Now).await.unwrap();
+    locks.break_lock("a", &seen, BreakMode::Now).await.unwrap();
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Lost);
 }
 

@@ -101,17 +101,17 @@ impl LockStore for Watching {
         self.memory.request(claim).await
     }
 
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         let _counted = UnderWay::begin(&self.seen.waits, &self.seen.most_waits);
         self.memory.wait(claim, held).await
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         self.seen.batches.lock().unwrap().push(batch.len());
         self.memory.renew(batch).await;
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let _counted = UnderWay::begin(&self.seen.releases, &self.seen.most_releases);
         if self.seen.releases_take_a_moment.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
@@ -119,8 +119,8 @@ impl LockStore for Watching {
         self.memory.release(claim).await
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
-        self.memory.raises()
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
+        self.memory.token_raiser()
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -131,7 +131,7 @@ impl LockStore for Watching {
         self.memory.list(after, limit).await
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.memory.break_lock(name, seen, how).await
     }
 

@@ -129,7 +129,7 @@ async fn the_slow_last_member_is_not_waited_for() {
     let started = tokio::time::Instant::now();
     let claim = claim();
     granted(&*bed.quorum, &claim).await;
-    assert_eq!(bed.quorum.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(bed.quorum.release(&claim).await.unwrap(), ReleaseOutcome::Held);
     assert_eq!(started.elapsed(), Duration::ZERO);
     // It was asked all the same, and what it granted was given back.
     tokio::time::sleep(4 * LIMIT).await;
@@ -144,7 +144,7 @@ async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next()
     granted(&*other, &first).await;
     bed.always(3..5, &[Op::Request], Step::DelayReply(LIMIT / 3));
     assert!(matches!(bed.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
-    assert_eq!(other.release(&first).await.unwrap(), Released::Held);
+    assert_eq!(other.release(&first).await.unwrap(), ReleaseOutcome::Held);
     bed.always(0..2, &[Op::Request], Step::Fail);
     granted(&*bed.quorum, &next).await;
 }
@@ -168,7 +168,7 @@ async fn a_minority_win_is_given_back_and_does_not_vote_against_its_own_retry() 
     }
     let Attempt::Held(held) = bed.quorum.request(&ours).await.unwrap() else { panic!("a minority was enough") };
     assert_eq!(held.by.holder, Some(theirs.holder()));
-    assert!(held.look_again <= SECOND, "it would look again after {:?}", held.look_again);
+    assert!(held.retry_after <= SECOND, "it would look again after {:?}", held.retry_after);
     // Two refusals decided, perhaps before the third member had answered.
     tokio::time::sleep(LIMIT).await;
     assert!(bed.memory[2].inspect(&job()).await.unwrap().is_none(), "the minority win was kept");
@@ -200,7 +200,7 @@ async fn waiters_look_again_after_random_times() {
     let mut times = Vec::new();
     for _ in 0..20 {
         let Attempt::Held(held) = bed.quorum.request(&claim()).await.unwrap() else { panic!("granted twice") };
-        times.push(held.look_again);
+        times.push(held.retry_after);
     }
     times.sort_unstable();
     times.dedup();
@@ -359,15 +359,15 @@ async fn a_release_that_may_still_be_applied_spends_the_claim() {
     let ours = claim();
     assert!(matches!(bed.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
-    assert!(ours.is_spent());
+    assert!(ours.is_retired());
     bed.memory[0].release(&theirs).await.unwrap();
     bed.memory[1].release(&theirs).await.unwrap();
     granted(&*bed.quorum, &ours).await;
     // The member where that release comes has no vote for this claim: without another, it holds nothing.
     bed.memory[0].forget();
-    let batch = Renewals::new(&bed.clock, [ours.clone()]);
+    let batch = RenewalBatch::new(&bed.clock, [ours.clone()]);
     bed.quorum.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), None);
+    assert_eq!(batch.iter().next().unwrap().outcome(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,17 +452,17 @@ impl LockStore for Promising {
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
         self.0.request(claim).await
     }
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         self.0.wait(claim, held).await
     }
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         self.0.renew(batch).await;
     }
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.0.release(claim).await
     }
-    fn raises(&self) -> Option<&dyn Raise> {
-        self.1.records_survive.contains(Fault::Crash.into()).then_some(&self.0 as &dyn Raise)
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
+        self.1.records_survive.contains(Fault::Crash.into()).then_some(&self.0 as &dyn TokenRaiser)
     }
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.0.inspect(name).await
@@ -470,7 +470,7 @@ impl LockStore for Promising {
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         self.0.list(after, limit).await
     }
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await
     }
     async fn new_realm(&self) -> Result<Realm> {

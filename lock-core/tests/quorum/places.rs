@@ -351,11 +351,11 @@ async fn a_quorum_of_another_number_of_members_is_refused_until_a_new_realm_is_b
 struct Silent(MemoryStore);
 
 #[async_trait]
-impl Raise for Silent {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<Raised> {
+impl TokenRaiser for Silent {
+    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
         self.0.raise(claim, number).await
     }
-    fn keeps(&self) -> Option<&dyn Keep> {
+    fn record_store(&self) -> Option<&dyn RecordStore> {
         None
     }
 }
@@ -371,16 +371,16 @@ impl LockStore for Silent {
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
         self.0.request(claim).await
     }
-    async fn wait(&self, claim: &Claim, held: &Waiting) -> Result<()> {
+    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         self.0.wait(claim, held).await
     }
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         self.0.renew(batch).await;
     }
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         self.0.release(claim).await
     }
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
@@ -389,7 +389,7 @@ impl LockStore for Silent {
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         self.0.list(after, limit).await
     }
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await
     }
     async fn new_realm(&self) -> Result<Realm> {

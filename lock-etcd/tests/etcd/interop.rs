@@ -69,10 +69,13 @@ async fn a_holder_of_another_program_can_be_broken_and_no_other() {
     until("etcdctl's lock", || (keys(etcd, name.as_str()).len() == 1).then_some(()));
     let locks = locks(etcd.endpoints(), secs(60)).await;
     let seen = locks.inspect(&name).await.unwrap().unwrap();
-    let broken = locks.break_lock(&name, &seen, lock_core::Break::Now).await.unwrap().unwrap();
+    let broken = locks.break_lock(&name, &seen, lock_core::BreakMode::Now).await.unwrap().unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();
     assert!(guard.token_if_any() > broken.token.as_ref());
-    assert!(locks.break_lock(&name, &seen, lock_core::Break::Now).await.unwrap().is_none(), "it is another's by now");
+    assert!(
+        locks.break_lock(&name, &seen, lock_core::BreakMode::Now).await.unwrap().is_none(),
+        "it is another's by now"
+    );
     guard.release().await.unwrap();
     std::fs::write(&go, "").unwrap();
     theirs.wait();

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use lock_core::{Break, LockStore};
+use lock_core::{BreakMode, LockStore};
 use lock_etcd::Proof;
 use lock_testkit::Etcd;
 
@@ -33,7 +33,7 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let seen = locks.inspect(&name).await.unwrap().unwrap();
     assert!(store.proof(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
     // Revoked: the key is still there, with its create revision, and blocks the name; its holder is fenced off.
-    locks.break_lock(&name, &seen, Break::Revoke).await.unwrap().unwrap();
+    locks.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(!write(etcd, &proof, "target"));
     assert!(store.proof(&name, guard.holder()).await.unwrap().is_none());
     drop(guard);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Claim, LockStore, Released};
+use lock_core::{Claim, LockStore, ReleaseOutcome};
 use lock_testkit::Etcd;
 
 use crate::bed::{keys, locks, locks_on, secs, soon, store, until};
@@ -55,7 +55,7 @@ async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
     etcd.member(0).proxy().lose_replies();
     assert!(through.request(&claim).await.unwrap_err().may_have_taken_effect());
     etcd.member(0).proxy().forward();
-    assert_eq!(direct.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(direct.release(&claim).await.unwrap(), ReleaseOutcome::Held);
     // The same holder's request once more, as one that was on its way is: the claim is withdrawn.
     drop(through.request(&claim).await.unwrap());
     assert_eq!(keys(&etcd, "job"), [""; 0]);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Attempt, Claim, Clock, LockStore, Released};
+use lock_core::{Attempt, Claim, Clock, LockStore, ReleaseOutcome};
 use lock_etcd::{EtcdConfig, EtcdStore};
 use tokio::runtime::{Builder, Runtime};
 
@@ -45,8 +45,8 @@ fn a_store_that_was_opened_on_a_runtime_that_has_ended_goes_on() {
     second.block_on(async {
         let claim = Claim::new(fresh("second"), secs(30));
         granted(&store, &claim).await;
-        assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
-        assert_eq!(store.release(&held).await.unwrap(), Released::Held);
+        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&held).await.unwrap(), ReleaseOutcome::Held);
     });
 }
 
@@ -76,8 +76,8 @@ fn a_runtime_that_is_idle_holds_nobody_up() {
         let last = Claim::queueing(name.clone(), secs(60));
         assert!(matches!(soon("an answer", store.request(&last)).await.unwrap(), Attempt::Held(_)));
         let waiter = waits(&store, &last);
-        assert_eq!(soon("a release", store.release(&holder)).await.unwrap(), Released::Held);
-        assert_eq!(soon("a withdrawal", store.release(&first)).await.unwrap(), Released::Held);
+        assert_eq!(soon("a release", store.release(&holder)).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(soon("a withdrawal", store.release(&first)).await.unwrap(), ReleaseOutcome::Held);
         soon("its turn", waiter).await;
         granted(&store, &Claim::new(fresh("same-session"), secs(77))).await;
         store.release(&last).await.unwrap();

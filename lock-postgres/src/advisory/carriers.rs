@@ -66,9 +66,9 @@ impl Carriers {
     }
 
     async fn open(&self, link: &Link, ttl: Duration, shared: bool) -> Result<Carrier> {
-        let opening = Session::opening(&self.clock);
+        let opening = Session::start(&self.clock);
         let connection = link.dial().await?;
-        let session = opening.opened(self.opened.fetch_add(1, Ordering::Relaxed) + 1, ttl);
+        let session = opening.established(self.opened.fetch_add(1, Ordering::Relaxed) + 1, ttl);
         let limit = link.config().response_timeout;
         Ok(Carrier::start(connection, self.sql.clone(), limit, session, shared))
     }

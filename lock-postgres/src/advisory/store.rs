@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, Break, Broken, Claim, Clock, Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, Holder,
-    Lease, LockName, LockStore, Raise, Realm, Released, Remembers, Renewal, Renewals, Renewed, Result, Session,
-    Waiting, async_trait,
+    Attempt, Beat, BreakMode, Claim, Clock, Contention, Effect, Error, ErrorKind, Eviction, FencingToken, Guarantees,
+    HeldBy, Holder, Lease, LockName, LockStore, Realm, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Result,
+    Retention, Session, TokenRaiser, async_trait,
 };
 use sqlx::Row as _;
 
@@ -146,18 +146,18 @@ impl AdvisoryStore {
 
     async fn beat(&self, entry: &Renewal, session: &Session) -> Result<()> {
         let Some(carrier) = self.carriers.of(session) else {
-            entry.answer(Renewed::NotHeld);
+            entry.answer(RenewalOutcome::NotHeld);
             return Ok(());
         };
         // Noted before: what is granted meanwhile is not in what the heartbeat reads.
         let noted: Vec<_> = session.claims().into_iter().filter(is_granted).collect();
         match carrier.beat().await {
-            None => entry.answer(Renewed::NotHeld),
-            Some(Err(error)) if ended(&error) => entry.answer(Renewed::NotHeld),
+            None => entry.answer(RenewalOutcome::NotHeld),
+            Some(Err(error)) if ended(&error) => entry.answer(RenewalOutcome::NotHeld),
             Some(kept) => {
                 let kept = kept?.0;
                 noted.iter().filter(|claim| !kept.contains(&claim.holder())).for_each(|claim| entry.not_held(claim));
-                entry.answer(Renewed::For(session.ttl()));
+                entry.answer(RenewalOutcome::HeldFor(session.ttl()));
             }
         }
         Ok(())
@@ -173,7 +173,7 @@ impl AdvisoryStore {
                 Some(kept) => kept?.0.contains(&claim.holder()),
             },
         };
-        entry.answer(if has { Renewed::For(claim.ttl()) } else { Renewed::NotHeld });
+        entry.answer(if has { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld });
         Ok(())
     }
 
@@ -207,15 +207,15 @@ struct Notes {
 }
 
 fn place(claim: &Claim) -> &Place {
-    &claim.notes(Notes::default).place
+    &claim.store_state(Notes::default).place
 }
 
 fn is_granted(claim: &Claim) -> bool {
-    claim.notes(Notes::default).granted.load(std::sync::atomic::Ordering::Acquire)
+    claim.store_state(Notes::default).granted.load(std::sync::atomic::Ordering::Acquire)
 }
 
 fn set_granted(claim: &Claim, granted: bool) {
-    claim.notes(Notes::default).granted.store(granted, std::sync::atomic::Ordering::Release);
+    claim.store_state(Notes::default).granted.store(granted, std::sync::atomic::Ordering::Release);
 }
 
 #[async_trait]
@@ -241,7 +241,7 @@ impl LockStore for AdvisoryStore {
                 Some(Ok(Taken::Granted(row, realm))) => {
                     set_granted(claim, true);
                     let token = Some(FencingToken::new(self.realms.adopt(realm), row.token));
-                    let remembers = Remembers::For(row.up);
+                    let remembers = Retention::Since(row.up);
                     return Ok(Attempt::Granted(match claim.is_fixed() {
                         true => Lease::new(claim.ttl(), token, remembers),
                         false => {
@@ -253,7 +253,7 @@ impl LockStore for AdvisoryStore {
                 }
                 Some(Ok(Taken::Held)) => {
                     let by = self.who(claim.name(), key).await?.unwrap_or_default();
-                    return Ok(Attempt::Held(Waiting::new(by, self.link.config().poll_interval)));
+                    return Ok(Attempt::Held(Contention::new(by, self.link.config().poll_interval)));
                 }
             }
         }
@@ -261,11 +261,11 @@ impl LockStore for AdvisoryStore {
         Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
     }
 
-    async fn wait(&self, _claim: &Claim, _held: &Waiting) -> Result<()> {
+    async fn wait(&self, _claim: &Claim, _held: &Contention) -> Result<()> {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &Renewals) {
+    async fn renew(&self, batch: &RenewalBatch) {
         for entry in batch {
             let beaten = match entry.of() {
                 Beat::Session(session) => self.beat(entry, session).await,
@@ -277,22 +277,22 @@ impl LockStore for AdvisoryStore {
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<Released> {
+    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let carrier = place(claim).lock().unwrap_or_else(PoisonError::into_inner).clone();
         set_granted(claim, false);
         match carrier {
-            None => Ok(Released::NotHeld),
+            None => Ok(ReleaseOutcome::NotHeld),
             Some(carrier) => match carrier.give(claim.holder()).await {
-                Some(Ok(true)) => Ok(Released::Held),
-                Some(Ok(false)) | None => Ok(Released::NotHeld),
+                Some(Ok(true)) => Ok(ReleaseOutcome::Held),
+                Some(Ok(false)) | None => Ok(ReleaseOutcome::NotHeld),
                 // The server ended the connection, and with it whatever was had on it.
-                Some(Err(error)) if ended(&error) => Ok(Released::NotHeld),
+                Some(Err(error)) if ended(&error) => Ok(ReleaseOutcome::NotHeld),
                 Some(Err(error)) => Err(error),
             },
         }
     }
 
-    fn raises(&self) -> Option<&dyn Raise> {
+    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
@@ -319,14 +319,14 @@ impl LockStore for AdvisoryStore {
         named.map(|named| named.map(|(name, row)| (name, self.shown(&answer, &row)))).collect()
     }
 
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: Break) -> Result<Option<Broken>> {
+    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let Some(holder) = seen.holder else { return Ok(None) };
         let (statement, values) = match how {
-            Break::Revoke => {
+            BreakMode::Revoke => {
                 let nobody = Value::text(Holder::fresh());
                 (&self.sql.revoke, vec![Value::text(name), Value::text(holder), nobody])
             }
-            Break::Now => (&self.sql.evict, vec![Value::text(name), Value::text(holder)]),
+            BreakMode::Now => (&self.sql.evict, vec![Value::text(name), Value::text(holder)]),
         };
         let answer = self.link.run(statement, &values).await?;
         let Some(found) = answer.rows.first() else {
@@ -337,10 +337,10 @@ impl LockStore for AdvisoryStore {
         let number = |column: &str| found.try_get::<i64, _>(column).map(i64::unsigned_abs).map_err(|_| odd());
         let token = self.realms.token(&answer, &row.realm, number("used")?);
         let free_in = Duration::from_micros(number("free_in")?);
-        if how == Break::Now {
+        if how == BreakMode::Now {
             self.given_up(name, found.try_get("place").map_err(|_| odd())?).await?;
         }
-        Ok(Some(Broken::new(self.shown(&answer, &row), Some(token), free_in)))
+        Ok(Some(Eviction::new(self.shown(&answer, &row), Some(token), free_in)))
     }
 
     async fn new_realm(&self) -> Result<Realm> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lock_core::{Attempt, Break, Claim, Locks, LossReason, Released};
+use lock_core::{Attempt, BreakMode, Claim, Locks, LossReason, ReleaseOutcome};
 use lock_testkit::{PostgresServer, Process};
 
 use crate::bed::{LONG, eventually, grant, grant_at_last, init, name, open_any, shared};
@@ -55,7 +55,7 @@ async fn psql_excludes_and_is_excluded() {
         assert_eq!(psql.say(&format!("select pg_advisory_unlock({key})")), "t");
         grant_at_last(&*store, &claim).await;
         assert_eq!(psql.say(&format!("select pg_try_advisory_lock({key})")), "f", "{key}");
-        assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
         assert_eq!(psql.say(&format!("select pg_try_advisory_lock({key})")), "t", "{key}");
         psql.say(&format!("select pg_advisory_unlock({key})"));
     }
@@ -145,7 +145,7 @@ async fn breaking_ends_the_connection_of_a_process_that_does_not_notice() {
     server.psql(&format!("update {table} set holder = '{}', place = '{pid}:{key}', info = null", claim.holder()));
     let seen = store.inspect(claim.name()).await.unwrap().unwrap();
     assert_eq!(seen.holder, Some(claim.holder()));
-    let broken = store.break_lock(claim.name(), &seen, Break::Now).await.unwrap().unwrap();
+    let broken = store.break_lock(claim.name(), &seen, BreakMode::Now).await.unwrap().unwrap();
     assert_eq!(broken.free_in, Duration::ZERO);
     let next = grant(&*store, &Claim::new(name("stands still"), LONG)).await;
     assert!(next > broken.token.unwrap());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lock_conformance::checker::{Heard, History};
 use lock_conformance::{Deployment, Factory, Failure, Suite, Verdict, async_trait};
-use lock_core::{Attempt, Claim, ErrorKind, Fault, Faults, LockStore, Locks, Released};
+use lock_core::{Attempt, Claim, ErrorKind, Fault, Faults, LockStore, Locks, ReleaseOutcome};
 use lock_postgres::PostgresStore;
 use lock_testkit::{PostgresServer, Proxy};
 
@@ -136,7 +136,7 @@ async fn a_lost_reply_is_unknown_and_the_same_holder_asks_again() {
     proxy.forward();
     let token = grant(&*store, &claim).await;
     assert_eq!(grant(&*table.open().await, &claim).await, token, "asked again on another connection");
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +182,7 @@ async fn a_server_clock_that_is_set_back_keeps_a_lease_for_longer_and_never_for_
     tokio::time::sleep(Duration::from_secs(2)).await;
     let next = Claim::new(name("job"), LONG);
     let Attempt::Held(held) = store.request(&next).await.unwrap() else { panic!("it is kept") };
-    assert!(held.look_again > Duration::from_secs(3_600), "{:?}", held.look_again);
+    assert!(held.retry_after > Duration::from_secs(3_600), "{:?}", held.retry_after);
     // The clock is right again, and tokens have not noticed.
     server.set_clock("+0");
     assert!(grant_at_last(&*store, &next).await > token);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::Random;
-use lock_core::{Claim, Clock, FencingToken, LockStore, Renewals, Renewed};
+use lock_core::{Claim, Clock, FencingToken, LockStore, RenewalBatch, RenewalOutcome};
 use lock_postgres::{FenceSql, PostgresStore};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row as _};
@@ -181,9 +181,9 @@ async fn a_fenced_transaction_lets_renewals_and_its_release_pass_and_a_takeover_
     let token = grant(&**store, &claim).await;
     let mut transaction = resource.pool.begin().await.unwrap();
     assert!(resource.passes(&mut transaction, &claim, &token).await.unwrap());
-    let batch = Renewals::new(&Clock::system(), [claim.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
     store.renew(&batch).await;
-    assert_eq!(batch.iter().next().unwrap().answered(), Some(Renewed::For(LONG)));
+    assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(LONG)));
     store.release(&claim).await.unwrap();
     let next = Claim::new(name("job"), LONG);
     for _ in 0..3 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, LockStore, Released};
+use lock_core::{Attempt, Claim, LockStore, ReleaseOutcome};
 use lock_testkit::PostgresServer;
 
 use crate::bed::{LONG, Table, eventually, grant, init, name, open};
@@ -25,7 +25,7 @@ async fn a_connection_that_the_server_ended_while_nobody_used_it_fails_no_step()
     end_connections(&table);
     assert_eq!(store.inspect(claim.name()).await.unwrap().unwrap().holder, Some(claim.holder()));
     end_connections(&table);
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held, "it is known what became of it");
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held, "it is known what became of it");
     end_connections(&table);
     assert_eq!(store.list(None, 10).await.unwrap().len(), 0);
 }
@@ -41,5 +41,5 @@ async fn a_server_that_crashed_while_nobody_asked_fails_no_step() {
     server.restart();
     // Within less than that nothing is tried before it is used.
     eventually("a while without use", || since.elapsed() > Duration::from_millis(1_100)).await;
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, ErrorKind, LockStore, Locks, Released};
+use lock_core::{Attempt, Claim, ErrorKind, LockStore, Locks, ReleaseOutcome};
 use lock_postgres::PostgresStore;
 use lock_testkit::{PgBouncer, Proxy};
 use tokio::task::JoinSet;
@@ -88,7 +88,7 @@ async fn all_of_many_that_are_given_back_at_once_are_given_back() {
         released.spawn(async move { store.release(&claim).await });
     }
     let released = released.join_all().await;
-    let failed = released.iter().filter(|released| !matches!(released, Ok(Released::Held))).count();
+    let failed = released.iter().filter(|released| !matches!(released, Ok(ReleaseOutcome::Held))).count();
     assert_eq!(failed, 0, "of {MANY}");
 }
 
@@ -143,7 +143,7 @@ async fn of_many_that_ask_for_one_name_at_once_one_gets_it_and_the_others_hear_w
             let store = store.clone();
             released.spawn(async move { store.release(&claim).await.unwrap() });
         }
-        let held = released.join_all().await.into_iter().filter(|found| *found == Released::Held).count();
+        let held = released.join_all().await.into_iter().filter(|found| *found == ReleaseOutcome::Held).count();
         assert_eq!(held, 2);
     }
 }
@@ -178,13 +178,13 @@ async fn one_that_fails_harms_no_other_that_goes_along() {
     while let Some(found) = released.join_next().await {
         let (number, found) = found.unwrap();
         match number {
-            7 => assert_eq!(found.unwrap(), Released::NotHeld),
+            7 => assert_eq!(found.unwrap(), ReleaseOutcome::NotHeld),
             9 => assert!(found.is_err_and(|error| error.is_retryable() && !error.may_have_taken_effect())),
-            _ => assert_eq!(found.unwrap(), Released::Held, "job {number}"),
+            _ => assert_eq!(found.unwrap(), ReleaseOutcome::Held, "job {number}"),
         }
         last = Some(number);
     }
     assert_eq!(last, Some(9), "only its own release waited for it");
     other.end();
-    assert_eq!(store.release(&claims[9]).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claims[9]).await.unwrap(), ReleaseOutcome::Held);
 }

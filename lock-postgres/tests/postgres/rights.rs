@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use lock_core::{Claim, ErrorKind, LockStore, Released};
+use lock_core::{Claim, ErrorKind, LockStore, ReleaseOutcome};
 use lock_testkit::PostgresServer;
 
 use crate::bed::{LONG, Table, grant, init, name, try_open};
@@ -23,7 +23,7 @@ async fn the_rights_that_the_page_lists_are_enough_and_fewer_are_denied() {
     let claim = Claim::new(name("job"), LONG);
     let token = grant(&*store, &claim).await;
     assert!(store.inspect(&name("job")).await.unwrap().is_some());
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
     store.prune(LONG).await.unwrap();
     let next = grant(&*table.open().await, &Claim::new(name("job"), LONG)).await;
     assert!(next > token, "another user's tokens are of the same realm, and rise: {token}, then {next}");

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, Clock, LockStore, Renewals, Renewed};
+use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome};
 use lock_postgres::PostgresStore;
 use lock_testkit::{PgBouncer, PostgresServer, Process};
 
@@ -71,17 +71,17 @@ async fn a_row_that_is_locked_holds_up_no_other_renewal() {
     }
     let other = lock_row(&table, "job 7");
     until_locked(&table, "job 7").await;
-    let batch = Renewals::new(&Clock::system(), claims.clone());
+    let batch = RenewalBatch::new(&Clock::system(), claims.clone());
     store.renew(&batch).await;
     for (number, entry) in batch.iter().enumerate() {
-        let expected = (number != 7).then_some(Renewed::For(LONG));
-        assert_eq!(entry.answered(), expected, "of job {number}");
+        let expected = (number != 7).then_some(RenewalOutcome::HeldFor(LONG));
+        assert_eq!(entry.outcome(), expected, "of job {number}");
     }
     assert!(batch.failure().unwrap().to_string().contains("locked the row"), "{:?}", batch.failure());
     other.end();
-    let again = Renewals::new(&Clock::system(), [claims[7].clone()]);
+    let again = RenewalBatch::new(&Clock::system(), [claims[7].clone()]);
     store.renew(&again).await;
-    assert_eq!(again.iter().next().unwrap().answered(), Some(Renewed::For(LONG)));
+    assert_eq!(again.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(LONG)));
 }
 
 /// Many holders take turns on few names, while rows are removed: no token twice, none falls.
@@ -203,6 +203,6 @@ async fn what_comes_first_in_the_path_of_the_user_decides_nothing() {
         assert!(matches!(other, Attempt::Held(_)), "{way}: it is held, and was taken: {other:?}");
         let seen = store.inspect(claim.name()).await.unwrap().unwrap();
         assert!(seen.remaining.unwrap() <= LONG, "{way}: {seen:?}");
-        assert_eq!(store.release(&claim).await.unwrap(), lock_core::Released::Held);
+        assert_eq!(store.release(&claim).await.unwrap(), lock_core::ReleaseOutcome::Held);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lock_core::{Attempt, Claim, Clock, LockStore, Renewals, Renewed, Result};
+use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Result};
 use lock_testkit::{BOUND, until};
 
 use crate::bed::{Counted, LONG, calls, grant, locks, name, open, server};
@@ -37,10 +37,10 @@ async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
     let held = Claim::new(name("held"), LONG);
     grant(&store, &held).await;
     let renew = || async {
-        let batch = Renewals::new(&Clock::system(), [held.clone()]);
+        let batch = RenewalBatch::new(&Clock::system(), [held.clone()]);
         store.renew(&batch).await;
-        let renewed = batch.iter().next().unwrap().answered();
-        assert!(matches!(renewed, Some(Renewed::For(_))), "{:?}", batch.failure());
+        let renewed = batch.iter().next().unwrap().outcome();
+        assert!(matches!(renewed, Some(RenewalOutcome::HeldFor(_))), "{:?}", batch.failure());
     };
     // What renews is connected from now on.
     renew().await;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lock_core::{Break, Claim, LockStore};
+use lock_core::{BreakMode, Claim, LockStore};
 
 use crate::bed::{LONG, grant, is_held, locks, name, open, server};
 
@@ -16,7 +16,7 @@ async fn a_plain_set_excludes_and_is_excluded() {
     let by = store.inspect(&name("job")).await.unwrap().unwrap();
     assert_eq!((by.holder, by.token.is_none()), (None, true), "nothing is known of another program");
     assert!(by.remaining.unwrap() > Duration::from_secs(500));
-    let error = store.break_lock(&name("job"), &by, Break::Now).await.unwrap_err();
+    let error = store.break_lock(&name("job"), &by, BreakMode::Now).await.unwrap_err();
     assert!(error.to_string().contains("lock:job") && !error.may_have_taken_effect(), "{error}");
     assert_eq!(server.cli(&["GET", "lock:job"]), "other");
     server.cli(&["DEL", "lock:job"]);
@@ -63,10 +63,10 @@ async fn a_lock_that_has_no_end_is_not_revoked_without_one() {
     assert_eq!(server.cli(&["PERSIST", "lock:job"]), "1");
     let value = server.cli(&["GET", "lock:job"]);
     let by = store.inspect(&name("job")).await.unwrap().unwrap();
-    let error = store.break_lock(&name("job"), &by, Break::Revoke).await.unwrap_err();
+    let error = store.break_lock(&name("job"), &by, BreakMode::Revoke).await.unwrap_err();
     assert!(error.to_string().contains("no expiry") && !error.may_have_taken_effect(), "{error}");
     assert_eq!(server.cli(&["GET", "lock:job"]), value, "nothing was done");
-    let broken = store.break_lock(&name("job"), &by, Break::Now).await.unwrap().unwrap();
+    let broken = store.break_lock(&name("job"), &by, BreakMode::Now).await.unwrap().unwrap();
     assert_eq!((broken.free_in, broken.evicted.remaining), (Duration::ZERO, None));
     assert!(!is_held(&store, "job").await);
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, Released, Renewals, Renewed};
+use lock_core::{
+    Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome,
+};
 use lock_redis::FindingKind;
 use lock_testkit::{BOUND, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
 
@@ -232,13 +234,17 @@ async fn a_slot_on_its_way_is_late_and_no_error() {
     };
     until("some refusals", || (refusals(&mut cluster, moving.from) > 3).then_some(()));
     // What needs one key is served where that key is.
-    let batch = Renewals::new(&Clock::system(), [moved.clone(), kept.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [moved.clone(), kept.clone()]);
     store.renew(&batch).await;
-    let renewed: Vec<_> = batch.iter().map(|entry| entry.answered()).collect();
-    assert!(renewed.iter().all(|answer| matches!(answer, Some(Renewed::For(_)))), "{renewed:?} {:?}", batch.failure());
+    let renewed: Vec<_> = batch.iter().map(|entry| entry.outcome()).collect();
+    assert!(
+        renewed.iter().all(|answer| matches!(answer, Some(RenewalOutcome::HeldFor(_)))),
+        "{renewed:?} {:?}",
+        batch.failure()
+    );
     assert_eq!(store.list(None, 10).await.unwrap().len(), 2);
     for held in [&moved, &kept] {
-        assert_eq!(store.release(held).await.unwrap(), Released::Held);
+        assert_eq!(store.release(held).await.unwrap(), ReleaseOutcome::Held);
     }
     assert!(!request.is_finished(), "what needs the counter waits");
     moving.finish();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Claim, Clock, LockStore, Released, Renewals, Renewed};
+use lock_core::{Claim, Clock, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome};
 use lock_redis::{RedisConfig, RedisStore};
 use tokio::runtime::{Builder, Runtime};
 
@@ -14,14 +14,18 @@ fn runtime() -> Runtime {
 
 /// Asks, renews, waits and gives back.
 async fn use_it(store: &RedisStore, held: &Claim) {
-    let batch = Renewals::new(&Clock::system(), [held.clone()]);
+    let batch = RenewalBatch::new(&Clock::system(), [held.clone()]);
     store.renew(&batch).await;
-    assert!(matches!(batch.iter().next().unwrap().answered(), Some(Renewed::For(_))), "{:?}", batch.failure());
+    assert!(
+        matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))),
+        "{:?}",
+        batch.failure()
+    );
     let claim = Claim::new(name("other"), LONG);
     grant(store, &claim).await;
-    let held = lock_core::Waiting::new(lock_core::HeldBy::default(), LONG);
+    let held = lock_core::Contention::new(lock_core::HeldBy::default(), LONG);
     store.wait(&Claim::new(name("other"), LONG), &held).await.unwrap();
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[test]
@@ -56,5 +60,5 @@ fn a_runtime_that_has_ended_leaves_no_connection_behind() {
 async fn use_it_once(store: &RedisStore) {
     let claim = Claim::new(name("job"), LONG);
     grant(store, &claim).await;
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }

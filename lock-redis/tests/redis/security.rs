@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lock_core::{Break, Claim, ErrorKind, LockStore, Released, Renewals, Renewed};
+use lock_core::{BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome};
 use lock_redis::RedisStore;
 use lock_testkit::{RedisCluster, RedisServer, until};
 
@@ -60,16 +60,20 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
     let (a, b) = (open(&url).await, open(&url).await);
     let claim = Claim::new(name("job"), LONG);
     grant(&a, &claim).await;
-    let batch = Renewals::new(&lock_core::Clock::system(), [claim.clone()]);
+    let batch = RenewalBatch::new(&lock_core::Clock::system(), [claim.clone()]);
     a.renew(&batch).await;
-    assert!(matches!(batch.iter().next().unwrap().answered(), Some(Renewed::For(_))), "{:?}", batch.failure());
+    assert!(
+        matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))),
+        "{:?}",
+        batch.failure()
+    );
     let waiter = tokio::spawn(locks(&b).lock("job").wait(LONG).acquire());
     until("a waiter", || server.cli(&["PUBSUB", "CHANNELS"]).contains("lock:job").then_some(()));
     a.release(&claim).await.unwrap();
     let guard = tokio::time::timeout(lock_testkit::BOUND, waiter).await.unwrap().unwrap().unwrap();
     assert_eq!(a.list(None, 10).await.unwrap().len(), 1);
     let seen = a.inspect(&name("job")).await.unwrap().unwrap();
-    assert!(a.break_lock(&name("job"), &seen, Break::Revoke).await.unwrap().is_some());
+    assert!(a.break_lock(&name("job"), &seen, BreakMode::Revoke).await.unwrap().is_some());
     assert!(guard.renew().await.is_err());
     a.new_realm().await.unwrap();
     // It may not ask for INFO or CONFIG, so that nothing is promised.
@@ -83,11 +87,15 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
 async fn use_it(store: &RedisStore) {
     let claim = Claim::new(name("job"), LONG);
     grant(store, &claim).await;
-    let batch = Renewals::new(&lock_core::Clock::system(), [claim.clone()]);
+    let batch = RenewalBatch::new(&lock_core::Clock::system(), [claim.clone()]);
     store.renew(&batch).await;
-    assert!(matches!(batch.iter().next().unwrap().answered(), Some(Renewed::For(_))), "{:?}", batch.failure());
+    assert!(
+        matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))),
+        "{:?}",
+        batch.failure()
+    );
     assert_eq!(store.list(None, 10).await.unwrap().len(), 1);
-    assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +123,7 @@ async fn a_cluster_needs_two_rights_more() {
     grant(&store, &moved).await;
     let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
     moving.move_key("lock:job");
-    assert_eq!(store.release(&moved).await.unwrap(), Released::Held);
+    assert_eq!(store.release(&moved).await.unwrap(), ReleaseOutcome::Held);
     moving.finish();
     use_it(&store).await;
 }
@@ -167,7 +175,7 @@ async fn hostile_names_do_nothing() {
     server.cli(&["SET", "lock:odd", "0123456789abcdef0123456789abcdef.9223372036854775807", "PX", "600000"]);
     drop(store.request(&Claim::new(name("odd"), LONG)).await.unwrap());
     let by = store.inspect(&name("odd")).await.unwrap().unwrap();
-    assert!(store.break_lock(&name("odd"), &by, Break::Now).await.unwrap().is_some());
+    assert!(store.break_lock(&name("odd"), &by, BreakMode::Now).await.unwrap().is_some());
     assert!(grant(&store, &Claim::new(name("fine"), LONG)).await.number() < 1_000, "it raised no counter");
 }
 
@@ -184,7 +192,7 @@ async fn a_token_that_its_counter_cannot_have_given_raises_none() {
         assert!(grant(&store, &claim).await.number() < 1_000, "{forged} was seen");
         store.release(&claim).await.unwrap();
         let by = store.inspect(&name("forged")).await.unwrap().unwrap();
-        let broken = store.break_lock(&name("forged"), &by, Break::Now).await.unwrap().unwrap();
+        let broken = store.break_lock(&name("forged"), &by, BreakMode::Now).await.unwrap().unwrap();
         assert!(broken.token.unwrap().number() < 1_000, "{forged} was broken");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{join, join_all};
-use lock_core::{Attempt, Break, Claim, ErrorKind, HeldBy, LockStore, Released, Result};
+use lock_core::{Attempt, BreakMode, Claim, ErrorKind, HeldBy, LockStore, ReleaseOutcome, Result};
 use lock_redis::RedisStore;
 use lock_testkit::{BOUND, RedisCluster, RedisServer, until};
 
@@ -42,7 +42,7 @@ async fn batch(
     store: &Arc<RedisStore>,
     released: &[Claim],
     asked: &[Claim],
-) -> (Vec<Result<Released>>, Vec<Result<Attempt>>) {
+) -> (Vec<Result<ReleaseOutcome>>, Vec<Result<Attempt>>) {
     let ahead = claims(["ahead".to_owned(), "also ahead".to_owned()]);
     let releases = ahead.iter().chain(released).map(|claim| store.release(claim));
     let requests = asked.iter().map(|claim| store.request(claim));
@@ -56,7 +56,11 @@ async fn ask_together(server: &RedisServer, store: &Arc<RedisStore>, asked: &[Cl
     batch(server, store, &[], asked).await.1
 }
 
-async fn release_together(server: &RedisServer, store: &Arc<RedisStore>, released: &[Claim]) -> Vec<Result<Released>> {
+async fn release_together(
+    server: &RedisServer,
+    store: &Arc<RedisStore>,
+    released: &[Claim],
+) -> Vec<Result<ReleaseOutcome>> {
     batch(server, store, released, &[]).await.0
 }
 
@@ -106,9 +110,9 @@ async fn many_cost_a_few_calls_and_each_has_its_own_answer() {
     let before = calls(&server, "evalsha");
     let released = at_once(&server, join_all(all.iter().map(|claim| store.release(claim)))).await;
     assert!(calls(&server, "evalsha") - before < 10, "{} calls", calls(&server, "evalsha") - before);
-    let held_until_now = |released: &&Result<Released>| matches!(released, Ok(Released::Held));
+    let held_until_now = |released: &&Result<ReleaseOutcome>| matches!(released, Ok(ReleaseOutcome::Held));
     assert_eq!(released.iter().filter(held_until_now).count(), 100, "{released:?}");
-    assert!(matches!(released.last(), Some(Ok(Released::NotHeld))), "{:?}", released.last());
+    assert!(matches!(released.last(), Some(Ok(ReleaseOutcome::NotHeld))), "{:?}", released.last());
     let next: Vec<_> = request(&store, &numbered(100), &server).await.iter().map(token).collect();
     assert!(next.iter().min() > tokens.iter().max(), "later tokens are greater");
 }
@@ -120,7 +124,7 @@ async fn one_that_comes_alone_is_one_call() {
     let before = calls(&server, "evalsha");
     for claim in numbered(10) {
         grant(&store, &claim).await;
-        assert_eq!(store.release(&claim).await.unwrap(), Released::Held);
+        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
     }
     // The first found a counter that is new, and asked for the realm.
     assert!(calls(&server, "evalsha") - before <= 10 * 2 + 2, "{} calls", calls(&server, "evalsha") - before);
@@ -205,7 +209,7 @@ async fn locks_that_are_released_cost_one_look_and_one_deletion() {
     let count = || ["mget", "del", "publish"].map(|command| calls(&server, command));
     let [mget, del, publish] = count();
     let answers = release_together(&server, &store, &all).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(Released::Held))), "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{answers:?}");
     assert_eq!(count(), [mget + 1, del + 1, publish + 20]);
 }
 
@@ -237,7 +241,7 @@ async fn a_lease_that_is_released_twice_is_released_once() {
     let claim = Claim::new(name("job"), LONG);
     grant(&store, &claim).await;
     let answers = release_together(&server, &store, &[claim.clone(), claim]).await;
-    assert!(matches!(answers[..], [Ok(Released::Held), Ok(Released::NotHeld)]), "{answers:?}");
+    assert!(matches!(answers[..], [Ok(ReleaseOutcome::Held), Ok(ReleaseOutcome::NotHeld)]), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -258,7 +262,7 @@ async fn a_release_and_a_request_of_one_lock_hand_it_over() {
     let (before, after) = (Claim::new(name("job"), LONG), Claim::new(name("job"), LONG));
     let earlier = grant(&store, &before).await;
     let (released, asked) = batch(&server, &store, &[before], std::slice::from_ref(&after)).await;
-    assert!(matches!(released[..], [Ok(Released::Held)]), "{released:?}");
+    assert!(matches!(released[..], [Ok(ReleaseOutcome::Held)]), "{released:?}");
     assert!(token(&asked[0]) > earlier.number());
     assert_eq!(store.inspect(after.name()).await.unwrap().unwrap().holder, Some(after.holder()));
 }
@@ -271,7 +275,7 @@ async fn nobody_releases_what_another_holds() {
     request(&store, &held, &server).await;
     let others = [numbered(1), vec![held[1].clone()]].concat();
     let answers = release_together(&server, &store, &others).await;
-    assert!(matches!(answers[..], [Ok(Released::NotHeld), Ok(Released::Held)]), "{answers:?}");
+    assert!(matches!(answers[..], [Ok(ReleaseOutcome::NotHeld), Ok(ReleaseOutcome::Held)]), "{answers:?}");
     assert!(is_held(&store, "job 0").await);
 }
 
@@ -285,7 +289,7 @@ async fn a_key_of_another_type_counts_as_held_and_is_not_released() {
     assert!(token(&answers[2]) > token(&answers[0]));
     assert_eq!(held_by(&answers[1]).holder, None);
     let answers = release_together(&server, &store, &numbered(3)[1..2]).await;
-    assert!(matches!(answers[..], [Ok(Released::NotHeld)]), "{answers:?}");
+    assert!(matches!(answers[..], [Ok(ReleaseOutcome::NotHeld)]), "{answers:?}");
     assert_eq!(server.cli(&["LRANGE", "lock:job 1", "0", "-1"]), "x");
 }
 
@@ -396,7 +400,7 @@ async fn who_may_not_tell_of_a_release_releases_nothing() {
         assert_eq!(answer.unwrap_err().kind(), ErrorKind::Denied);
     }
     let seen = store.inspect(all[0].name()).await.unwrap().unwrap();
-    let broken = store.break_lock(all[0].name(), &seen, Break::Now).await;
+    let broken = store.break_lock(all[0].name(), &seen, BreakMode::Now).await;
     assert_eq!(broken.unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(store.list(None, 10).await.unwrap().len(), 3, "all are held as before");
 }
@@ -412,7 +416,7 @@ async fn who_may_not_use_the_commands_for_many_has_them_one_by_one() {
     let tokens: BTreeSet<_> = request(&store, &all, &server).await.iter().map(token).collect();
     assert_eq!(tokens.len(), 10);
     let answers = release_together(&server, &store, &all).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(Released::Held))), "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{answers:?}");
     assert!(calls(&server, "evalsha") - before < 15, "in few calls all the same");
 }
 
@@ -430,7 +434,7 @@ async fn a_server_without_memory_grants_nothing_and_releases_all() {
     }
     assert_eq!(store.list(None, 10).await.unwrap().len(), 5);
     let answers = release_together(&server, &store, &held).await;
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(Released::Held))), "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -496,7 +500,7 @@ async fn many_of_a_slot_that_is_on_its_way_are_late_and_no_error() {
     until("a refusal", || owner.cli(&["INFO", "errorstats"]).contains("TRYAGAIN").then_some(()));
     moving.finish();
     let (released, asked) = tokio::time::timeout(BOUND, all).await.expect("they are asked again").unwrap();
-    assert!(released.iter().all(|answer| matches!(answer, Ok(Released::Held))), "{released:?}");
+    assert!(released.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{released:?}");
     let tokens: BTreeSet<_> = asked.iter().map(token).collect();
     assert_eq!(tokens.len(), 10);
 }

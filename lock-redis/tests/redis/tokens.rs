@@ -1,6 +1,6 @@
 //! What tokens do when the server forgets.
 
-use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, Renewals, Renewed};
+use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, RenewalBatch, RenewalOutcome};
 use lock_testkit::RedisServer;
 
 use crate::bed::{LONG, SYNCED, ask, grant, locks, name, open, server};
@@ -153,8 +153,8 @@ async fn a_new_realm_is_learnt_by_others_and_its_tokens_go_on() {
     let after = grant(&b, &Claim::new(name("job"), LONG)).await;
     assert_eq!(after.realm(), &realm);
     assert!(after.number() > before.number());
-    let batch = Renewals::new(&lock_core::Clock::system(), [held.clone()]);
+    let batch = RenewalBatch::new(&lock_core::Clock::system(), [held.clone()]);
     b.renew(&batch).await;
-    assert!(matches!(batch.iter().next().unwrap().answered(), Some(Renewed::For(_))));
+    assert!(matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))));
     drop(ask(&b, &held).await);
 }

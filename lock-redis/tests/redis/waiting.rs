@@ -94,7 +94,7 @@ async fn a_channel_that_may_not_be_heard_keeps_no_other_from_being_heard() {
         let claim = Claim::new(name(text), LONG);
         let store = store.clone();
         async move {
-            let held = lock_core::Waiting::new(lock_core::HeldBy::default(), LONG);
+            let held = lock_core::Contention::new(lock_core::HeldBy::default(), LONG);
             store.wait(&claim, &held).await
         }
     });

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, Lease, LockName, LockStore, Waiting};
+use lock_core::{Attempt, Claim, Contention, Lease, LockName, LockStore};
 use lock_sqlite::{SqliteConfig, SqliteStore};
 use rusqlite::Connection;
 
@@ -106,7 +106,7 @@ pub(crate) async fn acquired(store: &SqliteStore, claim: &Claim) -> Lease {
     }
 }
 
-pub(crate) async fn held(store: &SqliteStore, claim: &Claim) -> Waiting {
+pub(crate) async fn held(store: &SqliteStore, claim: &Claim) -> Contention {
     match store.request(claim).await.unwrap() {
         Attempt::Granted(_) => panic!("{} was free", claim.name()),
         Attempt::Held(waiting) => waiting,

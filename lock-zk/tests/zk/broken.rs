@@ -1,6 +1,6 @@
 //! Nodes that are gone, and nodes that nobody claims.
 
-use lock_core::{Break, LossReason};
+use lock_core::{BreakMode, LossReason};
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, CreateMode};
 
@@ -83,7 +83,7 @@ async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not
     let guard = ours.lock(&name).acquire().await.unwrap();
     let waiter = crate::bed::waits(&theirs, &name).await;
     let seen = theirs.inspect(&name).await.unwrap().unwrap();
-    let broken = theirs.break_lock(&name, &seen, Break::Revoke).await.unwrap().unwrap();
+    let broken = theirs.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.free_in >= guard.ttl(), "{broken:?}");
     // The node that blocks stands where the holder's stood.
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);

@@ -1,6 +1,6 @@
 //! Fenced writes inside ZooKeeper, and what is told of an ensemble.
 
-use lock_core::{Break, Clock, LockStore};
+use lock_core::{BreakMode, Clock, LockStore};
 use lock_testkit::ZooKeeper;
 use lock_zk::{Proof, ZkConfig, ZkStore};
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -26,7 +26,7 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     target(&client).await;
     let locks = locks_on(&store, secs(30));
-    for how in [Break::Now, Break::Revoke] {
+    for how in [BreakMode::Now, BreakMode::Revoke] {
         let guard = locks.lock(&name).acquire().await.unwrap();
         let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
         assert_eq!(proof.czxid.unsigned_abs(), guard.token_if_any().unwrap().number());

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lock_core::{Claim, LockStore, LossReason, Released};
+use lock_core::{Claim, LockStore, LossReason, ReleaseOutcome};
 use lock_testkit::ZooKeeper;
 
 use crate::bed::{client, fresh, locks, locks_on, nodes, secs, session_of, shared, soon, store, until, waits};
@@ -138,7 +138,7 @@ async fn a_claim_whose_session_is_over_is_withdrawn_by_another_session() {
     // The server may be deleting what was on it still; then it is deleted by this.
     ours.release(&claim).await.unwrap();
     assert!(nodes(&client, name.as_str()).await.is_empty());
-    assert_eq!(ours.release(&claim).await.unwrap(), Released::NotHeld);
+    assert_eq!(ours.release(&claim).await.unwrap(), ReleaseOutcome::NotHeld);
     let guard = locks_on(&ours, secs(30)).lock(&name).try_acquire().await.unwrap();
     guard.expect("it is free").release().await.unwrap();
 }

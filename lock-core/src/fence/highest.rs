@@ -1,4 +1,4 @@
-//! [`Marks`]: the highest token of each name, for each realm, and the realm whose tokens are admitted.
+//! [`HighestTokens`]: the highest token of each name, for each realm, and the realm whose tokens are admitted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, FencingToken, LockName, Realm, Result};
 
 /// The highest token of each name, for each realm, and the realm whose tokens are admitted.
 #[derive(Clone, Default)]
-pub(super) struct Marks {
+pub(super) struct HighestTokens {
     realm: Option<Realm>,
     numbers: HashMap<Realm, Numbers>,
 }
@@ -19,16 +19,16 @@ type Numbers = BTreeMap<LockName, u64>;
 /// One thing that a fence comes to know. Each says its realm: tokens of the last one are admitted.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Mark {
+pub(super) struct Record {
     realm: Realm,
     /// The name and number; none for a realm that was adopted and has no token yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seen: Option<(LockName, u64)>,
 }
 
-impl Marks {
+impl HighestTokens {
     /// What is to be remembered before this token is admitted; `None` if it is known already.
-    pub(super) fn admit(&self, name: &LockName, token: &FencingToken) -> Result<Option<Mark>> {
+    pub(super) fn admit(&self, name: &LockName, token: &FencingToken) -> Result<Option<Record>> {
         if let Some(realm) = self.realm.as_ref().filter(|realm| *realm != token.realm()) {
             let highest = match self.highest(name) {
                 Some(highest) => format!("has seen {highest}"),
@@ -51,16 +51,16 @@ impl Marks {
                 ),
             )),
             Some(highest) if highest == token.number() => Ok(None),
-            _ => Ok(Some(Mark { realm: token.realm().clone(), seen: Some((name.clone(), token.number())) })),
+            _ => Ok(Some(Record { realm: token.realm().clone(), seen: Some((name.clone(), token.number())) })),
         }
     }
 
     /// What is to be remembered before this realm is the one; `None` if it is already.
-    pub(super) fn adopt(&self, realm: &Realm) -> Option<Mark> {
-        (self.realm.as_ref() != Some(realm)).then(|| Mark { realm: realm.clone(), seen: None })
+    pub(super) fn adopt(&self, realm: &Realm) -> Option<Record> {
+        (self.realm.as_ref() != Some(realm)).then(|| Record { realm: realm.clone(), seen: None })
     }
 
-    pub(super) fn apply(&mut self, mark: Mark) {
+    pub(super) fn apply(&mut self, mark: Record) {
         if self.realm.as_ref() != Some(&mark.realm) {
             self.realm = Some(mark.realm.clone());
         }
@@ -98,19 +98,19 @@ impl Marks {
     }
 
     /// The shortest list of marks that says all this. The realm whose tokens are admitted comes last.
-    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
+    pub(super) fn marks(&self) -> impl Iterator<Item = Record> {
         let admitted = self.realm.as_ref();
         let earlier = self.numbers.keys().filter(move |realm| Some(*realm) != admitted);
         let seen = earlier.chain(admitted).flat_map(|realm| {
             let numbers = self.numbers.get(realm).into_iter().flatten();
-            numbers.map(|(name, number)| Mark { realm: realm.clone(), seen: Some((name.clone(), *number)) })
+            numbers.map(|(name, number)| Record { realm: realm.clone(), seen: Some((name.clone(), *number)) })
         });
         let adopted = admitted.filter(|realm| !self.numbers.contains_key(realm));
-        seen.chain(adopted.map(|realm| Mark { realm: realm.clone(), seen: None }))
+        seen.chain(adopted.map(|realm| Record { realm: realm.clone(), seen: None }))
     }
 
     /// Whether these know at least what `earlier` knew.
-    pub(super) fn follow(&self, earlier: &Marks) -> bool {
+    pub(super) fn follow(&self, earlier: &HighestTokens) -> bool {
         let knows = |realm: &Realm, name: &LockName, number: u64| {
             self.numbers.get(realm).and_then(|numbers| numbers.get(name)).is_some_and(|later| *later >= number)
         };

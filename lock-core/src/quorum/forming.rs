@@ -1,4 +1,4 @@
-//! [`Judgement`]: what the members that answer make of their quorum.
+//! [`FormingState`]: what the members that answer make of their quorum.
 
 use super::record::{Decision, Record};
 use super::roll::Roll;
@@ -6,7 +6,7 @@ use crate::Realm;
 
 /// What the members that answer make of their quorum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Judgement {
+pub(super) struct FormingState {
     /// The roll by which it stands: a majority of all members answers and has a place in it.
     pub(super) stands: Option<Roll>,
     /// What has to be decided, so that it stands, or that more have a place.
@@ -31,10 +31,10 @@ pub(super) fn majority(members: usize) -> usize {
     members / 2 + 1
 }
 
-impl Judgement {
+impl FormingState {
     /// Judges what these of so many members say. `lasting` is whether members promise that their tokens survive a crash:
     /// then one that lost its data is no everyday matter, and an operator has to look at it.
-    pub(super) fn of(members: usize, present: &[Present<'_>], lasting: bool) -> Judgement {
+    pub(super) fn of(members: usize, present: &[Present<'_>], lasting: bool) -> FormingState {
         let enough = majority(members);
         let form = |generation| (present.len() >= enough).then_some(Next::Form(generation));
         let latest = present.iter().map(|(_, record)| record.generation()).max().unwrap_or(0);
@@ -42,7 +42,7 @@ impl Judgement {
         let seated = |roll: &Roll| present.iter().filter(|(member, _)| roll.has(member)).count();
         let stands = rolls.iter().find(|roll| seated(roll) >= enough).copied();
         let Some(roll) = stands.or_else(|| rolls.first().copied()) else {
-            return Judgement { stands: None, next: form(1) };
+            return FormingState { stands: None, next: form(1) };
         };
         // Who is of another quorum of this generation, or of a later one, is no newcomer.
         let newcomers: Vec<_> = present
@@ -61,7 +61,7 @@ impl Judgement {
         } else {
             None
         };
-        Judgement { stands: stands.cloned(), next }
+        FormingState { stands: stands.cloned(), next }
     }
 }
 

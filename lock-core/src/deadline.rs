@@ -1,4 +1,4 @@
-//! [`Life`]: how long something may be believed, and why no longer.
+//! [`Deadline`]: how long something may be believed, and why no longer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use crate::{LossReason, Moment};
 ///
 /// One atomic word keeps it: a deadline in nanoseconds, or, with the top bit set, the reason of the loss. So that nobody
 /// can see a deadline that was already given up, and a late renewal cannot bring one back.
-pub(crate) struct Life {
+pub(crate) struct Deadline {
     word: AtomicU64,
     changed: Notify,
 }
@@ -19,11 +19,11 @@ const LOST: u64 = 1 << 63;
 const REASONS: [LossReason; 4] =
     [LossReason::Expired, LossReason::NotHeld, LossReason::SessionEnded, LossReason::Released];
 
-impl Life {
-    pub(crate) const FOREVER: Moment = Moment::from_nanos(LOST - 1);
+impl Deadline {
+    pub(crate) const NEVER: Moment = Moment::from_nanos(LOST - 1);
 
-    pub(crate) fn until(deadline: Moment) -> Life {
-        Life { word: AtomicU64::new(deadline.as_nanos().min(LOST - 1)), changed: Notify::new() }
+    pub(crate) fn until(deadline: Moment) -> Deadline {
+        Deadline { word: AtomicU64::new(deadline.as_nanos().min(LOST - 1)), changed: Notify::new() }
     }
 
     /// Why it is over, if it is over at `now`. Whoever looks first after the deadline makes the loss final, and calls
@@ -35,7 +35,7 @@ impl Life {
                 return None;
             }
             // Fails only if it was moved on or ended meanwhile: then the word that stands now decides.
-            match self.word.compare_exchange(word, lost(LossReason::Expired), Ordering::AcqRel, Ordering::Acquire) {
+            match self.word.compare_exchange(word, encode(LossReason::Expired), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.changed.notify_waiters();
                     noticed();
@@ -62,7 +62,7 @@ impl Life {
     pub(crate) fn end(&self, reason: LossReason) -> bool {
         let ended = self
             .word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & LOST == 0).then_some(lost(reason)))
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & LOST == 0).then_some(encode(reason)))
             .is_ok();
         if ended {
             self.changed.notify_waiters();
@@ -82,7 +82,7 @@ impl Life {
     }
 
     /// The deadline as it stands; a moment long ago if it is over.
-    pub(crate) fn deadline(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         let word = self.word.load(Ordering::Acquire);
         Moment::from_nanos(if word & LOST == 0 { word } else { 0 })
     }
@@ -93,7 +93,7 @@ impl Life {
     }
 }
 
-fn lost(reason: LossReason) -> u64 {
+fn encode(reason: LossReason) -> u64 {
     let index = REASONS.iter().position(|r| *r == reason).expect("BUG: every reason has a number");
     LOST | index as u64
 }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_belief_ends_at_its_deadline_and_cannot_be_moved_on_afterwards() {
-        let life = Life::until(at(10));
+        let life = Deadline::until(at(10));
         assert_eq!(life.loss(at(9), || ()), None);
         assert_eq!(life.loss(at(10), || ()), Some(LossReason::Expired));
         assert!(!life.extend(at(5), at(100)));
@@ -117,21 +117,21 @@ mod tests {
 
     #[test]
     fn a_renewal_that_arrives_late_does_not_move_the_deadline() {
-        let life = Life::until(at(10));
+        let life = Deadline::until(at(10));
         assert!(!life.extend(at(10), at(100)));
     }
 
     #[test]
     fn the_deadline_never_moves_back() {
-        let life = Life::until(at(10));
+        let life = Deadline::until(at(10));
         assert!(life.extend(at(1), at(50)));
         assert!(life.extend(at(2), at(20)));
-        assert_eq!(life.deadline(), at(50));
+        assert_eq!(life.moment(), at(50));
     }
 
     #[test]
     fn the_first_reason_stays() {
-        let life = Life::until(at(10));
+        let life = Deadline::until(at(10));
         assert!(life.end(LossReason::NotHeld));
         assert!(!life.end(LossReason::Released));
         assert_eq!(life.loss(at(0), || ()), Some(LossReason::NotHeld));
