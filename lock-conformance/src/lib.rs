@@ -40,15 +40,15 @@
 //!
 //! A case that the store's [guarantees](lock_core::Guarantees) rule out is shown as *ignored*, with the reason; it never
 //! counts as passed. [`Suite`] runs the same cases inside a program and gives a [`Report`]. [`faults`] has the wrappers
-//! that delay, lose and repeat what a store does; [`checker`] decides whether a history of acquisitions was lawful.
+//! that delay, lose and repeat what a store does; [`history`] decides whether a history of acquisitions was lawful.
 
 mod case;
 mod cases;
-pub mod checker;
 mod context;
 mod factory;
 pub mod faults;
 mod harness;
+pub mod history;
 mod random;
 mod report;
 mod stall;

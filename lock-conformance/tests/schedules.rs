@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_conformance::Random;
-use lock_conformance::checker::{Heard, History};
 use lock_conformance::faults::{Faulty, Mix};
+use lock_conformance::history::{History, ObservedLease};
 use lock_core::{
     Attempt, Claim, Clock, ErrorKind, FencingToken, LockGuard, LockName, LockStore, Locks, MemoryStore, Moment, Quorum,
     Realm, Validity,
@@ -153,7 +153,8 @@ impl Client {
         world.validities.lock().unwrap().push(guard.validity());
         world.look();
         let token = guard.token_if_any().unwrap().clone();
-        let mut heard = Heard { token: token.number(), invoked, returned: world.time(), ..Heard::default() };
+        let mut heard =
+            ObservedLease { token: token.number(), invoked, returned: world.time(), ..ObservedLease::default() };
         for _ in 0..self.random.below(4) {
             observe(&world, &guard, &mut heard);
             self.write(&guard, &token).await;
@@ -209,7 +210,7 @@ impl Client {
 }
 
 /// Notes until when the lease lasts at least, and until when its holder believed in it.
-fn observe(world: &World, guard: &LockGuard, heard: &mut Heard) {
+fn observe(world: &World, guard: &LockGuard, heard: &mut ObservedLease) {
     world.look();
     let (now, remaining) = (world.time(), guard.remaining());
     if guard.is_valid() {
@@ -252,7 +253,7 @@ impl Stores {
     async fn linked(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
         let link = |store: &MemoryStore| {
             let mix = Mix::new(random.below(60), LONGEST);
-            Faulty::random(Arc::new(store.clone()), random.number(), mix)
+            Faulty::random(Arc::new(store.clone()), random.next_u64(), mix)
         };
         let links: Vec<_> = self.members.iter().map(link).collect();
         let stores = links.iter().map(|link| link.clone() as Arc<dyn LockStore>).collect();
@@ -290,7 +291,7 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
         // Beside it something is held for the whole time, so that a shared session goes on.
         held.push(locks.lock(format!("other/{}", links.len())).acquire().await.ok());
         links.push((faulty, locks.clone()));
-        clients.spawn(Client { world: world.clone(), locks, random: Random::new(random.number()) }.run());
+        clients.spawn(Client { world: world.clone(), locks, random: Random::new(random.next_u64()) }.run());
     }
     let monitor = tokio::spawn({
         let world = world.clone();
@@ -301,7 +302,7 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
             }
         }
     });
-    let forgetting = stores.forgetful.then(|| tokio::spawn(stores.clone().forget(Random::new(random.number()))));
+    let forgetting = stores.forgetful.then(|| tokio::spawn(stores.clone().forget(Random::new(random.next_u64()))));
     while let Some(done) = clients.join_next().await {
         done.unwrap();
     }

@@ -79,18 +79,18 @@ fn inflict(etcd: &mut Etcd, fault: Fault) {
     match fault {
         Fault::FailOver => {
             etcd.member_mut(leader).kill();
-            etcd.leader_but(leader);
+            etcd.leader_other_than(leader);
         }
         Fault::MinorityLoss => etcd.member_mut((leader + 1) % 3).kill(),
         Fault::Pause => {
             etcd.member(leader).process().pause();
             // Where there are others, it stands still until it is deposed.
             match etcd.endpoints().len() {
-                1 => std::thread::sleep(Etcd::ELECTION),
-                _ => _ = etcd.leader_but(leader),
+                1 => std::thread::sleep(Etcd::ELECTION_TIMEOUT),
+                _ => _ = etcd.leader_other_than(leader),
             }
             etcd.member(leader).process().resume();
-            until("all members", || etcd.all_follow().then_some(()));
+            until("all members", || etcd.is_healthy().then_some(()));
         }
         _ => {
             etcd.kill_all();

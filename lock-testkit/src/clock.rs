@@ -63,7 +63,7 @@ impl WallClock {
     }
 
     /// Lets a program that is started by this command read this clock.
-    pub fn give_to(&self, command: &mut Command) {
+    pub fn preload_into(&self, command: &mut Command) {
         command.env("LD_PRELOAD", self.library()).env("LEASEHOLD_CLOCK_OFFSET", self.folder.path().join("offset"));
     }
 }
@@ -77,7 +77,7 @@ mod tests {
         let clock = WallClock::new();
         let year = || {
             let mut command = Command::new("date");
-            clock.give_to(command.arg("+%Y"));
+            clock.preload_into(command.arg("+%Y"));
             let said = command.output().expect("date runs");
             String::from_utf8_lossy(&said.stdout).trim().parse::<i32>().expect("a year")
         };

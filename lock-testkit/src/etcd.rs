@@ -40,16 +40,13 @@ pub struct EtcdMember {
     reaper: Option<Process>,
 }
 
-/// The election time-out of the clusters that are started here.
-const ELECTION: Duration = Duration::from_millis(500);
-
 impl Etcd {
     /// The election time-out of these clusters.
-    pub const ELECTION: Duration = ELECTION;
+    pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
     /// What the id of a cluster is made of, beside the addresses of its members, unless a test says otherwise: etcd's
     /// own default. A cluster that begins anew with it has the old one's id.
-    pub const TOKEN: &str = "etcd-cluster";
+    pub const DEFAULT_CLUSTER_TOKEN: &str = "etcd-cluster";
 
     /// Starts a cluster and waits until every member answers.
     ///
@@ -85,7 +82,7 @@ impl Etcd {
             client_port,
             peer_port,
             cluster: cluster.clone(),
-            token: Etcd::TOKEN.to_owned(),
+            token: Etcd::DEFAULT_CLUSTER_TOKEN.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             proxy: Proxy::to(client_port),
             peer_proxy,
@@ -104,7 +101,7 @@ impl Etcd {
     }
 
     /// The addresses of the members' [proxies](EtcdMember::proxy), as `host:port`.
-    pub fn proxied(&self) -> Vec<String> {
+    pub fn proxy_endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| format!("127.0.0.1:{}", member.proxy.port())).collect()
     }
 
@@ -140,7 +137,7 @@ impl Etcd {
     /// # Panics
     ///
     /// If they do not start.
-    pub fn begin_anew(&mut self, token: &str) {
+    pub fn recreate(&mut self, token: &str) {
         self.kill_all();
         for member in &mut self.members {
             std::fs::remove_dir_all(&member.data).expect("the data of a member are removed");
@@ -176,7 +173,7 @@ impl Etcd {
     ///
     /// If that fails.
     pub fn back_up(&self, to: &Path) {
-        let output = self.ctl().args(["snapshot", "save"]).arg(to).output().expect("etcdctl runs");
+        let output = self.etcdctl().args(["snapshot", "save"]).arg(to).output().expect("etcdctl runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -193,7 +190,7 @@ impl Etcd {
     pub fn isolate(&self, index: usize) {
         self.link(index).cut();
         let pid = self.members[index].process().id();
-        (0..self.members.len()).filter(|other| *other != index).for_each(|other| self.link(other).cut_from(pid));
+        (0..self.members.len()).filter(|other| *other != index).for_each(|other| self.link(other).block_process(pid));
     }
 
     /// Lets an isolated member reach the others again.
@@ -204,7 +201,7 @@ impl Etcd {
     pub fn rejoin(&self, index: usize) {
         self.link(index).forward();
         let pid = self.members[index].process().id();
-        (0..self.members.len()).for_each(|other| self.link(other).restore_to(pid));
+        (0..self.members.len()).for_each(|other| self.link(other).unblock_process(pid));
     }
 
     fn link(&self, index: usize) -> &Proxy {
@@ -212,12 +209,12 @@ impl Etcd {
     }
 
     /// Whether every member answers with a quorum behind it.
-    pub fn all_follow(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.members.iter().all(|member| member.get("GET /health", "").is_some_and(|body| body.contains("\"true\"")))
     }
 
     /// The member that leads, but for one of which that is no news.
-    pub fn leader_but(&self, index: usize) -> usize {
+    pub fn leader_other_than(&self, index: usize) -> usize {
         let others = || (0..self.members.len()).filter(move |other| *other != index);
         until("another leader", || others().find(|&other| self.members[other].leads()))
     }
@@ -227,7 +224,7 @@ impl Etcd {
     /// # Panics
     ///
     /// If it does not say.
-    pub fn proposals(&self) -> u64 {
+    pub fn committed_proposals(&self) -> u64 {
         self.counted("etcd_server_proposals_committed_total").expect("etcd counts its proposals")
     }
 
@@ -249,7 +246,7 @@ impl Etcd {
     }
 
     /// A command `etcdctl` for this cluster.
-    pub fn ctl(&self) -> Command {
+    pub fn etcdctl(&self) -> Command {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.endpoints().join(","));
         command
@@ -335,7 +332,7 @@ impl EtcdMember {
             .arg(&self.data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &advertised])
-            .args(["--heartbeat-interval", "50", "--election-timeout", &ELECTION.as_millis().to_string()])
+            .args(["--heartbeat-interval", "50", "--election-timeout", &Etcd::ELECTION_TIMEOUT.as_millis().to_string()])
             .args(["--logger", "zap", "--log-level", "warn"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

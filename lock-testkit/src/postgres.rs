@@ -49,7 +49,7 @@ impl PostgresServer {
     ///
     /// If that cannot be done.
     #[track_caller]
-    pub fn give(file: &Path) {
+    pub fn give_to_server_user(file: &Path) {
         if let Some(user) = other_user() {
             let done = Command::new("chown").arg(format!("{user}:")).arg(file).status();
             assert!(done.is_ok_and(|status| status.success()), "{} cannot be given to {user}", file.display());
@@ -208,12 +208,12 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         // Killed, it would leave its shared memory to the machine. Asked to quit it does so at once, unless it is paused.
         let family = family(self.process.id());
-        if self.process.ended().is_none() {
+        if self.process.try_wait().is_none() {
             signal_all(&family, Signal::CONT);
             self.process.resume();
             self.process.signal(Signal::QUIT);
             let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-            while self.process.ended().is_none() && std::time::Instant::now() < until {
+            while self.process.try_wait().is_none() && std::time::Instant::now() < until {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         }
@@ -245,7 +245,7 @@ impl PgBouncer {
 
     /// The same, but it swallows settings that it does not know, where others refuse them.
     #[track_caller]
-    pub fn start_deaf(server: &PostgresServer) -> PgBouncer {
+    pub fn start_ignoring_options(server: &PostgresServer) -> PgBouncer {
         PgBouncer::start_with(server, "ignore_startup_parameters = options,extra_float_digits\n")
     }
 
@@ -268,7 +268,7 @@ impl PgBouncer {
             let mut command = unprivileged(&bin("pgbouncer"));
             let quiet = command.arg("-q").arg(&ini).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut process = Process::start(quiet);
-            let up = until("a pgbouncer that listens", || match process.ended() {
+            let up = until("a pgbouncer that listens", || match process.try_wait() {
                 Some(_) => Some(false),
                 None => std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(true),
             });
@@ -380,7 +380,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String]) -> Process {
 fn ready(port: u16, process: &mut Process) -> bool {
     let port = port.to_string();
     until("a PostgreSQL that answers", || {
-        if process.ended().is_some() {
+        if process.try_wait().is_some() {
             return Some(false);
         }
         let mut ask = Command::new(bin("pg_isready"));

@@ -49,7 +49,7 @@ impl Process {
     }
 
     /// Asks it to end (`SIGTERM`).
-    pub fn ask_to_end(&self) {
+    pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
@@ -61,7 +61,7 @@ impl Process {
     }
 
     /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap_or_else(|error| panic!("{} cannot be waited for: {error}", self.name))
     }
 
@@ -69,7 +69,7 @@ impl Process {
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let what = format!("the end of {}", self.name);
-        until(&what, || self.ended())
+        until(&what, || self.try_wait())
     }
 
     /// Sends it a signal.
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn a_process_is_gone_when_it_is_killed() {
         let mut process = sleeper();
-        assert!(process.ended().is_none());
+        assert!(process.try_wait().is_none());
         process.kill();
-        assert!(!process.ended().expect("it has ended").success());
+        assert!(!process.try_wait().expect("it has ended").success());
     }
 
     #[test]
@@ -115,8 +115,8 @@ mod tests {
         process.pause();
         let status = format!("/proc/{}/stat", process.id());
         until("its stop", || std::fs::read_to_string(&status).ok().filter(|stat| stat.contains(") T ")));
-        process.ask_to_end();
-        assert!(process.ended().is_none());
+        process.terminate();
+        assert!(process.try_wait().is_none());
         process.resume();
         process.wait();
     }

@@ -96,7 +96,7 @@ impl Proxy {
     }
 
     /// Turns to another server, at this port of 127.0.0.1: all connections are closed, and new ones go there.
-    pub fn turn_to(&self, port: u16) {
+    pub fn retarget(&self, port: u16) {
         self.cut();
         self.link.locked().target = SocketAddr::from(([127, 0, 0, 1], port));
         self.forward();
@@ -113,7 +113,7 @@ impl Proxy {
     }
 
     /// Closes the connections of this process, and every new one of it, whatever the others do.
-    pub fn cut_from(&self, pid: u32) {
+    pub fn block_process(&self, pid: u32) {
         let mut state = self.link.locked();
         state.cut_from.insert(pid);
         state.connections.retain(|connection| {
@@ -126,13 +126,13 @@ impl Proxy {
     }
 
     /// Lets this process connect again.
-    pub fn restore_to(&self, pid: u32) {
+    pub fn unblock_process(&self, pid: u32) {
         self.link.locked().cut_from.remove(&pid);
     }
 
     /// Forgets the connections that there are, as something on the way may do: they stay open, nothing arrives any more,
     /// and nobody is told. New ones are carried.
-    pub fn forget(&self) {
+    pub fn drop_traffic(&self) {
         self.link.locked().connections.iter_mut().for_each(|connection| connection.forgotten = true);
     }
 
@@ -315,7 +315,7 @@ mod tests {
         proxy.hold();
         assert!(!ask(&mut stream));
         proxy.forward();
-        stream.set_read_timeout(Some(crate::BOUND)).unwrap();
+        stream.set_read_timeout(Some(crate::WAIT_TIMEOUT)).unwrap();
         assert!(stream.read_exact(&mut [0]).is_ok(), "what was held arrives");
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let proxy = Proxy::to(echo().0);
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
         assert!(ask(&mut stream));
-        proxy.forget();
+        proxy.drop_traffic();
         assert!(stream.write_all(b"x").is_ok());
         let silence = stream.read_exact(&mut [0]).unwrap_err();
         assert!(matches!(silence.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{silence}");
@@ -359,7 +359,7 @@ mod tests {
             stream.write_all(b"x").unwrap();
         });
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
-        stream.set_read_timeout(Some(crate::BOUND)).unwrap();
+        stream.set_read_timeout(Some(crate::WAIT_TIMEOUT)).unwrap();
         let start = Instant::now();
         stream.write_all(&vec![0; SIZE * PIECES as usize]).unwrap();
         stream.read_exact(&mut [0]).unwrap();
@@ -373,12 +373,12 @@ mod tests {
         let proxy = Proxy::to(echo().0);
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap();
         let own = std::process::id();
-        proxy.cut_from(u32::MAX);
+        proxy.block_process(u32::MAX);
         assert!(ask(&mut stream));
-        proxy.cut_from(own);
+        proxy.block_process(own);
         assert!(!ask(&mut stream));
         assert!(!ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
-        proxy.restore_to(own);
+        proxy.unblock_process(own);
         assert!(ask(&mut TcpStream::connect(("127.0.0.1", proxy.port())).unwrap()));
     }
 

@@ -73,13 +73,13 @@ impl RedisServer {
         let mut all = vec!["--replicaof", "127.0.0.1", &port];
         all.extend(settings);
         let replica = RedisServer::start(&all);
-        replica.wait_until_linked();
+        replica.wait_until_synced();
         replica
     }
 
     /// Waits until this replica has its master's data.
     #[track_caller]
-    pub fn wait_until_linked(&self) {
+    pub fn wait_until_synced(&self) {
         until("the link to the master", || self.cli(&["INFO", "replication"]).contains("link_status:up").then_some(()));
     }
 
@@ -130,7 +130,7 @@ impl RedisServer {
     #[track_caller]
     fn wait_until_ready(&mut self) {
         until("a Redis that answers", || {
-            if let Some(status) = self.process.ended() {
+            if let Some(status) = self.process.try_wait() {
                 let log = fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
                 panic!("the Redis at port {} has ended, {status}: {log}", self.port);
             }
@@ -166,7 +166,7 @@ fn launch(port: u16, folder: &TempDir, settings: &[String], clock: Option<&WallC
     command.args(["--logfile", "server.log", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]);
     command.args(settings);
     if let Some(clock) = clock {
-        clock.give_to(&mut command);
+        clock.preload_into(&mut command);
     }
     Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
@@ -293,7 +293,7 @@ impl RedisCluster {
     ///
     /// If they do not become a cluster.
     #[track_caller]
-    pub fn of_masters(settings: &[&str]) -> RedisCluster {
+    pub fn start_without_replicas(settings: &[&str]) -> RedisCluster {
         RedisCluster::of(3, settings)
     }
 
@@ -355,17 +355,17 @@ impl RedisCluster {
     /// Moves a slot, with its keys, from the master that has it to another; gives the new owner's port.
     #[track_caller]
     pub fn move_slot(&self, slot: u16) -> u16 {
-        let moving = self.begin_to_move(slot);
+        let moving = self.start_slot_migration(slot);
         moving.finish();
         moving.to
     }
 
     /// Puts a slot on its way from the master that has it to another.
     #[track_caller]
-    pub fn begin_to_move(&self, slot: u16) -> MovingSlot {
+    pub fn start_slot_migration(&self, slot: u16) -> SlotMigration {
         let (from, to) = self.owner_and_other(slot);
         let members = self.servers.iter().map(|server| server.port).collect();
-        let moving = MovingSlot { slot, from, to, members };
+        let moving = SlotMigration { slot, from, to, members };
         moving.set(to, "IMPORTING", from);
         moving.set(from, "MIGRATING", to);
         moving
@@ -412,7 +412,7 @@ fn masters(port: u16) -> Vec<Master> {
 
 /// A slot on its way from one master of a cluster to another.
 #[derive(Debug)]
-pub struct MovingSlot {
+pub struct SlotMigration {
     slot: u16,
     members: Vec<u16>,
     /// The port of the master that has it.
@@ -421,7 +421,7 @@ pub struct MovingSlot {
     pub to: u16,
 }
 
-impl MovingSlot {
+impl SlotMigration {
     #[track_caller]
     fn set(&self, at: u16, what: &str, other: u16) {
         until("a slot that is set", || {
@@ -466,7 +466,7 @@ pub fn redlock_url(servers: &[RedisServer]) -> String {
 }
 
 /// A prefix for keys that no other test of this process uses.
-pub fn fresh_prefix() -> String {
+pub fn unique_prefix() -> String {
     static PREFIXES: AtomicU32 = AtomicU32::new(0);
     format!("test{}:", PREFIXES.fetch_add(1, Ordering::Relaxed))
 }

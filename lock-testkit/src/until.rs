@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what must happen: far more than it takes, since test machines are slow at times.
-pub const BOUND: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until `look` gives something, and gives it.
 ///
 /// # Panics
 ///
-/// If it gives nothing within [`BOUND`]; `what` says what did not happen.
+/// If it gives nothing within [`WAIT_TIMEOUT`]; `what` says what did not happen.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -17,7 +17,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < BOUND, "{what}: not within {BOUND:?}");
+        assert!(start.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

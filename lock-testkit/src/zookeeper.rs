@@ -113,7 +113,7 @@ impl ZooKeeper {
     }
 
     /// The addresses of the servers' [proxies](ZooKeeperServer::proxy), as `host:port`.
-    pub fn proxied(&self) -> Vec<String> {
+    pub fn proxy_endpoints(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("127.0.0.1:{}", server.proxy.port())).collect()
     }
 
@@ -150,7 +150,7 @@ impl ZooKeeper {
     }
 
     /// Whether every server answers with a quorum behind it.
-    pub fn all_serve(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.servers.iter().all(|server| server.mode().is_some())
     }
 

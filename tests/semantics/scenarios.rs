@@ -8,7 +8,7 @@ use leasehold::{
     Attempt, BreakMode, Claim, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, LockStore, Locks,
     ReleaseOutcome, RenewalBatch, RenewalOutcome,
 };
-use lock_conformance::faults::{Faulty, Op, Step};
+use lock_conformance::faults::{Faulty, Call, Disturbance};
 use lock_testkit::{Proxy, until};
 
 use crate::Verdict;
@@ -82,7 +82,7 @@ async fn paused_holder(made: Made) -> Verdict {
 
 async fn late_reply(made: Made) -> Verdict {
     let store = Faulty::new(made.open().await);
-    store.next(Op::Request, [Step::DelayReply(Made::TTL * 2)]);
+    store.script(Call::Request, [Disturbance::DelayReply(Made::TTL * 2)]);
     let locks = locks(store);
     let refused = locks.lock(NAME).try_acquire().await.err().map(|error| error.kind());
     locks.close().await;
@@ -130,13 +130,13 @@ async fn killed_holder(made: Made) -> Verdict {
 
 async fn lost_reply(made: Made) -> Verdict {
     let store = Faulty::new(made.open().await);
-    store.next(Op::Request, [Step::FailApplied]);
+    store.script(Call::Request, [Disturbance::FailApplied]);
     unknown_and_cleaned_up(made, store).await
 }
 
 async fn ghost(made: Made) -> Verdict {
     let store = Faulty::new(made.open().await);
-    store.next(Op::Request, [Step::Ghost(Made::TTL / 4)]);
+    store.script(Call::Request, [Disturbance::ApplyLate(Made::TTL / 4)]);
     unknown_and_cleaned_up(made, store).await
 }
 

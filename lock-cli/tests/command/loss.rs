@@ -64,7 +64,7 @@ fn a_store_that_does_not_answer_ends_the_command_before_its_lease_ends() {
     let waiter = place.run(&["--ttl", "3s", "demo"], NEXT);
     // Nobody can write any more: renewals wait, and are not answered.
     let blocker = rusqlite::Connection::open(place.path("locks.db")).unwrap();
-    blocker.busy_timeout(crate::place::BOUND).unwrap();
+    blocker.busy_timeout(crate::place::WAIT_TIMEOUT).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     until("the end of the command", || (!pids.into_iter().any(runs)).then_some(()));
     let ended = now();

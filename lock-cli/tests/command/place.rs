@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-pub(crate) use lock_testkit::{BOUND, until};
+pub(crate) use lock_testkit::{WAIT_TIMEOUT, until};
 
 /// A folder of its own, with a store of its own.
 pub(crate) struct Place {

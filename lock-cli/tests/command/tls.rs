@@ -68,7 +68,7 @@ fn every_mode_of_tls_of_postgresql_works_beside_the_other_stores() {
     let folder: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(ours.0.path(), folder).unwrap();
     let start = |certificate: &str| {
-        PostgresServer::give(Path::new(&ours.file(&format!("{certificate}.key"))));
+        PostgresServer::give_to_server_user(Path::new(&ours.file(&format!("{certificate}.key"))));
         let file = |setting: &str, name: &str| format!("{setting}={}", ours.file(name));
         let certificate_file = file("ssl_cert_file", &format!("{certificate}.pem"));
         let key_file = file("ssl_key_file", &format!("{certificate}.key"));

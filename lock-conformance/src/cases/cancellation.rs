@@ -10,7 +10,7 @@ use lock_core::{LockGuard, Locks};
 
 use crate::case::{Proof, cases, ensure};
 use crate::context::{Context, name};
-use crate::faults::{Faulty, Op, Step};
+use crate::faults::{Call, Disturbance, Faulty};
 
 cases! { "cancellation";
     [] {
@@ -48,9 +48,9 @@ async fn up_to<F: Future>(polls: usize, work: F) -> Option<F::Output> {
 /// A store whose every call has an await point before and after it is applied.
 fn slow(store: Arc<dyn lock_core::LockStore>) -> Arc<Faulty> {
     let slow = Faulty::new(store);
-    slow.always(Op::Request, Step::Around(Duration::from_millis(2)));
-    slow.always(Op::Renew, Step::Delay(Duration::from_millis(2)));
-    slow.always(Op::Release, Step::Around(Duration::from_millis(2)));
+    slow.always(Call::Request, Disturbance::DelayBoth(Duration::from_millis(2)));
+    slow.always(Call::Renew, Disturbance::Delay(Duration::from_millis(2)));
+    slow.always(Call::Release, Disturbance::DelayBoth(Duration::from_millis(2)));
     slow
 }
 

@@ -7,7 +7,7 @@ use lock_core::{BreakMode, ErrorKind, LossReason};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
-use crate::faults::{Faulty, Op, Step};
+use crate::faults::{Call, Disturbance, Faulty};
 
 cases! { "loss";
     [Need::Time] {
@@ -25,32 +25,32 @@ cases! { "loss";
 }
 
 async fn is_on_time_when_renewals_hang(cx: Context) -> Proof {
-    on_time(cx, Step::Hang).await
+    on_time(cx, Disturbance::Hang).await
 }
 
 async fn is_on_time_when_renewals_fail(cx: Context) -> Proof {
-    on_time(cx, Step::Fail).await
+    on_time(cx, Disturbance::Fail).await
 }
 
 async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> Proof {
-    on_time(cx, Step::LoseReply).await
+    on_time(cx, Disturbance::LoseReply).await
 }
 
 async fn is_on_time_after_a_renewal_that_was_answered(cx: Context) -> Proof {
     let faulty = Faulty::new(cx.open().await?);
-    faulty.next(Op::Renew, [Step::Pass]);
-    on_time_with(cx, faulty, Step::Hang).await
+    faulty.script(Call::Renew, [Disturbance::Pass]);
+    on_time_with(cx, faulty, Disturbance::Hang).await
 }
 
-async fn on_time(cx: Context, step: Step) -> Proof {
+async fn on_time(cx: Context, step: Disturbance) -> Proof {
     let faulty = Faulty::new(cx.open().await?);
     on_time_with(cx, faulty, step).await
 }
 
 /// When renewals stop, the guard is lost before another can be granted.
-async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Step) -> Proof {
+async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Disturbance) -> Proof {
     let (b, job) = (cx.open().await?, name("job"));
-    faulty.always(Op::Renew, step);
+    faulty.always(Call::Renew, step);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
     let validity = guard.validity();
     let lost = tokio::spawn(async move { validity.lost().await });
@@ -62,7 +62,7 @@ async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Step) -> Proof {
     ensure!(guard.remaining().is_zero(), "a lost guard has {:?} left", guard.remaining());
     let why = tokio::time::timeout(cx.patience(), lost).await.map_err(|_| "nobody was told of the loss")??;
     ensure!(matches!(why, LossReason::Expired | LossReason::SessionEnded), "it was lost otherwise: {why}");
-    ensure!(faulty.calls(Op::Renew) > 0, "the lease was never renewed");
+    ensure!(faulty.calls(Call::Renew) > 0, "the lease was never renewed");
     drop(guard);
     tokio::time::sleep(cx.ttl / 4).await;
     cx.shows_holder(&b, &next).await?;
@@ -72,7 +72,7 @@ async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Step) -> Proof {
 async fn is_final_when_the_store_answers_later(cx: Context) -> Proof {
     let (faulty, store) = (Faulty::new(cx.open().await?), cx.open().await?);
     let locks = cx.locks_on(faulty.clone());
-    faulty.always(Op::Renew, Step::DelayReply(cx.ttl * 3 / 2));
+    faulty.always(Call::Renew, Disturbance::DelayReply(cx.ttl * 3 / 2));
     let guard = locks.lock("job").ttl(cx.ttl).acquire().await?;
     let limit = guard.ttl() + cx.patience();
     tokio::time::timeout(limit, guard.lost()).await.map_err(|_| "the guard was not lost at its end")?;
@@ -91,7 +91,7 @@ async fn is_final_when_the_store_answers_later(cx: Context) -> Proof {
 
 async fn stops_work_that_needs_the_lock(cx: Context) -> Proof {
     let faulty = Faulty::new(cx.open().await?);
-    faulty.always(Op::Renew, Step::Hang);
+    faulty.always(Call::Renew, Disturbance::Hang);
     let guard = cx.locks_on(faulty).lock("job").ttl(cx.ttl).acquire().await?;
     let limit = guard.ttl() + cx.patience();
     let work = guard.while_held(std::future::pending::<()>());
@@ -104,14 +104,14 @@ async fn stops_work_that_needs_the_lock(cx: Context) -> Proof {
 
 async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> Proof {
     let faulty = Faulty::new(cx.open().await?);
-    faulty.next(Op::Renew, [Step::Fail, Step::FailApplied]);
+    faulty.script(Call::Renew, [Disturbance::Fail, Disturbance::FailApplied]);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
     let until = cx.clock.now().after(guard.ttl() * 2);
     while cx.clock.now() < until {
         guard.check().map_err(|why| format!("lost after two renewals that failed: {why}"))?;
         tokio::time::sleep(cx.ttl / 10).await;
     }
-    ensure!(faulty.calls(Op::Renew) > 2, "it was renewed {} times", faulty.calls(Op::Renew));
+    ensure!(faulty.calls(Call::Renew) > 2, "it was renewed {} times", faulty.calls(Call::Renew));
     guard.release().await?;
     Ok(())
 }

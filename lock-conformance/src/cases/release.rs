@@ -4,7 +4,7 @@ use lock_core::{Claim, ErrorKind, ReleaseOutcome};
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name};
-use crate::faults::{Faulty, Op, Step};
+use crate::faults::{Call, Disturbance, Faulty};
 
 cases! { "release";
     [] {
@@ -144,10 +144,10 @@ async fn of_a_dropped_guard_happens_in_the_background(cx: Context) -> Proof {
 
 async fn that_fails_goes_on_in_the_background(cx: Context) -> Proof {
     let store = cx.open().await?;
-    for step in [Step::Fail, Step::FailApplied] {
+    for step in [Disturbance::Fail, Disturbance::FailApplied] {
         let faulty = Faulty::new(cx.open().await?);
         let guard = cx.locks_on(faulty.clone()).lock("job").acquire().await?;
-        faulty.next(Op::Release, [step, step]);
+        faulty.script(Call::Release, [step, step]);
         ensure!(guard.release().await.is_err(), "a release that failed says that it succeeded");
         cx.becomes_free(&store, &name("job")).await?;
     }

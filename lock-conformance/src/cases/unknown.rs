@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::case::{Need, Proof, cases, ensure};
 use crate::context::{Context, name, until};
-use crate::faults::{Faulty, Op, Step};
+use crate::faults::{Call, Disturbance, Faulty};
 
 cases! { "unknown";
     [] {
@@ -71,16 +71,16 @@ async fn a_waiter_asks_again_and_keeps_its_place(cx: Context) -> Proof {
 }
 
 async fn an_acquire_whose_reply_was_lost_asks_again_and_holds(cx: Context) -> Proof {
-    asks_again(cx, Step::FailApplied).await
+    asks_again(cx, Disturbance::FailApplied).await
 }
 
 async fn an_acquire_whose_reply_never_comes_asks_again_and_holds(cx: Context) -> Proof {
-    asks_again(cx, Step::LoseReply).await
+    asks_again(cx, Disturbance::LoseReply).await
 }
 
-async fn asks_again(cx: Context, step: Step) -> Proof {
+async fn asks_again(cx: Context, step: Disturbance) -> Proof {
     let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
-    faulty.next(Op::Request, [step, step]);
+    faulty.script(Call::Request, [step, step]);
     let locks = impatient(&cx, &faulty);
     let guard = locks.lock("job").wait(cx.soon()).acquire().await?;
     let by = b.inspect(&job).await?.ok_or("a held lock is shown as free")?;
@@ -91,7 +91,7 @@ async fn asks_again(cx: Context, step: Step) -> Proof {
 
 async fn the_token_after_a_lost_reply_is_that_of_the_lease(cx: Context) -> Proof {
     let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
-    faulty.next(Op::Request, [Step::FailApplied]);
+    faulty.script(Call::Request, [Disturbance::FailApplied]);
     let locks = impatient(&cx, &faulty);
     let acquire = tokio::spawn(locks.lock("job").wait(cx.soon()).acquire());
     until(|| async { b.inspect(&job).await.is_ok_and(|by| by.is_some()) }).await;
@@ -103,9 +103,9 @@ async fn the_token_after_a_lost_reply_is_that_of_the_lease(cx: Context) -> Proof
 }
 
 async fn a_lost_reply_of_a_try_is_given_back_soon(cx: Context) -> Proof {
-    for step in [Step::FailApplied, Step::LoseReply] {
+    for step in [Disturbance::FailApplied, Disturbance::LoseReply] {
         let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
-        faulty.next(Op::Request, [step]);
+        faulty.script(Call::Request, [step]);
         let locks = impatient(&cx, &faulty);
         let tried = locks.lock("job").try_acquire().await;
         let error = tried.err().ok_or("a try without a reply succeeded")?;
@@ -117,7 +117,7 @@ async fn a_lost_reply_of_a_try_is_given_back_soon(cx: Context) -> Proof {
 
 async fn a_lost_reply_of_a_dropped_acquire_is_given_back_soon(cx: Context) -> Proof {
     let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
-    faulty.next(Op::Request, [Step::LoseReply]);
+    faulty.script(Call::Request, [Disturbance::LoseReply]);
     let locks = impatient(&cx, &faulty);
     let acquire = tokio::spawn(locks.lock("job").acquire());
     until(|| async { b.inspect(&job).await.is_ok_and(|by| by.is_some()) }).await;
@@ -129,10 +129,10 @@ async fn a_lost_reply_to_a_waiter_leaves_no_place(cx: Context) -> Proof {
     let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
     let holder = cx.claim(&job);
     cx.grant(&b, &holder).await?;
-    faulty.next(Op::Request, [Step::FailApplied, Step::LoseReply]);
+    faulty.script(Call::Request, [Disturbance::FailApplied, Disturbance::LoseReply]);
     let locks = impatient(&cx, &faulty);
     let acquire = tokio::spawn(locks.lock("job").acquire());
-    until(|| async { faulty.calls(Op::Request) >= 2 }).await;
+    until(|| async { faulty.calls(Call::Request) >= 2 }).await;
     acquire.abort();
     cx.give_back(&b, &holder).await?;
     cx.becomes_free(&b, &job).await
@@ -141,7 +141,7 @@ async fn a_lost_reply_to_a_waiter_leaves_no_place(cx: Context) -> Proof {
 async fn a_request_that_is_applied_after_its_acquire_ended_is_gone_soon(cx: Context) -> Proof {
     let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
     let late = Duration::from_millis(300);
-    faulty.next(Op::Request, [Step::Ghost(late)]);
+    faulty.script(Call::Request, [Disturbance::ApplyLate(late)]);
     let locks = impatient(&cx, &faulty);
     let ended = cx.clock.now().after(late + cx.long() * 2);
     ensure!(locks.lock("job").try_acquire().await.is_err(), "a try that was cut off succeeded");
@@ -161,7 +161,7 @@ async fn a_request_that_is_applied_beside_other_locks_is_gone_within_one_ttl(cx:
     // What is renewed beside it would keep it for ever, if it were forgotten on a shared session.
     let other = locks.lock("other").ttl(cx.ttl).acquire().await?;
     let late = cx.ttl * 3 / 2;
-    faulty.next(Op::Request, [Step::Ghost(late)]);
+    faulty.script(Call::Request, [Disturbance::ApplyLate(late)]);
     ensure!(locks.lock("job").ttl(cx.ttl).try_acquire().await.is_err(), "a try that was cut off succeeded");
     tokio::time::sleep(late).await;
     let next = cx.claim(&job);
@@ -172,11 +172,16 @@ async fn a_request_that_is_applied_beside_other_locks_is_gone_within_one_ttl(cx:
 }
 
 async fn a_release_whose_reply_was_lost_is_repeated_and_harms_no_later_holder(cx: Context) -> Proof {
-    for step in [Step::FailApplied, Step::LoseReply, Step::Repeat(cx.ttl / 4), Step::Ghost(cx.ttl / 4)] {
+    for step in [
+        Disturbance::FailApplied,
+        Disturbance::LoseReply,
+        Disturbance::ApplyTwice(cx.ttl / 4),
+        Disturbance::ApplyLate(cx.ttl / 4),
+    ] {
         let (faulty, b, job) = (Faulty::new(cx.open().await?), cx.open().await?, name("job"));
         let locks = impatient(&cx, &faulty);
         let guard = locks.lock("job").acquire().await?;
-        faulty.next(Op::Release, [step]);
+        faulty.script(Call::Release, [step]);
         drop(guard);
         let next = cx.claim(&job);
         cx.grant_within(&b, &next, cx.soon()).await?;
@@ -192,9 +197,9 @@ async fn a_renewal_whose_reply_was_lost_neither_extends_nor_ends(cx: Context) ->
     let faulty = Faulty::new(cx.open().await?);
     let locks = impatient(&cx, &faulty);
     let guard = locks.lock("job").acquire().await?;
-    for step in [Step::FailApplied, Step::Fail] {
+    for step in [Disturbance::FailApplied, Disturbance::Fail] {
         let before = cx.clock.now().after(guard.remaining());
-        faulty.next(Op::Renew, [step]);
+        faulty.script(Call::Renew, [step]);
         let error = guard.renew().await.err().ok_or("a renewal without an answer succeeded")?;
         guard.check().map_err(|why| format!("an unanswered renewal ended the lease: {why} ({error})"))?;
         let after = cx.clock.now().after(guard.remaining());

@@ -13,7 +13,7 @@ use lock_core::{
 };
 
 use crate::Random;
-use crate::faults::{Mix, Op, Step};
+use crate::faults::{Call, Disturbance, Mix};
 
 /// A store that its calls reach late, twice or never, and whose replies get lost: by a script, or by a seeded schedule.
 ///
@@ -26,10 +26,10 @@ pub struct Faulty {
 
 #[derive(Default)]
 struct Plan {
-    next: HashMap<Op, VecDeque<Step>>,
-    always: HashMap<Op, Step>,
+    next: HashMap<Call, VecDeque<Disturbance>>,
+    always: HashMap<Call, Disturbance>,
     random: Option<(Random, Mix)>,
-    calls: HashMap<Op, usize>,
+    calls: HashMap<Call, usize>,
 }
 
 impl Faulty {
@@ -45,12 +45,12 @@ impl Faulty {
     }
 
     /// What happens to the next calls of this kind, in this order.
-    pub fn next(&self, op: Op, steps: impl IntoIterator<Item = Step>) {
+    pub fn script(&self, op: Call, steps: impl IntoIterator<Item = Disturbance>) {
         self.plan().next.entry(op).or_default().extend(steps);
     }
 
     /// What happens to every call of this kind from now on.
-    pub fn always(&self, op: Op, step: Step) {
+    pub fn always(&self, op: Call, step: Disturbance) {
         self.plan().always.insert(op, step);
     }
 
@@ -61,7 +61,7 @@ impl Faulty {
     }
 
     /// How many calls of this kind were made.
-    pub fn calls(&self, op: Op) -> usize {
+    pub fn calls(&self, op: Call) -> usize {
         self.plan().calls.get(&op).copied().unwrap_or_default()
     }
 
@@ -69,7 +69,7 @@ impl Faulty {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn step(&self, op: Op) -> Step {
+    fn step(&self, op: Call) -> Disturbance {
         let mut plan = self.plan();
         *plan.calls.entry(op).or_default() += 1;
         if let Some(step) = plan.next.get_mut(&op).and_then(VecDeque::pop_front) {
@@ -78,46 +78,46 @@ impl Faulty {
         if let Some(step) = plan.always.get(&op) {
             return *step;
         }
-        plan.random.as_mut().map_or(Step::Pass, |(random, mix)| mix.step(random))
+        plan.random.as_mut().map_or(Disturbance::Pass, |(random, mix)| mix.draw(random))
     }
 
-    async fn play<T, F>(&self, op: Op, call: impl Fn() -> F + Send) -> Result<T>
+    async fn play<T, F>(&self, op: Call, call: impl Fn() -> F + Send) -> Result<T>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send + 'static,
     {
         match self.step(op) {
-            Step::Pass => call().await,
-            Step::Delay(time) => {
+            Disturbance::Pass => call().await,
+            Disturbance::Delay(time) => {
                 tokio::time::sleep(time).await;
                 call().await
             }
-            Step::Around(time) => {
+            Disturbance::DelayBoth(time) => {
                 tokio::time::sleep(time).await;
                 let reply = call().await;
                 tokio::time::sleep(time).await;
                 reply
             }
-            Step::DelayReply(time) => {
+            Disturbance::DelayReply(time) => {
                 let reply = call().await;
                 tokio::time::sleep(time).await;
                 reply
             }
-            Step::Fail => Err(not_applied()),
-            Step::FailApplied => {
+            Disturbance::Fail => Err(not_applied()),
+            Disturbance::FailApplied => {
                 let _ = call().await;
                 Err(unknown())
             }
-            Step::LoseReply => {
+            Disturbance::LoseReply => {
                 let _ = call().await;
                 pending().await
             }
-            Step::Hang => pending().await,
-            Step::Ghost(time) => {
+            Disturbance::Hang => pending().await,
+            Disturbance::ApplyLate(time) => {
                 later(time, call());
                 Err(unknown())
             }
-            Step::Repeat(time) => {
+            Disturbance::ApplyTwice(time) => {
                 let reply = call().await;
                 later(time, call());
                 reply
@@ -153,7 +153,7 @@ impl LockStore for Faulty {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        self.play(Op::Request, || {
+        self.play(Call::Request, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move { store.request(&claim).await }
         })
@@ -165,13 +165,13 @@ impl LockStore for Faulty {
     }
 
     async fn renew(&self, batch: &RenewalBatch) {
-        match self.step(Op::Renew) {
-            Step::Pass => self.store.renew(batch).await,
-            Step::Delay(time) | Step::Around(time) => {
+        match self.step(Call::Renew) {
+            Disturbance::Pass => self.store.renew(batch).await,
+            Disturbance::Delay(time) | Disturbance::DelayBoth(time) => {
                 tokio::time::sleep(time).await;
                 self.store.renew(batch).await;
             }
-            Step::DelayReply(time) => match self.renew_copy(batch).await {
+            Disturbance::DelayReply(time) => match self.renew_copy(batch).await {
                 Some(copy) => {
                     tokio::time::sleep(time).await;
                     for (entry, copied) in batch.iter().zip(&copy) {
@@ -183,21 +183,21 @@ impl LockStore for Faulty {
                     self.store.renew(batch).await;
                 }
             },
-            Step::Fail => batch.fail(not_applied()),
-            Step::FailApplied => {
+            Disturbance::Fail => batch.fail(not_applied()),
+            Disturbance::FailApplied => {
                 self.renew_copy(batch).await;
                 batch.fail(unknown());
             }
-            Step::LoseReply => {
+            Disturbance::LoseReply => {
                 self.renew_copy(batch).await;
                 pending().await
             }
-            Step::Hang => pending().await,
-            Step::Ghost(time) => {
+            Disturbance::Hang => pending().await,
+            Disturbance::ApplyLate(time) => {
                 self.renew_later(time, batch);
                 batch.fail(unknown());
             }
-            Step::Repeat(time) => {
+            Disturbance::ApplyTwice(time) => {
                 self.renew_later(time, batch);
                 self.store.renew(batch).await;
             }
@@ -205,7 +205,7 @@ impl LockStore for Faulty {
     }
 
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        self.play(Op::Release, || {
+        self.play(Call::Release, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move { store.release(&claim).await }
         })
@@ -240,7 +240,7 @@ impl LockStore for Faulty {
 #[async_trait]
 impl TokenRaiser for Faulty {
     async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
-        self.play(Op::Raise, || {
+        self.play(Call::Raise, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move {
                 let raise = store.token_raiser().expect("BUG: only a store that raises is asked to");
@@ -258,7 +258,7 @@ impl TokenRaiser for Faulty {
 #[async_trait]
 impl RecordStore for Faulty {
     async fn read_record(&self) -> Result<StoredRecord> {
-        self.play(Op::Keep, || {
+        self.play(Call::Record, || {
             let store = self.store.clone();
             async move { keeps(&*store).read_record().await }
         })
@@ -266,7 +266,7 @@ impl RecordStore for Faulty {
     }
 
     async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
-        self.play(Op::Keep, || {
+        self.play(Call::Record, || {
             let (store, before, text) = (self.store.clone(), before.clone(), text.to_owned());
             async move { keeps(&*store).replace_record(&before, &text).await }
         })

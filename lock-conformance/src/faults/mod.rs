@@ -1,7 +1,7 @@
 //! What can go wrong between a program and its store, for any [`LockStore`](lock_core::LockStore).
 
+mod disturbance;
 mod faulty;
-mod step;
 
+pub use self::disturbance::{Call, Disturbance, Mix};
 pub use self::faulty::Faulty;
-pub use self::step::{Mix, Op, Step};

@@ -7,7 +7,7 @@ mod places;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_conformance::faults::{Faulty, Op, Step};
+use lock_conformance::faults::{Call, Disturbance, Faulty};
 use lock_core::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl Bed {
         Arc::new(Quorum::open(members).await.unwrap())
     }
 
-    fn always(&self, members: impl IntoIterator<Item = usize>, ops: &[Op], step: Step) {
+    fn always(&self, members: impl IntoIterator<Item = usize>, ops: &[Call], step: Disturbance) {
         for member in members {
             ops.iter().for_each(|op| self.faulty[member].always(*op, step));
         }
@@ -66,7 +66,7 @@ impl Bed {
     }
 }
 
-const ALL: &[Op] = &[Op::Request, Op::Renew, Op::Release, Op::Raise];
+const ALL: &[Call] = &[Call::Request, Call::Renew, Call::Release, Call::Raise];
 
 fn job() -> LockName {
     LockName::new("job").unwrap()
@@ -94,7 +94,7 @@ async fn refusal(members: Vec<Arc<dyn LockStore>>) -> Error {
 #[tokio::test(start_paused = true)]
 async fn a_minority_that_fails_or_hangs_is_not_missed() {
     for (members, down) in [(3, 1), (4, 1), (5, 2)] {
-        for step in [Step::Fail, Step::FailApplied, Step::LoseReply, Step::Hang] {
+        for step in [Disturbance::Fail, Disturbance::FailApplied, Disturbance::LoseReply, Disturbance::Hang] {
             let bed = Bed::of(members).await;
             bed.always(0..down, ALL, step);
             let guard = bed.locks().lock("job").wait(SECOND).acquire().await.unwrap();
@@ -110,9 +110,9 @@ async fn a_minority_that_fails_or_hangs_is_not_missed() {
 #[tokio::test(start_paused = true)]
 async fn without_a_majority_nothing_is_granted_and_all_is_given_back() {
     for (members, down) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
-        for step in [Step::Fail, Step::FailApplied, Step::LoseReply, Step::Hang] {
+        for step in [Disturbance::Fail, Disturbance::FailApplied, Disturbance::LoseReply, Disturbance::Hang] {
             let bed = Bed::of(members).await;
-            bed.always(0..down, &[Op::Request], step);
+            bed.always(0..down, &[Call::Request], step);
             let error = bed.quorum.request(&claim()).await.unwrap_err();
             assert!(error.is_retryable(), "{members} members, {down} {step:?}: {error:?}");
             // What was given back to members that do not answer is under way.
@@ -125,7 +125,7 @@ async fn without_a_majority_nothing_is_granted_and_all_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn the_slow_last_member_is_not_waited_for() {
     let bed = Bed::of(3).await;
-    bed.always([2], ALL, Step::Around(LIMIT / 3));
+    bed.always([2], ALL, Disturbance::DelayBoth(LIMIT / 3));
     let started = tokio::time::Instant::now();
     let claim = claim();
     granted(&*bed.quorum, &claim).await;
@@ -134,7 +134,7 @@ async fn the_slow_last_member_is_not_waited_for() {
     // It was asked all the same, and what it granted was given back.
     tokio::time::sleep(4 * LIMIT).await;
     assert_eq!(bed.held_at(&job()).await, 0);
-    assert_eq!((bed.faulty[2].calls(Op::Request), bed.faulty[2].calls(Op::Release)), (1, 1));
+    assert_eq!((bed.faulty[2].calls(Call::Request), bed.faulty[2].calls(Call::Release)), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,17 +142,17 @@ async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next()
     let bed = Bed::of(5).await;
     let (first, next, other) = (claim(), claim(), bed.other().await);
     granted(&*other, &first).await;
-    bed.always(3..5, &[Op::Request], Step::DelayReply(LIMIT / 3));
+    bed.always(3..5, &[Call::Request], Disturbance::DelayReply(LIMIT / 3));
     assert!(matches!(bed.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
     assert_eq!(other.release(&first).await.unwrap(), ReleaseOutcome::Held);
-    bed.always(0..2, &[Op::Request], Step::Fail);
+    bed.always(0..2, &[Call::Request], Disturbance::Fail);
     granted(&*bed.quorum, &next).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_members_are_asked_at_once() {
     let bed = Bed::of(5).await;
-    bed.always(0..5, &[Op::Request], Step::Delay(LIMIT / 2));
+    bed.always(0..5, &[Call::Request], Disturbance::Delay(LIMIT / 2));
     let started = tokio::time::Instant::now();
     granted(&*bed.quorum, &claim()).await;
     assert!(started.elapsed() < LIMIT, "five calls of {:?} took {:?}", LIMIT / 2, started.elapsed());
@@ -214,7 +214,7 @@ async fn the_lease_lasts_as_long_as_the_shortest_of_its_majority() {
     let lease = granted(&*bed.quorum, &claim).await;
     assert_eq!(lease.ttl, claim.ttl());
     // The core counts it from before the first request: what the second phase takes is part of it.
-    bed.always(0..3, &[Op::Raise], Step::Delay(LIMIT / 2));
+    bed.always(0..3, &[Call::Raise], Disturbance::Delay(LIMIT / 2));
     let guard = bed.locks().lock("other").fixed().acquire().await.unwrap();
     assert!(guard.remaining() <= 10 * SECOND - LIMIT / 2, "{:?} remain", guard.remaining());
 }
@@ -224,7 +224,7 @@ async fn a_renewal_counts_only_by_a_majority() {
     for (down, lost) in [(1, false), (2, true)] {
         let bed = Bed::of(3).await;
         let guard = bed.locks().lock("job").acquire().await.unwrap();
-        bed.always(0..down, &[Op::Renew], Step::Fail);
+        bed.always(0..down, &[Call::Renew], Disturbance::Fail);
         tokio::time::sleep(25 * SECOND).await;
         assert_eq!(guard.check().err(), lost.then_some(LossReason::Expired), "{down} members do not renew");
     }
@@ -259,7 +259,7 @@ async fn a_member_that_was_restarted_has_no_vote_for_the_longest_ttl() {
     // With another one down the restarted one is needed, and it has to wait.
     let bed = Bed::of(3).await;
     bed.memory[1].forget();
-    bed.always([0], ALL, Step::Fail);
+    bed.always([0], ALL, Disturbance::Fail);
     let error = bed.quorum.request(&claim()).await.unwrap_err();
     assert!(error.to_string().contains("member 2 has no vote: it was restarted"), "{error}");
     tokio::time::sleep(Quorum::DEFAULT_LONGEST_TTL).await;
@@ -282,7 +282,7 @@ async fn a_token_is_the_greatest_of_the_majority_and_a_majority_has_it() {
         granted(&bed.memory[1], &other).await;
         bed.memory[1].release(&other).await.unwrap();
     }
-    bed.always([2], ALL, Step::Hang);
+    bed.always([2], ALL, Disturbance::Hang);
     let lease = granted(&*bed.quorum, &claim()).await;
     assert_eq!(number(&lease), 8);
     for store in &bed.memory[..2] {
@@ -298,7 +298,7 @@ async fn tokens_rise_whichever_members_decide() {
     for round in 0..40_usize {
         bed.heal();
         // Two others are missing in each round.
-        bed.always([round % 5, (round * 3 + 1) % 5], ALL, Step::Fail);
+        bed.always([round % 5, (round * 3 + 1) % 5], ALL, Disturbance::Fail);
         let claim = claim();
         let lease = granted(&*bed.quorum, &claim).await;
         assert!(number(&lease) > last, "round {round}: {} after {last}", number(&lease));
@@ -311,9 +311,9 @@ async fn tokens_rise_whichever_members_decide() {
 
 #[tokio::test(start_paused = true)]
 async fn no_token_is_given_out_that_a_majority_did_not_acknowledge() {
-    for step in [Step::Fail, Step::Hang, Step::LoseReply] {
+    for step in [Disturbance::Fail, Disturbance::Hang, Disturbance::LoseReply] {
         let bed = Bed::of(3).await;
-        bed.always(0..2, &[Op::Raise], step);
+        bed.always(0..2, &[Call::Raise], step);
         assert!(bed.quorum.request(&claim()).await.is_err(), "{step:?}");
         assert_eq!(bed.held_at(&job()).await, 0, "{step:?}");
     }
@@ -323,7 +323,7 @@ async fn no_token_is_given_out_that_a_majority_did_not_acknowledge() {
 async fn asking_again_gives_the_same_token_as_long_as_nobody_came_between() {
     let bed = Bed::of(3).await;
     let ours = claim();
-    bed.always([2], ALL, Step::Hang);
+    bed.always([2], ALL, Disturbance::Hang);
     let first = number(&granted(&*bed.quorum, &ours).await);
     tokio::time::sleep(3 * LIMIT).await;
     bed.heal();
@@ -355,7 +355,7 @@ async fn a_release_that_may_still_be_applied_spends_the_claim() {
     granted(&bed.memory[0], &theirs).await;
     granted(&bed.memory[1], &theirs).await;
     // The release of our minority win is cut off, and applied much later.
-    bed.faulty[2].next(Op::Release, [Step::Ghost(5 * SECOND)]);
+    bed.faulty[2].script(Call::Release, [Disturbance::ApplyLate(5 * SECOND)]);
     let ours = claim();
     assert!(matches!(bed.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
@@ -376,9 +376,9 @@ async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
     let theirs = claim();
     granted(&bed.memory[0], &theirs).await;
     granted(&bed.memory[1], &theirs).await;
-    bed.faulty[2].next(Op::Release, [Step::Ghost(SECOND / 2)]);
+    bed.faulty[2].script(Call::Release, [Disturbance::ApplyLate(SECOND / 2)]);
     let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
-    while bed.faulty[2].calls(Op::Release) == 0 {
+    while bed.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let spent = bed.memory[2].inspect(&job()).await.unwrap().and_then(|by| by.holder);
@@ -397,9 +397,9 @@ async fn a_release_that_comes_a_second_time_takes_no_later_vote() {
     let theirs = claim();
     granted(&bed.memory[0], &theirs).await;
     granted(&bed.memory[1], &theirs).await;
-    bed.faulty[2].next(Op::Release, [Step::Repeat(SECOND)]);
+    bed.faulty[2].script(Call::Release, [Disturbance::ApplyTwice(SECOND)]);
     let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
-    while bed.faulty[2].calls(Op::Release) == 0 {
+    while bed.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     bed.memory[0].release(&theirs).await.unwrap();

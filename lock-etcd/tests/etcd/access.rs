@@ -82,7 +82,7 @@ async fn a_user_gets_into_its_own_prefix_and_no_text_shows_the_password() {
         "user grant-role app app",
         "auth enable",
     ] {
-        let status = etcd.ctl().args(line.split_whitespace()).stdout(Stdio::null()).status().unwrap();
+        let status = etcd.etcdctl().args(line.split_whitespace()).stdout(Stdio::null()).status().unwrap();
         assert!(status.success(), "{line}");
     }
     let endpoint = &etcd.endpoints()[0];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_core::{Clock, LockName, Locks};
 use lock_etcd::{EtcdConfig, EtcdStore};
-use lock_testkit::{BOUND, Etcd};
+use lock_testkit::{WAIT_TIMEOUT, Etcd};
 
 /// One member that all tests share which do it no harm.
 pub(crate) fn shared() -> &'static Etcd {
@@ -26,7 +26,7 @@ pub(crate) async fn store(endpoints: Vec<String>) -> Arc<EtcdStore> {
 
 /// One that asks nothing twice, however busy the machine is.
 pub(crate) async fn patient(endpoints: Vec<String>) -> Arc<EtcdStore> {
-    store_with(endpoints, BOUND).await
+    store_with(endpoints, WAIT_TIMEOUT).await
 }
 
 async fn store_with(endpoints: Vec<String>, timeout: Duration) -> Arc<EtcdStore> {
@@ -49,7 +49,7 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
 
 /// The keys of a lock, as any client of etcd sees them.
 pub(crate) fn keys(etcd: &Etcd, name: &str) -> Vec<String> {
-    let output = etcd.ctl().args(["get", "--prefix", "--keys-only"]).arg(format!("{name}/")).output().unwrap();
+    let output = etcd.etcdctl().args(["get", "--prefix", "--keys-only"]).arg(format!("{name}/")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines = String::from_utf8(output.stdout).unwrap();
     lines.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
@@ -57,7 +57,7 @@ pub(crate) fn keys(etcd: &Etcd, name: &str) -> Vec<String> {
 
 /// The etcd lease of a lock's only key, in hex.
 pub(crate) fn lease_of(etcd: &Etcd, name: &str) -> String {
-    let output = etcd.ctl().args(["get", "--prefix", "-w", "json"]).arg(format!("{name}/")).output().unwrap();
+    let output = etcd.etcdctl().args(["get", "--prefix", "-w", "json"]).arg(format!("{name}/")).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let (_, lease) = text.split_once("\"lease\":").unwrap();
     let lease: i64 = lease.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
@@ -71,15 +71,15 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if tokio::time::timeout(BOUND, waiting).await.is_err() {
-        panic!("{what}: not within {BOUND:?}");
+    if tokio::time::timeout(WAIT_TIMEOUT, waiting).await.is_err() {
+        panic!("{what}: not within {WAIT_TIMEOUT:?}");
     }
 }
 
 /// Waits for what must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(BOUND, future).await {
+    match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {BOUND:?}"),
+        Err(_) => panic!("{what}: not within {WAIT_TIMEOUT:?}"),
     }
 }

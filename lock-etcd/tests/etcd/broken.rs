@@ -13,7 +13,7 @@ async fn a_key_that_somebody_deleted_is_noticed_within_one_renewal_round() {
     let other = locks.lock(fresh("other")).acquire().await.unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();
     let key = keys(etcd, name.as_str()).remove(0);
-    assert!(etcd.ctl().args(["del", &key]).status().unwrap().success());
+    assert!(etcd.etcdctl().args(["del", &key]).status().unwrap().success());
     // It would be valid for ten seconds more, and renewed after five.
     let reason = soon("the loss", guard.lost()).await;
     assert_eq!(reason, LossReason::NotHeld, "it was lost otherwise");
@@ -28,7 +28,7 @@ async fn a_key_on_the_session_that_nobody_claims_is_deleted() {
     let guard = locks.lock(fresh("other")).acquire().await.unwrap();
     let lease = lease_of(etcd, guard.name().as_str());
     let orphan = format!("{name}/{lease}");
-    assert!(etcd.ctl().args(["put", "--lease", &lease, &orphan, "{}"]).status().unwrap().success());
+    assert!(etcd.etcdctl().args(["put", "--lease", &lease, &orphan, "{}"]).status().unwrap().success());
     assert!(locks.lock(&name).try_acquire().await.unwrap().is_none());
     until("its end", || async { keys(etcd, name.as_str()).is_empty() }).await;
     assert!(guard.is_valid());
@@ -42,7 +42,7 @@ async fn a_session_that_somebody_revoked_is_lost_with_all_its_leases_and_a_new_o
     let locks = locks_on(&store, secs(30));
     let guards = [locks.lock(&name).acquire().await.unwrap(), locks.lock(fresh("too")).acquire().await.unwrap()];
     let lease = lease_of(etcd, name.as_str());
-    assert!(etcd.ctl().args(["lease", "revoke", &lease]).status().unwrap().success());
+    assert!(etcd.etcdctl().args(["lease", "revoke", &lease]).status().unwrap().success());
     // The first call that needs the session learns it, and tells everybody.
     let next = locks.lock(fresh("next")).acquire().await.unwrap();
     for guard in &guards {

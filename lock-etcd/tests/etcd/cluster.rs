@@ -49,12 +49,12 @@ async fn is_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'sta
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_replaced_at_the_same_address_is_refused_and_all_its_locks_are_lost() {
-    is_noticed(Etcd::start(1), |etcd| etcd.begin_anew("another")).await;
+    is_noticed(Etcd::start(1), |etcd| etcd.recreate("another")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_its_data_and_kept_its_id_is_refused_and_all_its_locks_are_lost() {
-    is_noticed(Etcd::start(1), |etcd| etcd.begin_anew(Etcd::TOKEN)).await;
+    is_noticed(Etcd::start(1), |etcd| etcd.recreate(Etcd::DEFAULT_CLUSTER_TOKEN)).await;
 }
 
 async fn restored_is_noticed(token: &'static str) {
@@ -74,7 +74,7 @@ async fn a_cluster_that_was_restored_with_another_id_is_refused_and_all_its_lock
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_restored_with_its_own_id_is_refused_and_all_its_locks_are_lost() {
-    restored_is_noticed(Etcd::TOKEN).await;
+    restored_is_noticed(Etcd::DEFAULT_CLUSTER_TOKEN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn data_that_are_new_have_a_realm_of_their_own_though_the_cluster_has_its_
     etcd.kill_all();
     etcd.start_all();
     assert_eq!(store(etcd.endpoints()).await.realm(), before, "a restart begins no realm");
-    etcd.begin_anew(Etcd::TOKEN);
+    etcd.recreate(Etcd::DEFAULT_CLUSTER_TOKEN);
     assert_ne!(store(etcd.endpoints()).await.realm(), before);
 }
 
@@ -107,17 +107,17 @@ async fn a_new_realm_is_begun_by_an_operator_and_ends_the_handles_of_the_old_one
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_renews_notices_that_its_proxy_turned_to_another_cluster() {
     let (one, other) = (Etcd::start(1), Etcd::start(1));
-    let locks = locks(one.proxied(), secs(12)).await;
+    let locks = locks(one.proxy_endpoints(), secs(12)).await;
     let guard = locks.lock("job").acquire().await.unwrap();
     let port = other.endpoints()[0].rsplit_once(':').unwrap().1.parse().unwrap();
-    one.member(0).proxy().turn_to(port);
+    one.member(0).proxy().retarget(port);
     assert_eq!(soon("the loss", guard.lost()).await, LossReason::SessionEnded, "it was believed in to its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_notices_that_its_proxy_turned_to_another_cluster() {
     let (one, other) = (Etcd::start(1), Etcd::start(1));
-    let (ours, theirs) = (locks(one.proxied(), secs(600)).await, locks(one.endpoints(), secs(600)).await);
+    let (ours, theirs) = (locks(one.proxy_endpoints(), secs(600)).await, locks(one.endpoints(), secs(600)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
     let (told, hears) = tokio::sync::oneshot::channel();
     let told = std::sync::Mutex::new(Some(told));
@@ -125,7 +125,7 @@ async fn who_waits_notices_that_its_proxy_turned_to_another_cluster() {
     let waiter = tokio::spawn(ours.lock("job").on_wait(tell).acquire());
     hears.await.unwrap();
     let port = other.endpoints()[0].rsplit_once(':').unwrap().1.parse().unwrap();
-    one.member(0).proxy().turn_to(port);
+    one.member(0).proxy().retarget(port);
     let error = soon("its end", waiter).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     holder.release().await.unwrap();

@@ -13,18 +13,18 @@ async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_
     ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     let held = theirs.lock("held").acquire().await.unwrap();
 
-    let before = etcd.proposals();
+    let before = etcd.committed_proposals();
     for _ in 0..100 {
         ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     }
-    let cycles = etcd.proposals() - before;
+    let cycles = etcd.committed_proposals() - before;
     assert_eq!(cycles, 200, "100 cycles");
 
-    let before = etcd.proposals();
+    let before = etcd.committed_proposals();
     for _ in 0..50 {
         assert!(ours.lock("held").try_acquire().await.unwrap().is_none());
     }
-    let tries = etcd.proposals() - before;
+    let tries = etcd.committed_proposals() - before;
     // A transaction that may write is proposed, although it then writes nothing.
     assert!(tries <= 50, "{tries} proposals by 50 tries");
     held.release().await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lock_core::{Attempt, Claim, Clock, LockGuard, LockStore, Locks};
 use lock_etcd::{EtcdConfig, EtcdStore};
-use lock_testkit::{BOUND, Etcd};
+use lock_testkit::{WAIT_TIMEOUT, Etcd};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -14,13 +14,13 @@ use crate::bed::{fresh, secs, soon, until};
 /// Locks of a store with the time-outs that users have; a busy machine may take longer for a whole crowd.
 async fn locks(etcd: &Etcd, ttl: u64) -> Locks {
     let store = EtcdStore::connect(EtcdConfig::new(etcd.endpoints()), &Clock::system()).await.unwrap();
-    Locks::builder_of(Arc::new(store)).ttl(secs(ttl)).wait(5 * BOUND).call_timeout(BOUND).build()
+    Locks::builder_of(Arc::new(store)).ttl(secs(ttl)).wait(5 * WAIT_TIMEOUT).call_timeout(WAIT_TIMEOUT).build()
 }
 
 /// How many keys begin so.
 fn count(etcd: &Etcd, prefix: &str) -> usize {
     let output =
-        etcd.ctl().args(["get", "--prefix", "--keys-only", "--limit", "1", "-w", "json", prefix]).output().unwrap();
+        etcd.etcdctl().args(["get", "--prefix", "--keys-only", "--limit", "1", "-w", "json", prefix]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     // Etcd writes no zeros.
@@ -115,7 +115,7 @@ async fn five_thousand_guards_are_dropped_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_still_runs_at_a_slow_member_is_not_asked_again() {
     let etcd = Etcd::start(1);
-    let mut config = EtcdConfig::new(etcd.proxied());
+    let mut config = EtcdConfig::new(etcd.proxy_endpoints());
     config.timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
     let claim = |what| Claim::new(fresh(what), secs(60));
@@ -129,7 +129,7 @@ async fn what_still_runs_at_a_slow_member_is_not_asked_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_who_stopped_polling_hold_nobody_up_for_ever() {
     let etcd = Etcd::start(1);
-    let mut config = EtcdConfig::new(etcd.proxied());
+    let mut config = EtcdConfig::new(etcd.proxy_endpoints());
     config.timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
     let claim = |what| Claim::new(fresh(what), secs(60));

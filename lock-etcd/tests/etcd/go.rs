@@ -6,7 +6,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
-use lock_testkit::{BOUND, Etcd, Process, until};
+use lock_testkit::{WAIT_TIMEOUT, Etcd, Process, until};
 
 use crate::bed::{fresh, keys, locks, secs, shared, soon};
 use crate::interop::{append, etcdctl, numbers};
@@ -60,7 +60,7 @@ impl GoMutex {
 
     /// The token of its next grant, when it comes.
     fn granted(&self) -> u64 {
-        self.said.recv_timeout(BOUND).expect("a grant").parse().unwrap()
+        self.said.recv_timeout(WAIT_TIMEOUT).expect("a grant").parse().unwrap()
     }
 
     fn waits(&self) -> bool {
@@ -69,7 +69,7 @@ impl GoMutex {
 
     fn unlock(&mut self) {
         writeln!(self.input).unwrap();
-        assert_eq!(self.said.recv_timeout(BOUND).expect("its end"), "unlocked");
+        assert_eq!(self.said.recv_timeout(WAIT_TIMEOUT).expect("its end"), "unlocked");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::bed::{fresh, keys, locks, secs, shared};
 
 /// `etcdctl lock NAME`, which runs a shell command while it holds the lock.
 pub(crate) fn etcdctl(etcd: &Etcd, name: &str, script: &str, file: &Path) -> Command {
-    let mut command = etcd.ctl();
+    let mut command = etcd.etcdctl();
     command.args(["lock", "--", name, "sh", "-c", script]).arg(file).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

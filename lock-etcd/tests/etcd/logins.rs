@@ -10,7 +10,7 @@ use lock_testkit::Etcd;
 use crate::bed::{secs, soon, until};
 
 fn ctl(etcd: &Etcd, line: &str) {
-    let output = etcd.ctl().args(line.split_whitespace()).output().unwrap();
+    let output = etcd.etcdctl().args(line.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

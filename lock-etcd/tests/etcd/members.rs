@@ -35,7 +35,7 @@ fn heal(etcd: &mut Etcd, member: usize, fault: Fault) {
 /// For how long nobody can write: until the first write that a bare client gets through at one of the other members, which it
 /// asks in short turns.
 async fn outage(etcd: &Etcd, but: usize) -> impl Future<Output = Duration> + use<> {
-    let turn = Etcd::ELECTION / 10;
+    let turn = Etcd::ELECTION_TIMEOUT / 10;
     let mut clients = Vec::new();
     for (_, member) in etcd.endpoints().into_iter().enumerate().filter(|(member, _)| *member != but) {
         let client = Client::connect([member], None).await.unwrap();
@@ -62,7 +62,7 @@ async fn outage(etcd: &Etcd, but: usize) -> impl Future<Output = Duration> + use
 async fn goes_on(fault: Fault) {
     let mut etcd = Etcd::start(3);
     for leads in [false, true] {
-        let locks = locks(etcd.proxied(), secs(20)).await;
+        let locks = locks(etcd.proxy_endpoints(), secs(20)).await;
         let held = locks.lock("held").acquire().await.unwrap();
         let leader = etcd.leader();
         // Calls begin at the first endpoint.
@@ -81,7 +81,7 @@ async fn goes_on(fault: Fault) {
             "{fault:?}, leads {leads}: acquired after {acquired:?}, all after {all:?}; a bare write after {outage:?}"
         );
         // On an idle machine no more than one time-out over the bare client's; a busy one is slow to both.
-        assert!(all < outage * 4 + Etcd::ELECTION * 10, "{all:?}, and a bare write was through after {outage:?}");
+        assert!(all < outage * 4 + Etcd::ELECTION_TIMEOUT * 10, "{all:?}, and a bare write was through after {outage:?}");
         for i in 0..20 {
             let guard = soon("an acquire", locks.lock(format!("next/{i}")).acquire()).await.unwrap();
             soon("a release", guard.release()).await.unwrap();
@@ -112,7 +112,7 @@ async fn with_one_of_three_members_cut_off_from_us_all_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_watch_hangs_at_a_silent_member_is_served() {
     let etcd = Etcd::start(3);
-    let (ours, theirs) = (locks(etcd.proxied(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
+    let (ours, theirs) = (locks(etcd.proxy_endpoints(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
     let (told, hears) = tokio::sync::oneshot::channel();
     let told = std::sync::Mutex::new(Some(told));

@@ -4,15 +4,15 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use lock_core::{BreakMode, LockStore};
-use lock_etcd::Proof;
+use lock_etcd::FenceCondition;
 use lock_testkit::Etcd;
 
 use crate::bed::{fresh, locks_on, secs, shared, soon, store};
 
 /// A write by another client under this proof; gives whether it was committed.
-fn write(etcd: &Etcd, proof: &Proof, key: &str) -> bool {
+fn write(etcd: &Etcd, proof: &FenceCondition, key: &str) -> bool {
     let lock = String::from_utf8(proof.key.clone()).unwrap();
-    let mut txn = etcd.ctl();
+    let mut txn = etcd.etcdctl();
     let mut txn = txn.args(["txn"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (created, modified) = (proof.create_revision, proof.mod_revision);
     let text = format!("create(\"{lock}\") = \"{created}\"\nmod(\"{lock}\") = \"{modified}\"\n\nput {key} x\n\n\n");
@@ -28,14 +28,14 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let store = store(etcd.endpoints()).await;
     let locks = locks_on(&store, secs(60));
     let guard = locks.lock(&name).acquire().await.unwrap();
-    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    let proof = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
     assert!(write(etcd, &proof, "target"));
     let seen = locks.inspect(&name).await.unwrap().unwrap();
-    assert!(store.proof(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
+    assert!(store.fence_condition(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
     // Revoked: the key is still there, with its create revision, and blocks the name; its holder is fenced off.
     locks.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(!write(etcd, &proof, "target"));
-    assert!(store.proof(&name, guard.holder()).await.unwrap().is_none());
+    assert!(store.fence_condition(&name, guard.holder()).await.unwrap().is_none());
     drop(guard);
     locks.close().await;
 }
@@ -46,7 +46,7 @@ async fn a_released_holder_cannot_write() {
     let store = store(etcd.endpoints()).await;
     let locks = locks_on(&store, secs(60));
     let guard = locks.lock(&name).acquire().await.unwrap();
-    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    let proof = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
     guard.release().await.unwrap();
     assert!(!write(etcd, &proof, "target"));
     let next = locks.lock(&name).acquire().await.unwrap();

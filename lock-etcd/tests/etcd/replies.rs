@@ -10,7 +10,7 @@ use crate::bed::{keys, locks, locks_on, secs, soon, store, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
     let etcd = Etcd::start(1);
-    let ours = locks(etcd.proxied(), secs(10)).await;
+    let ours = locks(etcd.proxy_endpoints(), secs(10)).await;
     let other = ours.lock("other").acquire().await.unwrap();
     etcd.member(0).proxy().lose_replies();
     let tried = tokio::spawn(ours.lock("job").try_acquire());
@@ -29,7 +29,7 @@ async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acquire_whose_reply_was_lost_asks_again_and_has_one_key() {
     let etcd = Etcd::start(1);
-    let ours = locks(etcd.proxied(), secs(30)).await;
+    let ours = locks(etcd.proxy_endpoints(), secs(30)).await;
     ours.lock("first").acquire().await.unwrap().release().await.unwrap();
     etcd.member(0).proxy().lose_replies();
     let acquire = tokio::spawn(ours.lock("job").acquire());
@@ -45,7 +45,7 @@ async fn an_acquire_whose_reply_was_lost_asks_again_and_has_one_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
     let etcd = Etcd::start(1);
-    let (through, direct) = (store(etcd.proxied()).await, store(etcd.endpoints()).await);
+    let (through, direct) = (store(etcd.proxy_endpoints()).await, store(etcd.endpoints()).await);
     let claim = Claim::new(lock_core::LockName::new("job").unwrap(), secs(30));
     etcd.member(0).proxy().lose_replies();
     // The session's own grant is lost as well, until a reply comes through: so the session is opened first.
@@ -66,7 +66,7 @@ async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_reply_was_lost_keeps_its_place() {
     let etcd = Etcd::start(1);
-    let (ours, theirs) = (locks(etcd.proxied(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
+    let (ours, theirs) = (locks(etcd.proxy_endpoints(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
     ours.lock("first").acquire().await.unwrap().release().await.unwrap();
     let holder = theirs.lock("job").acquire().await.unwrap();
     etcd.member(0).proxy().lose_replies();
@@ -89,7 +89,7 @@ async fn a_waiter_whose_reply_was_lost_keeps_its_place() {
 async fn a_slow_link_changes_nothing() {
     let etcd = Etcd::start(1);
     etcd.member(0).proxy().delay(Duration::from_millis(40));
-    let ours = locks(etcd.proxied(), secs(10)).await;
+    let ours = locks(etcd.proxy_endpoints(), secs(10)).await;
     let guard = ours.lock("job").acquire().await.unwrap();
     for _ in 0..3 {
         guard.renew().await.unwrap();

@@ -80,7 +80,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         etcd.isolate(stale);
         let waiter = tokio::spawn(acquire(next, name.clone()));
         let (leads, looks) = (etcd.clone(), stale);
-        tokio::task::spawn_blocking(move || leads.leader_but(looks)).await.unwrap();
+        tokio::task::spawn_blocking(move || leads.leader_other_than(looks)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(u64::from(cut) * 530 % 1_500)).await;
         process.resume();
         let over = Arc::new(AtomicBool::new(false));
@@ -106,7 +106,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         drop(holder);
         etcd.rejoin(stale);
         let healed = etcd.clone();
-        let all = move || until("all members", || healed.all_follow().then_some(()));
+        let all = move || until("all members", || healed.is_healthy().then_some(()));
         tokio::task::spawn_blocking(all).await.unwrap();
         cut += 1;
     }

@@ -31,7 +31,7 @@ async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_notices_the_end_of_its_session_and_takes_a_new_place() {
     let etcd = Etcd::start(1);
-    let (ours, theirs) = (locks(etcd.proxied(), secs(5)).await, locks(etcd.endpoints(), secs(30)).await);
+    let (ours, theirs) = (locks(etcd.proxy_endpoints(), secs(5)).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
     let waiter = tokio::spawn(ours.lock("job").acquire());
     until("its place", || async { keys(&etcd, "job").len() == 2 }).await;
@@ -55,7 +55,7 @@ async fn compaction_does_not_disturb_who_waits() {
     let waiter = tokio::spawn(locks.lock(&name).acquire());
     until("its place", || async { keys(etcd, name.as_str()).len() == 2 }).await;
     let last = locks.lock(fresh("revision")).acquire().await.unwrap().token_if_any().unwrap().number();
-    assert!(etcd.ctl().args(["compact", &last.to_string()]).status().unwrap().success());
+    assert!(etcd.etcdctl().args(["compact", &last.to_string()]).status().unwrap().success());
     holder.release().await.unwrap();
     soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, Clock, FencingToken, LockName, LockStore, Locks, Registry, Result};
 use lock_postgres::{PostgresConfig, PostgresDriver, PostgresStore};
-use lock_testkit::{BOUND, PostgresServer};
+use lock_testkit::{WAIT_TIMEOUT, PostgresServer};
 
 /// Far longer than any test: what ends within it did not wait for the end of a lease.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -78,7 +78,7 @@ pub(crate) async fn ask(store: &dyn LockStore, claim: &Claim) -> Attempt {
     loop {
         match store.request(claim).await {
             Ok(attempt) => return attempt,
-            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -98,7 +98,7 @@ pub(crate) async fn grant_at_last(store: &dyn LockStore, claim: &Claim) -> Fenci
         if let Attempt::Granted(lease) = ask(store, claim).await {
             return lease.token.unwrap();
         }
-        assert!(started.elapsed() < BOUND, "\"{}\" does not become free", claim.name());
+        assert!(started.elapsed() < WAIT_TIMEOUT, "\"{}\" does not become free", claim.name());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -107,7 +107,7 @@ pub(crate) async fn grant_at_last(store: &dyn LockStore, claim: &Claim) -> Fenci
 pub(crate) async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     let started = Instant::now();
     while !look() {
-        assert!(started.elapsed() < BOUND, "{what}: not within {BOUND:?}");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -57,7 +57,7 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
     let started = std::time::Instant::now();
     while guard.is_valid() {
         assert!(guard.renew().await.is_err(), "a lease that another has cannot be renewed");
-        assert!(started.elapsed() < lock_testkit::BOUND, "it does not learn");
+        assert!(started.elapsed() < lock_testkit::WAIT_TIMEOUT, "it does not learn");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
@@ -122,7 +122,7 @@ async fn what_a_standby_leaves_behind_tells_of_it() {
                 break;
             }
             // The server reads its settings again soon.
-            assert!(started.elapsed() < lock_testkit::BOUND, "{change} tells nothing");
+            assert!(started.elapsed() < lock_testkit::WAIT_TIMEOUT, "{change} tells nothing");
         }
     }
 }

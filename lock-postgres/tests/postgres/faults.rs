@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lock_conformance::checker::{Heard, History};
+use lock_conformance::history::{ObservedLease, History};
 use lock_conformance::{Deployment, Factory, Failure, Suite, Verdict, async_trait};
 use lock_core::{Attempt, Claim, ErrorKind, Fault, Faults, LockStore, Locks, ReleaseOutcome};
 use lock_postgres::PostgresStore;
@@ -189,7 +189,7 @@ async fn a_server_clock_that_is_set_back_keeps_a_lease_for_longer_and_never_for_
 }
 
 /// Takes turns on a name, and writes down what it saw.
-async fn turns(store: Arc<PostgresStore>, job: String, begun: Instant, over: Arc<AtomicBool>) -> Vec<Heard> {
+async fn turns(store: Arc<PostgresStore>, job: String, begun: Instant, over: Arc<AtomicBool>) -> Vec<ObservedLease> {
     const TTL: Duration = Duration::from_secs(3);
     let locks = Locks::builder_of(store).ttl(TTL).call_timeout(Duration::from_secs(3)).build();
     let mut heard = Vec::new();
@@ -205,7 +205,7 @@ async fn turns(store: Arc<PostgresStore>, job: String, begun: Instant, over: Arc
         let believed_until = begun.elapsed() + guard.remaining();
         let released = begun.elapsed();
         let given_back = guard.release().await;
-        heard.push(Heard {
+        heard.push(ObservedLease {
             token,
             invoked,
             returned,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_conformance::Random;
 use lock_core::{Claim, Clock, FencingToken, LockStore, RenewalBatch, RenewalOutcome};
-use lock_postgres::{FenceSql, PostgresStore};
+use lock_postgres::{FenceCondition, PostgresStore};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -31,7 +31,7 @@ struct Resource {
     table: Table,
     store: Arc<PostgresStore>,
     pool: PgPool,
-    fence: FenceSql,
+    fence: FenceCondition,
     accounts: String,
 }
 
@@ -52,7 +52,7 @@ impl Resource {
              insert into {accounts} select n, 0 from generate_series(1, {SCHEDULES}) n"
         ));
         let pool = PgPoolOptions::new().max_connections(2 * AT_ONCE as u32).connect(&table.server.url()).await.unwrap();
-        let fence = store.fence_sql();
+        let fence = store.fence_condition();
         Arc::new(Resource { table, store, pool, fence, accounts })
     }
 

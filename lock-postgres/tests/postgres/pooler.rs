@@ -13,7 +13,7 @@ async fn a_pooler_is_found_out_and_said() {
     let direct = table.open().await;
     assert_eq!(direct.guarantees().waiting, WaitStyle::Notified);
     // One refuses settings that it does not know; the other swallows them.
-    for pooler in [PgBouncer::start(server), PgBouncer::start_deaf(server)] {
+    for pooler in [PgBouncer::start(server), PgBouncer::start_ignoring_options(server)] {
         let pooled = open(&format!("{}?table={}", pooler.url(), table.name)).await;
         assert_eq!(pooled.guarantees().waiting, WaitStyle::Polled);
         assert!(pooled.diagnose().await.unwrap().iter().any(|finding| finding.kind == FindingKind::Pooler));
@@ -61,7 +61,7 @@ async fn advisory_locks_are_refused() {
     let server = shared();
     let keys = "?table=refused.lease&mode=advisory";
     init(&format!("{}{keys}", server.url())).await.unwrap();
-    for pooler in [PgBouncer::start(&server), PgBouncer::start_deaf(&server)] {
+    for pooler in [PgBouncer::start(&server), PgBouncer::start_ignoring_options(&server)] {
         let error = open_any(&format!("{}{keys}", pooler.url())).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("pooler"), "{error}");

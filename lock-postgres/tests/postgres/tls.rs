@@ -33,7 +33,7 @@ fn authority(folder: &Path, names: &[(&str, &str)]) {
     // The server is another user, and takes a key only if nobody else can read it.
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     for (file, _) in names {
-        PostgresServer::give(&folder.join(format!("{file}.key")));
+        PostgresServer::give_to_server_user(&folder.join(format!("{file}.key")));
     }
 }
 

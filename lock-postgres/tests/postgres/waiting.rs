@@ -101,9 +101,9 @@ async fn a_connection_that_died_without_a_word_is_noticed_while_somebody_waits()
     let waiter = tokio::spawn(far.lock("job").acquire());
     let waits = format!("select waited_for from {}", table.name);
     eventually("the wish to be told", || table.server.psql(&waits) == "t").await;
-    proxy.forget();
+    proxy.drop_traffic();
     holder.release().await.unwrap();
     // The lease would have ended in ten minutes: it learns of the release by finding that nobody could tell it.
-    let next = tokio::time::timeout(lock_testkit::BOUND, waiter).await.expect("in time").unwrap().unwrap();
+    let next = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.expect("in time").unwrap().unwrap();
     next.release().await.unwrap();
 }

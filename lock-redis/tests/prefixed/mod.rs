@@ -7,7 +7,7 @@ use std::time::Duration;
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{Clock, LockStore, QuorumDriver, Registry};
 use lock_redis::RedisDriver;
-use lock_testkit::fresh_prefix;
+use lock_testkit::unique_prefix;
 
 /// A URL to which a prefix is added.
 struct Shared(String);
@@ -18,7 +18,7 @@ impl Factory for Shared {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
         // Generous, for a machine that is busy.
         let patience = "connect_timeout=30s&response_timeout=30s";
-        Ok(Arc::new(Prefix(format!("{}{patience}&prefix={}", self.0, fresh_prefix()))))
+        Ok(Arc::new(Prefix(format!("{}{patience}&prefix={}", self.0, unique_prefix()))))
     }
 
     fn ttl(&self) -> Duration {

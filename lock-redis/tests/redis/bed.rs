@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, Error, ErrorKind, FencingToken, LockName, LockStore, Locks, Result};
 use lock_redis::{RedisConfig, RedisStore};
-use lock_testkit::{BOUND, RedisServer};
+use lock_testkit::{WAIT_TIMEOUT, RedisServer};
 
 /// Far longer than any test: what ends within it did not wait for the end of a lease.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ pub(crate) async fn open(url: &str) -> Arc<RedisStore> {
     loop {
         match try_open(url).await {
             Ok(store) => return store,
-            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error:?}"),
         }
     }
 }
@@ -58,7 +58,7 @@ pub(crate) async fn ask(store: &RedisStore, claim: &Claim) -> Attempt {
     loop {
         match store.request(claim).await {
             Ok(attempt) => return attempt,
-            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error:?}"),
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -80,7 +80,7 @@ pub(crate) async fn refusal(store: &RedisStore, claim: &Claim) -> Error {
     let started = Instant::now();
     loop {
         let error = store.request(claim).await.expect_err("it is refused");
-        if error.kind() != ErrorKind::TimedOut || started.elapsed() > BOUND {
+        if error.kind() != ErrorKind::TimedOut || started.elapsed() > WAIT_TIMEOUT {
             return error;
         }
     }

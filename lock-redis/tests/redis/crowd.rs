@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Result};
-use lock_testkit::{BOUND, until};
+use lock_testkit::{WAIT_TIMEOUT, until};
 
 use crate::bed::{Counted, LONG, calls, grant, locks, name, open, server};
 
@@ -83,7 +83,7 @@ async fn withdrawals_that_leave_a_mark_travel_together() {
     let marks = || server.cli(&["--scan", "--pattern", "*withdrawn*"]).lines().count();
     until("all their marks", || (marks() == COUNT).then_some(()));
     assert!(calls(&server, "evalsha") < COUNT as u64 / 2, "{} calls", calls(&server, "evalsha"));
-    tokio::time::timeout(BOUND, async {
+    tokio::time::timeout(WAIT_TIMEOUT, async {
         while !store.list(None, 1).await.is_ok_and(|held| held.is_empty()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

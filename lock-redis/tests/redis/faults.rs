@@ -88,9 +88,9 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
         + "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]\n"
         + include_str!("../../src/scripts/request.lua")
         + include_str!("../../src/scripts/read.lua")
-        + include_str!("../../src/scripts/less.lua")
-        + include_str!("../../src/scripts/next.lua")
-        + include_str!("../../src/scripts/unusual.lua");
+        + include_str!("../../src/scripts/compare.lua")
+        + include_str!("../../src/scripts/next_token.lua")
+        + include_str!("../../src/scripts/request_slow.lua");
     let late = server.cli(&["EVAL", &script, "3", "lock:job", &counter, &key, &holder, "600000", "", "0", "1"]);
     assert_eq!(late, "withdrawn");
     assert!(!is_held(&other, "job").await);
@@ -210,6 +210,6 @@ async fn a_server_that_has_no_connection_left_is_asked_again() {
     });
     assert!(!waiter.is_finished(), "it goes on asking");
     assert_eq!(operator.ask("CONFIG SET maxclients 1000"), "+OK");
-    let served = tokio::time::timeout(lock_testkit::BOUND, waiter).await.expect("it is asked again");
+    let served = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.expect("it is asked again");
     served.unwrap().unwrap().release().await.unwrap();
 }

@@ -34,7 +34,7 @@ async fn a_waiter_notices_that_another_program_is_done() {
     let waiter = tokio::spawn(locks(&store).lock("job").wait(LONG).acquire());
     lock_testkit::until("its subscription", || server.cli(&["PUBSUB", "CHANNELS"]).contains("lock:job").then_some(()));
     server.cli(&["DEL", "lock:job"]);
-    let served = tokio::time::timeout(lock_testkit::BOUND, waiter).await.expect("it looks again by itself");
+    let served = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.expect("it looks again by itself");
     served.unwrap().unwrap().release().await.unwrap();
 }
 

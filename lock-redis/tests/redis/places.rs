@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lock_core::{Clock, ErrorKind, FencingToken, Locks, QuorumDriver, Registry, Result};
 use lock_redis::RedisDriver;
-use lock_testkit::{BOUND, RedisServer, redlock_url};
+use lock_testkit::{WAIT_TIMEOUT, RedisServer, redlock_url};
 
 use crate::bed::server;
 
@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(50);
 async fn connect(url: &str) -> Result<Locks> {
     let known = Registry::new().with(RedisDriver).with(QuorumDriver::redlock());
     let store = known.open(&format!("{url}?member_timeout=4s").parse()?, &Clock::system()).await?;
-    Ok(Locks::builder_of(store).ttl(LONG).call_timeout(BOUND).build())
+    Ok(Locks::builder_of(store).ttl(LONG).call_timeout(WAIT_TIMEOUT).build())
 }
 
 /// Opened by whoever answers; the machine may be too busy for one try.
@@ -22,14 +22,14 @@ async fn open(url: &str) -> Locks {
     loop {
         match connect(url).await {
             Ok(locks) => return locks,
-            Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error}"),
+            Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error}"),
         }
     }
 }
 
 /// A token of a lock that was acquired and given back.
 async fn next_token(locks: &Locks) -> FencingToken {
-    let guard = locks.lock("job").wait(BOUND).acquire().await.unwrap();
+    let guard = locks.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     let token = guard.token_if_any().unwrap().clone();
     guard.release().await.unwrap();
     locks.close().await;
@@ -101,21 +101,21 @@ async fn servers_that_keep_nothing_go_on_in_a_new_realm_when_they_were_restarted
         let started = Instant::now();
         loop {
             match known.open(&url.parse().unwrap(), &Clock::system()).await {
-                Ok(store) => return Locks::builder_of(store).ttl(Duration::from_secs(2)).call_timeout(BOUND).build(),
-                Err(error) => assert!(error.is_retryable() && started.elapsed() < BOUND, "{error}"),
+                Ok(store) => return Locks::builder_of(store).ttl(Duration::from_secs(2)).call_timeout(WAIT_TIMEOUT).build(),
+                Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error}"),
             }
         }
     };
     let running = open().await;
-    running.lock("job").fixed().wait(BOUND).acquire().await.unwrap().release().await.unwrap();
+    running.lock("job").fixed().wait(WAIT_TIMEOUT).acquire().await.unwrap().release().await.unwrap();
     let realm = running.realm();
     for at in [0, 1, 2] {
         servers[at].restart();
-        running.lock("job").fixed().wait(BOUND).acquire().await.unwrap().release().await.unwrap();
+        running.lock("job").fixed().wait(WAIT_TIMEOUT).acquire().await.unwrap().release().await.unwrap();
     }
     let started = Instant::now();
     while running.realm() == realm {
-        assert!(started.elapsed() < BOUND, "no server has the data any more, and the realm stays");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "no server has the data any more, and the realm stays");
         drop(running.lock("job").fixed().try_acquire().await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

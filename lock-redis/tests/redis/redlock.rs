@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_core::{
     Attempt, Claim, Driver, ErrorKind, Fault, Fence, FencingToken, Guarantees, LockStore, Locks, Quorum, QuorumDriver,
 };
-use lock_testkit::{BOUND, Proxy, RedisServer, until};
+use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisServer, until};
 
 use crate::bed::{LONG, SYNCED, name, open, server};
 
@@ -88,7 +88,7 @@ async fn without_a_majority_everything_is_given_back() {
     members.servers[2..].iter().for_each(RedisServer::resume);
     until("its end everywhere", || (members.holding() == 0).then_some(()));
     let other = self::locks(members.direct().await, LONG);
-    other.lock("job").wait(BOUND).acquire().await.unwrap().release().await.unwrap();
+    other.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap().release().await.unwrap();
     until("its end everywhere", || (members.holding() == 0).then_some(()));
 }
 
@@ -98,7 +98,7 @@ async fn of_many_that_ask_at_once_one_after_the_other_holds() {
     let members = Members::of(five());
     let mut asking = Vec::new();
     for _ in 0..4 {
-        let lock = locks(members.direct().await, LONG).lock("job").wait(BOUND);
+        let lock = locks(members.direct().await, LONG).lock("job").wait(WAIT_TIMEOUT);
         asking.push(tokio::spawn(async move {
             let guard = lock.acquire().await.unwrap();
             let token = guard.token_if_any().unwrap().number();
@@ -124,11 +124,11 @@ async fn one_clock_that_is_set_forward_can_let_two_in_and_the_fence_refuses_the_
     let members = Members::of(servers);
     let (near, far) = (members.linked().await, members.direct().await);
     members.links[3..].iter().for_each(Proxy::cut);
-    let first = locks(near, LONG).lock("job").wait(BOUND).acquire().await.unwrap();
+    let first = locks(near, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert_eq!(members.holding(), 3);
     assert!(locks(far, LONG).lock("job").try_acquire().await.unwrap().is_none(), "a majority holds it");
     members.servers[0].set_clock(DAY);
-    let second = locks(members.direct().await, LONG).lock("job").wait(BOUND).acquire().await.unwrap();
+    let second = locks(members.direct().await, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert!(first.is_valid(), "two hold it");
     is_fenced(second.token_if_any().unwrap(), first.token_if_any().unwrap()).await;
 }
@@ -145,7 +145,7 @@ async fn one_clock_that_is_set_back_makes_nobody_wait() {
         panic!("it must be free");
     };
     members.servers[0].set_clock(-DAY);
-    let second = locks(members.direct().await, LONG).lock("job").wait(BOUND).acquire().await.unwrap();
+    let second = locks(members.direct().await, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert!(second.token_if_any() > lease.token.as_ref());
 }
 
@@ -155,14 +155,14 @@ async fn a_server_that_forgot_has_no_vote_until_what_it_forgot_has_ended() {
     const TTL: Duration = Duration::from_secs(4);
     let mut members = Members::of((0..3).map(|_| RedisServer::start(&[])).collect());
     let (near, far) = (members.linked().await.longest_ttl(TTL), members.direct().await.longest_ttl(TTL));
-    let lock = locks(near, TTL).lock("job").fixed().wait(BOUND);
+    let lock = locks(near, TTL).lock("job").fixed().wait(WAIT_TIMEOUT);
     members.links[2].cut();
     // New servers have no vote either.
     let first = lock.acquire().await.unwrap();
     members.servers[1].restart();
     assert_eq!(members.servers[1].cli(&["EXISTS", "lock:job"]), "0", "it forgot");
     let others = locks(far, TTL);
-    let second = others.lock("job").wait(BOUND).acquire().await.unwrap();
+    let second = others.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert!(!first.is_valid(), "two held it");
     assert!(second.is_valid());
 }
@@ -175,7 +175,7 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     let to_replica = Proxy::to(members.servers[1].port());
     let replica =
         RedisServer::start(&[&["--replicaof", "127.0.0.1", &to_replica.port().to_string()], &SYNCED[..]].concat());
-    replica.wait_until_linked();
+    replica.wait_until_synced();
     let near = members.linked().await;
     let survived = near.guarantees().tokens_survive.unwrap();
     assert!(!survived.contains(Fault::FailOver.into()), "{survived:?}");
@@ -187,9 +187,9 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     members.links[2].cut();
     let near = locks(near, Duration::from_secs(10));
     for _ in 0..3 {
-        near.lock("job").wait(BOUND).acquire().await.unwrap().release().await.unwrap();
+        near.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap().release().await.unwrap();
     }
-    let first = near.lock("job").wait(BOUND).acquire().await.unwrap();
+    let first = near.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     members.links.iter().for_each(Proxy::cut);
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
     let urls = [members.servers[0].url(), replica.url(), members.servers[2].url()];
@@ -200,7 +200,7 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     assert!(first.is_valid(), "two hold it");
     let (first_token, second_token) = (first.token_if_any().unwrap(), second.token.unwrap());
     assert!(second_token.number() <= first_token.number(), "{first_token}, then {second_token}");
-    tokio::time::timeout(BOUND, first.lost()).await.expect("the stale holder is told");
+    tokio::time::timeout(WAIT_TIMEOUT, first.lost()).await.expect("the stale holder is told");
 }
 
 /// Scenario: the holder is cut off from all members, and not from the resource.
@@ -210,7 +210,7 @@ async fn a_holder_that_is_cut_off_is_told_before_another_is_let_in_and_its_late_
     let (near, far) = (members.linked().await, members.direct().await);
     let first = locks(near, Duration::from_secs(2)).lock("job").acquire().await.unwrap();
     members.links.iter().for_each(Proxy::hold);
-    let second = locks(far, LONG).lock("job").wait(BOUND).acquire().await.unwrap();
+    let second = locks(far, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert!(!first.is_valid(), "it was told before another was let in");
     is_fenced(second.token_if_any().unwrap(), first.token_if_any().unwrap()).await;
     members.links.iter().for_each(Proxy::forward);

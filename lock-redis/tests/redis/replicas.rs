@@ -7,7 +7,7 @@ use lock_core::{
     Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome,
 };
 use lock_redis::FindingKind;
-use lock_testkit::{BOUND, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
+use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
 
 use crate::bed::{LONG, SYNCED, grant, is_held, locks, name, open, refusal, server, try_open};
 
@@ -42,7 +42,7 @@ async fn who_waits_for_replicas_gets_the_lock_when_they_acknowledge_again() {
     let counter = || master.cli(&["--scan", "--pattern", "*token*"]);
     until("some tries", || master.cli(&["GET", &counter()]).parse().is_ok_and(|tries: u32| tries > 2).then_some(()));
     replica.resume();
-    let guard = tokio::time::timeout(BOUND, waiter).await.expect("it is asked again").unwrap().unwrap();
+    let guard = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("it is asked again").unwrap().unwrap();
     guard.release().await.unwrap();
 }
 
@@ -65,7 +65,7 @@ async fn while_a_replica_stands_still_each_of_many_has_its_own_answer_in_time() 
 fn distant_replica(master: &RedisServer, delay: Duration) -> (Proxy, RedisServer) {
     let link = Proxy::to(master.port());
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &link.port().to_string()]);
-    replica.wait_until_linked();
+    replica.wait_until_synced();
     link.delay(delay);
     (link, replica)
 }
@@ -139,7 +139,7 @@ async fn a_demoted_master_is_left_and_a_replica_is_refused() {
     one.cli(&["REPLICAOF", "127.0.0.1", &two.port().to_string()]);
     let error = refusal(&store, &Claim::new(name("job"), LONG)).await;
     assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
-    one.wait_until_linked();
+    one.wait_until_synced();
     assert_eq!(try_open(&one.url()).await.err().unwrap().kind(), ErrorKind::InvalidConfig);
     one.cli(&["REPLICAOF", "NO", "ONE"]);
     grant(&store, &Claim::new(name("job"), LONG)).await;
@@ -152,7 +152,7 @@ async fn a_fail_over_to_a_replica_that_lags_makes_two_and_the_stale_holder_is_to
     let mut master = server();
     let link = Proxy::to(master.port());
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &link.port().to_string(), "--appendonly", "yes"]);
-    replica.wait_until_linked();
+    replica.wait_until_synced();
     let store = open(&format!("{}?connect_timeout=300ms", master.url())).await;
     let first = Claim::new(name("job"), LONG);
     grant(&store, &first).await;
@@ -168,7 +168,7 @@ async fn a_fail_over_to_a_replica_that_lags_makes_two_and_the_stale_holder_is_to
     let token = grant(&other, &Claim::new(name("job"), LONG)).await;
     assert!(guard.is_valid(), "two hold it");
     assert!(token <= stale, "the order of tokens does not survive: {stale}, then {token}");
-    tokio::time::timeout(BOUND, guard.lost()).await.expect("the stale holder is told");
+    tokio::time::timeout(WAIT_TIMEOUT, guard.lost()).await.expect("the stale holder is told");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,7 +205,7 @@ async fn a_cluster_is_followed_when_slots_move_and_masters_change() {
     cluster.servers().iter_mut().find(|server| server.port() == owner).unwrap().kill();
     // Another lock of the same slot; as long as it takes the cluster to put the replica in its place.
     let beside = Claim::new(name("{lock:job}"), LONG);
-    tokio::time::timeout(BOUND, grant(&store, &beside)).await.expect("the cluster goes on");
+    tokio::time::timeout(WAIT_TIMEOUT, grant(&store, &beside)).await.expect("the cluster goes on");
 }
 
 /// How often a member answered that the keys of a step are parted.
@@ -218,7 +218,7 @@ fn refusals(cluster: &mut RedisCluster, port: u16) -> u32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_on_its_way_is_late_and_no_error() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     let store = open(&format!("{}?response_timeout=60s", cluster.url())).await;
     // Three locks of one slot.
     let [moved, kept, asked] =
@@ -226,7 +226,7 @@ async fn a_slot_on_its_way_is_late_and_no_error() {
     for held in [&moved, &kept] {
         grant(&store, held).await;
     }
-    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
     moving.move_key("lock:{lock:job}");
     let request = {
         let (store, asked) = (store.clone(), asked.clone());
@@ -248,17 +248,17 @@ async fn a_slot_on_its_way_is_late_and_no_error() {
     }
     assert!(!request.is_finished(), "what needs the counter waits");
     moving.finish();
-    let attempt = tokio::time::timeout(BOUND, request).await.expect("it is asked again").unwrap();
+    let attempt = tokio::time::timeout(WAIT_TIMEOUT, request).await.expect("it is asked again").unwrap();
     assert!(matches!(attempt, Ok(Attempt::Granted(_))), "{attempt:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_stays_on_its_way_is_an_error_when_the_time_is_over() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     let store = open(&format!("{}?response_timeout=1s", cluster.url())).await;
     let held = Claim::new(name("{lock:job}"), LONG);
     grant(&store, &held).await;
-    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
     moving.move_key("lock:{lock:job}");
     let error = refusal(&store, &Claim::new(name("job"), LONG)).await;
     assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
@@ -267,7 +267,7 @@ async fn a_slot_that_stays_on_its_way_is_an_error_when_the_time_is_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_was_taken_out_of_the_cluster_is_not_believed() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     let slow = Proxy::to(cluster.servers()[0].port());
     let alone =
         RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &lock_testkit::free_port().to_string()]);
@@ -282,7 +282,7 @@ async fn a_member_that_was_taken_out_of_the_cluster_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_used_as_what_it_is_and_the_refusal_says_how() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     let (single, sentinels) = (server(), RedisSentinels::start(&[]));
     let port_of_sentinel = sentinels.url().split([':', ',', '/']).nth(4).unwrap().to_owned();
     for (url, says) in [

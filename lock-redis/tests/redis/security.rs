@@ -70,7 +70,7 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
     let waiter = tokio::spawn(locks(&b).lock("job").wait(LONG).acquire());
     until("a waiter", || server.cli(&["PUBSUB", "CHANNELS"]).contains("lock:job").then_some(()));
     a.release(&claim).await.unwrap();
-    let guard = tokio::time::timeout(lock_testkit::BOUND, waiter).await.unwrap().unwrap().unwrap();
+    let guard = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.unwrap().unwrap().unwrap();
     assert_eq!(a.list(None, 10).await.unwrap().len(), 1);
     let seen = a.inspect(&name("job")).await.unwrap().unwrap();
     assert!(a.break_lock(&name("job"), &seen, BreakMode::Revoke).await.unwrap().is_some());
@@ -112,7 +112,7 @@ async fn waiting_for_replicas_needs_one_right_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_needs_two_rights_more() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     for server in cluster.servers() {
         add_user(server, &["+cluster|slots", "+asking"]);
     }
@@ -121,7 +121,7 @@ async fn a_cluster_needs_two_rights_more() {
     // A slot on its way is followed with them, too.
     let moved = Claim::new(name("job"), LONG);
     grant(&store, &moved).await;
-    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
     moving.move_key("lock:job");
     assert_eq!(store.release(&moved).await.unwrap(), ReleaseOutcome::Held);
     moving.finish();

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{join, join_all};
 use lock_core::{Attempt, BreakMode, Claim, ErrorKind, HeldBy, LockStore, ReleaseOutcome, Result};
 use lock_redis::RedisStore;
-use lock_testkit::{BOUND, RedisCluster, RedisServer, until};
+use lock_testkit::{WAIT_TIMEOUT, RedisCluster, RedisServer, until};
 
 use crate::bed::{LONG, calls, grant, is_held, locks, name, open, server};
 
@@ -181,7 +181,7 @@ async fn who_does_not_look_at_its_answer_keeps_nobody_waiting() {
         }
     }
     let awake = join_all(all[10..].iter().map(|claim| store.request(claim)));
-    let answers = tokio::time::timeout(BOUND, awake).await.expect("nobody waits for who is asleep");
+    let answers = tokio::time::timeout(WAIT_TIMEOUT, awake).await.expect("nobody waits for who is asleep");
     assert!(answers.iter().all(|answer| token(answer) > 0));
     drop(asleep);
 }
@@ -446,7 +446,7 @@ async fn a_release_among_others_wakes_who_waits() {
     let waiter = tokio::spawn(locks(&b).lock("job 1").wait(LONG).acquire());
     until("a waiter that listens", || server.cli(&["PUBSUB", "CHANNELS"]).contains("lock:job 1").then_some(()));
     release_together(&server, &a, &held).await;
-    let served = tokio::time::timeout(BOUND, waiter).await.expect("long before the lease would have ended");
+    let served = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("long before the lease would have ended");
     assert!(served.unwrap().unwrap().is_valid());
 }
 
@@ -469,7 +469,7 @@ async fn who_comes_from_a_runtime_that_has_ended_keeps_nobody_waiting() {
             let _ = tell.send(store.request(&claim).now_or_never());
         }
     });
-    let Ok(answer) = told.recv_timeout(BOUND) else {
+    let Ok(answer) = told.recv_timeout(WAIT_TIMEOUT) else {
         std::mem::forget(under_way);
         panic!("it waits for itself");
     };
@@ -482,7 +482,7 @@ async fn who_comes_from_a_runtime_that_has_ended_keeps_nobody_waiting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_of_a_slot_that_is_on_its_way_are_late_and_no_error() {
-    let mut cluster = RedisCluster::of_masters(&[]);
+    let mut cluster = RedisCluster::start_without_replicas(&[]);
     let store = open(&format!("{}?response_timeout=60s", cluster.url())).await;
     // All are of one slot.
     let of_slot = |what: &str| claims((0..10).map(|number| format!("{{lock:job}}{what}{number}")));
@@ -490,7 +490,7 @@ async fn many_of_a_slot_that_is_on_its_way_are_late_and_no_error() {
     for claim in &held {
         grant(&store, claim).await;
     }
-    let moving = cluster.begin_to_move(cluster.slot_of("lock:job"));
+    let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
     moving.move_key("lock:{lock:job}held5");
     let all = tokio::spawn(async move {
         let releases = join_all(held.iter().map(|claim| store.release(claim)));
@@ -499,7 +499,7 @@ async fn many_of_a_slot_that_is_on_its_way_are_late_and_no_error() {
     let owner = cluster.servers().iter().find(|server| server.port() == moving.from).unwrap();
     until("a refusal", || owner.cli(&["INFO", "errorstats"]).contains("TRYAGAIN").then_some(()));
     moving.finish();
-    let (released, asked) = tokio::time::timeout(BOUND, all).await.expect("they are asked again").unwrap();
+    let (released, asked) = tokio::time::timeout(WAIT_TIMEOUT, all).await.expect("they are asked again").unwrap();
     assert!(released.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{released:?}");
     let tokens: BTreeSet<_> = asked.iter().map(token).collect();
     assert_eq!(tokens.len(), 10);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lock_core::{Claim, LockStore};
-use lock_testkit::{BOUND, Proxy, RedisServer, until};
+use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisServer, until};
 
 use crate::bed::{LONG, calls, grant, locks, name, open, server};
 
@@ -32,13 +32,13 @@ async fn waiters_do_not_ask_while_nothing_happens() {
     };
     let started = std::time::Instant::now();
     while !settled().await {
-        assert!(started.elapsed() < BOUND, "waiters go on asking");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "waiters go on asking");
     }
     let clients = server.cli(&["CLIENT", "LIST"]);
     assert_eq!(clients.lines().filter(|line| line.contains(" sub=1 ")).count(), 1, "one waits for all: {clients}");
     a.release(&held).await.unwrap();
     for waiter in waiters {
-        tokio::time::timeout(BOUND, waiter).await.expect("all are served").unwrap().unwrap();
+        tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("all are served").unwrap().unwrap();
     }
 }
 
@@ -55,7 +55,7 @@ async fn a_lost_subscription_loses_no_wake_up() {
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         // The release comes on a connection that was killed too; the store says so, and is asked again.
         while a.release(&held).await.is_err() {}
-        let served = tokio::time::timeout(BOUND, waiter).await.expect("long before the lease would have ended");
+        let served = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("long before the lease would have ended");
         served.unwrap().unwrap().release().await.unwrap();
     }
 }
@@ -78,7 +78,7 @@ async fn names_that_are_waited_for_at_the_same_time_are_listened_to_together() {
         release.unwrap();
     }
     for waiter in waiters {
-        let guard = tokio::time::timeout(BOUND, waiter).await.expect("long before its lease would have ended");
+        let guard = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("long before its lease would have ended");
         drop(guard.unwrap().unwrap());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lock_core::{Clock, HeldBy, LockGuard, LockName, Locks};
-use lock_testkit::{BOUND, ZooKeeper};
+use lock_testkit::{WAIT_TIMEOUT, ZooKeeper};
 use lock_zk::{ZkConfig, ZkStore};
 use tokio::task::JoinHandle;
 use zookeeper_client::Client;
@@ -87,15 +87,15 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if tokio::time::timeout(BOUND, waiting).await.is_err() {
-        panic!("{what}: not within {BOUND:?}");
+    if tokio::time::timeout(WAIT_TIMEOUT, waiting).await.is_err() {
+        panic!("{what}: not within {WAIT_TIMEOUT:?}");
     }
 }
 
 /// Waits for what must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(BOUND, future).await {
+    match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {BOUND:?}"),
+        Err(_) => panic!("{what}: not within {WAIT_TIMEOUT:?}"),
     }
 }

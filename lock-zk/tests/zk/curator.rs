@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use lock_testkit::{BOUND, Process};
+use lock_testkit::{WAIT_TIMEOUT, Process};
 use tempfile::TempDir;
 
 use crate::bed::{client, fresh, locks, nodes, secs, shared, soon, until, waits};
@@ -46,7 +46,7 @@ impl Curator {
     }
 
     fn hears(&self) -> String {
-        self.lines.recv_timeout(BOUND * 2).expect("Curator says something")
+        self.lines.recv_timeout(WAIT_TIMEOUT * 2).expect("Curator says something")
     }
 
     /// Waits for its turn; gives the transaction that made its node.

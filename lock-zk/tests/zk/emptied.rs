@@ -111,7 +111,7 @@ async fn a_lock_whose_node_was_deleted_and_made_anew_is_looked_at() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_whose_node_was_made_anew_while_the_connection_was_cut_is_looked_at() {
     let zookeeper = ZooKeeper::start(1);
-    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "cut").await;
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxy_endpoints(), "cut").await;
     zookeeper.server(0).proxy().cut();
     make_anew(&client, &name).await;
     zookeeper.server(0).proxy().forward();
@@ -141,7 +141,7 @@ async fn a_session_that_ended_takes_what_it_knew_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acquire_that_is_dropped_when_its_reply_was_lost_leaves_nothing_and_who_came_since_is_seen() {
     let zookeeper = ZooKeeper::start(1);
-    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "dropped").await;
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxy_endpoints(), "dropped").await;
     zookeeper.server(0).proxy().lose_replies();
     let acquire = tokio::spawn(ours.lock(&name).acquire());
     until("its node", || async { nodes(&client, name.as_str()).await.len() == 1 }).await;
@@ -157,7 +157,7 @@ async fn an_acquire_that_is_dropped_when_its_reply_was_lost_leaves_nothing_and_w
 #[tokio::test(flavor = "multi_thread")]
 async fn who_came_after_a_release_whose_reply_was_lost_is_seen() {
     let zookeeper = ZooKeeper::start(1);
-    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxied(), "released").await;
+    let (name, ours, client) = used_often(&zookeeper, zookeeper.proxy_endpoints(), "released").await;
     let guard = ours.lock(&name).acquire().await.unwrap();
     zookeeper.server(0).proxy().lose_replies();
     let release = tokio::spawn(guard.release());

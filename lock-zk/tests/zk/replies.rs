@@ -10,7 +10,7 @@ use crate::bed::{client, locks, locks_on, nodes, secs, soon, store, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
     let zookeeper = ZooKeeper::start(1);
-    let (ours, client) = (store(zookeeper.proxied()).await, client(&zookeeper).await);
+    let (ours, client) = (store(zookeeper.proxy_endpoints()).await, client(&zookeeper).await);
     let name = LockName::new("job").unwrap();
     let (first, claim) = (Claim::queueing(LockName::new("first").unwrap(), secs(60)), Claim::queueing(name, secs(60)));
     // The session is open, and the folder is there.
@@ -39,7 +39,7 @@ async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_whose_reply_was_lost_is_deleted_when_it_is_given_up() {
     let zookeeper = ZooKeeper::start(1);
-    let (ours, client) = (locks(zookeeper.proxied(), secs(60)).await, client(&zookeeper).await);
+    let (ours, client) = (locks(zookeeper.proxy_endpoints(), secs(60)).await, client(&zookeeper).await);
     let other = ours.lock("other").acquire().await.unwrap();
     ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     zookeeper.server(0).proxy().lose_replies();
@@ -55,7 +55,7 @@ async fn a_create_whose_reply_was_lost_is_deleted_when_it_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_failed_is_made_again_after_the_reconnect() {
     let zookeeper = ZooKeeper::start(1);
-    let (ours, client) = (locks(zookeeper.proxied(), secs(60)).await, client(&zookeeper).await);
+    let (ours, client) = (locks(zookeeper.proxy_endpoints(), secs(60)).await, client(&zookeeper).await);
     let other = ours.lock("other").acquire().await.unwrap();
     let guard = ours.lock("job").acquire().await.unwrap();
     zookeeper.server(0).proxy().hold();
@@ -74,7 +74,7 @@ async fn a_release_that_failed_is_made_again_after_the_reconnect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acquire_that_is_dropped_while_the_connection_is_down_leaves_nothing() {
     let zookeeper = ZooKeeper::start(1);
-    let (ours, client) = (locks(zookeeper.proxied(), secs(60)).await, client(&zookeeper).await);
+    let (ours, client) = (locks(zookeeper.proxy_endpoints(), secs(60)).await, client(&zookeeper).await);
     let other = ours.lock("other").acquire().await.unwrap();
     zookeeper.server(0).proxy().cut();
     // Its request waits in the client, which will send it when it is connected again.
@@ -93,7 +93,7 @@ async fn an_acquire_that_is_dropped_while_the_connection_is_down_leaves_nothing(
 async fn a_slow_link_changes_nothing() {
     let zookeeper = ZooKeeper::start(1);
     zookeeper.server(0).proxy().delay(Duration::from_millis(20));
-    let ours = locks_on(&store(zookeeper.proxied()).await, secs(4));
+    let ours = locks_on(&store(zookeeper.proxy_endpoints()).await, secs(4));
     let guard = ours.lock("job").acquire().await.unwrap();
     let over = std::time::Instant::now() + secs(5);
     while std::time::Instant::now() < over {

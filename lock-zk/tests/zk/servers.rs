@@ -46,7 +46,7 @@ async fn goes_on(fault: Fault) {
     let mut zookeeper = ZooKeeper::start(3);
     let leader = zookeeper.leader();
     for server in [(leader + 1) % 3, leader] {
-        let locks = locks(zookeeper.proxied(), secs(20)).await;
+        let locks = locks(zookeeper.proxy_endpoints(), secs(20)).await;
         let held = locks.lock("held").acquire().await.unwrap();
         inflict(&mut zookeeper, server, fault);
         cycle(&locks, "next").await;

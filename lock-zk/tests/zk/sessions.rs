@@ -50,7 +50,7 @@ async fn a_waiter_whose_session_ends_takes_a_new_place_and_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_cut_ends_no_lease_before_its_deadline_and_all_at_it() {
     let zookeeper = ZooKeeper::start(1);
-    let ours = locks(zookeeper.proxied(), secs(4)).await;
+    let ours = locks(zookeeper.proxy_endpoints(), secs(4)).await;
     let theirs = locks(zookeeper.endpoints(), secs(4)).await;
     let name = fresh("suspended");
     let guard = ours.lock(&name).acquire().await.unwrap();
@@ -75,7 +75,7 @@ async fn a_connection_that_is_cut_ends_no_lease_before_its_deadline_and_all_at_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_comes_back_in_time_costs_nothing() {
     let zookeeper = ZooKeeper::start(1);
-    let ours = locks(zookeeper.proxied(), secs(20)).await;
+    let ours = locks(zookeeper.proxy_endpoints(), secs(20)).await;
     let guard = ours.lock("job").acquire().await.unwrap();
     for _ in 0..3 {
         zookeeper.server(0).proxy().cut();

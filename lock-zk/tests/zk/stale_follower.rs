@@ -86,7 +86,7 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         drop(holder);
         zookeeper.rejoin(follower);
         let healed = zookeeper.clone();
-        let all = move || until("all servers", || healed.all_serve().then_some(()));
+        let all = move || until("all servers", || healed.is_healthy().then_some(()));
         tokio::task::spawn_blocking(all).await.unwrap();
     }
     let cuts = cuts();

@@ -11,14 +11,14 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// The leases that were granted and whose grant was heard of, in any order.
-    pub leases: Vec<Heard>,
+    pub leases: Vec<ObservedLease>,
     /// The tokens of the writes that the protected resource accepted, in its order.
     pub accepted: Vec<u64>,
 }
 
 /// A lease as its holder knows it.
 #[derive(Clone, Debug, Default)]
-pub struct Heard {
+pub struct ObservedLease {
     /// Its fencing token.
     pub token: u64,
     /// When the acquire began.
@@ -61,7 +61,7 @@ impl History {
     ///
     /// The first thing that was not.
     pub fn check(&self) -> Result<(), Violation> {
-        let mut leases: Vec<&Heard> = self.leases.iter().collect();
+        let mut leases: Vec<&ObservedLease> = self.leases.iter().collect();
         leases.sort_by_key(|lease| lease.token);
         order(&leases)?;
         one_lease_at_a_time(&leases)?;
@@ -74,7 +74,7 @@ impl History {
     }
 }
 
-impl Heard {
+impl ObservedLease {
     /// The earliest moment at which the store may have ended it.
     fn ends(&self) -> Duration {
         self.released.map_or(self.expires, |released| released.min(self.expires))
@@ -82,12 +82,12 @@ impl Heard {
 }
 
 /// Tokens are unique, and rise in real time.
-fn order(leases: &[&Heard]) -> Result<(), Violation> {
+fn order(leases: &[&ObservedLease]) -> Result<(), Violation> {
     if let Some(pair) = leases.windows(2).find(|pair| pair[0].token == pair[1].token) {
         return Err(Violation::TokenRepeats(pair[0].token));
     }
     // Of the leases with greater tokens, the one that was granted first.
-    let mut first: Option<&Heard> = None;
+    let mut first: Option<&ObservedLease> = None;
     for lease in leases.iter().rev() {
         if let Some(later) = first.filter(|later| later.returned < lease.invoked) {
             return Err(Violation::TokenFell(later.token, lease.token));
@@ -99,7 +99,7 @@ fn order(leases: &[&Heard]) -> Result<(), Violation> {
 
 /// The exact pass: each lease is granted as early as it can have been. If that is too late for its reply, no order of
 /// events explains the history.
-fn one_lease_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
+fn one_lease_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
     let mut free_from = Duration::ZERO;
     let mut before = 0;
     for lease in leases {
@@ -117,7 +117,7 @@ fn one_lease_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
 }
 
 /// Nobody believes while another does. Empty beliefs exclude nobody.
-fn one_believer_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
+fn one_believer_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
     let mut beliefs: Vec<_> = leases.iter().filter(|lease| lease.returned < lease.believed_until).collect();
     beliefs.sort_by_key(|lease| lease.returned);
     match beliefs.windows(2).find(|pair| pair[1].returned < pair[0].believed_until) {
@@ -127,11 +127,11 @@ fn one_believer_at_a_time(leases: &[&Heard]) -> Result<(), Violation> {
 }
 
 /// Nobody who is no longer the holder is told that it is.
-fn no_stranger(leases: &[&Heard]) -> Result<(), Violation> {
+fn no_stranger(leases: &[&ObservedLease]) -> Result<(), Violation> {
     // Of the leases with greater tokens, the one that was granted first.
-    let mut first: Option<&Heard> = None;
+    let mut first: Option<&ObservedLease> = None;
     for lease in leases.iter().rev() {
-        let confirmed_after = |later: &&Heard| lease.confirmed.iter().any(|call| *call > later.returned);
+        let confirmed_after = |later: &&ObservedLease| lease.confirmed.iter().any(|call| *call > later.returned);
         if let Some(later) = first.filter(confirmed_after) {
             return Err(Violation::StrangerSucceeded(lease.token, later.token));
         }
@@ -166,12 +166,12 @@ mod tests {
     }
 
     /// A lease that was asked for and granted at these times, and lasts until `ends` unless something else is said.
-    fn lease(token: u64, invoked: u64, returned: u64, ends: u64) -> Heard {
+    fn lease(token: u64, invoked: u64, returned: u64, ends: u64) -> ObservedLease {
         let (invoked, returned, ends) = (at(invoked), at(returned), at(ends));
-        Heard { token, invoked, returned, expires: ends, believed_until: ends, ..Heard::default() }
+        ObservedLease { token, invoked, returned, expires: ends, believed_until: ends, ..ObservedLease::default() }
     }
 
-    fn verdict(leases: impl Into<Vec<Heard>>) -> Result<(), Violation> {
+    fn verdict(leases: impl Into<Vec<ObservedLease>>) -> Result<(), Violation> {
         History { leases: leases.into(), accepted: Vec::new() }.check()
     }
 
@@ -182,13 +182,13 @@ mod tests {
 
     #[test]
     fn a_release_frees_before_the_ttl() {
-        let released = Heard { released: Some(at(5)), believed_until: at(5), ..lease(1, 0, 2, 100) };
+        let released = ObservedLease { released: Some(at(5)), believed_until: at(5), ..lease(1, 0, 2, 100) };
         assert_eq!(verdict([released, lease(2, 3, 6, 50)]), Ok(()));
     }
 
     #[test]
     fn a_grant_before_the_end_of_the_lease_in_the_way_is_found() {
-        let unbelieved = Heard { believed_until: at(2), ..lease(1, 0, 2, 10) };
+        let unbelieved = ObservedLease { believed_until: at(2), ..lease(1, 0, 2, 10) };
         assert_eq!(verdict([unbelieved, lease(2, 3, 9, 20)]), Err(Violation::TwoLeases(1, 2)));
     }
 
@@ -207,15 +207,15 @@ mod tests {
 
     #[test]
     fn two_believers_are_found_where_the_leases_themselves_are_lawful() {
-        let believes_too_long = Heard { believed_until: at(15), ..lease(1, 0, 2, 10) };
+        let believes_too_long = ObservedLease { believed_until: at(15), ..lease(1, 0, 2, 10) };
         assert_eq!(verdict([believes_too_long, lease(2, 3, 12, 20)]), Err(Violation::TwoBelievers(1, 2)));
     }
 
     #[test]
     fn a_renewal_that_succeeds_after_the_next_grant_is_found() {
-        let renewed = Heard { confirmed: vec![at(5), at(13)], ..lease(1, 0, 2, 10) };
+        let renewed = ObservedLease { confirmed: vec![at(5), at(13)], ..lease(1, 0, 2, 10) };
         assert_eq!(verdict([renewed, lease(2, 3, 12, 20)]), Err(Violation::StrangerSucceeded(1, 2)));
-        let in_time = Heard { confirmed: vec![at(5), at(11)], ..lease(1, 0, 2, 10) };
+        let in_time = ObservedLease { confirmed: vec![at(5), at(11)], ..lease(1, 0, 2, 10) };
         assert_eq!(verdict([in_time, lease(2, 3, 12, 20)]), Ok(()));
     }
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     /// Whether any choice of grant moments explains the leases, tried one by one.
-    fn explained(leases: &[Heard], free_from: u64) -> bool {
+    fn explained(leases: &[ObservedLease], free_from: u64) -> bool {
         let Some((lease, rest)) = leases.split_first() else { return true };
         let (invoked, returned) = (lease.invoked.as_millis() as u64, lease.returned.as_millis() as u64);
         (invoked.max(free_from)..=returned).any(|granted| {
@@ -242,7 +242,7 @@ mod tests {
         fn the_pass_agrees_with_trying_every_moment(
             drawn in prop::collection::vec((0..12_u64, 0..6_u64, 0..8_u64, prop::option::of(0..8_u64)), 0..5),
         ) {
-            let leases: Vec<Heard> = drawn.iter().zip(1..).map(|((invoked, took, lasts, released), token)| Heard {
+            let leases: Vec<ObservedLease> = drawn.iter().zip(1..).map(|((invoked, took, lasts, released), token)| ObservedLease {
                 // Beliefs are another matter.
                 believed_until: Duration::ZERO,
                 released: released.map(|after| at(invoked + after)),
