@@ -7,7 +7,7 @@ use std::time::Duration;
 use lock_core::{Error, ErrorKind, Result, StoreUrl};
 use zookeeper_client::{Connector, SaslOptions, TlsOptions};
 
-use crate::names::Names;
+use crate::layout::Layout;
 
 /// Where ZooKeeper is and how to use it.
 ///
@@ -53,11 +53,11 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-const KEYS: [&str; 4] = ["auth", "timeout", "connect_timeout", "tick"];
-const TLS_KEYS: [&str; 7] = ["auth", "timeout", "connect_timeout", "tick", "ca", "cert", "key"];
+const URL_KEYS: [&str; 4] = ["auth", "timeout", "connect_timeout", "tick"];
+const TLS_URL_KEYS: [&str; 7] = ["auth", "timeout", "connect_timeout", "tick", "ca", "cert", "key"];
 const DEFAULT_PORT: u16 = 2181;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LONGEST_DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+const MAX_DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl ZkConfig {
     /// These servers, as `host:port`, and this path, with everything else as by default.
@@ -80,8 +80,8 @@ impl ZkConfig {
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig), with what would be accepted.
     pub fn from_url(url: &StoreUrl) -> Result<ZkConfig> {
-        let secure = url.scheme() == "zks";
-        url.only_keys(if secure { &TLS_KEYS } else { &KEYS })?;
+        let is_tls = url.scheme() == "zks";
+        url.only_keys(if is_tls { &TLS_URL_KEYS } else { &URL_KEYS })?;
         if url.hosts().is_empty() {
             return Err(invalid(format!("{url} is not accepted: it names no host; ZooKeeper is zk://host,host/path")));
         }
@@ -89,22 +89,22 @@ impl ZkConfig {
             let port = port.unwrap_or(DEFAULT_PORT);
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
         };
-        let mut config = ZkConfig::new(url.hosts().iter().map(server), Names::below(url.path())?.base());
+        let mut config = ZkConfig::new(url.hosts().iter().map(server), Layout::new(url.path())?.base());
         config.login = Login::from_url(url)?;
-        config.tls = secure.then(|| Tls::from_url(url)).transpose()?;
-        config.timeout = time(url, "timeout")?;
-        config.connect_timeout = time(url, "connect_timeout")?.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
-        config.tick = time(url, "tick")?;
+        config.tls = is_tls.then(|| Tls::from_url(url)).transpose()?;
+        config.timeout = positive_duration(url, "timeout")?;
+        config.connect_timeout = positive_duration(url, "connect_timeout")?.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        config.tick = positive_duration(url, "tick")?;
         Ok(config)
     }
 
     /// How long a server may be silent in a session that lasts this long.
-    pub(crate) fn silence(&self, session: Duration) -> Duration {
-        self.timeout.unwrap_or(LONGEST_DEFAULT_TIMEOUT).min(session * 2 / 5)
+    pub(crate) fn response_timeout(&self, session: Duration) -> Duration {
+        self.timeout.unwrap_or(MAX_DEFAULT_TIMEOUT).min(session * 2 / 5)
     }
 
     /// The servers in one text, as the client takes them.
-    pub(crate) fn cluster(&self) -> Result<String> {
+    pub(crate) fn connect_string(&self) -> Result<String> {
         if self.servers.is_empty() {
             return Err(invalid("ZooKeeper needs at least one server"));
         }
@@ -135,7 +135,7 @@ impl ZkConfig {
     }
 }
 
-fn time(url: &StoreUrl, key: &str) -> Result<Option<Duration>> {
+fn positive_duration(url: &StoreUrl, key: &str) -> Result<Option<Duration>> {
     match url.duration(key)? {
         Some(Duration::ZERO) => Err(invalid(format!("{key}=0 is not accepted: nothing happens within no time"))),
         given => Ok(given),
@@ -196,21 +196,21 @@ impl Tls {
     fn load(&self) -> Result<TlsOptions> {
         // The client takes the provider that the program chose; if it chose none, this one.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let unfit = |file: &Path| {
+        let invalid_file = |file: &Path| {
             let text = format!("{} is not accepted: it has no certificate or key in PEM", file.display());
             move |error: zookeeper_client::Error| invalid(text).with_source(error)
         };
-        let tls = TlsOptions::new().with_pem_ca(&read(&self.ca)?).map_err(unfit(&self.ca))?;
+        let tls = TlsOptions::new().with_pem_ca(&read_file(&self.ca)?).map_err(invalid_file(&self.ca))?;
         match &self.identity {
             None => Ok(tls),
             Some((certificate, key)) => {
-                tls.with_pem_identity(&read(certificate)?, &read(key)?).map_err(unfit(certificate))
+                tls.with_pem_identity(&read_file(certificate)?, &read_file(key)?).map_err(invalid_file(certificate))
             }
         }
     }
 }
 
-fn read(path: &Path) -> Result<String> {
+fn read_file(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| invalid(format!("{} cannot be read", path.display())).with_source(error))
 }
@@ -254,11 +254,11 @@ mod tests {
     #[test]
     fn a_url_says_servers_path_login_and_times() {
         let config = config("zk://app:s3cret@10.0.0.1,[::1]:77/a/b/?timeout=200ms&tick=1s").unwrap();
-        assert_eq!(config.cluster().unwrap(), "10.0.0.1:2181,[::1]:77");
+        assert_eq!(config.connect_string().unwrap(), "10.0.0.1:2181,[::1]:77");
         assert_eq!(config.path, "/a/b");
         assert!(matches!(&config.login, Some(Login::Digest(_, password)) if password == "s3cret"));
-        assert_eq!(config.silence(Duration::from_secs(30)), Duration::from_millis(200));
-        assert_eq!(config.silence(Duration::from_millis(400)), Duration::from_millis(160));
+        assert_eq!(config.response_timeout(Duration::from_secs(30)), Duration::from_millis(200));
+        assert_eq!(config.response_timeout(Duration::from_millis(400)), Duration::from_millis(160));
         assert_eq!(config.tick, Some(Duration::from_secs(1)));
         assert!(config.tls.is_none());
         assert!(!format!("{config:?}").contains("s3cret"));
@@ -293,7 +293,7 @@ mod tests {
         ] {
             assert_eq!(config(url).unwrap_err().kind(), ErrorKind::InvalidConfig, "{url}");
         }
-        assert!(ZkConfig::new(["a,b/c"], "/").cluster().is_err());
-        assert!(ZkConfig::new(Vec::<String>::new(), "/").cluster().is_err());
+        assert!(ZkConfig::new(["a,b/c"], "/").connect_string().is_err());
+        assert!(ZkConfig::new(Vec::<String>::new(), "/").connect_string().is_err());
     }
 }

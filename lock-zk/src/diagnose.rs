@@ -5,10 +5,10 @@ use std::time::Duration;
 use lock_core::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use zookeeper_client::Error as Failure;
+use zookeeper_client::Error as ZkError;
 
 use crate::ZkStore;
-use crate::error::judge;
+use crate::error::classify;
 use crate::store::is_open;
 
 /// What an operator should know of an ensemble.
@@ -59,52 +59,54 @@ impl ZkStore {
     /// It leaves at most a session that ends by itself.
     pub async fn diagnose(&self) -> Result<Diagnosis> {
         let mut servers = Vec::new();
-        for server in &self.links.config().servers {
+        for server in &self.opener.config().servers {
             servers.push(self.diagnose_server(server).await);
         }
-        let base = self.names.base().to_owned();
+        let base = self.layout.base().to_owned();
         let acl = self.read(move |client| {
             let base = base.clone();
             async move {
                 match client.get_acl(&base).await {
-                    Err(Failure::NoNode | Failure::NoAuth) => Ok(Vec::new()),
-                    acl => acl.map(|(acl, _)| acl).map_err(|failure| judge("reading who may do what", failure, false)),
+                    Err(ZkError::NoNode | ZkError::NoAuth) => Ok(Vec::new()),
+                    acl => {
+                        acl.map(|(acl, _)| acl).map_err(|failure| classify("reading who may do what", failure, false))
+                    }
                 }
             }
         });
         let open = acl.await?.iter().any(is_open);
         let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
-        let longest_ttl = self.links.open(longest).await?.ttl;
+        let longest_ttl = self.opener.open(longest).await?.ttl;
         Ok(Diagnosis {
             servers,
             voters: self.voters,
             quorum: self.voters / 2 + 1,
             tick: self.sessions.tick(),
-            shortest_ttl: self.sessions.shortest(),
+            shortest_ttl: self.sessions.min_ttl(),
             longest_ttl,
             open,
         })
     }
 
     async fn diagnose_server(&self, server: &str) -> ServerDiagnosis {
-        let asked = tokio::time::timeout(self.links.config().connect_timeout, srvr(server)).await;
-        let none = |failure: String| ServerDiagnosis {
+        let answer = tokio::time::timeout(self.opener.config().connect_timeout, srvr(server)).await;
+        let unanswered = |failure: String| ServerDiagnosis {
             server: server.to_owned(),
             version: None,
             mode: None,
             connections: None,
             failure: Some(failure),
         };
-        if self.links.config().tls.is_some() {
-            return none("four-letter words are asked for without TLS only".into());
+        if self.opener.config().tls.is_some() {
+            return unanswered("four-letter words are asked for without TLS only".into());
         }
-        match asked {
-            Err(_) => none("no answer".into()),
-            Ok(Err(error)) => none(error.to_string()),
+        match answer {
+            Err(_) => unanswered("no answer".into()),
+            Ok(Err(error)) => unanswered(error.to_string()),
             Ok(Ok(text)) => {
                 let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
                 let Some(version) = line("Zookeeper version:") else {
-                    return none(text.lines().next().unwrap_or("an empty answer").to_owned());
+                    return unanswered(text.lines().next().unwrap_or("an empty answer").to_owned());
                 };
                 let version = version.split([',', '-']).next().unwrap_or(version).to_owned();
                 ServerDiagnosis {
@@ -120,12 +122,12 @@ impl ZkStore {
 }
 
 /// The longest answer that is read.
-const LONGEST: u64 = 64 << 10;
+const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
 async fn srvr(server: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(server).await?;
     stream.write_all(b"srvr").await?;
     let mut text = String::new();
-    stream.take(LONGEST).read_to_string(&mut text).await?;
+    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut text).await?;
     Ok(text)
 }

@@ -1,7 +1,7 @@
 //! [`judge`]: what a failed call to ZooKeeper means.
 
 use lock_core::{Effect, Error, ErrorKind};
-use zookeeper_client::Error as Failure;
+use zookeeper_client::Error as ZkError;
 
 /// How a call failed.
 #[derive(Clone, Debug)]
@@ -29,42 +29,42 @@ const OPERATION_TIMEOUT: i32 = -7;
 const REQUEST_TIMEOUT: i32 = -122;
 
 /// Judges a failure of `doing`. What certainly changes nothing, as a reading does, has no effect however it fails.
-pub(crate) fn judge(doing: &str, failure: Failure, writes: bool) -> CallError {
+pub(crate) fn classify(doing: &str, failure: ZkError, writes: bool) -> CallError {
     let unknown = if writes { Effect::Unknown } else { Effect::None };
     let (kind, effect, session_is_gone) = match &failure {
         // Whatever was on its way, or still waits to be sent, is on a session that is no more: what it makes goes with it.
-        Failure::SessionExpired | Failure::ClientClosed | Failure::SessionMoved => {
+        ZkError::SessionExpired | ZkError::ClientClosed | ZkError::SessionMoved => {
             (ErrorKind::Unavailable, unknown, true)
         }
         // What serves the session has come to an end.
-        Failure::UnexpectedError(_) => (ErrorKind::Unavailable, unknown, true),
-        Failure::AuthFailed => (ErrorKind::Denied, Effect::None, true),
-        Failure::NoAuth | Failure::InvalidAcl => (ErrorKind::Denied, Effect::None, false),
+        ZkError::UnexpectedError(_) => (ErrorKind::Unavailable, unknown, true),
+        ZkError::AuthFailed => (ErrorKind::Denied, Effect::None, true),
+        ZkError::NoAuth | ZkError::InvalidAcl => (ErrorKind::Denied, Effect::None, false),
         // The client has been through all servers, and none opened a session.
-        Failure::NoHosts => (ErrorKind::Unavailable, Effect::None, false),
-        Failure::Throttled | Failure::NotReadOnly | Failure::QuotaExceeded => {
+        ZkError::NoHosts => (ErrorKind::Unavailable, Effect::None, false),
+        ZkError::Throttled | ZkError::NotReadOnly | ZkError::QuotaExceeded => {
             (ErrorKind::Unavailable, Effect::None, false)
         }
         // The connection to the others was lost, or an answer of theirs did not come in time: these have no name here.
-        Failure::UnexpectedErrorCode(CONNECTION_LOSS | OPERATION_TIMEOUT | REQUEST_TIMEOUT) => {
+        ZkError::UnexpectedErrorCode(CONNECTION_LOSS | OPERATION_TIMEOUT | REQUEST_TIMEOUT) => {
             (ErrorKind::Unavailable, unknown, false)
         }
-        Failure::BadArguments(_) => (ErrorKind::InvalidConfig, Effect::None, false),
-        Failure::Unimplemented => (ErrorKind::InvalidConfig, Effect::None, false),
-        Failure::Timeout => (ErrorKind::TimedOut, unknown, false),
+        ZkError::BadArguments(_) => (ErrorKind::InvalidConfig, Effect::None, false),
+        ZkError::Unimplemented => (ErrorKind::InvalidConfig, Effect::None, false),
+        ZkError::Timeout => (ErrorKind::TimedOut, unknown, false),
         // A connection that was idle for too long shows as a custom error.
-        Failure::ConnectionLoss | Failure::Custom(_) => (ErrorKind::Unavailable, unknown, false),
+        ZkError::ConnectionLoss | ZkError::Custom(_) => (ErrorKind::Unavailable, unknown, false),
         _ => (ErrorKind::Protocol, unknown, false),
     };
     let text = match failure {
-        Failure::Unimplemented => format!("{doing} failed: this server cannot; ZooKeeper 3.6 or later is needed"),
+        ZkError::Unimplemented => format!("{doing} failed: this server cannot; ZooKeeper 3.6 or later is needed"),
         failure => format!("{doing} failed: {failure}"),
     };
     CallError { error: Error::new(kind, effect, text), session_is_gone }
 }
 
 /// An answer that ZooKeeper should never give.
-pub(crate) fn protocol(text: impl Into<String>) -> Error {
+pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, Effect::Unknown, text)
 }
 
@@ -74,19 +74,19 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_answer_now_is_asked_again() {
-        let not_now = [Failure::Throttled, Failure::QuotaExceeded, Failure::ConnectionLoss, Failure::NotReadOnly];
-        let codes = [-4, -7, -122].map(Failure::UnexpectedErrorCode);
+        let not_now = [ZkError::Throttled, ZkError::QuotaExceeded, ZkError::ConnectionLoss, ZkError::NotReadOnly];
+        let codes = [-4, -7, -122].map(ZkError::UnexpectedErrorCode);
         for failure in not_now.into_iter().chain(codes) {
-            let failed = judge("asking", failure.clone(), true);
+            let failed = classify("asking", failure.clone(), true);
             assert!(failed.error.is_retryable() && !failed.session_is_gone, "{failure:?}");
         }
-        assert!(!judge("asking", Failure::UnexpectedErrorCode(-1), true).error.is_retryable());
+        assert!(!classify("asking", ZkError::UnexpectedErrorCode(-1), true).error.is_retryable());
     }
 
     #[test]
     fn what_was_throttled_was_not_done() {
-        assert!(!judge("asking", Failure::Throttled, true).error.may_have_taken_effect());
-        assert!(judge("asking", Failure::UnexpectedErrorCode(-122), true).error.may_have_taken_effect());
-        assert!(!judge("looking", Failure::UnexpectedErrorCode(-122), false).error.may_have_taken_effect());
+        assert!(!classify("asking", ZkError::Throttled, true).error.may_have_taken_effect());
+        assert!(classify("asking", ZkError::UnexpectedErrorCode(-122), true).error.may_have_taken_effect());
+        assert!(!classify("looking", ZkError::UnexpectedErrorCode(-122), false).error.may_have_taken_effect());
     }
 }

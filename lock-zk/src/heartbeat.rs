@@ -1,12 +1,12 @@
-//! [`Beats`]: heartbeats of a session that a server which is cut off cannot answer.
+//! [`Heartbeat`]: heartbeats of a session that a server which is cut off cannot answer.
 
 use std::time::Duration;
 
 use lock_core::{Clock, Moment};
 use tokio::sync::Mutex;
 
-use crate::error::{CallError, judge};
-use crate::session::Carrier;
+use crate::error::{CallError, classify};
+use crate::session::ZkSession;
 
 /// The heartbeats of one session.
 ///
@@ -18,15 +18,15 @@ use crate::session::Carrier;
 /// arrived before it: the session lasts from the sending of the *earlier* one. Where the client changed servers in
 /// between, the new one has told the leader of it, which counts as well.
 #[derive(Debug)]
-pub(crate) struct Beats {
+pub(crate) struct Heartbeat {
     tick: Duration,
     /// The latest heartbeat that was answered. Locked while a heartbeat is under way, so that there is one at a time.
-    last: Mutex<Option<Heartbeat>>,
+    last: Mutex<Option<AnsweredWrite>>,
 }
 
 /// A heartbeat that was answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heartbeat {
+pub(crate) struct AnsweredWrite {
     /// Read before it left.
     sent: Moment,
     answered: Moment,
@@ -34,39 +34,43 @@ pub(crate) struct Heartbeat {
 
 /// What a heartbeat said.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Beaten {
+pub(crate) enum HeartbeatOutcome {
     /// The session lasts for its time, counted from then.
-    Since(Moment),
+    AliveSince(Moment),
     /// There is no such session.
     Gone,
 }
 
-impl Beats {
-    pub(crate) fn new(tick: Duration) -> Beats {
-        Beats { tick, last: Mutex::default() }
+impl Heartbeat {
+    pub(crate) fn new(tick: Duration) -> Heartbeat {
+        Heartbeat { tick, last: Mutex::default() }
     }
 
     /// Another write that was sent then was answered now: it is as good.
-    pub(crate) async fn count(&self, clock: &Clock, sent: Moment) {
-        *self.last.lock().await = Some(Heartbeat { sent, answered: clock.now() });
+    pub(crate) async fn record(&self, clock: &Clock, sent: Moment) {
+        *self.last.lock().await = Some(AnsweredWrite { sent, answered: clock.now() });
     }
 }
 
-impl Carrier {
+impl ZkSession {
     /// Heartbeats until one is answered that was sent a tick after another, which is one where the last was less than a
     /// tick ago and not sent before `not_before`, and else two.
-    pub(crate) async fn beat(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Beaten, CallError> {
-        match self.beaten(clock, not_before).await {
-            Err(failed) if failed.session_is_gone => Ok(Beaten::Gone),
-            beaten => beaten.map(Beaten::Since),
+    pub(crate) async fn heartbeat(
+        &self,
+        clock: &Clock,
+        not_before: Option<Moment>,
+    ) -> Result<HeartbeatOutcome, CallError> {
+        match self.confirm(clock, not_before).await {
+            Err(failed) if failed.session_is_gone => Ok(HeartbeatOutcome::Gone),
+            confirmed => confirmed.map(HeartbeatOutcome::AliveSince),
         }
     }
 
-    async fn beaten(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Moment, CallError> {
-        let tick = self.beats.tick;
-        let mut last = self.beats.last.lock().await;
-        let is_late_enough = |last: &Heartbeat| not_before.is_none_or(|not_before| last.sent >= not_before);
-        let earlier = match last.filter(is_late_enough) {
+    async fn confirm(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Moment, CallError> {
+        let tick = self.heartbeat.tick;
+        let mut last = self.heartbeat.last.lock().await;
+        let is_recent = |last: &AnsweredWrite| not_before.is_none_or(|not_before| last.sent >= not_before);
+        let earlier = match last.filter(is_recent) {
             Some(last) if clock.now().since(last.answered) < tick => last,
             _ => *last.insert(self.write(clock).await?),
         };
@@ -76,13 +80,13 @@ impl Carrier {
     }
 
     /// One heartbeat.
-    async fn write(&self, clock: &Clock) -> Result<Heartbeat, CallError> {
-        let client = self.wire().client()?;
+    async fn write(&self, clock: &Clock) -> Result<AnsweredWrite, CallError> {
+        let client = self.client().client()?;
         let sent = clock.now();
-        match client.set_data(&self.own, b"", None).await {
+        match client.set_data(&self.heartbeat_path, b"", None).await {
             // If somebody deleted the node, a quorum has agreed that it is not there.
-            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(Heartbeat { sent, answered: clock.now() }),
-            Err(failure) => Err(judge("renewing", failure, true)),
+            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(AnsweredWrite { sent, answered: clock.now() }),
+            Err(failure) => Err(classify("renewing", failure, true)),
         }
     }
 }

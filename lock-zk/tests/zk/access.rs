@@ -8,7 +8,7 @@ use lock_testkit::{ZooKeeper, free_port};
 use lock_zk::ZkDriver;
 use zookeeper_client::{Acls, CreateMode, Error as Failure};
 
-use crate::bed::{client, nodes, secs, until};
+use crate::fixture::{client, nodes, secs, until};
 
 fn openssl(folder: &Path, line: &str) {
     let mut command = Command::new("openssl");

@@ -3,7 +3,7 @@
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::bed::{client, locks, secs};
+use crate::fixture::{client, locks, secs};
 
 /// The number of the last transaction, which this one is.
 async fn last(client: &Client) -> i64 {

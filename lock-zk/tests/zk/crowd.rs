@@ -8,7 +8,7 @@ use lock_core::{LockGuard, Locks};
 use lock_testkit::ZooKeeper;
 use tokio::task::JoinSet;
 
-use crate::bed::{locks, secs, soon};
+use crate::fixture::{locks, secs, within_bound};
 
 /// So short that a heartbeat which stands behind a crowd comes too late.
 const TTL: Duration = secs(6);
@@ -34,22 +34,22 @@ async fn fifteen_hundred_waiters_for_one_name_cost_its_holder_nothing() {
     let zookeeper = ZooKeeper::start(1);
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let holder = locks.lock("hot").acquire().await.unwrap();
-    let told = Arc::new(AtomicUsize::new(0));
+    let notified = Arc::new(AtomicUsize::new(0));
     let mut waiters = JoinSet::new();
     for _ in 0..1_500 {
-        let told = told.clone();
-        let tell = move |_: &_| {
-            told.fetch_add(1, Ordering::Relaxed);
+        let notified = notified.clone();
+        let on_wait = move |_: &_| {
+            notified.fetch_add(1, Ordering::Relaxed);
         };
-        waiters.spawn(locks.lock("hot").on_wait(tell).acquire());
+        waiters.spawn(locks.lock("hot").on_wait(on_wait).acquire());
     }
     let until = Instant::now() + 4 * TTL;
-    while told.load(Ordering::Relaxed) < 1_500 || Instant::now() < until {
+    while notified.load(Ordering::Relaxed) < 1_500 || Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(holder.is_valid(), "{:?} after {}", holder.check(), told.load(Ordering::Relaxed));
+        assert!(holder.is_valid(), "{:?} after {}", holder.check(), notified.load(Ordering::Relaxed));
     }
     holder.release().await.unwrap();
-    let next = soon("the next holder", waiters.join_next()).await.unwrap().unwrap().unwrap();
+    let next = within_bound("the next holder", waiters.join_next()).await.unwrap().unwrap().unwrap();
     assert!(next.is_valid());
 }
 
@@ -60,7 +60,7 @@ async fn releasing_three_thousand_locks_at_once_costs_another_nothing() {
     let stays = locks.lock("stays").acquire().await.unwrap();
     let guards = held(&locks, 3_000).await;
     let mut releasing: JoinSet<_> = guards.into_iter().map(LockGuard::release).collect();
-    while let Some(released) = soon("a release", releasing.join_next()).await {
+    while let Some(released) = within_bound("a release", releasing.join_next()).await {
         if let Err(error) = released.unwrap() {
             // On a busy machine the last may wait too long for its turn. None is lost.
             assert!(error.is_retryable(), "{error:?}");
@@ -76,7 +76,7 @@ async fn dropping_four_thousand_guards_at_once_costs_another_nothing() {
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let stays = locks.lock("stays").acquire().await.unwrap();
     drop(held(&locks, 4_000).await);
-    let closing = soon("the end of all", locks.close());
+    let closing = within_bound("the end of all", locks.close());
     let watching = async {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;

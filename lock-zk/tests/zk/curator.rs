@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use lock_testkit::{WAIT_TIMEOUT, Process};
+use lock_testkit::{Process, WAIT_TIMEOUT};
 use tempfile::TempDir;
 
-use crate::bed::{client, fresh, locks, nodes, secs, shared, soon, until, waits};
+use crate::fixture::{client, locks, nodes, secs, shared_server, start_waiting, unique_name, until, within_bound};
 
 /// What Debian has of Curator, and what that needs.
 const JARS: [&str; 7] =
@@ -31,27 +31,27 @@ impl Curator {
         let output = javac.output().expect("javac is installed; ./test.sh installs what the tests need");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut java = Command::new("java");
-        java.args(["-XX:TieredStopAtLevel=1", "-cp", &path, "Contender", &shared().endpoints()[0]]);
+        java.args(["-XX:TieredStopAtLevel=1", "-cp", &path, "Contender", &shared_server().endpoints()[0]]);
         let mut process = Process::start(java.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()));
         let stdout = process.child().stdout.take().unwrap();
         let (line, lines) = mpsc::channel();
         std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| line.send(l)));
         let curator = Curator { process, lines, _folder: folder };
-        assert_eq!(curator.hears(), "ready");
+        assert_eq!(curator.read_line(), "ready");
         curator
     }
 
-    fn say(&mut self, line: &str) {
+    fn send(&mut self, line: &str) {
         self.process.child().stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    fn hears(&self) -> String {
+    fn read_line(&self) -> String {
         self.lines.recv_timeout(WAIT_TIMEOUT * 2).expect("Curator says something")
     }
 
     /// Waits for its turn; gives the transaction that made its node.
     fn held(&self, id: &str) -> u64 {
-        let line = self.hears();
+        let line = self.read_line();
         let czxid = line.strip_prefix(&format!("held {id} ")).unwrap_or_else(|| panic!("{id}: {line}"));
         czxid.parse().unwrap()
     }
@@ -63,19 +63,19 @@ impl Curator {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curator_waits_for_ours_and_ours_for_curator_in_the_order_of_their_coming() {
-    let (zookeeper, name) = (shared(), fresh("fifo"));
+    let (zookeeper, name) = (shared_server(), unique_name("fifo"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(zookeeper).await);
     let mut curator = Curator::start();
-    let in_line = async |count: usize| {
+    let wait_for_entries = async |count: usize| {
         until("a place", || async { nodes(&client, name.as_str()).await.len() == count }).await;
     };
     let first = locks.lock(&name).acquire().await.unwrap();
-    curator.say(&format!("acquire a /app/{name}"));
-    in_line(2).await;
-    let third = waits(&locks, &name).await;
-    in_line(3).await;
-    curator.say(&format!("acquire b /app/{name}"));
-    in_line(4).await;
+    curator.send(&format!("acquire a /app/{name}"));
+    wait_for_entries(2).await;
+    let third = start_waiting(&locks, &name).await;
+    wait_for_entries(3).await;
+    curator.send(&format!("acquire b /app/{name}"));
+    wait_for_entries(4).await;
     assert!(curator.is_quiet(), "Curator holds what we hold");
 
     let mut tokens = vec![first.token_if_any().unwrap().number()];
@@ -87,27 +87,27 @@ async fn curator_waits_for_ours_and_ours_for_curator_in_the_order_of_their_comin
     assert_eq!(by.token.unwrap().number(), tokens[1]);
     assert!(locks.lock(&name).try_acquire().await.unwrap().is_none());
 
-    curator.say("release a");
-    assert_eq!(curator.hears(), "released a");
-    let third = soon("our turn", third).await.unwrap().unwrap();
+    curator.send("release a");
+    assert_eq!(curator.read_line(), "released a");
+    let third = within_bound("our turn", third).await.unwrap().unwrap();
     tokens.push(third.token_if_any().unwrap().number());
     assert!(curator.is_quiet(), "Curator holds what we hold");
     third.release().await.unwrap();
     tokens.push(curator.held("b"));
-    curator.say("release b");
-    assert_eq!(curator.hears(), "released b");
+    curator.send("release b");
+    assert_eq!(curator.read_line(), "released b");
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
     assert!(nodes(&client, name.as_str()).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tokens_of_two_hundred_holders_of_both_kinds_rise_strictly() {
-    let (zookeeper, name) = (shared(), fresh("mixed"));
+    let (zookeeper, name) = (shared_server(), unique_name("mixed"));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     let locks = locks(zookeeper.endpoints(), secs(60)).await;
     let mut curator = Curator::start();
-    curator.say(&format!("cycles 20 5 /app/{name} {}", file.display()));
+    curator.send(&format!("cycles 20 5 /app/{name} {}", file.display()));
     let mut ours = Vec::new();
     for _ in 0..5 {
         let (locks, name, file) = (locks.clone(), name.clone(), file.clone());
@@ -121,9 +121,9 @@ async fn the_tokens_of_two_hundred_holders_of_both_kinds_rise_strictly() {
         }));
     }
     for task in ours {
-        soon("our cycles", task).await.unwrap();
+        within_bound("our cycles", task).await.unwrap();
     }
-    assert_eq!(curator.hears(), "done");
+    assert_eq!(curator.read_line(), "done");
     let text = std::fs::read_to_string(&file).unwrap();
     let tokens: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(tokens.len(), 200);
@@ -132,10 +132,10 @@ async fn the_tokens_of_two_hundred_holders_of_both_kinds_rise_strictly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_of_another_program_can_be_broken_and_no_other() {
-    let (zookeeper, name) = (shared(), fresh("foreign"));
+    let (zookeeper, name) = (shared_server(), unique_name("foreign"));
     let locks = locks(zookeeper.endpoints(), secs(60)).await;
     let mut curator = Curator::start();
-    curator.say(&format!("acquire a /app/{name}"));
+    curator.send(&format!("acquire a /app/{name}"));
     curator.held("a");
     let seen = locks.inspect(&name).await.unwrap().unwrap();
     let broken = locks.break_lock(&name, &seen, lock_core::BreakMode::Now).await.unwrap().unwrap();

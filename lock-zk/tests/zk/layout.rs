@@ -3,11 +3,11 @@
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::bed::{client, fresh, locks, nodes, secs, shared, soon, waits};
+use crate::fixture::{client, locks, nodes, secs, shared_server, start_waiting, unique_name, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holders_node_is_named_as_curator_names_it_and_its_czxid_is_the_token() {
-    let (zookeeper, name) = (shared(), fresh("layout"));
+    let (zookeeper, name) = (shared_server(), unique_name("layout"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
     let stands = nodes(&client, name.as_str()).await;
@@ -21,7 +21,7 @@ async fn a_holders_node_is_named_as_curator_names_it_and_its_czxid_is_the_token(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_line_goes_on_where_the_count_goes_over_its_end() {
-    let (zookeeper, name) = (shared(), fresh("overflow"));
+    let (zookeeper, name) = (shared_server(), unique_name("overflow"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let folder = format!("/app/{name}");
     client.mkdir(&folder, &CreateMode::Container.with_acls(Acls::anyone_all())).await.unwrap();
@@ -38,7 +38,7 @@ async fn the_line_goes_on_where_the_count_goes_over_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_was_made_anew_counts_from_zero_and_tokens_rise_all_the_same() {
-    let (zookeeper, name) = (shared(), fresh("anew"));
+    let (zookeeper, name) = (shared_server(), unique_name("anew"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let mut last = 0;
     for _ in 0..3 {
@@ -56,13 +56,13 @@ async fn a_folder_that_was_made_anew_counts_from_zero_and_tokens_rise_all_the_sa
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_watches_the_one_ahead_of_it_and_no_other() {
     let zookeeper = ZooKeeper::start(1);
-    let name = fresh("herd");
+    let name = unique_name("herd");
     let locks = locks(zookeeper.endpoints(), secs(60)).await;
     let client = client(&zookeeper).await;
     let holder = locks.lock(&name).acquire().await.unwrap();
     let mut waiters = Vec::new();
     for _ in 0..5 {
-        waiters.push(waits(&locks, &name).await);
+        waiters.push(start_waiting(&locks, &name).await);
     }
     let stands = nodes(&client, name.as_str()).await;
     assert_eq!(stands.len(), 6);
@@ -71,18 +71,18 @@ async fn a_waiter_watches_the_one_ahead_of_it_and_no_other() {
     holder.release().await.unwrap();
     for (i, waiter) in waiters.into_iter().enumerate() {
         if i != 1 {
-            soon("a turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+            within_bound("a turn", waiter).await.unwrap().unwrap().release().await.unwrap();
             continue;
         }
         // Its node was deleted under it: it takes another, behind the others.
-        tokio::spawn(async move { soon("a turn", waiter).await.unwrap().unwrap().release().await });
+        tokio::spawn(async move { within_bound("a turn", waiter).await.unwrap().unwrap().release().await });
     }
     locks.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_another_program_asks_to_give_back_is_shown_with_that() {
-    let (zookeeper, name) = (shared(), fresh("revoke"));
+    let (zookeeper, name) = (shared_server(), unique_name("revoke"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
     // What Curator's Revoker does.
@@ -97,7 +97,7 @@ async fn a_holder_that_another_program_asks_to_give_back_is_shown_with_that() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_and_without_a_slash_at_its_end_a_path_is_one_place() {
     use lock_core::{Clock, Locks, Registry};
-    let zookeeper = shared();
+    let zookeeper = shared_server();
     let registry = Registry::new().with(lock_zk::ZkDriver);
     let mut both = Vec::new();
     for path in ["/place", "/place/"] {

@@ -3,14 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod access;
-mod bed;
-mod broken;
 mod cost;
 mod crowd;
 mod curator;
-mod emptied;
+mod fence_condition;
+mod fixture;
 mod layout;
-mod proof;
+mod node_loss;
 mod realm;
 mod replies;
 mod restart;
@@ -18,3 +17,4 @@ mod runtimes;
 mod servers;
 mod sessions;
 mod stale_follower;
+mod uncontended;

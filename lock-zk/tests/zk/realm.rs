@@ -8,7 +8,7 @@ use lock_core::{Claim, Clock, Error, ErrorKind, LockGuard, LockName, LockStore, 
 use lock_testkit::ZooKeeper;
 use lock_zk::ZkStore;
 
-use crate::bed::{config, fresh, locks_on, secs, soon, store};
+use crate::fixture::{config, locks_on, secs, store, unique_name, within_bound};
 
 /// Asks until the answer is none that may pass.
 async fn final_answer(locks: &Locks, name: &str) -> Result<LockGuard, Error> {
@@ -20,7 +20,7 @@ async fn final_answer(locks: &Locks, name: &str) -> Result<LockGuard, Error> {
             }
         }
     };
-    soon("an answer", asking).await
+    within_bound("an answer", asking).await
 }
 
 fn refused(answer: Result<LockGuard, Error>, why: &str) {
@@ -40,7 +40,7 @@ async fn used(zookeeper: &ZooKeeper) -> (Arc<ZkStore>, Locks, LockGuard) {
     for _ in 0..10 {
         locks.lock("job").acquire().await.unwrap().release().await.unwrap();
     }
-    let held = locks.lock(fresh("held")).acquire().await.unwrap();
+    let held = locks.lock(unique_name("held")).acquire().await.unwrap();
     (store, locks, held)
 }
 
@@ -57,10 +57,10 @@ async fn an_open_handle_is_refused_by_an_ensemble_that_was_emptied() {
     let mut zookeeper = ZooKeeper::start(1);
     let (store, locks, held) = used(&zookeeper).await;
     empty(&mut zookeeper);
-    assert!(matches!(soon("the loss", held.lost()).await, LossReason::Expired | LossReason::SessionEnded));
+    assert!(matches!(within_bound("the loss", held.lost()).await, LossReason::Expired | LossReason::SessionEnded));
     refused(final_answer(&locks, "job").await, "realm");
     // Neither is anything seen there taken for what it was, nor anything made.
-    let seen = soon("a look", async {
+    let seen = within_bound("a look", async {
         loop {
             match store.inspect(&LockName::new("job").unwrap()).await {
                 Err(error) if error.is_retryable() => {}
@@ -69,7 +69,7 @@ async fn an_open_handle_is_refused_by_an_ensemble_that_was_emptied() {
         }
     });
     assert_eq!(seen.await.unwrap_err().kind(), ErrorKind::InvalidConfig);
-    let client = crate::bed::client(&zookeeper).await;
+    let client = crate::fixture::client(&zookeeper).await;
     assert!(client.check_stat("/app").await.unwrap().is_none());
 }
 
@@ -83,7 +83,7 @@ async fn an_open_handle_is_refused_by_another_ensemble_at_the_same_address() {
     let theirs = locks_on(&new, secs(60)).lock("theirs").acquire().await.unwrap();
     refused(final_answer(&locks, "job").await, new.realm().as_str());
     refused(final_answer(&locks, "theirs").await, "realm");
-    assert!(old.proof(&LockName::new("theirs").unwrap(), theirs.holder()).await.is_err());
+    assert!(old.fence_condition(&LockName::new("theirs").unwrap(), theirs.holder()).await.is_err());
     // Opened anew, they are of that ensemble.
     let anew = locks_on(&store(zookeeper.endpoints()).await, secs(2));
     let guard = anew.lock("job").acquire().await.unwrap();

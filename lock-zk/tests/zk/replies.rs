@@ -5,7 +5,7 @@ use std::time::Duration;
 use lock_core::{Attempt, Claim, LockName, LockStore};
 use lock_testkit::ZooKeeper;
 
-use crate::bed::{client, locks, locks_on, nodes, secs, soon, store, until};
+use crate::fixture::{client, locks, locks_on, nodes, secs, store, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
@@ -24,9 +24,9 @@ async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
     until("its node", || async { nodes(&client, "job").await.len() == 1 }).await;
     let made = nodes(&client, "job").await;
     zookeeper.server(0).proxy().forward();
-    let lost = soon("the failure", asking).await.unwrap().unwrap_err();
+    let lost = within_bound("the failure", asking).await.unwrap().unwrap_err();
     assert!(lost.may_have_taken_effect(), "{lost:?}");
-    let Attempt::Granted(lease) = soon("the answer", ours.request(&claim)).await.unwrap() else {
+    let Attempt::Granted(lease) = within_bound("the answer", ours.request(&claim)).await.unwrap() else {
         panic!("not granted")
     };
     assert_eq!(nodes(&client, "job").await, made, "it has one node, the first");
@@ -65,7 +65,7 @@ async fn a_release_that_failed_is_made_again_after_the_reconnect() {
     drop(released);
     zookeeper.server(0).proxy().forward();
     until("its end", || async { nodes(&client, "job").await.is_empty() }).await;
-    let next = soon("the next", ours.lock("job").acquire()).await.unwrap();
+    let next = within_bound("the next", ours.lock("job").acquire()).await.unwrap();
     next.release().await.unwrap();
     assert!(other.is_valid(), "{:?}", other.check());
     other.release().await.unwrap();
@@ -83,7 +83,7 @@ async fn an_acquire_that_is_dropped_while_the_connection_is_down_leaves_nothing(
     acquire.abort();
     zookeeper.server(0).proxy().forward();
     // What was asked for before on this session has been done when this is answered.
-    soon("a renewal", async { while other.renew().await.is_err() {} }).await;
+    within_bound("a renewal", async { while other.renew().await.is_err() {} }).await;
     until("its end", || async { nodes(&client, "job").await.is_empty() }).await;
     assert!(other.is_valid());
     other.release().await.unwrap();

@@ -2,7 +2,7 @@
 
 use lock_testkit::ZooKeeper;
 
-use crate::bed::{locks, secs, soon};
+use crate::fixture::{locks, secs, within_bound};
 
 async fn survives(servers: usize) {
     let mut zookeeper = ZooKeeper::start(servers);
@@ -15,9 +15,9 @@ async fn survives(servers: usize) {
     zookeeper.start_all();
     for (i, guard) in guards.into_iter().enumerate() {
         let name = format!("job/{i}");
-        soon("a renewal", async { while guard.renew().await.is_err() {} }).await;
+        within_bound("a renewal", async { while guard.renew().await.is_err() {} }).await;
         assert!(guard.is_valid(), "{:?}", guard.check());
-        let held = soon("a try", async {
+        let held = within_bound("a try", async {
             loop {
                 match theirs.lock(&name).try_acquire().await {
                     Ok(guard) => return guard.is_none(),
@@ -28,7 +28,7 @@ async fn survives(servers: usize) {
         assert!(held.await, "a held lock was lost");
         let token = guard.token_if_any().cloned().unwrap();
         guard.release().await.unwrap();
-        let next = soon("an acquire", theirs.lock(&name).acquire()).await.unwrap();
+        let next = within_bound("an acquire", theirs.lock(&name).acquire()).await.unwrap();
         assert!(*next.token_if_any().unwrap() > token, "a token fell");
         next.release().await.unwrap();
     }

@@ -9,7 +9,7 @@ use lock_core::{LockName, Locks};
 use lock_testkit::ZooKeeper;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::bed::{client, fresh, locks, nodes, secs, shared, soon, until};
+use crate::fixture::{client, locks, nodes, secs, shared_server, unique_name, until, within_bound};
 
 const TTL: Duration = secs(6);
 
@@ -21,7 +21,7 @@ fn runtime() -> Runtime {
 fn opened_elsewhere() -> Locks {
     let opening = || {
         runtime().block_on(async {
-            let locks = locks(shared().endpoints(), TTL).await;
+            let locks = locks(shared_server().endpoints(), TTL).await;
             // From its third use on, a folder is watched.
             for _ in 0..4 {
                 locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
@@ -37,7 +37,7 @@ async fn all_goes_on(locks: &Locks, name: &LockName) {
     locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
     let guard = locks.lock(name).acquire().await.unwrap();
     let waiter = tokio::spawn(locks.lock(name).acquire());
-    let fixed = locks.lock(fresh("fixed")).fixed().acquire().await.unwrap();
+    let fixed = locks.lock(unique_name("fixed")).fixed().acquire().await.unwrap();
     fixed.release().await.unwrap();
     let until = Instant::now() + 3 * TTL;
     while Instant::now() < until {
@@ -46,7 +46,7 @@ async fn all_goes_on(locks: &Locks, name: &LockName) {
     }
     guard.renew().await.unwrap();
     guard.release().await.unwrap();
-    let next = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+    let next = within_bound("the waiter's turn", waiter).await.unwrap().unwrap();
     assert!(locks.lock(name).try_acquire().await.unwrap().is_none());
     assert_eq!(locks.inspect(name).await.unwrap().unwrap().holder, Some(next.holder()));
     next.release().await.unwrap();
@@ -55,13 +55,13 @@ async fn all_goes_on(locks: &Locks, name: &LockName) {
 #[tokio::test]
 async fn after_the_end_of_the_runtime_that_opened_the_store_all_goes_on() {
     let locks = opened_elsewhere();
-    all_goes_on(&locks, &fresh("opened")).await;
+    all_goes_on(&locks, &unique_name("opened")).await;
 }
 
 #[test]
 fn who_has_a_runtime_without_timers_and_sockets_is_served() {
-    let (_, name) = (shared(), fresh("bare"));
-    let locks = runtime().block_on(locks(shared().endpoints(), TTL));
+    let (_, name) = (shared_server(), unique_name("bare"));
+    let locks = runtime().block_on(locks(shared_server().endpoints(), TTL));
     // It has neither timers nor sockets.
     let bare = Builder::new_current_thread().build().unwrap();
     let guard = bare.block_on(locks.lock(&name).acquire()).unwrap();
@@ -82,7 +82,8 @@ fn idle(locks: &Locks, name: &LockName, over: &Arc<AtomicBool>) -> JoinHandle<()
             let locks = locks.clone();
             runtime.spawn(async move {
                 loop {
-                    let cycle = async { locks.lock(fresh("in-the-middle")).ttl(TTL).acquire().await?.release().await };
+                    let cycle =
+                        async { locks.lock(unique_name("in-the-middle")).ttl(TTL).acquire().await?.release().await };
                     cycle.await.unwrap();
                 }
             });
@@ -103,20 +104,20 @@ async fn while_a_runtime_is_idle_in_the_middle_of_its_tasks_all_goes_on_elsewher
     let zookeeper = ZooKeeper::start(1);
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let over = Arc::new(AtomicBool::new(false));
-    let idle = idle(&locks, &fresh("idle"), &over);
+    let idle = idle(&locks, &unique_name("idle"), &over);
     let before = Instant::now();
     for _ in 0..10 {
-        locks.lock(fresh("next")).acquire().await.unwrap().release().await.unwrap();
+        locks.lock(unique_name("next")).acquire().await.unwrap().release().await.unwrap();
     }
     assert!(before.elapsed() < 5 * TTL, "what an idle runtime has under way holds up others");
-    all_goes_on(&locks, &fresh("beside")).await;
+    all_goes_on(&locks, &unique_name("beside")).await;
     over.store(true, Ordering::Relaxed);
     idle.join().unwrap();
 }
 
 #[tokio::test]
 async fn guards_and_waiters_that_are_dropped_after_the_end_of_their_runtime_leave_nothing() {
-    let (zookeeper, name) = (shared(), fresh("orphans"));
+    let (zookeeper, name) = (shared_server(), unique_name("orphans"));
     let locks = locks(zookeeper.endpoints(), secs(60)).await;
     let (own, elsewhere) = (locks.clone(), name.clone());
     let ended = std::thread::spawn(move || {
@@ -136,5 +137,5 @@ async fn guards_and_waiters_that_are_dropped_after_the_end_of_their_runtime_leav
     assert!(guard.is_valid());
     std::thread::spawn(move || drop(guard)).join().unwrap();
     until("the holder's end", || async { nodes(&client, name.as_str()).await.is_empty() }).await;
-    soon("the end of all", locks.close()).await;
+    within_bound("the end of all", locks.close()).await;
 }

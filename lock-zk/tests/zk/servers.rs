@@ -3,7 +3,7 @@
 use lock_core::{Locks, LossReason};
 use lock_testkit::ZooKeeper;
 
-use crate::bed::{locks, secs, soon, waits};
+use crate::fixture::{locks, secs, start_waiting, within_bound};
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -38,7 +38,7 @@ async fn cycle(locks: &Locks, name: &str) {
             }
         }
     };
-    soon("a lock", cycle).await;
+    within_bound("a lock", cycle).await;
 }
 
 /// With one server gone, a held lock stays valid, and acquiring, renewing and releasing go on.
@@ -50,13 +50,13 @@ async fn goes_on(fault: Fault) {
         let held = locks.lock("held").acquire().await.unwrap();
         inflict(&mut zookeeper, server, fault);
         cycle(&locks, "next").await;
-        soon("a renewal", async { while held.renew().await.is_err() {} }).await;
+        within_bound("a renewal", async { while held.renew().await.is_err() {} }).await;
         for i in 0..20 {
             cycle(&locks, &format!("next/{i}")).await;
         }
         assert!(held.is_valid(), "{:?}", held.check());
         heal(&mut zookeeper, server, fault);
-        soon("a release", held.release()).await.ok();
+        within_bound("a release", held.release()).await.ok();
         locks.close().await;
     }
 }
@@ -84,10 +84,10 @@ async fn a_waiter_whose_server_was_killed_is_served() {
     let own = vec![zookeeper.endpoints()[follower].clone(), zookeeper.endpoints()[(follower + 1) % 3].clone()];
     let (ours, theirs) = (locks(own, secs(20)).await, locks(zookeeper.endpoints(), secs(20)).await);
     let holder = theirs.lock(&name).acquire().await.unwrap();
-    let waiter = waits(&ours, &name).await;
+    let waiter = start_waiting(&ours, &name).await;
     zookeeper.server_mut(follower).kill();
-    soon("a release", holder.release()).await.ok();
-    let guard = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+    within_bound("a release", holder.release()).await.ok();
+    let guard = within_bound("the waiter's turn", waiter).await.unwrap().unwrap();
     guard.release().await.ok();
 }
 
@@ -100,7 +100,7 @@ async fn while_two_of_three_are_gone_nothing_is_granted_and_the_guard_is_lost_on
     zookeeper.server_mut(2).kill();
     let tried = locks.lock("other").try_acquire().await;
     assert!(tried.as_ref().err().is_some_and(|error| error.is_retryable()), "{tried:?}");
-    let why = soon("the loss", held.lost()).await;
+    let why = within_bound("the loss", held.lost()).await;
     assert!(matches!(why, LossReason::Expired | LossReason::SessionEnded), "{why}");
     zookeeper.start_all();
     cycle(&locks, "other").await;

@@ -8,7 +8,7 @@ use lock_core::{Fence, FencingToken, LockGuard, LockName, Locks};
 use lock_testkit::{ZooKeeper, until};
 use zookeeper_client::Client;
 
-use crate::bed::{client, locks, nodes, secs, soon};
+use crate::fixture::{client, locks, nodes, secs, within_bound};
 
 /// How many cuts: a few, or as many as the environment asks for.
 fn cuts() -> u32 {
@@ -54,7 +54,7 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         let theirs = locks(vec![endpoints[follower].clone()], TTL).await;
         let others = endpoints.iter().enumerate().filter(|(i, _)| *i != follower).map(|(_, e)| e.clone()).collect();
         let next = locks(others, TTL).await;
-        let holder = soon("an acquire", acquire(theirs, name.clone())).await;
+        let holder = within_bound("an acquire", acquire(theirs, name.clone())).await;
         let old: FencingToken = holder.token_if_any().cloned().unwrap();
         let node = nodes(&client(&zookeeper).await, name.as_str()).await.remove(0);
         let over = Arc::new(AtomicBool::new(false));
@@ -64,13 +64,13 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         tokio::time::sleep(Duration::from_millis(500 + u64::from(cut) * 370 % 1_000)).await;
         zookeeper.isolate(follower);
 
-        let granted = soon("the next grant", waiter).await.unwrap();
+        let granted = within_bound("the next grant", waiter).await.unwrap();
         let at = Instant::now();
         assert!(!holder.is_valid(), "cut {cut}: believed {:?} past the next grant", holder.remaining());
         // The follower gives up by itself, after its limit.
         tokio::time::sleep(ZooKeeper::TICK).await;
         over.store(true, Ordering::Relaxed);
-        let answered = soon("the readings", plain).await.unwrap();
+        let answered = within_bound("the readings", plain).await.unwrap();
         let past = answered.iter().filter(|answer| **answer > at).count();
         stale_readings += past;
         // A plain rule believes for a TTL from the last answer, or at least from when it was asked for.

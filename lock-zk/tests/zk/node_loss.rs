@@ -4,13 +4,15 @@ use lock_core::{BreakMode, LossReason};
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::bed::{client, fresh, locks, locks_on, nodes, secs, session_of, shared, soon, store, until};
+use crate::fixture::{
+    client, locks, locks_on, nodes, secs, session_of, shared_server, store, unique_name, until, within_bound,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_somebody_deleted_is_noticed_within_one_renewal_round() {
-    let (zookeeper, name) = (shared(), fresh("deleted"));
+    let (zookeeper, name) = (shared_server(), unique_name("deleted"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
-    let other = locks.lock(fresh("other")).acquire().await.unwrap();
+    let other = locks.lock(unique_name("other")).acquire().await.unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();
     client.delete(&nodes(&client, name.as_str()).await[0], None).await.unwrap();
     other.renew().await.unwrap();
@@ -21,11 +23,11 @@ async fn a_node_that_somebody_deleted_is_noticed_within_one_renewal_round() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_on_the_session_that_nobody_claims_is_deleted() {
-    let (zookeeper, name) = (ZooKeeper::start(1), fresh("orphan"));
+    let (zookeeper, name) = (ZooKeeper::start(1), unique_name("orphan"));
     let claim = lock_core::Claim::new(name.clone(), secs(30));
     let (ours, client) = (store(zookeeper.endpoints()).await, client(&zookeeper).await);
     let locks = locks_on(&ours, secs(30));
-    let guard = locks.lock(fresh("other")).acquire().await.unwrap();
+    let guard = locks.lock(unique_name("other")).acquire().await.unwrap();
     assert!(matches!(lock_core::LockStore::request(&*ours, &claim).await, Ok(lock_core::Attempt::Granted(_))));
     guard.renew().await.unwrap();
     assert_eq!(nodes(&client, name.as_str()).await.len(), 1, "it has a claim");
@@ -38,7 +40,7 @@ async fn a_node_on_the_session_that_nobody_claims_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_own_node_was_deleted_goes_on() {
-    let (zookeeper, name) = (ZooKeeper::start(1), fresh("own"));
+    let (zookeeper, name) = (ZooKeeper::start(1), unique_name("own"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(4)).await, client(&zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
     let own = client.list_children("/app/%sessions").await.unwrap().remove(0);
@@ -50,7 +52,7 @@ async fn a_session_whose_own_node_was_deleted_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_locks_cost_one_heartbeat() {
-    let (zookeeper, prefix) = (ZooKeeper::start(1), fresh("many"));
+    let (zookeeper, prefix) = (ZooKeeper::start(1), unique_name("many"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(60)).await, client(&zookeeper).await);
     let mut guards = Vec::new();
     for i in 0..100 {
@@ -77,11 +79,11 @@ async fn many_locks_cost_one_heartbeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not_before() {
-    let (zookeeper, name) = (shared(), fresh("revoked"));
+    let (zookeeper, name) = (shared_server(), unique_name("revoked"));
     let (ours, theirs) = (locks(zookeeper.endpoints(), secs(4)).await, locks(zookeeper.endpoints(), secs(4)).await);
     let client = client(zookeeper).await;
     let guard = ours.lock(&name).acquire().await.unwrap();
-    let waiter = crate::bed::waits(&theirs, &name).await;
+    let waiter = crate::fixture::start_waiting(&theirs, &name).await;
     let seen = theirs.inspect(&name).await.unwrap().unwrap();
     let broken = theirs.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.free_in >= guard.ttl(), "{broken:?}");
@@ -90,7 +92,7 @@ async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not
     assert!(theirs.inspect(&name).await.unwrap().unwrap().revoked);
     let believed = guard.remaining();
     let began = std::time::Instant::now();
-    let next = soon("the next grant", waiter).await.unwrap().unwrap();
+    let next = within_bound("the next grant", waiter).await.unwrap().unwrap();
     assert!(began.elapsed() >= believed, "granted while the evicted holder may still believe");
     assert!(!guard.is_valid());
     let used = broken.token.unwrap();
@@ -123,7 +125,7 @@ async fn folders_that_are_empty_do_not_pile_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_an_older_session_of_the_same_holder_is_no_lease() {
-    let (zookeeper, name) = (shared(), fresh("dying"));
+    let (zookeeper, name) = (shared_server(), unique_name("dying"));
     let (ours, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     let claim = lock_core::Claim::queueing(name.clone(), secs(30));
     // As if it had been made on a session that dies: this one's.

@@ -2,15 +2,15 @@
 
 use lock_core::{BreakMode, Clock, LockStore};
 use lock_testkit::ZooKeeper;
-use lock_zk::{Proof, ZkConfig, ZkStore};
+use lock_zk::{FenceCondition, ZkConfig, ZkStore};
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::bed::{client, fresh, locks_on, nodes, secs, shared, store};
+use crate::fixture::{client, locks_on, nodes, secs, shared_server, store, unique_name};
 
 /// A write by another client under this proof; gives whether it was committed.
-async fn write(client: &Client, proof: &Proof) -> bool {
+async fn write(client: &Client, condition: &FenceCondition) -> bool {
     let mut writer = client.new_multi_writer();
-    writer.add_check_version(&proof.path, proof.version).unwrap();
+    writer.add_check_version(&condition.path, condition.version).unwrap();
     writer.add_set_data("/target", b"x", None).unwrap();
     writer.commit().await.is_ok()
 }
@@ -22,55 +22,55 @@ async fn target(client: &Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
-    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (zookeeper, name) = (shared_server(), unique_name("proof"));
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     target(&client).await;
     let locks = locks_on(&store, secs(30));
     for how in [BreakMode::Now, BreakMode::Revoke] {
         let guard = locks.lock(&name).acquire().await.unwrap();
-        let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
-        assert_eq!(proof.czxid.unsigned_abs(), guard.token_if_any().unwrap().number());
-        assert!(write(&client, &proof).await);
-        assert!(store.proof(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
+        let condition = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
+        assert_eq!(condition.czxid.unsigned_abs(), guard.token_if_any().unwrap().number());
+        assert!(write(&client, &condition).await);
+        assert!(store.fence_condition(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
         let seen = locks.inspect(&name).await.unwrap().unwrap();
         locks.break_lock(&name, &seen, how).await.unwrap().unwrap();
-        assert!(!write(&client, &proof).await, "{how:?}");
-        assert!(store.proof(&name, guard.holder()).await.unwrap().is_none());
+        assert!(!write(&client, &condition).await, "{how:?}");
+        assert!(store.fence_condition(&name, guard.holder()).await.unwrap().is_none());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_released_holder_cannot_write_also_where_the_next_has_a_node_of_the_same_version() {
-    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (zookeeper, name) = (shared_server(), unique_name("proof"));
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     target(&client).await;
     let locks = locks_on(&store, secs(30));
     let guard = locks.lock(&name).acquire().await.unwrap();
-    let proof = store.proof(&name, guard.holder()).await.unwrap().unwrap();
+    let condition = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
     guard.release().await.unwrap();
-    assert!(!write(&client, &proof).await);
+    assert!(!write(&client, &condition).await);
     // The count of the folder begins anew, and so does the version.
     client.delete(&format!("/app/{name}"), None).await.unwrap();
     let next = locks.lock(&name).acquire().await.unwrap();
-    let other = store.proof(&name, next.holder()).await.unwrap().unwrap();
-    assert_eq!(other.version, proof.version);
-    assert!(!write(&client, &proof).await);
+    let other = store.fence_condition(&name, next.holder()).await.unwrap().unwrap();
+    assert_eq!(other.version, condition.version);
+    assert!(!write(&client, &condition).await);
     assert!(write(&client, &other).await);
     next.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_has_no_proof() {
-    let (zookeeper, name) = (shared(), fresh("proof"));
+    let (zookeeper, name) = (shared_server(), unique_name("proof"));
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     let locks = locks_on(&store, secs(30));
     let guard = locks.lock(&name).acquire().await.unwrap();
     let waiter = lock_core::Claim::queueing(name.clone(), secs(30));
     store.request(&waiter).await.unwrap();
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
-    assert!(store.proof(&name, waiter.holder()).await.unwrap().is_none());
+    assert!(store.fence_condition(&name, waiter.holder()).await.unwrap().is_none());
     guard.release().await.unwrap();
-    assert!(store.proof(&name, waiter.holder()).await.unwrap().is_some(), "it is the first now");
+    assert!(store.fence_condition(&name, waiter.holder()).await.unwrap().is_some(), "it is the first now");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! [`Names`]: which nodes belong to which lock.
+//! [`Layout`]: which nodes belong to which lock.
 
 use lock_core::{Error, ErrorKind, LockName, Result};
 
@@ -8,35 +8,35 @@ use lock_core::{Error, ErrorKind, LockName, Result};
 /// does not take in the name of a node is written as `%` and two digits for each byte, and so is `/`, so that no lock is
 /// inside another one's node, and `%` itself. Names without those characters are the same for other programs.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct Layout {
     /// Empty for the root.
     base: String,
 }
 
-impl Names {
+impl Layout {
     /// The names below this path, which must be canonical: one place has one path.
     ///
     /// # Errors
     ///
     /// Invalid configuration.
-    pub(crate) fn below(path: &str) -> Result<Names> {
+    pub(crate) fn new(path: &str) -> Result<Layout> {
         let base = path.strip_suffix('/').unwrap_or(path);
         if base.is_empty() {
-            return Ok(Names { base: String::new() });
+            return Ok(Layout { base: String::new() });
         }
-        let absolute = base.strip_prefix('/').ok_or_else(|| wrong(path, "it does not begin with a slash"))?;
+        let absolute = base.strip_prefix('/').ok_or_else(|| invalid_path(path, "it does not begin with a slash"))?;
         for part in absolute.split('/') {
             if part.is_empty() || part == "." || part == ".." {
-                return Err(wrong(path, "one place has one path: no empty part, no . and no .."));
+                return Err(invalid_path(path, "one place has one path: no empty part, no . and no .."));
             }
             if !part.chars().all(is_accepted) {
-                return Err(wrong(path, "ZooKeeper does not take all of its characters"));
+                return Err(invalid_path(path, "ZooKeeper does not take all of its characters"));
             }
         }
-        if absolute.split('/').next() == Some(SYSTEM) {
-            return Err(wrong(path, "/zookeeper is the server's own"));
+        if absolute.split('/').next() == Some(RESERVED_NODE) {
+            return Err(invalid_path(path, "/zookeeper is the server's own"));
         }
-        Ok(Names { base: base.to_owned() })
+        Ok(Layout { base: base.to_owned() })
     }
 
     /// The node that all are below, as its own path.
@@ -45,17 +45,17 @@ impl Names {
     }
 
     /// The node of this lock.
-    pub(crate) fn folder(&self, name: &LockName) -> String {
+    pub(crate) fn lock_path(&self, name: &LockName) -> String {
         format!("{}/{}", self.base, encode(name.as_str(), self.base.is_empty()))
     }
 
     /// The node that says whose tokens these are. No lock's node has this name.
-    pub(crate) fn realm(&self) -> String {
+    pub(crate) fn realm_path(&self) -> String {
         format!("{}/%realm", self.base)
     }
 
     /// The node below which each session has a node of its own. No lock's node has this name.
-    pub(crate) fn sessions(&self) -> String {
+    pub(crate) fn sessions_path(&self) -> String {
         format!("{}/%sessions", self.base)
     }
 
@@ -75,19 +75,19 @@ impl Names {
 }
 
 /// What a server keeps for itself below the root.
-const SYSTEM: &str = "zookeeper";
+const RESERVED_NODE: &str = "zookeeper";
 
 /// Whether ZooKeeper takes this character in the name of a node. It looks at halves of surrogate pairs, and takes none.
 fn is_accepted(c: char) -> bool {
     !matches!(u32::from(c), 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..)
 }
 
-fn encode(name: &str, at_root: bool) -> String {
+fn encode(name: &str, is_root: bool) -> String {
     let mut written = String::with_capacity(name.len());
-    let dots = name == "." || name == "..";
+    let is_dots = name == "." || name == "..";
     for (at, c) in name.char_indices() {
-        let system = at == 0 && at_root && name == SYSTEM;
-        if is_accepted(c) && c != '/' && c != '%' && !dots && !system {
+        let is_reserved = at == 0 && is_root && name == RESERVED_NODE;
+        if is_accepted(c) && c != '/' && c != '%' && !is_dots && !is_reserved {
             written.push(c);
             continue;
         }
@@ -108,7 +108,7 @@ fn decode(written: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn wrong(path: &str, why: &str) -> Error {
+fn invalid_path(path: &str, why: &str) -> Error {
     Error::refused(ErrorKind::InvalidConfig, format!("the path {path:?} is not accepted: {why}"))
 }
 
@@ -139,15 +139,15 @@ mod tests {
             "zookeeper",
             "%realm",
         ];
-        for names in [Names::below("").unwrap(), Names::below("/app").unwrap()] {
+        for layout in [Layout::new("").unwrap(), Layout::new("/app").unwrap()] {
             let mut folders = std::collections::HashSet::new();
             for text in texts {
-                let folder = names.folder(&name(text));
+                let path = layout.lock_path(&name(text));
                 let node = folder.rsplit_once('/').unwrap();
-                assert_eq!(node.0, names.base, "{text} is right below the base");
-                assert_eq!(names.name_of(node.1), Some(name(text)), "{text}");
-                assert!(node.1.chars().all(is_accepted) && node.1 != "zookeeper" || !names.base.is_empty(), "{text}");
-                assert!(folder != names.realm() && folder != names.sessions());
+                assert_eq!(node.0, layout.base, "{text} is right below the base");
+                assert_eq!(layout.name_of(node.1), Some(name(text)), "{text}");
+                assert!(node.1.chars().all(is_accepted) && node.1 != "zookeeper" || !layout.base.is_empty(), "{text}");
+                assert!(folder != layout.realm_path() && folder != layout.sessions_path());
                 assert!(folders.insert(folder), "{text}");
             }
         }
@@ -155,27 +155,27 @@ mod tests {
 
     #[test]
     fn a_plain_name_is_where_other_programs_look_for_it() {
-        assert_eq!(Names::below("/app/").unwrap().folder(&name("job 1")), "/app/job 1");
-        assert_eq!(Names::below("/").unwrap().folder(&name("job")), "/job");
+        assert_eq!(Layout::new("/app/").unwrap().lock_path(&name("job 1")), "/app/job 1");
+        assert_eq!(Layout::new("/").unwrap().lock_path(&name("job")), "/job");
     }
 
     #[test]
     fn nodes_that_are_no_locks_are_told_apart() {
-        let names = Names::below("/app").unwrap();
+        let layout = Layout::new("/app").unwrap();
         for node in ["%realm", "%sessions", "%2f", "%41", "%", "%2", "%+1", "%FF"] {
-            assert_eq!(names.name_of(node), None, "{node}");
+            assert_eq!(layout.name_of(node), None, "{node}");
         }
-        assert_eq!(names.split("/app/a%2Fb/x"), Some(("/app/a%2Fb", "x")));
+        assert_eq!(layout.split("/app/a%2Fb/x"), Some(("/app/a%2Fb", "x")));
         for path in ["/other/a/x", "/app/x", "/app/a/b/x", "/app/%sessions/x"] {
-            assert_eq!(names.split(path), None, "{path}");
+            assert_eq!(layout.split(path), None, "{path}");
         }
     }
 
     #[test]
     fn one_place_has_one_path() {
-        assert_eq!(Names::below("/a/b").unwrap().base(), Names::below("/a/b/").unwrap().base());
+        assert_eq!(Layout::new("/a/b").unwrap().base(), Layout::new("/a/b/").unwrap().base());
         for path in ["//", "/a//b", "a", "/a/./b", "/a/../b", "/..", "/zookeeper", "/zookeeper/x", "/a\u{1}", "/😀"] {
-            assert_eq!(Names::below(path).unwrap_err().kind(), ErrorKind::InvalidConfig, "{path}");
+            assert_eq!(Layout::new(path).unwrap_err().kind(), ErrorKind::InvalidConfig, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Gate`]: what may be under way at once.
+//! [`ConcurrencyLimit`]: what may be under way at once.
 
 use std::sync::Arc;
 
@@ -13,33 +13,33 @@ use crate::error::CallError;
 /// who may have given up, or whose own runtime is not driven, looks at the answer. So what is under way at a server
 /// stays bounded whatever callers do, and nothing is asked again at its own side while it still runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate(Arc<Semaphore>);
+pub(crate) struct ConcurrencyLimit(Arc<Semaphore>);
 
-impl Gate {
-    pub(crate) fn of(places: usize) -> Gate {
-        Gate(Arc::new(Semaphore::new(places)))
+impl ConcurrencyLimit {
+    pub(crate) fn new(max_in_flight: usize) -> ConcurrencyLimit {
+        ConcurrencyLimit(Arc::new(Semaphore::new(max_in_flight)))
     }
 
     /// Does this when there is a place for it. Who gives up before has done nothing; after that it goes on to its end.
-    pub(crate) async fn pass<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
     ) -> Result<T, CallError> {
-        let (mut answers, answer) = oneshot::channel();
-        let places = self.0.clone();
+        let (mut sender, receiver) = oneshot::channel();
+        let permits = self.0.clone();
         runtime::background()?.spawn(async move {
-            let _place = tokio::select! {
+            let _permit = tokio::select! {
                 biased;
-                () = answers.closed() => return,
-                place = places.acquire() => match place {
-                    Ok(place) => place,
+                () = sender.closed() => return,
+                permit = permits.acquire() => match permit {
+                    Ok(permit) => permit,
                     Err(_) => return,
                 },
             };
             // Whoever asked may be gone.
-            drop(answers.send(work.await));
+            drop(sender.send(work.await));
         });
-        answer.await.unwrap_or_else(|_| Err(session_is_over()))
+        receiver.await.unwrap_or_else(|_| Err(session_ended()))
     }
 
     /// Nothing passes any more. What is under way goes on.
@@ -49,7 +49,7 @@ impl Gate {
 }
 
 /// What is said to whom asks by a session that has ended here.
-pub(crate) fn session_is_over() -> CallError {
+pub(crate) fn session_ended() -> CallError {
     let error = Error::refused(ErrorKind::Unavailable, "the session of ZooKeeper is over");
     CallError { error, session_is_gone: true }
 }

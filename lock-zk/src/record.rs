@@ -1,4 +1,4 @@
-//! [`Value`]: what a node of ours says of its holder.
+//! [`HolderRecord`]: what a node of ours says of its holder.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a node of ours says of its holder, as JSON. Curator writes the address of its host instead; nothing is decided by
 /// it but what people see, and how long a revoked lock stays blocked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Value {
+pub(crate) struct HolderRecord {
     pub(crate) holder: Holder,
     #[serde(flatten)]
     pub(crate) info: HolderInfo,
@@ -23,32 +23,32 @@ pub(crate) struct Value {
 }
 
 /// What Curator's `Revoker` writes into a node whose holder it asks to give the lock back.
-const REVOKE: &[u8] = b"__REVOKE__";
+const CURATOR_REVOKE: &[u8] = b"__REVOKE__";
 
-impl Value {
+impl HolderRecord {
     /// Of a claim that was granted then; who comes to wait does not know it yet.
-    pub(crate) fn of(claim: &Claim, ttl: Duration, since: Option<u64>) -> Vec<u8> {
+    pub(crate) fn encode(claim: &Claim, ttl: Duration, since: Option<u64>) -> Vec<u8> {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Value { holder: claim.holder(), info: claim.info().clone(), since, ttl, revoked: false }.write()
+        HolderRecord { holder: claim.holder(), info: claim.info().clone(), since, ttl, revoked: false }.to_json()
     }
 
     /// What blocks a lock after the revocation of this one; of a holder that nobody is.
-    pub(crate) fn revoked(blocker: Holder, evicted: Option<&Value>) -> Vec<u8> {
+    pub(crate) fn encode_blocker(blocker: Holder, evicted: Option<&HolderRecord>) -> Vec<u8> {
         let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
-        Value { holder: blocker, info, since: None, ttl: 0, revoked: true }.write()
+        HolderRecord { holder: blocker, info, since: None, ttl: 0, revoked: true }.to_json()
     }
 
     /// What a node says; `None` if another program wrote it.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Value> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRecord> {
         serde_json::from_slice(bytes).ok()
     }
 
     /// Whether another program asks, through Curator, that the lock be given back.
-    pub(crate) fn asks_back(bytes: &[u8]) -> bool {
-        bytes == REVOKE
+    pub(crate) fn is_revocation_request(bytes: &[u8]) -> bool {
+        bytes == CURATOR_REVOKE
     }
 
-    fn write(&self) -> Vec<u8> {
+    fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("BUG: text and numbers are JSON")
     }
 
@@ -57,11 +57,11 @@ impl Value {
     }
 
     pub(crate) fn held_for(&self) -> Option<Duration> {
-        Some(Duration::from_secs(now()?.saturating_sub(self.since?)))
+        Some(Duration::from_secs(unix_seconds()?.saturating_sub(self.since?)))
     }
 }
 
 /// The wall clock, in seconds.
-pub(crate) fn now() -> Option<u64> {
+pub(crate) fn unix_seconds() -> Option<u64> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|time| time.as_secs())
 }

@@ -11,13 +11,13 @@ use tokio::task::JoinHandle;
 use zookeeper_client::Client;
 
 /// One server that all tests share which do it no harm.
-pub(crate) fn shared() -> &'static ZooKeeper {
+pub(crate) fn shared_server() -> &'static ZooKeeper {
     static SHARED: OnceLock<ZooKeeper> = OnceLock::new();
     SHARED.get_or_init(|| ZooKeeper::start(1))
 }
 
 /// A name that no other test has.
-pub(crate) fn fresh(what: &str) -> LockName {
+pub(crate) fn unique_name(what: &str) -> LockName {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LockName::new(format!("{what}-{}", LAST.fetch_add(1, Ordering::Relaxed))).unwrap()
 }
@@ -69,14 +69,14 @@ pub(crate) async fn session_of(client: &Client, path: &str) -> i64 {
 }
 
 /// Begins to wait, and comes back when the waiter was told who is ahead.
-pub(crate) async fn waits(locks: &Locks, name: &LockName) -> JoinHandle<lock_core::Result<LockGuard>> {
-    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let tell = move |_: &HeldBy| {
-        // Nobody hears the later ones.
-        let _ = told.send(());
+pub(crate) async fn start_waiting(locks: &Locks, name: &LockName) -> JoinHandle<lock_core::Result<LockGuard>> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let on_wait = move |_: &HeldBy| {
+        // The receiver is gone after the first call.
+        let _ = sender.send(());
     };
-    let waiter = tokio::spawn(locks.lock(name).on_wait(tell).acquire());
-    soon("a waiter's place", hears.recv()).await.unwrap();
+    let waiter = tokio::spawn(locks.lock(name).on_wait(on_wait).acquire());
+    within_bound("a waiter's place", receiver.recv()).await.unwrap();
     waiter
 }
 
@@ -93,7 +93,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 }
 
 /// Waits for what must come.
-pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within_bound<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what}: not within {WAIT_TIMEOUT:?}"),

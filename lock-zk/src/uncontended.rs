@@ -1,4 +1,4 @@
-//! [`Emptied`]: the locks' nodes that this session left empty.
+//! [`Uncontended`]: the locks' nodes that this session left empty.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,16 +18,16 @@ use crate::session::locked;
 /// watched. ZooKeeper tells of a watched change before it answers what came after it, on the same session: while
 /// nothing was told when the answer is there, the numbers are of one count.
 #[derive(Default)]
-pub(crate) struct Emptied(Mutex<State>);
+pub(crate) struct Uncontended(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    folders: HashMap<String, Folder>,
+    lock_nodes: HashMap<String, LockNode>,
     uses: u64,
 }
 
 /// A lock's node.
-struct Folder {
+struct LockNode {
     used: u64,
     watch: Option<Watch>,
     /// All nodes up to this number are gone, of those that were made while it was watched.
@@ -43,7 +43,7 @@ struct Watch {
 
 /// A node that was alone when it was made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Alone {
+pub(crate) struct SoleEntry {
     number: i64,
     /// The watch of the lock's node that it was made in.
     watch: u64,
@@ -51,53 +51,53 @@ pub(crate) struct Alone {
 
 /// What is to be done beside the creation of a node in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beside {
+pub(crate) enum Plan {
     /// A look at the line.
-    Look,
+    CreateAndList,
     /// A look at the line, and a watch of the lock's node: it is used again and again.
-    LookAndWatch,
+    CreateListAndWatch,
     /// Nothing: the line was left empty.
-    Nothing,
+    CreateOnly,
 }
 
 /// So many locks' nodes are watched on one session.
-const MOST: usize = 1024;
+const MAX_WATCHED_LOCKS: usize = 1024;
 
-impl Emptied {
+impl Uncontended {
     /// What is to be done beside the creation of a node in this folder.
-    pub(crate) fn beside(&self, folder: &str) -> Beside {
+    pub(crate) fn plan(&self, lock_path: &str) -> Plan {
         let state = &mut *locked(&self.0);
         state.uses += 1;
-        if let Some(found) = state.folders.get_mut(folder) {
+        if let Some(found) = state.lock_nodes.get_mut(lock_path) {
             found.used = state.uses;
             return match (found.watch(), found.last) {
-                (Some(_), Some(_)) => Beside::Nothing,
-                (Some(_), None) => Beside::Look,
-                (None, _) => Beside::LookAndWatch,
+                (Some(_), Some(_)) => Plan::CreateOnly,
+                (Some(_), None) => Plan::CreateAndList,
+                (None, _) => Plan::CreateListAndWatch,
             };
         }
-        if state.folders.len() >= MOST {
-            let eldest = state.folders.iter().min_by_key(|(_, folder)| folder.used).map(|(path, _)| path.clone());
-            eldest.map(|path| state.folders.remove(&path));
+        if state.lock_nodes.len() >= MAX_WATCHED_LOCKS {
+            let oldest = state.lock_nodes.iter().min_by_key(|(_, node)| node.used).map(|(path, _)| path.clone());
+            oldest.map(|path| state.lock_nodes.remove(&path));
         }
-        state.folders.insert(folder.to_owned(), Folder { used: state.uses, watch: None, last: None });
-        Beside::Look
+        state.lock_nodes.insert(lock_path.to_owned(), LockNode { used: state.uses, watch: None, last: None });
+        Plan::CreateAndList
     }
 
     /// A watch of the folder, made before anything else of this session was sent there.
-    pub(crate) fn watched(&self, folder: &str, watcher: OneshotWatcher) {
+    pub(crate) fn set_watch(&self, lock_path: &str, watcher: OneshotWatcher) {
         let state = &mut *locked(&self.0);
         state.uses += 1;
-        if let Some(found) = state.folders.get_mut(folder) {
+        if let Some(found) = state.lock_nodes.get_mut(lock_path) {
             found.watch = Some(Watch { id: state.uses, changed: Box::pin(watcher.changed().map(drop)) });
             found.last = None;
         }
     }
 
     /// Whether the node with this number, whose creation was answered just now, is alone.
-    pub(crate) fn is_next(&self, folder: &str, number: i64) -> bool {
+    pub(crate) fn is_uncontended(&self, lock_path: &str, number: i64) -> bool {
         let state = &mut *locked(&self.0);
-        let Some(found) = state.folders.get_mut(folder) else { return false };
+        let Some(found) = state.lock_nodes.get_mut(lock_path) else { return false };
         // Only the next node is the next one; and where there were others, a look is made in one go with the creation.
         let last = found.last.take();
         found.watch().is_some() && last.is_some_and(|last| last + 1 == number)
@@ -105,23 +105,23 @@ impl Emptied {
 
     /// What is to be kept of a node that is alone in its line; nothing where that is of no use. The lock's node cannot be
     /// deleted while one is in it: so a watch of it that stands now is of the one that this was made in.
-    pub(crate) fn alone(&self, folder: &str, number: i64) -> Option<Alone> {
+    pub(crate) fn sole_entry(&self, lock_path: &str, number: i64) -> Option<SoleEntry> {
         let state = &mut *locked(&self.0);
-        state.folders.get_mut(folder)?.watch().map(|watch| Alone { number, watch })
+        state.lock_nodes.get_mut(lock_path)?.watch().map(|watch| SoleEntry { number, watch })
     }
 
     /// That node is deleted, and with it all up to its number are gone.
-    pub(crate) fn left(&self, folder: &str, alone: Alone) {
+    pub(crate) fn deleted(&self, lock_path: &str, sole: SoleEntry) {
         let state = &mut *locked(&self.0);
-        if let Some(found) = state.folders.get_mut(folder)
-            && found.watch() == Some(alone.watch)
+        if let Some(found) = state.lock_nodes.get_mut(lock_path)
+            && found.watch() == Some(sole.watch)
         {
-            found.last = Some(alone.number);
+            found.last = Some(sole.number);
         }
     }
 }
 
-impl Folder {
+impl LockNode {
     /// The watch that tells that it is the same as ever; none once that has told of something, and nothing is known then.
     fn watch(&mut self) -> Option<u64> {
         let watch = self.watch.as_mut()?;
@@ -134,8 +134,8 @@ impl Folder {
     }
 }
 
-impl fmt::Debug for Emptied {
+impl fmt::Debug for Uncontended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emptied").field("folders", &locked(&self.0).folders.len()).finish()
+        f.debug_struct("Emptied").field("lock_nodes", &locked(&self.0).lock_nodes.len()).finish()
     }
 }

@@ -1,4 +1,4 @@
-//! [`Servers`]: where to find the servers just now.
+//! [`ServerResolver`]: where to find the servers just now.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,32 +18,32 @@ use crate::ZkConfig;
 /// with several addresses it is given those that answer. A name with one address stays a name: the client looks it up
 /// again whenever it connects, and follows a server that moves.
 #[derive(Debug)]
-pub(crate) struct Servers {
+pub(crate) struct ServerResolver {
     /// As `host:port`.
     all: Vec<String>,
     secure: bool,
     /// What names mean in a test; the system is asked for those that are not here.
-    known: HashMap<String, Vec<SocketAddr>>,
+    overrides: HashMap<String, Vec<SocketAddr>>,
 }
 
 /// Where one opening of a session looks.
-pub(crate) struct Found {
+pub(crate) struct Resolved {
     /// As the client takes them.
-    pub(crate) cluster: String,
+    pub(crate) connect_string: String,
     /// Why names are missing, for people.
-    pub(crate) unknown: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 /// What one server's name means.
-struct Meaning {
+struct ResolvedServer {
     endpoints: Vec<String>,
-    unknown: Option<String>,
+    failure: Option<String>,
 }
 
-impl Servers {
-    pub(crate) fn new(config: &ZkConfig) -> Result<Servers> {
-        config.cluster()?;
-        Ok(Servers { all: config.servers.clone(), secure: config.tls.is_some(), known: HashMap::new() })
+impl ServerResolver {
+    pub(crate) fn new(config: &ZkConfig) -> Result<ServerResolver> {
+        config.connect_string()?;
+        Ok(ServerResolver { all: config.servers.clone(), secure: config.tls.is_some(), overrides: HashMap::new() })
     }
 
     /// As `host:port`.
@@ -52,64 +52,68 @@ impl Servers {
     }
 
     /// All servers. A name is looked up in twice this time, and an address has this time to answer.
-    pub(crate) async fn find(&self, within: Duration) -> Found {
-        self.find_of(&self.all, within).await
+    pub(crate) async fn resolve_all(&self, timeout: Duration) -> Resolved {
+        self.resolve(&self.all, timeout).await
     }
 
     /// These servers, as [`find`](Servers::find) does.
-    pub(crate) async fn find_of(&self, servers: &[String], within: Duration) -> Found {
-        let meanings = join_all(servers.iter().map(|server| self.meaning(server, within))).await;
-        let (mut endpoints, mut unknown) = (Vec::new(), Vec::new());
-        for meaning in meanings {
-            endpoints.extend(meaning.endpoints);
-            unknown.extend(meaning.unknown);
+    pub(crate) async fn resolve(&self, servers: &[String], timeout: Duration) -> Resolved {
+        let resolved = join_all(servers.iter().map(|server| self.resolve_one(server, timeout))).await;
+        let (mut endpoints, mut failures) = (Vec::new(), Vec::new());
+        for server in resolved {
+            endpoints.extend(server.endpoints);
+            failures.extend(server.failure);
         }
-        Found { cluster: endpoints.join(","), unknown }
+        Resolved { connect_string: endpoints.join(","), failures }
     }
 
-    async fn meaning(&self, server: &str, within: Duration) -> Meaning {
-        let as_it_is = |unknown| Meaning { endpoints: vec![server.to_owned()], unknown };
+    async fn resolve_one(&self, server: &str, timeout: Duration) -> ResolvedServer {
+        let unresolved = |failure| ResolvedServer { endpoints: vec![server.to_owned()], failure };
         let (host, port) = split(server);
         if host.parse::<IpAddr>().is_ok() {
-            return as_it_is(None);
+            return unresolved(None);
         }
-        let addresses = match tokio::time::timeout(within * 2, self.look_up(host, port)).await {
+        let addresses = match tokio::time::timeout(timeout * 2, self.look_up(host, port)).await {
             Ok(Ok(addresses)) => addresses,
-            Ok(Err(error)) => return as_it_is(Some(format!("{host} is not known: {error}"))),
-            Err(_) => return as_it_is(Some(format!("{host} is not known: nobody said it in time"))),
+            Ok(Err(error)) => return unresolved(Some(format!("{host} is not overrides: {error}"))),
+            Err(_) => return unresolved(Some(format!("{host} is not overrides: nobody said it in time"))),
         };
         // A certificate is of a name, so that TLS needs the name. And while its first address answers, it finds the server.
         if self.secure || addresses.len() < 2 {
-            return as_it_is(None);
+            return unresolved(None);
         }
-        let alive = join_all(addresses.iter().map(|address| answers(*address, within))).await;
-        let mut endpoints: Vec<String> =
-            addresses.iter().zip(&alive).filter(|(_, alive)| **alive).map(|(address, _)| address.to_string()).collect();
+        let responding = join_all(addresses.iter().map(|address| responds(*address, timeout))).await;
+        let mut endpoints: Vec<String> = addresses
+            .iter()
+            .zip(&responding)
+            .filter(|(_, responding)| **responding)
+            .map(|(address, _)| address.to_string())
+            .collect();
         if endpoints.is_empty() {
             endpoints = addresses.iter().map(SocketAddr::to_string).collect();
         }
-        if alive[0] {
+        if responding[0] {
             endpoints[0] = server.to_owned();
         }
-        Meaning { endpoints, unknown: None }
+        ResolvedServer { endpoints, failure: None }
     }
 
     async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        match self.known.get(host) {
-            Some(known) => Ok(known.clone()),
+        match self.overrides.get(host) {
+            Some(overrides) => Ok(overrides.clone()),
             None => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
         }
     }
 }
 
 /// Whether a server at this address says anything: also that it does not say what it is asked.
-async fn answers(address: SocketAddr, within: Duration) -> bool {
-    let asked = async {
+async fn responds(address: SocketAddr, timeout: Duration) -> bool {
+    let probe = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"srvr").await?;
         stream.read_u8().await
     };
-    matches!(tokio::time::timeout(within, asked).await, Ok(Ok(_)))
+    matches!(tokio::time::timeout(timeout, probe).await, Ok(Ok(_)))
 }
 
 /// The host and the port; the port is there, or the client takes its own.
@@ -132,9 +136,9 @@ mod tests {
 
     use super::*;
 
-    fn named(server: &str, known: &[(&str, Vec<SocketAddr>)]) -> Servers {
-        let known = known.iter().map(|(name, addresses)| ((*name).to_owned(), addresses.clone())).collect();
-        Servers { all: vec![server.to_owned()], secure: false, known }
+    fn resolver(server: &str, overrides: &[(&str, Vec<SocketAddr>)]) -> ServerResolver {
+        let overrides = overrides.iter().map(|(name, addresses)| ((*name).to_owned(), addresses.clone())).collect();
+        ServerResolver { all: vec![server.to_owned()], secure: false, overrides }
     }
 
     #[test]
@@ -153,25 +157,25 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn of_a_name_with_several_addresses_those_that_are_silent_are_passed_over() {
         let zookeeper = ZooKeeper::start(1);
-        let alive: SocketAddr = zookeeper.endpoints()[0].parse().expect("an address");
+        let responding: SocketAddr = zookeeper.endpoints()[0].parse().expect("an address");
         // It takes connections, and says nothing.
         let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
         let silent = silent.local_addr().expect("an address");
         let gone: SocketAddr = "127.0.0.1:1".parse().expect("an address");
-        let servers = named("many:1", &[("many", vec![silent, gone, alive])]);
-        let found = servers.find(Duration::from_secs(5)).await;
-        assert_eq!((found.cluster, found.unknown.len()), (alive.to_string(), 0));
+        let servers = resolver("many:1", &[("many", vec![silent, gone, responding])]);
+        let found = servers.resolve_all(Duration::from_secs(5)).await;
+        assert_eq!((found.connect_string, found.failures.len()), (responding.to_string(), 0));
         // While the first answers, the name leads there, also when the server moves.
-        let servers = named("many:1", &[("many", vec![alive, silent])]);
-        assert_eq!(servers.find(Duration::from_secs(5)).await.cluster, "many:1");
+        let servers = resolver("many:1", &[("many", vec![responding, silent])]);
+        assert_eq!(servers.resolve_all(Duration::from_secs(5)).await.connect_string, "many:1");
         // Where none answers, all are tried.
-        let servers = named("many:1", &[("many", vec![gone, silent])]);
-        assert_eq!(servers.find(Duration::from_millis(500)).await.cluster, format!("{gone},{silent}"));
+        let servers = resolver("many:1", &[("many", vec![gone, silent])]);
+        assert_eq!(servers.resolve_all(Duration::from_millis(500)).await.connect_string, format!("{gone},{silent}"));
     }
 
     #[tokio::test]
     async fn a_name_with_one_address_stays_a_name() {
-        let servers = named("one:77", &[("one", vec!["127.0.0.1:1".parse().expect("an address")])]);
-        assert_eq!(servers.find(Duration::from_secs(5)).await.cluster, "one:77");
+        let servers = resolver("one:77", &[("one", vec!["127.0.0.1:1".parse().expect("an address")])]);
+        assert_eq!(servers.resolve_all(Duration::from_secs(5)).await.connect_string, "one:77");
     }
 }

@@ -1,4 +1,4 @@
-//! [`Proof`]: the condition under which a write inside ZooKeeper is fenced.
+//! [`FenceCondition`]: the condition under which a write inside ZooKeeper is fenced.
 
 /// The condition under which a write inside ZooKeeper is fenced: that the holder's node is still there.
 ///
@@ -13,7 +13,7 @@
 /// lock deletes the node, also where the lock stays blocked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Proof {
+pub struct FenceCondition {
     /// The path of the holder's node, from the root.
     pub path: String,
     /// What to check the version for: any.
@@ -22,7 +22,7 @@ pub struct Proof {
     pub czxid: i64,
 }
 
-impl Proof {
+impl FenceCondition {
     /// What ZooKeeper takes for any version.
     pub(crate) const ANY_VERSION: i32 = -1;
 }
