@@ -3,12 +3,10 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
-use crate::session::{Session, SessionInner};
-use crate::sync::locked;
 use crate::{Clock, Holder, HolderInfo, LockName, LossReason, Moment, observe};
 
 /// The wish of one holder to have one name for a TTL: what a store is asked for, and by which it is asked again.
@@ -31,7 +29,8 @@ struct Inner {
     /// Its store wants to be asked with another claim.
     retired: AtomicBool,
     deadline: Deadline,
-    carrier: Mutex<Weak<SessionInner>>,
+    /// The number of the session that carries it; zero if none does.
+    session: AtomicU64,
     store_state: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -72,7 +71,7 @@ impl Claim {
             settled: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             deadline: Deadline::until(Deadline::NEVER),
-            carrier: Mutex::default(),
+            session: AtomicU64::new(0),
             store_state: OnceLock::new(),
         }))
     }
@@ -144,9 +143,14 @@ impl Claim {
             .expect("BUG: the notes of a claim have one type, that of its store")
     }
 
-    /// The session that carries this claim, if a store put it on a shared one.
-    pub fn session(&self) -> Option<Session> {
-        locked(&self.0.carrier).upgrade().map(Session::shared)
+    /// The number of the shared session that carries it; zero if none does.
+    pub(crate) fn session(&self) -> u64 {
+        self.0.session.load(Ordering::Acquire)
+    }
+
+    /// Puts it on the session with this number, and on no other any more.
+    pub(crate) fn set_session(&self, number: u64) {
+        self.0.session.store(number, Ordering::Release);
     }
 
     /// A request for it was cut off just now.
@@ -166,9 +170,6 @@ impl Claim {
     /// has for it, or gets for it late, is an orphan.
     pub(crate) fn settle(&self) {
         self.0.settled.store(true, Ordering::Release);
-        if let Some(carrier) = locked(&self.0.carrier).upgrade() {
-            carrier.put_down(self.0.holder);
-        }
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -183,14 +184,7 @@ impl Claim {
     /// Its lease is lost; the first reason stays.
     pub(crate) fn lose(&self, why: LossReason) {
         if self.0.deadline.end(why) {
-            observe::lost(self, why);
-        }
-    }
-
-    pub(crate) fn carried_by(&self, carrier: &Arc<SessionInner>) {
-        let before = std::mem::replace(&mut *locked(&self.0.carrier), Arc::downgrade(carrier));
-        if let Some(before) = before.upgrade().filter(|before| !Arc::ptr_eq(before, carrier)) {
-            before.put_down(self.0.holder);
+            observe::lost(self.name(), self.holder(), why);
         }
     }
 
@@ -205,14 +199,6 @@ pub(crate) struct WeakClaim(Weak<Inner>);
 impl WeakClaim {
     pub(crate) fn upgrade(&self) -> Option<Claim> {
         self.0.upgrade().map(Claim)
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(carrier) = locked(&self.carrier).upgrade() {
-            carrier.put_down(self.holder);
-        }
     }
 }
 

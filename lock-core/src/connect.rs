@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::settings::Settings;
+use crate::engine::check_call_timeout;
+use crate::settings::{self, Settings};
 use crate::{Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl, runtime};
 
 /// Connecting to a store: settings, and then `.await`.
@@ -103,7 +104,7 @@ impl<G: Guard> Connect<G> {
         runtime::background()?;
         let url = url?;
         let limit = *settings.call_timeout.get_or_insert_with(|| default_call_timeout(&url));
-        refuse_no_time(limit)?;
+        check_call_timeout(limit)?;
         let opening = async {
             match existing {
                 true => registry.open_existing(&url, &settings.clock).await,
@@ -120,21 +121,18 @@ impl<G: Guard> Connect<G> {
     }
 }
 
+impl Registry {
+    /// Begins to connect to the store at this URL; await it.
+    pub fn connect(&self, url: impl AsRef<str>) -> Connect {
+        Connect::new(self.clone(), url.as_ref().parse())
+    }
+}
+
 /// A time-out that a URL asks for would have no effect if the whole call ended before.
 fn default_call_timeout(url: &StoreUrl) -> Duration {
     const TIMEOUTS: [&str; 4] = ["connect_timeout", "response_timeout", "timeout", "wait_timeout"];
     let asked: Duration = TIMEOUTS.iter().filter_map(|key| url.duration(key).ok().flatten()).sum();
-    asked.max(Locks::DEFAULT_CALL_TIMEOUT)
-}
-
-pub(crate) fn refuse_no_time(call_timeout: Duration) -> Result<()> {
-    match call_timeout.is_zero() {
-        false => Ok(()),
-        true => Err(Error::refused(
-            ErrorKind::InvalidConfig,
-            "the call time-out 0s is not accepted: no call could be answered; give a time, such as 5s",
-        )),
-    }
+    asked.max(settings::DEFAULT_CALL_TIMEOUT)
 }
 
 impl<G: Guard> IntoFuture for Connect<G> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::HeldBy;
+use crate::{HeldBy, ParseHolderError};
 
 /// The result of a lock operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -164,6 +164,12 @@ impl fmt::Display for LossReason {
 }
 
 impl std::error::Error for LossReason {}
+
+impl From<ParseHolderError> for Error {
+    fn from(error: ParseHolderError) -> Error {
+        Error::refused(ErrorKind::InvalidConfig, error.to_string())
+    }
+}
 
 impl From<LossReason> for Error {
     fn from(reason: LossReason) -> Error {

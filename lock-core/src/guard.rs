@@ -105,7 +105,7 @@ impl Drop for LockGuard {
         }
         let lost = self.end();
         if lost != Some(LossReason::NotHeld) || self.validity.claim().is_in_doubt() {
-            Withdrawal::enqueue(&self.engine, self.validity.claim().clone(), None);
+            self.engine.withdraw(self.validity.claim().clone(), None);
         }
     }
 }

@@ -1,12 +1,11 @@
 //! [`Holder`] and [`HolderInfo`].
 
-use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result};
+use crate::random;
 
 /// Who holds a lock: a random 128-bit identity, fresh for every acquisition.
 ///
@@ -23,7 +22,7 @@ impl Holder {
     ///
     /// If the operating system has no random source, in which case no secure program can run on it.
     pub fn fresh() -> Holder {
-        POOL.with(|pool| Holder(u128::from_be_bytes(pool.borrow_mut().take())))
+        Holder(random::bits128())
     }
 
     /// The holder with this number, as a store kept it.
@@ -62,23 +61,19 @@ impl fmt::Debug for Holder {
 }
 
 impl FromStr for Holder {
-    type Err = Error;
+    type Err = ParseHolderError;
 
-    fn from_str(text: &str) -> Result<Holder> {
+    fn from_str(text: &str) -> Result<Holder, ParseHolderError> {
         let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        u128::from_str_radix(text, 16).ok().filter(|_| digits).map(Holder).ok_or_else(|| {
-            Error::refused(
-                ErrorKind::InvalidConfig,
-                format!("{text:?} is no holder: a holder is 32 hexadecimal digits"),
-            )
-        })
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        number.map(Holder).ok_or_else(|| ParseHolderError(text.to_owned()))
     }
 }
 
 impl TryFrom<String> for Holder {
-    type Error = Error;
+    type Error = ParseHolderError;
 
-    fn try_from(text: String) -> Result<Holder> {
+    fn try_from(text: String) -> Result<Holder, ParseHolderError> {
         text.parse()
     }
 }
@@ -89,33 +84,17 @@ impl From<Holder> for String {
     }
 }
 
-thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { process: 0, bytes: [0; POOL_BYTES], left: 0 }) };
-}
+/// A text that is no holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseHolderError(String);
 
-const POOL_BYTES: usize = 512;
-
-/// Random bytes, asked for many at a time: asking the operating system costs as much as all else in an acquisition that
-/// needs no network. No byte is given twice, also after the process has forked.
-struct Pool {
-    process: u32,
-    bytes: [u8; POOL_BYTES],
-    left: usize,
-}
-
-impl Pool {
-    fn take(&mut self) -> [u8; 16] {
-        let process = std::process::id();
-        if self.left == 0 || self.process != process {
-            getrandom::fill(&mut self.bytes).expect("the operating system's random source answers");
-            (self.process, self.left) = (process, POOL_BYTES);
-        }
-        self.left -= 16;
-        let mut taken = [0; 16];
-        taken.copy_from_slice(&self.bytes[self.left..][..16]);
-        taken
+impl fmt::Display for ParseHolderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is no holder: a holder is 32 hexadecimal digits", self.0)
     }
 }
+
+impl std::error::Error for ParseHolderError {}
 
 /// What people see of a holder: the host, the process and a text of its own.
 ///

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tracing::Instrument as _;
 
-use crate::engine::{AcquireRequest, Grant, OnWait, acquire};
-use crate::locks::EngineHandle;
+use crate::engine::{AcquireRequest, Grant, OnWait, Patience, acquire};
+use crate::handle::EngineHandle;
+use crate::settings;
 use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result, runtime};
 
 /// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
@@ -36,7 +37,7 @@ pub struct Lock<G: Guard = LockGuard> {
 
 impl<G: Guard> Lock<G> {
     /// The TTL of a lock that sets none: 30 seconds, as Redisson's watchdog has it.
-    pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
+    pub const DEFAULT_TTL: Duration = settings::DEFAULT_TTL;
     /// The shortest TTL: 10 ms. Below, the margin and one round trip leave nothing to believe in.
     pub const MIN_TTL: Duration = Duration::from_millis(10);
     /// The longest TTL: 30 days. A lock that must last longer is renewed.
@@ -108,7 +109,7 @@ impl<G: Guard> Lock<G> {
     /// If the future is dropped, whatever it asked for is given back in the background, also what a request under way
     /// still gets; if the store cannot be reached, nothing outlives one TTL there.
     pub fn acquire(&self) -> impl Future<Output = Result<G>> + Send + 'static + use<G> {
-        let wanted = self.request(Some(self.wait));
+        let wanted = self.request(self.wait.map_or(Patience::Unlimited, Patience::For));
         let owner = self.owner.clone();
         async move {
             let grant = acquire_on(&owner, wanted?).await?;
@@ -145,7 +146,7 @@ impl<G: Guard> Lock<G> {
     ///
     /// As [`acquire`](Lock::acquire).
     pub fn try_acquire(&self) -> impl Future<Output = Result<Option<G>>> + Send + 'static + use<G> {
-        let wanted = self.request(None);
+        let wanted = self.request(Patience::None);
         let owner = self.owner.clone();
         async move {
             let grant = acquire_on(&owner, wanted?).await?;
@@ -153,7 +154,7 @@ impl<G: Guard> Lock<G> {
         }
     }
 
-    fn request(&self, wait: Option<Option<Duration>>) -> Result<AcquireRequest> {
+    fn request(&self, patience: Patience) -> Result<AcquireRequest> {
         if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl) {
             let text = format!("the TTL {:?} is not accepted: a TTL is 10 ms to 30 days", self.ttl);
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
@@ -164,7 +165,7 @@ impl<G: Guard> Lock<G> {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
         let name = self.name.clone()?;
-        Ok(AcquireRequest { name, ttl: self.ttl, fixed: self.fixed, wait, on_wait: self.on_wait.clone() })
+        Ok(AcquireRequest { name, ttl: self.ttl, fixed: self.fixed, patience, on_wait: self.on_wait.clone() })
     }
 }
 

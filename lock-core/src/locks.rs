@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Engine;
-use crate::settings::{Defaults, Settings};
+use crate::engine::{self, Engine};
+use crate::handle::EngineHandle;
+use crate::settings::{self, Settings};
 use crate::{
     BreakMode, Clock, Error, ErrorKind, Eviction, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
     LockName, LockStore, Realm, Result, runtime,
@@ -34,12 +35,6 @@ pub struct Locks<G: Guard = LockGuard> {
 /// The locks of a store that fences: every guard has a token.
 pub type FencedLocks = Locks<FencedGuard>;
 
-/// Whoever can still acquire. The engine's task ends after the last of them has gone.
-pub(crate) struct EngineHandle {
-    engine: Arc<Engine>,
-    defaults: Defaults,
-}
-
 /// Settings of a [`Locks`]; made by [`Locks::builder`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
@@ -50,7 +45,7 @@ pub struct LocksBuilder {
 
 impl Locks {
     /// The default time for one call to the store: 5 seconds.
-    pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
+    pub const DEFAULT_CALL_TIMEOUT: Duration = settings::DEFAULT_CALL_TIMEOUT;
 
     /// The locks of this store, with default settings. It needs no runtime.
     pub fn new(store: impl LockStore) -> Locks {
@@ -84,8 +79,8 @@ impl<G: Guard> Locks<G> {
     pub(crate) fn of(store: Arc<dyn LockStore>, settings: Settings) -> Locks<G> {
         let info = HolderInfo::of_this_process(&settings.holder_text);
         let engine =
-            Engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
-        Locks { owner: Arc::new(EngineHandle { engine, defaults: settings.defaults }), guard: PhantomData }
+            engine::new(store, settings.clock, settings.call_timeout.unwrap_or(Locks::DEFAULT_CALL_TIMEOUT), info);
+        Locks { owner: Arc::new(EngineHandle::new(engine, settings.defaults)), guard: PhantomData }
     }
 
     /// What the store, as configured, promises.
@@ -181,7 +176,7 @@ impl<G: Guard> Locks<G> {
     }
 
     fn engine(&self) -> &Arc<Engine> {
-        &self.owner.engine
+        self.owner.engine()
     }
 }
 
@@ -220,22 +215,6 @@ impl LocksBuilder {
     /// The locks. It needs no runtime.
     pub fn build(self) -> Locks {
         Locks::of(self.store, self.settings)
-    }
-}
-
-impl EngineHandle {
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
-    }
-
-    pub(crate) fn defaults(&self) -> Defaults {
-        self.defaults
-    }
-}
-
-impl Drop for EngineHandle {
-    fn drop(&mut self) {
-        self.engine.abandon();
     }
 }
 

@@ -78,6 +78,8 @@ enum LeaseEnd {
 /// What the store keeps with each claim.
 #[derive(Default)]
 struct ClaimState {
+    /// The session that carries it.
+    session: Mutex<Option<Session>>,
     called: Arc<Notify>,
     granted: AtomicBool,
 }
@@ -131,7 +133,8 @@ impl MemoryStore {
     fn session_for(&self, claim: &Claim) -> Option<Session> {
         let mut sessions = locked(self.0.sessions.as_ref().filter(|_| !claim.is_fixed())?);
         // Its holder believes in this one: whoever asks again, or late, must not move it to another.
-        if let Some(session) = claim.session().filter(Session::is_valid) {
+        let own = claim.store_state(ClaimState::default);
+        if let Some(session) = locked(&own.session).clone().filter(Session::is_valid) {
             return Some(session);
         }
         let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
@@ -271,7 +274,9 @@ impl LockStore for MemoryStore {
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
         let session = self.session_for(claim);
+        let own = claim.store_state(ClaimState::default);
         if let Some(session) = &session {
+            *locked(&own.session) = Some(session.clone());
             session.carry(claim);
         }
         let now = self.0.clock.now();
@@ -279,7 +284,6 @@ impl LockStore for MemoryStore {
             Some(session) => LeaseEnd::Session(session.key()),
             None => LeaseEnd::Moment(now.after(claim.ttl())),
         };
-        let notes = claim.store_state(ClaimState::default);
 
         let mut state = locked(&self.0.state);
         let remembers = match state.forgot {
@@ -313,7 +317,7 @@ impl LockStore for MemoryStore {
                 until,
                 revoked: false,
             });
-            notes.granted.store(true, Ordering::Release);
+            own.granted.store(true, Ordering::Release);
             return Ok(Attempt::Granted(lease(token)));
         }
         let Some(record) = state.records.get_mut(claim.name()) else {
@@ -324,7 +328,7 @@ impl LockStore for MemoryStore {
             record.queue[ahead].until = until;
         } else if claim.queues() {
             ahead = Some(record.queue.len());
-            record.queue.push_back(QueueEntry { holder: claim.holder(), until, called: notes.called.clone() });
+            record.queue.push_back(QueueEntry { holder: claim.holder(), until, called: own.called.clone() });
         }
         let record = &state.records[claim.name()];
         let mut by = match &record.held {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::instrument::WithSubscriber as _;
 
 use crate::sync::locked;
-use crate::{Claim, Contention, Error, LossReason, runtime};
+use crate::{Error, HeldBy, Holder, LockName, LossReason, runtime};
 
 macro_rules! count {
     ($name:literal $(, $key:literal => $value:expr)*) => {{
@@ -25,18 +25,18 @@ macro_rules! record {
     }};
 }
 
-pub(crate) fn acquired(claim: &Claim, waited: Duration) {
-    tracing::debug!(name = %claim.name(), holder = %claim.holder(), ?waited, "acquired");
+pub(crate) fn acquired(name: &LockName, holder: Holder, waited: Duration) {
+    tracing::debug!(%name, %holder, ?waited, "acquired");
     count!("leasehold_acquired_total");
     record!("leasehold_wait_seconds", waited);
 }
 
-pub(crate) fn waiting(claim: &Claim, held: &Contention) {
-    tracing::debug!(name = %claim.name(), holder = %claim.holder(), by = %held.by, "waiting");
+pub(crate) fn waiting(name: &LockName, holder: Holder, by: &HeldBy) {
+    tracing::debug!(%name, %holder, %by, "waiting");
 }
 
-pub(crate) fn contended(claim: &Claim) {
-    tracing::debug!(name = %claim.name(), holder = %claim.holder(), "contended");
+pub(crate) fn contended(name: &LockName, holder: Holder) {
+    tracing::debug!(%name, %holder, "contended");
     count!("leasehold_contended_total");
 }
 
@@ -45,26 +45,26 @@ pub(crate) fn renewed(held: usize, not_held: usize) {
     count!("leasehold_renewal_rounds_total", "outcome" => "answered");
 }
 
-pub(crate) fn lost(claim: &Claim, reason: LossReason) {
+pub(crate) fn lost(name: &LockName, holder: Holder, reason: LossReason) {
     static LOST: Burst = Burst::new("more leases were lost");
     match LOST.admits() {
-        true => tracing::warn!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
-        false => tracing::debug!(name = %claim.name(), holder = %claim.holder(), %reason, "lost"),
+        true => tracing::warn!(%name, %holder, %reason, "lost"),
+        false => tracing::debug!(%name, %holder, %reason, "lost"),
     }
     count!("leasehold_lost_total", "reason" => label(reason));
 }
 
-pub(crate) fn released(claim: &Claim) {
-    tracing::debug!(name = %claim.name(), holder = %claim.holder(), "released");
+pub(crate) fn released(name: &LockName, holder: Holder) {
+    tracing::debug!(%name, %holder, "released");
     count!("leasehold_released_total");
 }
 
-pub(crate) fn gave_up_withdrawing(claim: &Claim, error: &Error) {
+pub(crate) fn gave_up_withdrawing(name: &LockName, holder: Holder, error: &Error) {
     static GIVEN_UP: Burst = Burst::new("more locks were not given back");
     const TEXT: &str = "not given back: its TTL will end it";
     match GIVEN_UP.admits() {
-        true => tracing::warn!(name = %claim.name(), holder = %claim.holder(), %error, "{TEXT}"),
-        false => tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "{TEXT}"),
+        true => tracing::warn!(%name, %holder, %error, "{TEXT}"),
+        false => tracing::debug!(%name, %holder, %error, "{TEXT}"),
     }
 }
 
@@ -98,8 +98,8 @@ struct Counts {
 
 impl Outage {
     /// A request without an answer, which is asked again.
-    pub(crate) fn retrying(&self, claim: &Claim, error: &Error) {
-        tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "asking again");
+    pub(crate) fn retrying(&self, name: &LockName, holder: Holder, error: &Error) {
+        tracing::debug!(%name, %holder, %error, "asking again");
         count!("leasehold_retries_total");
         self.failed(|counts| counts.requests += 1, Some(error));
     }
@@ -112,8 +112,8 @@ impl Outage {
     }
 
     /// A release without an answer.
-    pub(crate) fn release_failed(&self, claim: &Claim, error: &Error) {
-        tracing::debug!(name = %claim.name(), holder = %claim.holder(), %error, "release without an answer");
+    pub(crate) fn release_failed(&self, name: &LockName, holder: Holder, error: &Error) {
+        tracing::debug!(%name, %holder, %error, "release without an answer");
         self.failed(|counts| counts.releases += 1, Some(error));
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Clock, Connect, Error, ErrorKind, Guarantees, LockStore, Result, StoreUrl};
+use crate::{Clock, Error, ErrorKind, Guarantees, LockStore, Result, StoreUrl};
 
 /// Opens the stores of some schemes; each store crate has one.
 #[async_trait]
@@ -109,11 +109,6 @@ impl Registry {
     /// The stores that were not compiled in.
     pub fn missing(&self) -> &[MissingDriver] {
         &self.missing
-    }
-
-    /// Begins to connect to the store at this URL; await it.
-    pub fn connect(&self, url: impl AsRef<str>) -> Connect {
-        Connect::new(self.clone(), url.as_ref().parse())
     }
 
     /// Opens the store at this URL: what [`connect`](Registry::connect) does first, and stores over stores for each

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::claim::WeakClaim;
 use crate::deadline::Deadline;
-use crate::engine::Schedule;
+use crate::schedule::Schedule;
 use crate::sync::locked;
 use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
 
@@ -19,11 +20,10 @@ use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
 /// gives it back with each lease. The core renews it while it carries a claim, and loses all its leases when it ends.
 /// Cloning is cheap and gives the same session.
 #[derive(Clone)]
-pub struct Session(Arc<SessionInner>);
+pub struct Session(Arc<Inner>);
 
-/// The inside of a session.
-pub(crate) struct SessionInner {
-    of: Kind,
+struct Inner {
+    kind: Kind,
     ttl: Duration,
     clock: Clock,
     deadline: Deadline,
@@ -32,8 +32,27 @@ pub(crate) struct SessionInner {
 
 enum Kind {
     Single(Claim),
-    Shared { key: u64, carried: Mutex<HashMap<Holder, WeakClaim>> },
+    Shared(Shared),
 }
+
+struct Shared {
+    /// The store's own number for it.
+    key: u64,
+    /// This process's own number for it, which its claims have too.
+    number: u64,
+    carried: Mutex<Carried>,
+}
+
+/// The claims that were put on a session. One that was dropped or settled, or is on another session by now, stays until
+/// the next sweep: so that a claim needs no way back to its session.
+#[derive(Default)]
+struct Carried {
+    claims: HashMap<Holder, WeakClaim>,
+    sweep_at: usize,
+}
+
+/// The fewest entries that are swept, so that a session of few claims is not swept at each of them.
+const MIN_SWEEP_ENTRIES: usize = 64;
 
 /// A session that is being opened: it remembers when the request for it was sent.
 #[derive(Debug)]
@@ -53,9 +72,9 @@ impl Session {
         Session::new(Kind::Single(claim), clock, sent, ttl)
     }
 
-    fn new(of: Kind, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
-        Session(Arc::new(SessionInner {
-            of,
+    fn new(kind: Kind, clock: &Clock, sent: Moment, ttl: Duration) -> Session {
+        Session(Arc::new(Inner {
+            kind,
             ttl,
             clock: clock.clone(),
             deadline: Deadline::until(clock.valid_until(sent, ttl)),
@@ -63,15 +82,11 @@ impl Session {
         }))
     }
 
-    pub(crate) fn shared(carrier: Arc<SessionInner>) -> Session {
-        Session(carrier)
-    }
-
     /// The store's own number for this session; 0 for a session of one.
     pub fn key(&self) -> u64 {
-        match &self.0.of {
+        match &self.0.kind {
             Kind::Single(_) => 0,
-            Kind::Shared { key, .. } => *key,
+            Kind::Shared(shared) => shared.key,
         }
     }
 
@@ -92,21 +107,28 @@ impl Session {
 
     /// Puts a claim on this session: from now on what the store keeps for it is no orphan.
     pub fn carry(&self, claim: &Claim) {
-        if let Kind::Shared { carried, .. } = &self.0.of {
-            if claim.is_settled() {
-                return;
-            }
-            locked(carried).insert(claim.holder(), claim.downgrade());
-            claim.carried_by(&self.0);
+        if let Kind::Shared(shared) = &self.0.kind
+            && !claim.is_settled()
+        {
+            claim.set_session(shared.number);
+            shared.insert(claim);
+        }
+    }
+
+    /// Whether this claim is on this session: its own, or the last that it was put on.
+    pub fn carries(&self, claim: &Claim) -> bool {
+        match &self.0.kind {
+            Kind::Single(single) => single.holder() == claim.holder(),
+            Kind::Shared(shared) => shared.carries(claim),
         }
     }
 
     /// The claims on this session that somebody still wants or withdraws. What the store keeps on the session beyond
     /// these is an orphan, to be deleted in the next renewal round.
     pub fn claims(&self) -> Vec<Claim> {
-        match &self.0.of {
+        match &self.0.kind {
             Kind::Single(claim) => vec![claim.clone()],
-            Kind::Shared { carried, .. } => locked(carried).values().filter_map(WeakClaim::upgrade).collect(),
+            Kind::Shared(shared) => shared.claims(),
         }
     }
 
@@ -146,7 +168,10 @@ impl Session {
     }
 
     fn report_loss(&self, why: LossReason) {
-        self.claims().iter().filter(|claim| !claim.deadline().is_over()).for_each(|claim| observe::lost(claim, why));
+        self.claims()
+            .iter()
+            .filter(|claim| !claim.deadline().is_over())
+            .for_each(|claim| observe::lost(claim.name(), claim.holder(), why));
     }
 
     /// The store confirmed, at a request sent at `sent`, that it keeps the session for `ttl`.
@@ -166,26 +191,70 @@ impl Session {
     }
 
     pub(crate) fn only_claim(&self) -> Option<&Claim> {
-        match &self.0.of {
+        match &self.0.kind {
             Kind::Single(claim) => Some(claim),
-            Kind::Shared { .. } => None,
+            Kind::Shared(_) => None,
         }
     }
 
     /// Whether it is to be renewed: a fixed lease never is, a shared session while it carries a claim.
     pub(crate) fn is_renewed(&self) -> bool {
-        match &self.0.of {
+        match &self.0.kind {
             Kind::Single(claim) => !claim.is_fixed(),
-            Kind::Shared { carried, .. } => !locked(carried).is_empty(),
+            Kind::Shared(shared) => shared.carries_any(),
         }
     }
 }
 
-impl SessionInner {
-    pub(crate) fn put_down(&self, holder: Holder) {
-        if let Kind::Shared { carried, .. } = &self.of {
-            locked(carried).remove(&holder);
+impl Shared {
+    fn new(key: u64) -> Shared {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        Shared { key, number: NUMBERS.fetch_add(1, Ordering::Relaxed), carried: Mutex::default() }
+    }
+
+    fn carries(&self, claim: &Claim) -> bool {
+        claim.session() == self.number && !claim.is_settled()
+    }
+
+    fn insert(&self, claim: &Claim) {
+        // Claims are dropped outside the lock: what a store keeps with one may come back here.
+        let mut claims = Vec::new();
+        let mut carried = locked(&self.carried);
+        if carried.claims.len() >= carried.sweep_at {
+            self.sweep(&mut carried, &mut claims);
+            carried.sweep_at = (2 * carried.claims.len()).max(MIN_SWEEP_ENTRIES);
         }
+        carried.claims.insert(claim.holder(), claim.downgrade());
+        drop(carried);
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        self.sweep(&mut locked(&self.carried), &mut claims);
+        claims.retain(|claim| self.carries(claim));
+        claims
+    }
+
+    /// Removes what this session does not carry any more, and gives every claim that was looked at.
+    fn sweep(&self, carried: &mut Carried, claims: &mut Vec<Claim>) {
+        carried.claims.retain(|_, claim| {
+            let Some(claim) = claim.upgrade() else { return false };
+            let stays = self.carries(&claim);
+            claims.push(claim);
+            stays
+        });
+    }
+
+    fn carries_any(&self) -> bool {
+        let mut claims = Vec::new();
+        let carried = locked(&self.carried);
+        let found = carried.claims.values().filter_map(WeakClaim::upgrade).any(|claim| {
+            let carries = self.carries(&claim);
+            claims.push(claim);
+            carries
+        });
+        drop(carried);
+        found
     }
 }
 
@@ -212,6 +281,6 @@ impl fmt::Debug for Session {
 impl PendingSession {
     /// The store opened the session: `key` is its own number for it, `ttl` what it granted.
     pub fn established(self, key: u64, ttl: Duration) -> Session {
-        Session::new(Kind::Shared { key, carried: Mutex::default() }, &self.clock, self.sent, ttl)
+        Session::new(Kind::Shared(Shared::new(key)), &self.clock, self.sent, ttl)
     }
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{Clock, Lock, LockGuard};
+use crate::Clock;
+
+/// 30 seconds, as Redisson's watchdog has it.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the locks of one store are used; what [`Connect`](crate::Connect) and [`LocksBuilder`](crate::LocksBuilder) set.
 #[derive(Clone, Debug)]
@@ -27,7 +31,7 @@ impl Default for Settings {
             clock: Clock::system(),
             call_timeout: None,
             holder_text: String::new(),
-            defaults: Defaults { ttl: Lock::<LockGuard>::DEFAULT_TTL, wait: None },
+            defaults: Defaults { ttl: DEFAULT_TTL, wait: None },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -83,9 +84,12 @@ enum Until {
     Session(u64),
 }
 
-/// Whether the store has granted the claim.
+/// State of a claim: the session that carries it, and whether it was granted.
 #[derive(Default)]
-struct Granted(std::sync::atomic::AtomicBool);
+struct ClaimState {
+    session: Mutex<Option<Session>>,
+    granted: AtomicBool,
+}
 
 impl Sessions {
     pub(crate) fn new(flaw: SessionFlaw) -> Sessions {
@@ -115,7 +119,8 @@ impl Sessions {
             return None;
         }
         let stays = self.flaw != SessionFlaw::SessionIsChangedByAskingAgain;
-        if let Some(session) = claim.session().filter(|session| stays && session.is_valid()) {
+        let carrying = claim.store_state(ClaimState::default).session.lock().unwrap().clone();
+        if let Some(session) = carrying.filter(|session| stays && session.is_valid()) {
             return Some(session);
         }
         let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
@@ -146,7 +151,7 @@ impl Sessions {
 
     /// The round of a session.
     async fn round(&self, renewal: &Renewal, session: &Session) {
-        let granted = |claim: &Claim| claim.store_state(Granted::default).0.load(std::sync::atomic::Ordering::SeqCst);
+        let granted = |claim: &Claim| claim.store_state(ClaimState::default).granted.load(Ordering::SeqCst);
         let noted = session.claims();
         let has_ended = {
             let mut server = self.server();
@@ -211,6 +216,11 @@ impl Sessions {
     }
 }
 
+fn carry(session: &Session, claim: &Claim) {
+    *claim.store_state(ClaimState::default).session.lock().unwrap() = Some(session.clone());
+    session.carry(claim);
+}
+
 impl Server {
     fn open(&mut self, until: Moment) -> u64 {
         self.count += 1;
@@ -253,7 +263,7 @@ impl LockStore for Sessions {
         let session = self.session_for(claim).await;
         let late = self.flaw == SessionFlaw::SessionDropsWhatWasCarriedLate;
         if let Some(session) = session.as_ref().filter(|_| !late) {
-            session.carry(claim);
+            carry(session, claim);
         }
         let now = self.clock.now();
         let until = match &session {
@@ -281,7 +291,7 @@ impl LockStore for Sessions {
                     let record = Record { until, ..known.unwrap_or(new) };
                     let token = FencingToken::new(server.realm.clone(), record.token);
                     server.records.insert(claim.name().clone(), record);
-                    claim.store_state(Granted::default).0.store(true, std::sync::atomic::Ordering::SeqCst);
+                    claim.store_state(ClaimState::default).granted.store(true, Ordering::SeqCst);
                     Attempt::Granted(match session.clone() {
                         Some(session) => Lease::on_session(session, Some(token), Retention::Complete),
                         None => Lease::new(claim.ttl(), Some(token), Retention::Complete),
@@ -291,7 +301,7 @@ impl LockStore for Sessions {
         };
         if let Some(session) = session.filter(|_| late) {
             tokio::time::sleep(UNDER_WAY).await;
-            session.carry(claim);
+            carry(&session, claim);
         }
         Ok(attempt)
     }

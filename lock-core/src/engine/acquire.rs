@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{Call, boxed, catch_panic};
+use super::pending::{Grant, Pending, RequestOutcome, too_late};
+use super::shared::{Engine, closed};
 use super::wait_queue::{Ticket, held_by};
-use super::withdrawal::Withdrawal;
-use super::{Engine, closed};
-use crate::sync::locked;
 use crate::{
-    Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockName, Moment, Result,
+    Claim, Contention, Error, HeldBy, LockName, Moment, Result,
     Session, WaitStyle, observe,
 };
 
@@ -18,20 +16,27 @@ pub(crate) struct AcquireRequest {
     pub(crate) name: LockName,
     pub(crate) ttl: Duration,
     pub(crate) fixed: bool,
-    /// `None`: never wait. `Some(None)`: wait without limit.
-    pub(crate) wait: Option<Option<Duration>>,
+    pub(crate) patience: Patience,
     pub(crate) on_wait: Option<OnWait>,
 }
 
-/// Whom a waiter tells who is ahead.
-pub(crate) type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
-
-/// What the caller gets.
-pub(crate) struct Grant {
-    pub(crate) claim: Claim,
-    pub(crate) session: Session,
-    pub(crate) token: Option<FencingToken>,
+/// How long an acquire waits for a lock that is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    None,
+    For(Duration),
+    Unlimited,
 }
+
+impl AcquireRequest {
+    /// A claim of a fresh holder.
+    fn claim(&self, engine: &Engine, queues: bool) -> Claim {
+        Claim::with(self.name.clone(), self.ttl, self.fixed, queues, engine.info.clone())
+    }
+}
+
+/// Callback of [`Lock::on_wait`](crate::Lock::on_wait).
+pub(crate) type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
 
 /// Acquires; `None` if the lock is held and the caller does not wait.
 pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Result<Option<Grant>> {
@@ -39,20 +44,20 @@ pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Resu
     tokio::task::coop::consume_budget().await;
     let _admitted = engine.admit()?;
     let started = engine.clock.now();
-    let waits = wanted.wait.is_some();
+    let waits = wanted.patience != Patience::None;
     let queued = waits && engine.store.guarantees().waiting == WaitStyle::Queued;
     let place = if waits && !queued { engine.queues.join_existing(&wanted.name) } else { None };
-    let mut pending = Pending::new(&engine, &wanted, queued);
+    let mut pending = Pending::new(&engine, wanted.claim(&engine, queued));
     let mut first = None;
     if place.is_none() {
         match pending.request(started).await {
             Ok(RequestOutcome::Granted(grant, now)) => {
-                observe::acquired(&grant.claim, now.since(started));
+                observe::acquired(grant.claim.name(), grant.claim.holder(), now.since(started));
                 return Ok(Some(grant));
             }
             answer if waits => first = Some(answer),
             Ok(RequestOutcome::Held(_)) => {
-                observe::contended(&pending.claim);
+                observe::contended(pending.claim.name(), pending.claim.holder());
                 return Ok(None);
             }
             Ok(RequestOutcome::TooLate) => return Err(too_late(&pending.claim)),
@@ -60,7 +65,10 @@ pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Resu
             Err(error) => return Err(error),
         }
     }
-    let until = wanted.wait.flatten().map(|limit| started.after(limit));
+    let until = match wanted.patience {
+        Patience::For(limit) => Some(started.after(limit)),
+        Patience::None | Patience::Unlimited => None,
+    };
     let waiter = WaitingAcquire { engine, wanted, started, until, queued };
     // Boxed, so that the future of a lock that is free stays small.
     Box::pin(waiter.acquire(pending, place, first)).await.map(Some)
@@ -108,7 +116,7 @@ impl WaitingAcquire {
                     if let Some(place) = place {
                         place.grant_to(&grant.claim, &grant.session);
                     }
-                    observe::acquired(&grant.claim, now.since(self.started));
+                    observe::acquired(grant.claim.name(), grant.claim.holder(), now.since(self.started));
                     return Ok(grant);
                 }
                 Ok(RequestOutcome::TooLate) => {
@@ -130,7 +138,7 @@ impl WaitingAcquire {
     }
 
     fn fresh_request(&self) -> Pending {
-        Pending::new(&self.engine, &self.wanted, self.queued)
+        Pending::new(&self.engine, self.wanted.claim(&self.engine, self.queued))
     }
 
     fn is_wait_over(&self) -> bool {
@@ -168,7 +176,7 @@ impl WaitingAcquire {
 
     /// Waits for a hint, or until the lease in the way can have ended; false if the waiter's own session has.
     async fn wait(&self, claim: &Claim, held: &Contention, place: &mut Option<Ticket>) -> Result<bool> {
-        observe::waiting(claim, held);
+        observe::waiting(claim.name(), claim.holder(), &held.by);
         // The place comes first: whoever begins to wait after this waiter was seen to wait is behind it.
         let joins = place.is_none() && !self.queued;
         if joins {
@@ -212,7 +220,7 @@ impl WaitingAcquire {
         if !error.is_retryable() || now >= patience {
             return Err(error);
         }
-        self.engine.outage.retrying(claim, &error);
+        self.engine.outage.retrying(claim.name(), claim.holder(), &error);
         let jitter = u64::from(claim.holder().as_u128() as u8);
         let pause = trouble.delay + trouble.delay * jitter as u32 / 512;
         trouble.delay = (trouble.delay * 2).min(Duration::from_secs(1));
@@ -229,7 +237,7 @@ impl WaitingAcquire {
     }
 
     fn contended(&self, claim: &Claim, by: HeldBy) -> Error {
-        observe::contended(claim);
+        observe::contended(claim.name(), claim.holder());
         let waited = self.until.map(|until| until.since(self.started)).unwrap_or_default();
         let waited = match waited.is_zero() {
             true => "it is not waited for".to_owned(),
@@ -257,111 +265,5 @@ async fn holder_lost(holder: Option<(Claim, Session)>) {
     match holder {
         Some((_, session)) => drop(session.lost().await),
         None => std::future::pending().await,
-    }
-}
-
-fn too_late(claim: &Claim) -> Error {
-    let text = format!(
-        "\"{}\" was granted, but the answer came after its validity of {:?} had ended; it is given back",
-        claim.name(),
-        claim.ttl()
-    );
-    Error::new(ErrorKind::TimedOut, Effect::None, text)
-}
-
-/// What a request brought.
-enum RequestOutcome {
-    /// A lease, and when its answer came.
-    Granted(Grant, Moment),
-    Held(Contention),
-    /// It was granted, but may no longer be believed in.
-    TooLate,
-    /// It was granted, but meanwhile these locks were closed.
-    Closed,
-}
-
-/// A claim that is being asked for. Dropped before it is granted, it is withdrawn.
-struct Pending {
-    engine: Arc<Engine>,
-    claim: Claim,
-    /// The request under way.
-    request: Option<Call<Attempt>>,
-    /// Whether the store may keep something for this claim: a lease, or a place in the queue.
-    may_be_known: bool,
-    /// It is among the engine's waiters.
-    waits: bool,
-}
-
-impl Pending {
-    fn new(engine: &Arc<Engine>, wanted: &AcquireRequest, queues: bool) -> Pending {
-        let claim = Claim::with(wanted.name.clone(), wanted.ttl, wanted.fixed, queues, engine.info.clone());
-        Pending { engine: engine.clone(), claim, request: None, may_be_known: false, waits: false }
-    }
-
-    /// From now on closing withdraws it, should nobody poll or drop this.
-    fn register_waiter(&mut self) {
-        if !std::mem::replace(&mut self.waits, true) {
-            locked(&self.engine.waiters).insert(self.claim.holder(), self.claim.clone());
-        }
-    }
-
-    /// Asks once. `sent` was read from the clock before: the request cannot leave earlier.
-    async fn request(&mut self, sent: Moment) -> Result<RequestOutcome> {
-        let (store, claim) = (self.engine.store.clone(), self.claim.clone());
-        let request = self.request.insert(boxed(async move { store.request(&claim).await }));
-        let answer = tokio::time::timeout(self.engine.call_timeout, catch_panic("a request", request)).await;
-        self.request = None;
-        if matches!(answer, Ok(Ok(_))) {
-            self.engine.outage.store_answered();
-        }
-        match answer {
-            Ok(Ok(Attempt::Granted(lease))) => Ok(self.granted(lease, sent)),
-            Ok(Ok(Attempt::Held(held))) => {
-                self.may_be_known |= self.claim.queues();
-                Ok(RequestOutcome::Held(held))
-            }
-            Ok(Err(error)) => {
-                if error.may_have_taken_effect() {
-                    self.mark_in_doubt();
-                }
-                Err(error)
-            }
-            Err(_) => {
-                self.mark_in_doubt();
-                Err(self.engine.no_answer(&format!("asking for \"{}\"", self.claim.name())))
-            }
-        }
-    }
-
-    fn mark_in_doubt(&mut self) {
-        self.may_be_known = true;
-        self.claim.set_in_doubt();
-    }
-
-    fn granted(&mut self, lease: Lease, sent: Moment) -> RequestOutcome {
-        self.may_be_known = true;
-        let clock = &self.engine.clock;
-        let session = lease.session.unwrap_or_else(|| Session::single(self.claim.clone(), clock, sent, lease.ttl));
-        let now = clock.now();
-        if session.loss_at(now).is_some() || self.claim.deadline().is_over() {
-            return RequestOutcome::TooLate;
-        }
-        if self.engine.is_closed() {
-            return RequestOutcome::Closed;
-        }
-        self.may_be_known = false;
-        self.engine.track(&session);
-        RequestOutcome::Granted(Grant { claim: self.claim.clone(), session, token: lease.token }, now)
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if self.waits {
-            locked(&self.engine.waiters).remove(&self.claim.holder());
-        }
-        if self.request.is_some() || self.may_be_known {
-            Withdrawal::enqueue(&self.engine, self.claim.clone(), self.request.take());
-        }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Engine;
-use super::call::{Call, boxed, catch_panic};
-use crate::{Attempt, Claim, Error, LockName, Moment, ReleaseOutcome, Result, observe};
+use super::call::{boxed, catch_panic};
+use super::shared::Engine;
+use super::withdrawal_state::{Calls, WithdrawalState};
+use crate::{Claim, Error, Moment, ReleaseOutcome, Result, observe};
 
 /// Giving back what a claim may hold: a lease, a place in the queue, or what a request under way will still get.
 ///
@@ -20,48 +21,13 @@ pub(crate) struct Withdrawal {
     done: bool,
 }
 
-/// What is left to do of a withdrawal, while it waits for its turn in the engine.
-pub(crate) struct WithdrawalState {
-    claim: Claim,
-    calls: Calls,
-    began: Moment,
-    /// Nobody waits for it: the store has answered, and what is repeated guards only against what may still come.
-    settled: bool,
-}
-
-/// What a withdrawal has under way.
-#[derive(Default)]
-struct Calls {
-    /// The request that was under way when its acquire was dropped. It is finished first: a release that is sent at
-    /// once can overtake it.
-    request: Option<Call<Attempt>>,
-    release: Option<Call<ReleaseOutcome>>,
-}
-
 /// How long to pause before a withdrawal is tried again at first; it doubles each time.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-impl WithdrawalState {
-    fn new(engine: &Engine, claim: Claim, request: Option<Call<Attempt>>) -> WithdrawalState {
-        engine.withdrawing.fetch_add(1, Ordering::AcqRel);
-        let calls = Calls { request, release: None };
-        WithdrawalState { claim, calls, began: engine.clock.now(), settled: false }
-    }
-
-    pub(crate) fn name(&self) -> &LockName {
-        self.claim.name()
-    }
-}
-
 impl Withdrawal {
-    /// Gives `claim` back in the background, after finishing the `request` that is under way.
-    pub(crate) fn enqueue(engine: &Arc<Engine>, claim: Claim, request: Option<Call<Attempt>>) {
-        engine.withdraw_later(WithdrawalState::new(engine, claim, request));
-    }
-
     /// Gives `claim` back as part of the caller's own future.
     pub(crate) fn start(engine: &Arc<Engine>, claim: Claim) -> Withdrawal {
-        let rest = WithdrawalState::new(engine, claim, None);
+        let rest = engine.begin_withdrawal(claim, None);
         Withdrawal { engine: engine.clone(), rest, in_background: false, done: false }
     }
 
@@ -93,7 +59,7 @@ impl Withdrawal {
             match &tried {
                 Ok(_) if !self.rest.claim.is_in_doubt() => break,
                 Err(error) if is_final(error) => {
-                    observe::gave_up_withdrawing(&self.rest.claim, error);
+                    observe::gave_up_withdrawing(self.rest.claim.name(), self.rest.claim.holder(), error);
                     break;
                 }
                 _ => {}
@@ -101,7 +67,7 @@ impl Withdrawal {
             let until = self.deadline();
             if self.engine.clock.now() >= until {
                 if let Err(error) = tried {
-                    observe::gave_up_withdrawing(&self.rest.claim, &error);
+                    observe::gave_up_withdrawing(self.rest.claim.name(), self.rest.claim.holder(), &error);
                 }
                 break;
             }
@@ -148,12 +114,12 @@ impl Withdrawal {
         let answer = answer.unwrap_or_else(|_| Err(self.engine.no_answer(&format!("releasing \"{}\"", claim.name()))));
         match &answer {
             Ok(_) => {
-                observe::released(claim);
+                observe::released(claim.name(), claim.holder());
                 self.engine.outage.store_answered();
                 self.engine.queues.wake_head(claim.name());
                 self.settle();
             }
-            Err(error) => self.engine.outage.release_failed(claim, error),
+            Err(error) => self.engine.outage.release_failed(claim.name(), claim.holder(), error),
         }
         answer
     }
@@ -189,6 +155,11 @@ impl Drop for Withdrawal {
             calls = Calls::default();
         }
         let WithdrawalState { claim, began, settled, .. } = &self.rest;
-        self.engine.withdraw_later(WithdrawalState { claim: claim.clone(), calls, began: *began, settled: *settled });
+        self.engine.resume_withdrawal(WithdrawalState {
+            claim: claim.clone(),
+            calls,
+            began: *began,
+            settled: *settled,
+        });
     }
 }

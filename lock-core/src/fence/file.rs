@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use super::block_on::block_on;
 use super::highest::{HighestTokens, Record};
 use crate::sync::locked;
-use crate::{Effect, Error, ErrorKind, FencingToken, Filesystem, Holder, LockName, Realm, Result};
+use crate::{Effect, Error, ErrorKind, FencingToken, Filesystem, LockName, Realm, Result, random};
 
 /// What the first line says before the version.
 const KIND: &str = "leasehold fence ";
@@ -373,7 +373,7 @@ impl FileLock {
 /// Makes an empty fence at `path`, unless somebody else has made it meanwhile.
 fn create(path: &Path) -> Result<()> {
     let failed = |error| io_error("made", path, error);
-    let fresh = beside(path, &format!(".new-{:x}", Holder::fresh().as_u128()));
+    let fresh = beside(path, &format!(".new-{:x}", random::bits128()));
     let file = fresh_file(&fresh).map_err(failed)?;
     let made =
         file.write_all_at(HEADER.as_bytes(), 0).and_then(|()| file.sync_all()).and_then(|()| place(&fresh, path));

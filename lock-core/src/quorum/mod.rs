@@ -30,7 +30,7 @@ use self::roster::Roster;
 use self::vote::{Vote, Votes};
 use crate::{
     Attempt, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, FencingToken, Guarantees, HeldBy,
-    Holder, LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser,
+    LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser, random,
 };
 
 /// A store over several independent stores, of any kind, of which a majority decides: the algorithm that Redis calls
@@ -351,6 +351,6 @@ async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Output = Resul
 
 /// A time between these two, so that those who split the votes do not split them again and again.
 fn random_between(least: Duration, most: Duration) -> Duration {
-    let part = Holder::fresh().as_u128() as u32;
+    let part = random::bits128() as u32;
     least + (most.saturating_sub(least) / 1024) * (part % 1025)
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::roll::Roll;
-use crate::{Error, ErrorKind, Holder, Result};
+use crate::{Error, ErrorKind, Result, random};
 
 /// What each member keeps of its quorum: the roll as far as it was told, and its part in deciding the next one. Members
 /// decide as in Paxos, with the clients as proposers.
@@ -53,7 +53,7 @@ impl Record {
     /// A proposal that comes after all that these have heard of.
     pub(super) fn propose<'r>(records: impl Iterator<Item = &'r Record>) -> Proposal {
         let round = records.map(|record| record.forming.promised.round.max(record.joining.promised.round)).max();
-        Proposal { round: round.unwrap_or(0) + 1, by: Holder::fresh().to_string() }
+        Proposal { round: round.unwrap_or(0) + 1, by: format!("{:032x}", random::bits128()) }
     }
 
     /// Is told of a roll that was decided. It never goes back to an earlier quorum, so that what it had promised and

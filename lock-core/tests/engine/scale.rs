@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::watched::{SECOND, Watched};
-use lock_conformance::faults::{Op, Step};
+use lock_conformance::faults::{Call, Disturbance};
 use lock_core::*;
 use tokio::time::sleep;
 
@@ -57,7 +57,7 @@ async fn ten_thousand_leases_are_renewed_with_few_calls() {
     let locks = store.locks();
     let guards = hold_many(&locks).await;
     sleep(11 * SECOND).await;
-    assert!(store.calls(Op::Renew) <= 20, "{} calls", store.calls(Op::Renew));
+    assert!(store.calls(Call::Renew) <= 20, "{} calls", store.calls(Call::Renew));
     assert_eq!(store.seen.batches.lock().unwrap().iter().sum::<usize>(), MANY);
     drop(guards);
     locks.close().await;
@@ -68,7 +68,7 @@ async fn a_batch_without_an_answer_is_asked_again_in_smaller_ones() {
     let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
     let guards = hold(&locks, 480).await;
-    store.next(Op::Renew, [Step::LoseReply; 1 + 8]);
+    store.script(Call::Renew, [Disturbance::LoseReply; 1 + 8]);
     sleep(25 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
     let batches = store.seen.batches.lock().unwrap();
@@ -82,13 +82,13 @@ async fn a_store_that_was_away_is_asked_in_full_batches_when_it_is_back() {
     let store = Watched::new(MemoryStore::new());
     let locks = store.locks();
     let guards = hold_many(&locks).await;
-    store.always(Op::Renew, Step::Fail);
+    store.always(Call::Renew, Disturbance::Fail);
     sleep(25 * SECOND).await;
-    assert!(store.calls(Op::Renew) > 5 * 20, "it was asked all the time");
-    store.always(Op::Renew, Step::Pass);
-    let before = store.calls(Op::Renew);
+    assert!(store.calls(Call::Renew) > 5 * 20, "it was asked all the time");
+    store.always(Call::Renew, Disturbance::Pass);
+    let before = store.calls(Call::Renew);
     sleep(2 * SECOND).await;
-    assert!(store.calls(Op::Renew) - before <= 20, "{} calls", store.calls(Op::Renew) - before);
+    assert!(store.calls(Call::Renew) - before <= 20, "{} calls", store.calls(Call::Renew) - before);
     sleep(60 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
 }
@@ -101,7 +101,7 @@ async fn ten_thousand_guards_that_are_dropped_at_once_are_given_back_a_few_at_a_
     store.seen.releases_take_a_moment.store(true, Ordering::SeqCst);
     drop(guards);
     locks.close().await;
-    assert_eq!(store.calls(Op::Release), MANY);
+    assert_eq!(store.calls(Call::Release), MANY);
     let most = store.seen.most_releases.load(Ordering::SeqCst);
     assert!((2..=256).contains(&most), "{most} at once");
     assert_eq!(store.memory.list(None, MANY).await.unwrap(), []);

@@ -1,7 +1,7 @@
 //! Leases that a shared session carries.
 
 use crate::watched::{SECOND, Watched};
-use lock_conformance::faults::{Op, Step};
+use lock_conformance::faults::{Call, Disturbance};
 use lock_core::*;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,7 +20,7 @@ async fn many_leases_on_one_session_are_one_renewal() {
     }
     sleep(90 * SECOND).await;
     assert!(guards.iter().all(|guard| guard.is_valid()));
-    assert!((29..=31).contains(&store.calls(Op::Renew)), "{} renewals in ten TTLs", store.calls(Op::Renew));
+    assert!((29..=31).contains(&store.calls(Call::Renew)), "{} renewals in ten TTLs", store.calls(Call::Renew));
     assert!(store.seen.batches.lock().unwrap().iter().all(|size| *size == 1));
 }
 
@@ -95,7 +95,7 @@ async fn an_idle_session_is_left_to_expire() {
     let locks = store.locks();
     locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap().release().await.unwrap();
     sleep(60 * SECOND).await;
-    assert!(store.calls(Op::Renew) <= 1, "{} renewals of nothing", store.calls(Op::Renew));
+    assert!(store.calls(Call::Renew) <= 1, "{} renewals of nothing", store.calls(Call::Renew));
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +104,7 @@ async fn a_place_in_the_queue_is_kept_alive_by_its_session() {
     let holder = Locks::new(memory).lock("a").acquire().await.unwrap();
     let mut waiter = Box::pin(store.locks().lock("a").ttl(9 * SECOND).acquire());
     assert!(timeout(60 * SECOND, &mut waiter).await.is_err());
-    let renewals = store.calls(Op::Renew);
+    let renewals = store.calls(Call::Renew);
     assert!(renewals >= 18, "{renewals} renewals");
     holder.release().await.unwrap();
     assert!(waiter.await.unwrap().is_valid());
@@ -115,8 +115,8 @@ async fn a_claim_that_stays_unclear_becomes_an_orphan_and_costs_no_other_lease()
     let (memory, store) = sessions();
     let locks = store.builder().call_timeout(SECOND).build();
     let guard = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
-    store.next(Op::Request, [Step::LoseReply]);
-    store.always(Op::Release, Step::Fail);
+    store.script(Call::Request, [Disturbance::LoseReply]);
+    store.always(Call::Release, Disturbance::Fail);
     assert!(locks.lock("a").ttl(9 * SECOND).try_acquire().await.is_err());
     sleep(20 * SECOND).await;
     assert!(memory.inspect(&LockName::new("a").unwrap()).await.unwrap().is_none(), "the next renewals have deleted it");
@@ -140,7 +140,7 @@ async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity
     let (memory, store) = sessions();
     let locks = store.locks();
     let other = locks.lock("other").ttl(3 * SECOND).acquire().await.unwrap();
-    store.next(Op::Request, [Step::Repeat(SECOND)]);
+    store.script(Call::Request, [Disturbance::ApplyTwice(SECOND)]);
     let guard = locks.lock("job").ttl(3 * SECOND).acquire().await.unwrap();
     let validity = guard.validity();
     guard.release().await.unwrap();

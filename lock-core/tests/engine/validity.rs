@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::watched::{SECOND, Watched};
-use lock_conformance::faults::{Op, Step};
+use lock_conformance::faults::{Call, Disturbance};
 use lock_core::*;
 use tokio::time::{Instant, advance, sleep};
 
@@ -14,7 +14,7 @@ fn watched() -> Watched {
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_the_sending_of_the_request() {
     let store = watched();
-    store.next(Op::Request, [Step::DelayReply(3 * SECOND)]);
+    store.script(Call::Request, [Disturbance::DelayReply(3 * SECOND)]);
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
     assert_eq!(guard.remaining(), Duration::from_millis(10_000 - 3_000 - 100 - 2));
 }
@@ -22,17 +22,17 @@ async fn validity_counts_from_the_sending_of_the_request() {
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_arrives_after_its_validity_is_given_back_and_asked_for_anew() {
     let store = watched();
-    store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
+    store.script(Call::Request, [Disturbance::DelayReply(2 * SECOND)]);
     let guard = store.locks().lock("a").ttl(SECOND).acquire().await.unwrap();
     assert!(guard.is_valid());
     assert_eq!(guard.token_if_any().unwrap().number(), 2, "the first grant was of another holder");
-    assert_eq!(store.calls(Op::Request), 2);
+    assert_eq!(store.calls(Call::Request), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_nothing() {
     let store = watched();
-    store.next(Op::Request, [Step::DelayReply(2 * SECOND)]);
+    store.script(Call::Request, [Disturbance::DelayReply(2 * SECOND)]);
     let locks = store.locks();
     let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -46,7 +46,7 @@ async fn a_lease_is_renewed_at_a_third_of_its_ttl() {
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     sleep(90 * SECOND).await;
     assert!(guard.is_valid());
-    assert!((29..=31).contains(&store.calls(Op::Renew)), "{} renewals in ten TTLs", store.calls(Op::Renew));
+    assert!((29..=31).contains(&store.calls(Call::Renew)), "{} renewals in ten TTLs", store.calls(Call::Renew));
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +54,7 @@ async fn a_guard_is_lost_at_its_deadline_although_renewal_hangs() {
     let store = watched();
     let start = Instant::now();
     let guard = store.locks().lock("a").ttl(10 * SECOND).acquire().await.unwrap();
-    store.always(Op::Renew, Step::Hang);
+    store.always(Call::Renew, Disturbance::Hang);
     assert_eq!(guard.lost().await, LossReason::Expired);
     assert_eq!(start.elapsed().as_millis(), 10_000 - 102);
     store.heal();
@@ -67,13 +67,13 @@ async fn why_the_last_renewal_failed_is_known_until_one_is_confirmed() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     assert!(guard.renewal_failure().is_none());
-    store.next(Op::Renew, [Step::Hang, Step::Hang]);
+    store.script(Call::Renew, [Disturbance::Hang, Disturbance::Hang]);
     sleep(4 * SECOND).await;
     let silent = guard.renewal_failure().unwrap();
     assert!(silent.to_string().contains("has not answered"), "{silent}");
     sleep(9 * SECOND).await;
     assert!(guard.renewal_failure().is_none() && guard.is_valid());
-    store.always(Op::Renew, Step::LoseReply);
+    store.always(Call::Renew, Disturbance::LoseReply);
     guard.lost().await;
     sleep(SECOND).await;
     let failure = guard.renewal_failure().unwrap();
@@ -84,7 +84,7 @@ async fn why_the_last_renewal_failed_is_known_until_one_is_confirmed() {
 async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.next(Op::Renew, [Step::Hang]);
+    store.script(Call::Renew, [Disturbance::Hang]);
     sleep(30 * SECOND).await;
     assert!(guard.is_valid());
 }
@@ -93,7 +93,7 @@ async fn a_renewal_that_hangs_is_asked_again_and_the_lease_lives_on() {
 async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.next(Op::Renew, [Step::Fail; 3]);
+    store.script(Call::Renew, [Disturbance::Fail; 3]);
     sleep(30 * SECOND).await;
     assert!(guard.is_valid());
 }
@@ -102,7 +102,7 @@ async fn renewals_that_fail_are_tried_again_until_the_store_is_back() {
 async fn an_answer_that_comes_after_the_deadline_revives_nothing() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.always(Op::Renew, Step::DelayReply(7 * SECOND));
+    store.always(Call::Renew, Disturbance::DelayReply(7 * SECOND));
     sleep(60 * SECOND).await;
     assert_eq!(guard.check(), Err(LossReason::Expired));
 }
@@ -125,10 +125,10 @@ async fn a_fixed_lease_is_never_renewed_and_is_given_back_at_its_end() {
     let locks = store.locks();
     let guard = locks.lock("a").ttl(10 * SECOND).fixed().acquire().await.unwrap();
     assert_eq!(guard.lost().await, LossReason::Expired);
-    assert_eq!(store.calls(Op::Renew), 0);
+    assert_eq!(store.calls(Call::Renew), 0);
     let other = locks.lock("a").acquire().await.unwrap();
     assert!(other.is_valid());
-    assert!(store.calls(Op::Release) > 0, "it was given back before the store would have ended it");
+    assert!(store.calls(Call::Release) > 0, "it was given back before the store would have ended it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +149,7 @@ async fn a_broken_lock_is_noticed_at_the_next_renewal() {
 async fn work_is_dropped_where_it_stands_when_the_lease_is_lost() {
     let store = watched();
     let guard = store.locks().lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    store.always(Op::Renew, Step::Hang);
+    store.always(Call::Renew, Disturbance::Hang);
     let mut steps = 0;
     let work = async {
         loop {
@@ -181,7 +181,7 @@ async fn helpers_see_the_release_of_the_guard_before_the_store_does() {
     let store = watched();
     let guard = store.locks().lock("a").acquire().await.unwrap();
     let helper = guard.validity();
-    store.next(Op::Release, [Step::Delay(SECOND)]);
+    store.script(Call::Release, [Disturbance::Delay(SECOND)]);
     let release = tokio::spawn(guard.release());
     assert_eq!(helper.lost().await, LossReason::Released);
     assert!(!release.is_finished());
@@ -196,7 +196,7 @@ async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
     advance(5 * SECOND).await;
     guard.renew().await.unwrap();
     assert!(guard.remaining() > 8 * SECOND);
-    store.next(Op::Renew, [Step::Fail]);
+    store.script(Call::Renew, [Disturbance::Fail]);
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(guard.is_valid(), "unknown neither extends nor ends");
     let seen = locks.inspect("a").await.unwrap().unwrap();
@@ -215,7 +215,7 @@ async fn a_renewal_is_told_to_who_asked_before_it_came() {
     assert!(start.elapsed().is_zero(), "it was renewed after 3 s");
     guard.renewed().await.unwrap();
     assert!(guard.remaining() > 8 * SECOND);
-    store.always(Op::Renew, Step::Hang);
+    store.always(Call::Renew, Disturbance::Hang);
     assert_eq!(guard.renewed().await, Err(LossReason::Expired));
 }
 
@@ -239,7 +239,7 @@ async fn settings_that_leave_nothing_to_believe_in_are_refused_before_anything_i
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains(named), "{error}");
     }
-    assert_eq!(store.calls(Op::Request), 0);
+    assert_eq!(store.calls(Call::Request), 0);
 }
 
 #[tokio::test(start_paused = true)]

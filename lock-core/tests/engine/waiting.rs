@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use crate::watched::{SECOND, Watched};
-use lock_conformance::faults::Op;
+use lock_conformance::faults::Call;
 use lock_core::*;
 use tokio::time::{Instant, sleep};
 
@@ -71,12 +71,12 @@ async fn handing_over_within_a_process_takes_two_calls() {
         })
         .collect();
     sleep(SECOND).await;
-    let before = store.calls(Op::Request) + store.calls(Op::Release);
+    let before = store.calls(Call::Request) + store.calls(Call::Release);
     first.release().await.unwrap();
     for waiter in waiters {
         waiter.await.unwrap();
     }
-    let calls = store.calls(Op::Request) + store.calls(Op::Release) - before;
+    let calls = store.calls(Call::Request) + store.calls(Call::Release) - before;
     assert!(calls <= 2 * 11, "{calls} calls for ten holders");
 }
 

@@ -164,10 +164,10 @@ async fn a_member_that_was_away_joins_a_quorum_that_is_open_by_itself() {
     let guard = locks.lock("other").acquire().await.unwrap();
     // It is used, by renewals at least, and they are tried again within half a minute.
     tokio::time::sleep(40 * SECOND).await;
-    assert!(links[3].calls(Op::Renew) > 0 && links[4].calls(Op::Renew) > 0, "they were not asked");
+    assert!(links[3].calls(Call::Renew) > 0 && links[4].calls(Call::Renew) > 0, "they were not asked");
     guard.check().unwrap();
     for link in &links[..2] {
-        ALL.iter().for_each(|op| link.always(*op, Step::Fail));
+        ALL.iter().for_each(|op| link.always(*op, Disturbance::Fail));
     }
     let guard = locks.lock("job").wait(SECOND).acquire().await.unwrap();
     assert!(guard.token_if_any().unwrap() > &first);
@@ -186,7 +186,7 @@ async fn who_forms_a_quorum_at_the_same_time_by_other_members_forms_the_same() {
             let mix = Mix::new(20, SECOND / 2);
             let away = [random.below(5) as usize, random.below(5) as usize];
             let members = place.members.iter().enumerate().map(|(at, of)| {
-                let link = Faulty::random(Arc::new(of.store()), random.number(), mix);
+                let link = Faulty::random(Arc::new(of.store()), random.next_u64(), mix);
                 let is_away = away.contains(&at);
                 let tries = AtomicUsize::new(0);
                 Member::opened_by("m", move || {
@@ -272,7 +272,7 @@ async fn tokens_of_one_realm_rise_whoever_is_away_and_whatever_a_minority_forget
                 for (at, link) in links.iter().enumerate() {
                     link.heal();
                     if !up.contains(&at) {
-                        ALL.iter().chain(&[Op::Keep]).for_each(|op| link.always(*op, Step::Fail));
+                        ALL.iter().chain(&[Call::Record]).for_each(|op| link.always(*op, Disturbance::Fail));
                     }
                 }
                 if let Ok(token) = next_token(quorum).await {
@@ -318,7 +318,7 @@ async fn a_member_that_promises_less_has_no_vote_where_the_others_were_relied_on
         next_token(&quorum).await.unwrap();
         tokio::time::sleep(5 * SECOND).await;
     }
-    assert_eq!(links[2].calls(Op::Request), 0);
+    assert_eq!(links[2].calls(Call::Request), 0);
     assert_eq!(quorum.guarantees(), place.open_without(2).await.guarantees());
     // Who opens it with that one relies on less.
     assert!(!place.open().await.unwrap().guarantees().tokens_survive.unwrap().contains(Fault::Crash.into()));

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Engine;
 use super::call::catch_panic;
+use super::shared::Engine;
 use crate::sync::locked;
-use crate::{Error, RenewalBatch, RenewalOutcome, Session, observe};
+use crate::{Error, RenewalBatch, RenewalOutcome, Result, Session, observe};
 
 /// One renewal call. From its beginning to its end, however it ends, its sessions are asked again later than others.
 pub(crate) struct RenewalRound {
@@ -47,6 +47,15 @@ impl RenewalRound {
             .iter()
             .any(|entry| entry.outcome().is_none())
             .then(|| self.batch.failure().unwrap_or_else(|| self.engine.no_answer("renewing")))
+    }
+}
+
+impl Engine {
+    /// One renewal of one session, now; gives the answer's failure.
+    pub(crate) async fn renew_now(self: &Arc<Self>, session: &Session) -> Result<()> {
+        let mut round = RenewalRound::begin(self, vec![session.clone()]);
+        round.run().await;
+        round.unanswered().map_or(Ok(()), Err)
     }
 }
 
