@@ -13,7 +13,7 @@ use lock_core::{Error, ErrorKind, Result, StoreUrl};
 #[non_exhaustive]
 pub struct RedisConfig {
     /// Where the data is.
-    pub place: Place,
+    pub topology: Topology,
     /// The user; `None` for the default user.
     pub user: Option<String>,
     /// The password, if the user has one.
@@ -43,7 +43,7 @@ pub struct RedisConfig {
 /// Where the data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Place {
+pub enum Topology {
     /// One server at a host and port: `redis://` and `rediss://`.
     Server(String, u16),
     /// One server of this machine at a unix socket: `redis+unix:///path`.
@@ -87,9 +87,9 @@ impl RedisConfig {
     const TLS_KEYS: [&str; 3] = ["ca", "certificate", "key"];
 
     /// This place, with default settings.
-    pub fn new(place: Place) -> RedisConfig {
+    pub fn new(topology: Topology) -> RedisConfig {
         RedisConfig {
-            place,
+            topology,
             user: None,
             password: None,
             sentinel_user: None,
@@ -133,8 +133,8 @@ impl RedisConfig {
             keys.extend(Self::TLS_KEYS);
         }
         url.only_keys(&keys)?;
-        let (place, database) = Self::place(url)?;
-        let mut config = RedisConfig::new(place);
+        let (topology, database) = Self::topology(url)?;
+        let mut config = RedisConfig::new(topology);
         config.database = database;
         config.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
         config.password = url.password().map(str::to_owned);
@@ -165,7 +165,7 @@ impl RedisConfig {
         Ok(config)
     }
 
-    fn place(url: &StoreUrl) -> Result<(Place, u32)> {
+    fn topology(url: &StoreUrl) -> Result<(Topology, u32)> {
         let hosts = |port: u16| -> Vec<_> {
             url.hosts().iter().map(|(host, own)| (host.clone(), own.unwrap_or(port))).collect()
         };
@@ -177,12 +177,12 @@ impl RedisConfig {
         let refuse = |form: &str| Err(invalid(format!("{url} is not accepted: it takes {form}")));
         match url.scheme() {
             "redis" | "rediss" => match &hosts(Self::PORT)[..] {
-                [(host, port)] => Ok((Place::Server(host.clone(), *port), number(path)?)),
+                [(host, port)] => Ok((Topology::Server(host.clone(), *port), number(path)?)),
                 _ => refuse("one host, as in redis://host:6379/0"),
             },
             "redis+unix" => match (url.hosts(), url.path()) {
                 ([], path) if path.starts_with('/') => {
-                    Ok((Place::Socket(path.into()), number(url.value("database").unwrap_or_default())?))
+                    Ok((Topology::Socket(path.into()), number(url.value("database").unwrap_or_default())?))
                 }
                 _ => refuse("the path of a socket, as in redis+unix:///run/redis.sock"),
             },
@@ -191,11 +191,11 @@ impl RedisConfig {
                 if hosts.is_empty() || path.is_empty() {
                     return refuse("sentinels and a service, as in redis-sentinel://h1,h2,h3/service");
                 }
-                let place = Place::Sentinels { hosts, service: path.to_owned() };
-                Ok((place, number(url.value("database").unwrap_or_default())?))
+                let topology = Topology::Sentinels { hosts, service: path.to_owned() };
+                Ok((topology, number(url.value("database").unwrap_or_default())?))
             }
             _ => match hosts(Self::PORT) {
-                hosts if !hosts.is_empty() && path.is_empty() => Ok((Place::Cluster(hosts), 0)),
+                hosts if !hosts.is_empty() && path.is_empty() => Ok((Topology::Cluster(hosts), 0)),
                 _ => refuse("some of the cluster's hosts and no path, as in redis-cluster://h1,h2,h3"),
             },
         }
@@ -212,7 +212,7 @@ impl RedisConfig {
                 return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
             }
         }
-        if let Place::Cluster(_) = self.place
+        if let Topology::Cluster(_) = self.topology
             && self.database != 0
         {
             return Err(invalid("a database is not accepted on a cluster, which has only 0"));
@@ -230,7 +230,7 @@ impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***");
         f.debug_struct("RedisConfig")
-            .field("place", &self.place)
+            .field("topology", &self.topology)
             .field("user", &self.user)
             .field("password", &hidden(&self.password))
             .field("sentinel_password", &hidden(&self.sentinel_password))
@@ -256,20 +256,23 @@ mod tests {
 
     #[test]
     fn every_form_of_url_is_read() {
-        let server = |host: &str, port| Place::Server(host.to_owned(), port);
+        let server = |host: &str, port| Topology::Server(host.to_owned(), port);
         let config = read("redis://me:p%40ss@h:7000/2?prefix=app:&wait=1&wait_timeout=1s&response_timeout=3s").unwrap();
-        assert_eq!((config.place, config.database, config.tls), (server("h", 7000), 2, None));
+        assert_eq!((config.topology, config.database, config.tls), (server("h", 7000), 2, None));
         assert_eq!((config.user.as_deref(), config.password.as_deref()), (Some("me"), Some("p@ss")));
         assert_eq!((config.prefix.as_str(), config.wait, config.wait_timeout.as_secs()), ("app:", 1, 1));
         let config = read("rediss://:pw@[::1]?ca=/ca.pem").unwrap();
-        assert_eq!((config.place, config.user), (server("::1", 6379), None));
+        assert_eq!((config.topology, config.user), (server("::1", 6379), None));
         assert_eq!(config.tls.unwrap().ca, Some("/ca.pem".into()));
-        assert_eq!(read("redis+unix:///run/r.sock?database=3").unwrap().place, Place::Socket("/run/r.sock".into()));
-        let Place::Sentinels { hosts, service } = read("redis-sentinel://a,b:1/locks").unwrap().place else {
+        assert_eq!(
+            read("redis+unix:///run/r.sock?database=3").unwrap().topology,
+            Topology::Socket("/run/r.sock".into())
+        );
+        let Topology::Sentinels { hosts, service } = read("redis-sentinel://a,b:1/locks").unwrap().topology else {
             panic!("sentinels")
         };
         assert_eq!((hosts, service.as_str()), (vec![("a".to_owned(), 26379), ("b".to_owned(), 1)], "locks"));
-        assert_eq!(read("redis-cluster://a").unwrap().place, Place::Cluster(vec![("a".to_owned(), 6379)]));
+        assert_eq!(read("redis-cluster://a").unwrap().topology, Topology::Cluster(vec![("a".to_owned(), 6379)]));
     }
 
     #[test]

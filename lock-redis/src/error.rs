@@ -7,60 +7,60 @@ use lock_core::{Effect, Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind};
 
 /// What the server said, by its first word.
-fn word(error: &RedisError) -> &str {
+fn code(error: &RedisError) -> &str {
     error.code().unwrap_or_default()
 }
 
 /// Whether a script is not known, so that nothing was run.
-pub(crate) fn is_unknown_script(error: &RedisError) -> bool {
+pub(crate) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Words by which a server says that it did nothing, and may do it later.
-const NOT_NOW: [&str; 9] =
+const RETRYABLE_CODES: [&str; 9] =
     ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM", "MISCONF", "NOREPLICAS"];
 /// The same in sentences, whatever their first word: of servers, and of what stands before them.
-const TOO_MUCH: [&str; 7] =
+const OVERLOAD_PHRASES: [&str; 7] =
     ["max number of clients", "too many", "too busy", "overload", "try again", "not ready", "max clients"];
 
 /// The word by which the server says that it did nothing and may do it later. Servers before 7.0 have it within the
 /// sentence in which a script failed, after a dash.
-fn not_now(error: &RedisError) -> Option<&'static str> {
-    let known = |word: &str| NOT_NOW.into_iter().find(|known| *known == word);
-    let within = || error.detail()?.split_whitespace().find_map(|word| known(word.strip_prefix('-')?));
-    known(word(error)).or_else(within)
+fn retryable_code(error: &RedisError) -> Option<&'static str> {
+    let known = |word: &str| RETRYABLE_CODES.into_iter().find(|known| *known == word);
+    let embedded = || error.detail()?.split_whitespace().find_map(|word| known(word.strip_prefix('-')?));
+    known(code(error)).or_else(embedded)
 }
 
 /// Whether the server, or what stands before it, says in a sentence that it has too much to do.
-fn is_too_much(error: &RedisError) -> bool {
+fn is_overloaded(error: &RedisError) -> bool {
     let Some(detail) = error.detail() else { return false };
     let detail = detail.to_ascii_lowercase();
-    TOO_MUCH.iter().any(|words| detail.contains(words))
+    OVERLOAD_PHRASES.iter().any(|words| detail.contains(words))
 }
 
 /// Whether the connection is of no more use: it is broken, or leads to a server that may not write.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
-    word(error).is_empty() || matches!(not_now(error), Some("READONLY" | "MASTERDOWN" | "LOADING"))
+    code(error).is_empty() || matches!(retryable_code(error), Some("READONLY" | "MASTERDOWN" | "LOADING"))
 }
 
 /// Whether it is a member of a cluster that answers so, to who takes it for a server by itself.
-pub(crate) fn is_of_cluster(error: &RedisError) -> bool {
-    matches!(word(error), "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN")
+pub(crate) fn is_cluster_reply(error: &RedisError) -> bool {
+    matches!(code(error), "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN")
 }
 
 /// Whether a server answers so that is no member of a cluster.
-pub(crate) fn is_no_cluster(error: &RedisError) -> bool {
+pub(crate) fn is_cluster_disabled(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("cluster support disabled"))
 }
 
 /// Whether the keys of a step are at two members, while their slot is on its way. Nothing was run.
-pub(crate) fn is_parted(error: &RedisError) -> bool {
-    word(error) == "TRYAGAIN"
+pub(crate) fn is_tryagain(error: &RedisError) -> bool {
+    code(error) == "TRYAGAIN"
 }
 
 /// Whether a cluster did nothing, and may do it soon: a slot is on its way, has nobody, or is sought in circles.
-pub(crate) fn is_not_now(error: &RedisError) -> bool {
-    matches!(word(error), "TRYAGAIN" | "CLUSTERDOWN" | "MOVED" | "ASK")
+pub(crate) fn is_cluster_retry(error: &RedisError) -> bool {
+    matches!(code(error), "TRYAGAIN" | "CLUSTERDOWN" | "MOVED" | "ASK")
 }
 
 /// Where a cluster keeps what was asked for.
@@ -81,7 +81,7 @@ pub(crate) fn redirection(error: &RedisError) -> Option<Redirection> {
     }
 }
 
-const NOW: &str = "it cannot do it now";
+const NOT_NOW: &str = "it cannot do it now";
 const DENIED: &str = "this user may not: it needs the lock keys, their channels and the commands that are used";
 
 /// Whether a script met what its user may not do. Redis 7.0 has no word for that, and says it in a sentence.
@@ -90,16 +90,16 @@ fn is_denied_in_script(error: &RedisError) -> bool {
 }
 
 /// The error of a step. What the server refused by a word of its own it did not do.
-pub(crate) fn of_step(server: &str, doing: &str, error: RedisError) -> Error {
-    let (kind, what) = match word(&error) {
+pub(crate) fn classify(server: &str, action: &str, error: RedisError) -> Error {
+    let (kind, what) = match code(&error) {
         "" => {
-            let text = format!("{server}: the connection broke while {doing}; the outcome is unknown");
+            let text = format!("{server}: the connection broke while {action}; the outcome is unknown");
             return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error);
         }
         _ if is_denied_in_script(&error) => (ErrorKind::Denied, DENIED),
         "NOPERM" | "NOAUTH" | "WRONGPASS" => (ErrorKind::Denied, DENIED),
-        "MOVED" | "ASK" => (ErrorKind::Unavailable, NOW),
-        _ => match not_now(&error) {
+        "MOVED" | "ASK" => (ErrorKind::Unavailable, NOT_NOW),
+        _ => match retryable_code(&error) {
             Some("READONLY") => (ErrorKind::Unavailable, "it is a replica now, and may not write"),
             Some("OOM") => (ErrorKind::Unavailable, "it has no memory left"),
             Some("MISCONF") => (ErrorKind::Unavailable, "it cannot write to its disk"),
@@ -108,16 +108,16 @@ pub(crate) fn of_step(server: &str, doing: &str, error: RedisError) -> Error {
                 ErrorKind::Unavailable,
                 "its slot is on its way to another member, which takes until all keys are there",
             ),
-            Some(_) => (ErrorKind::Unavailable, NOW),
+            Some(_) => (ErrorKind::Unavailable, NOT_NOW),
             // Whoever says this may stand before the server.
-            None if is_too_much(&error) => {
-                let text = format!("{server}: {doing}: {NOW}; the outcome is unknown");
+            None if is_overloaded(&error) => {
+                let text = format!("{server}: {action}: {NOT_NOW}; the outcome is unknown");
                 return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error);
             }
             None => (ErrorKind::Protocol, "it answered what it should not"),
         },
     };
-    Error::refused(kind, format!("{server}: {doing}: {what}")).with_source(error)
+    Error::refused(kind, format!("{server}: {action}: {what}")).with_source(error)
 }
 
 /// The error of connecting. Old servers repeat the words of a login that they do not know, so that nothing of what the
@@ -125,21 +125,21 @@ pub(crate) fn of_step(server: &str, doing: &str, error: RedisError) -> Error {
 ///
 /// Only what is known to need somebody's hand is final. An `ERR` can be anything, such as that the server has no
 /// connection left.
-pub(crate) fn of_connecting(server: &str, error: &RedisError) -> Error {
+pub(crate) fn classify_connect(server: &str, error: &RedisError) -> Error {
     const LOGIN: &str = "it refuses this user or password";
     let says = |words: &str| error.detail().is_some_and(|detail| detail.contains(words));
     let is_login = error.kind() == redis::ErrorKind::AuthenticationFailed;
-    let (kind, what) = match word(error) {
+    let (kind, what) = match code(error) {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => (ErrorKind::Denied, LOGIN.to_owned()),
         _ if is_login => (ErrorKind::Denied, LOGIN.to_owned()),
         "ERR" if says("AUTH") || says("invalid password") => (ErrorKind::Denied, LOGIN.to_owned()),
         "ERR" if says("DB index") => (ErrorKind::InvalidConfig, "it has no such database".to_owned()),
-        "NOPROTO" => (ErrorKind::InvalidConfig, OLD.to_owned()),
-        "ERR" if says("unknown command") => (ErrorKind::InvalidConfig, OLD.to_owned()),
-        "" if error.kind() == redis::ErrorKind::RESP3NotSupported => (ErrorKind::InvalidConfig, OLD.to_owned()),
+        "NOPROTO" => (ErrorKind::InvalidConfig, TOO_OLD.to_owned()),
+        "ERR" if says("unknown command") => (ErrorKind::InvalidConfig, TOO_OLD.to_owned()),
+        "" if error.kind() == redis::ErrorKind::RESP3NotSupported => (ErrorKind::InvalidConfig, TOO_OLD.to_owned()),
         "ERR" if says("max number of clients") => (ErrorKind::Unavailable, "it has no connection left".to_owned()),
-        _ if not_now(error).is_some() => (ErrorKind::Unavailable, "it is not ready".to_owned()),
-        "" => match of_tls(error) {
+        _ if retryable_code(error).is_some() => (ErrorKind::Unavailable, "it is not ready".to_owned()),
+        "" => match tls_failure(error) {
             Some(what) => (ErrorKind::Denied, what),
             None if error.kind() == redis::ErrorKind::InvalidClientConfig => {
                 (ErrorKind::InvalidConfig, "its certificates or address cannot be used".to_owned())
@@ -151,14 +151,14 @@ pub(crate) fn of_connecting(server: &str, error: &RedisError) -> Error {
     Error::refused(kind, format!("{server}: {what}"))
 }
 
-const OLD: &str = "it is older than Redis 6";
+const TOO_OLD: &str = "it is older than Redis 6";
 
 /// Which side does not believe the other, if it came to no TLS between them.
-fn of_tls(error: &RedisError) -> Option<String> {
+fn tls_failure(error: &RedisError) -> Option<String> {
     // The client shares what it met.
-    let met = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
-    let within = met.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-    let tls = within.and_then(|error| error.downcast_ref()).or_else(|| met.downcast_ref::<rustls::Error>())?;
+    let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
+    let io_cause = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    let tls = io_cause.and_then(|error| error.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>())?;
     Some(match tls {
         rustls::Error::InvalidCertificate(why) => format!("its certificate is not accepted: {why:?}"),
         rustls::Error::AlertReceived(why) => format!("it does not accept this side's certificate, or its TLS: {why:?}"),
@@ -167,13 +167,17 @@ fn of_tls(error: &RedisError) -> Option<String> {
     })
 }
 
-pub(crate) fn timed_out(server: &str, doing: &str, limit: std::time::Duration, effect: Effect) -> Error {
-    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {doing} brought no answer within {limit:?}"))
+pub(crate) fn timed_out(server: &str, action: &str, limit: std::time::Duration, effect: Effect) -> Error {
+    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
 }
 
 /// An answer that none of our scripts gives.
-pub(crate) fn odd(server: &str, doing: &str) -> Error {
-    Error::new(ErrorKind::Protocol, Effect::Unknown, format!("{server}: {doing} brought an answer that makes no sense"))
+pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        Effect::Unknown,
+        format!("{server}: {action} brought an answer that makes no sense"),
+    )
 }
 
 #[cfg(test)]
@@ -183,7 +187,7 @@ mod tests {
     use super::*;
 
     /// What the client makes of a server's words.
-    fn said(words: &str) -> RedisError {
+    fn server_error(words: &str) -> RedisError {
         redis::parse_redis_value(format!("-{words}\r\n").as_bytes()).and_then(Value::extract_error).unwrap_err()
     }
 
@@ -201,15 +205,15 @@ mod tests {
             "MISCONF Redis is configured to save RDB snapshots",
             "NOREPLICAS Not enough good replicas to write.",
         ] {
-            let error = of_step("redis", "asking", said(words));
+            let error = classify("redis", "asking", server_error(words));
             assert!(error.is_retryable() && !error.may_have_taken_effect(), "{words}: {error:?}");
         }
         for words in ["ERR max number of clients reached", "ERR too many requests", "PROXY overloaded, try again"] {
-            let error = of_step("redis", "asking", said(words));
+            let error = classify("redis", "asking", server_error(words));
             assert!(error.is_retryable() && error.may_have_taken_effect(), "{words}: {error:?}");
         }
         for words in ["ERR increment or decrement would overflow", "ERR wrong number of arguments", "WRONGTYPE x"] {
-            let error = of_step("redis", "asking", said(words));
+            let error = classify("redis", "asking", server_error(words));
             assert!(!error.is_retryable() && !error.may_have_taken_effect(), "{words}: {error:?}");
         }
     }
@@ -229,7 +233,7 @@ mod tests {
             ("WRONGPASS invalid username-password pair", ErrorKind::Denied),
             ("NOAUTH HELLO must be called with the client already authenticated", ErrorKind::Denied),
         ] {
-            let error = of_connecting("redis", &said(words));
+            let error = classify_connect("redis", &server_error(words));
             assert_eq!(error.kind(), kind, "{words}: {error}");
             assert!(!error.may_have_taken_effect(), "{words}");
         }
@@ -238,8 +242,8 @@ mod tests {
     #[test]
     fn who_is_no_more_a_master_is_left() {
         for words in ["READONLY You can't write", "MASTERDOWN x", "LOADING x", "ERR @user_script: 20: -READONLY x"] {
-            assert!(ends_connection(&said(words)), "{words}");
+            assert!(ends_connection(&server_error(words)), "{words}");
         }
-        assert!(!ends_connection(&said("OOM x")));
+        assert!(!ends_connection(&server_error("OOM x")));
     }
 }

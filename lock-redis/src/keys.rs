@@ -16,9 +16,9 @@ pub(crate) struct Keys {
 }
 
 /// So many slots has a cluster.
-pub(crate) const SLOTS: u16 = 16_384;
+pub(crate) const SLOT_COUNT: u16 = 16_384;
 /// Stands between the prefix and what is no lock's name.
-const APART: &str = "\u{1f}";
+const SEPARATOR: &str = "\u{1f}";
 
 impl Keys {
     /// # Errors
@@ -61,13 +61,13 @@ impl Keys {
     }
 
     /// The slot of the key of a lock.
-    pub(crate) fn slot_of(&self, name: &LockName) -> u16 {
+    pub(crate) fn lock_slot(&self, name: &LockName) -> u16 {
         if self.cluster { self.slot(&self.lock(name)) } else { 0 }
     }
 
     /// The fencing counter of the locks of a slot, in a realm.
     pub(crate) fn counter(&self, slot: u16, realm: &str) -> String {
-        self.beside(slot, "token:", realm)
+        self.auxiliary(slot, "token:", realm)
     }
 
     /// The pattern of the counters of a realm, and with what each of them ends.
@@ -78,28 +78,28 @@ impl Keys {
 
     /// What a late request of this holder meets.
     pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> String {
-        self.beside(slot, "withdrawn:", &String::from(holder))
+        self.auxiliary(slot, "withdrawn:", &String::from(holder))
     }
 
     /// What is written before replicas are asked for their acknowledgement.
-    pub(crate) fn acknowledged(&self, slot: u16) -> String {
-        self.beside(slot, "acknowledged", "")
+    pub(crate) fn ack_marker(&self, slot: u16) -> String {
+        self.auxiliary(slot, "acknowledged", "")
     }
 
     /// The identity of the data.
     pub(crate) fn realm(&self) -> String {
-        format!("{}{APART}realm", self.prefix)
+        format!("{}{SEPARATOR}realm", self.prefix)
     }
 
     /// What is kept for a quorum, in the slot of the identity of the data.
-    pub(crate) fn quorum(&self) -> String {
-        self.beside(self.slot(&self.realm()), "quorum", "")
+    pub(crate) fn quorum_record(&self) -> String {
+        self.auxiliary(self.slot(&self.realm()), "quorum", "")
     }
 
-    fn beside(&self, slot: u16, what: &str, which: &str) -> String {
+    fn auxiliary(&self, slot: u16, what: &str, which: &str) -> String {
         match self.cluster {
-            true => [&self.prefix, APART, "{", tag_of(slot), "}", what, which].concat(),
-            false => [&self.prefix, APART, what, which].concat(),
+            true => [&self.prefix, SEPARATOR, "{", tag_for_slot(slot), "}", what, which].concat(),
+            false => [&self.prefix, SEPARATOR, what, which].concat(),
         }
     }
 }
@@ -112,7 +112,7 @@ fn tag(key: &str) -> Option<&str> {
 
 fn slot(key: &[u8]) -> u16 {
     let whole = std::str::from_utf8(key).ok().and_then(tag).map_or(key, str::as_bytes);
-    crc16(whole) % SLOTS
+    crc16(whole) % SLOT_COUNT
 }
 
 /// CRC-16/XMODEM, as the cluster specification names it.
@@ -126,14 +126,14 @@ fn crc16(bytes: &[u8]) -> u16 {
 }
 
 /// A short text whose slot this is.
-fn tag_of(slot: u16) -> &'static str {
+fn tag_for_slot(slot: u16) -> &'static str {
     static TAGS: OnceLock<Vec<String>> = OnceLock::new();
     let tags = TAGS.get_or_init(|| {
-        let mut tags = vec![String::new(); usize::from(SLOTS)];
+        let mut tags = vec![String::new(); usize::from(SLOT_COUNT)];
         let mut left = tags.len();
         for number in 0_u32.. {
             let text = format!("{number:x}");
-            let tag = &mut tags[usize::from(crc16(text.as_bytes()) % SLOTS)];
+            let tag = &mut tags[usize::from(crc16(text.as_bytes()) % SLOT_COUNT)];
             if tag.is_empty() {
                 *tag = text;
                 left -= 1;
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(slot(b"foo"), 12_182);
         assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));
         assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
-        assert_eq!(slot(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
+        assert_eq!(slot(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOT_COUNT);
     }
 
     #[test]
@@ -166,8 +166,8 @@ mod tests {
             let keys = Keys::new(prefix, true).unwrap();
             for name in ["job", "{a}b", "{}", "}{", "a{b", "\u{10ffff}"] {
                 let slot = keys.slot(&keys.lock(&LockName::new(name).unwrap()));
-                let beside = [keys.counter(slot, "r"), keys.tombstone(slot, Holder::fresh()), keys.acknowledged(slot)];
-                for key in beside {
+                let auxiliary = [keys.counter(slot, "r"), keys.tombstone(slot, Holder::fresh()), keys.ack_marker(slot)];
+                for key in auxiliary {
                     assert_eq!(keys.slot(&key), slot, "{key:?} beside {prefix}{name}");
                     assert_eq!(keys.name(key.as_bytes()), None, "{key:?}");
                 }
@@ -175,9 +175,9 @@ mod tests {
         }
         for prefix in ["lock:", "{app}:", "{", ""] {
             let keys = Keys::new(prefix, prefix != "{").unwrap();
-            assert_eq!(keys.slot(&keys.quorum()), keys.slot(&keys.realm()), "beside the realm of {prefix}");
+            assert_eq!(keys.slot(&keys.quorum_record()), keys.slot(&keys.realm()), "beside the realm of {prefix}");
         }
-        assert!((0..SLOTS).all(|slot| crc16(tag_of(slot).as_bytes()) % SLOTS == slot));
+        assert!((0..SLOT_COUNT).all(|slot| crc16(tag_for_slot(slot).as_bytes()) % SLOT_COUNT == slot));
     }
 
     #[test]

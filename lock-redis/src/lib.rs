@@ -23,26 +23,26 @@
 //! - Nobody's turn is kept across processes: whoever asks first after a release has the lock.
 
 mod acknowledgement;
+mod batcher;
+mod coalescer;
 mod config;
 mod connections;
-mod dial;
+mod connector;
 mod driver;
 mod error;
-mod gathered;
-mod keep;
 mod keys;
-mod lanes;
-mod link;
-mod requested;
+mod node;
+mod record;
+mod reply;
+mod router;
 mod script;
-mod server;
-mod servers;
+mod server_info;
 mod store;
+mod subscriptions;
 mod tokens;
 mod value;
-mod wakeups;
 
-pub use self::config::{Place, RedisConfig, Tls};
+pub use self::config::{RedisConfig, Tls, Topology};
 pub use self::driver::RedisDriver;
-pub use self::server::{Finding, FindingKind};
+pub use self::server_info::{Finding, FindingKind};
 pub use self::store::RedisStore;

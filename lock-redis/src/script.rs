@@ -8,73 +8,73 @@ pub(crate) enum Script {
     Request,
     Renew,
     Release,
-    Several,
-    Look,
+    Batch,
+    Inspect,
     Break,
     Raise,
     Realm,
-    CarryOn,
-    Keep,
+    MoveCounter,
+    Record,
 }
 
 const READ: &str = include_str!("scripts/read.lua");
-const LESS: &str = include_str!("scripts/less.lua");
-const NEXT: &str = concat!(include_str!("scripts/less.lua"), include_str!("scripts/next.lua"));
+const COMPARE: &str = include_str!("scripts/compare.lua");
+const NEXT_TOKEN: &str = concat!(include_str!("scripts/compare.lua"), include_str!("scripts/next_token.lua"));
 const REQUEST: &str = include_str!("scripts/request.lua");
-const UNUSUAL: &str = include_str!("scripts/unusual.lua");
-const REQUEST_OF: &str = "lock, counter, tombstone, holder, ttl, ending, known, new";
+const REQUEST_SLOW: &str = include_str!("scripts/request_slow.lua");
+const REQUEST_PARAMETERS: &str = "lock, counter, tombstone, holder, ttl, ending, known, new";
 const RELEASE: &str = include_str!("scripts/release.lua");
-const RELEASE_OF: &str = "lock, holder, tombstone, ms";
+const RELEASE_PARAMETERS: &str = "lock, holder, tombstone, ms";
 
 impl Script {
     pub(crate) const ALL: [Script; 10] = [
         Script::Request,
         Script::Renew,
         Script::Release,
-        Script::Several,
-        Script::Look,
+        Script::Batch,
+        Script::Inspect,
         Script::Break,
         Script::Raise,
         Script::Realm,
-        Script::CarryOn,
-        Script::Keep,
+        Script::MoveCounter,
+        Script::Record,
     ];
 
     pub(crate) fn text(self) -> String {
         match self {
             Script::Request => {
                 let given = "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]";
-                format!("local {REQUEST_OF} = {given}\n{REQUEST}{READ}{NEXT}{UNUSUAL}")
+                format!("local {REQUEST_PARAMETERS} = {given}\n{REQUEST}{READ}{NEXT_TOKEN}{REQUEST_SLOW}")
             }
             Script::Renew => [READ, include_str!("scripts/renew.lua")].concat(),
-            Script::Release => format!("local {RELEASE_OF} = KEYS[1], ARGV[1], KEYS[2], ARGV[2]\n{RELEASE}"),
-            Script::Several => {
-                let request = format!("local function request({REQUEST_OF})\n{REQUEST}{UNUSUAL}end\n");
-                let release = format!("local function release({RELEASE_OF})\n{RELEASE}end\n");
-                [READ, NEXT, &request, &release, include_str!("scripts/several.lua")].concat()
+            Script::Release => format!("local {RELEASE_PARAMETERS} = KEYS[1], ARGV[1], KEYS[2], ARGV[2]\n{RELEASE}"),
+            Script::Batch => {
+                let request = format!("local function request({REQUEST_PARAMETERS})\n{REQUEST}{REQUEST_SLOW}end\n");
+                let release = format!("local function release({RELEASE_PARAMETERS})\n{RELEASE}end\n");
+                [READ, NEXT_TOKEN, &request, &release, include_str!("scripts/batch.lua")].concat()
             }
-            Script::Look => [READ, include_str!("scripts/look.lua")].concat(),
-            Script::Break => [READ, NEXT, include_str!("scripts/break.lua")].concat(),
-            Script::Raise => [READ, LESS, include_str!("scripts/raise.lua")].concat(),
+            Script::Inspect => [READ, include_str!("scripts/inspect.lua")].concat(),
+            Script::Break => [READ, NEXT_TOKEN, include_str!("scripts/break.lua")].concat(),
+            Script::Raise => [READ, COMPARE, include_str!("scripts/raise.lua")].concat(),
             Script::Realm => include_str!("scripts/realm.lua").to_owned(),
-            Script::CarryOn => include_str!("scripts/carry_on.lua").to_owned(),
-            Script::Keep => include_str!("scripts/keep.lua").to_owned(),
+            Script::MoveCounter => include_str!("scripts/move_counter.lua").to_owned(),
+            Script::Record => include_str!("scripts/record.lua").to_owned(),
         }
     }
 
     /// What it does, for error texts.
-    pub(crate) fn doing(self) -> &'static str {
+    pub(crate) fn action(self) -> &'static str {
         match self {
             Script::Request => "asking for a lock",
             Script::Renew => "renewing",
             Script::Release => "releasing a lock",
-            Script::Several => "asking for locks and releasing others",
-            Script::Look => "looking at locks",
+            Script::Batch => "asking for locks and releasing others",
+            Script::Inspect => "looking at locks",
             Script::Break => "breaking a lock",
             Script::Raise => "raising a token",
             Script::Realm => "reading the realm",
-            Script::CarryOn => "carrying on a counter",
-            Script::Keep => "keeping who belongs to a quorum",
+            Script::MoveCounter => "carrying on a counter",
+            Script::Record => "keeping who belongs to a quorum",
         }
     }
 }

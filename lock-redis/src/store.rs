@@ -15,19 +15,19 @@ use lock_core::{
 use redis::Value as Answer;
 
 use crate::acknowledgement::Acknowledgement;
-use crate::config::Place;
+use crate::batcher::{Batcher, Dispatch, Op, tombstone_ttl_ms};
+use crate::config::Topology;
 use crate::connections::Connections;
-use crate::dial::Dial;
+use crate::connector::Connector;
 use crate::keys::Keys;
-use crate::lanes::{Lanes, Way, What, of_tombstone};
-use crate::link::{Connection, Link, Step};
-use crate::requested::{Requested, number, remaining_of, text, word};
+use crate::node::{Connection, Node, ScriptCall};
+use crate::reply::{RequestReply, int_at, remaining_from_pttl, status, text_at};
+use crate::router::{Routed, Router};
 use crate::script::Script;
-use crate::server::{self, Server};
-use crate::servers::{Ran, Servers};
-use crate::tokens::{STEP, Tokens, is_realm, realm_of};
-use crate::value::{LastEnding, Value, beginning, flag, millis};
-use crate::wakeups::Channel;
+use crate::server_info::{self, ServerInfo};
+use crate::subscriptions::Channel;
+use crate::tokens::{MAX_TOKEN_LEAD, Tokens, is_realm_id, realm_from_id};
+use crate::value::{InfoSuffixCache, LockValue, flag, holder_prefix, millis};
 use crate::{Finding, RedisConfig, error};
 
 /// The store in Redis.
@@ -47,25 +47,25 @@ pub struct RedisStore {
     tokens: Arc<Tokens>,
     connections: Arc<PerRuntime<Connections>>,
     guarantees: Guarantees,
-    ending: LastEnding,
+    info_suffixes: InfoSuffixCache,
     /// It was said that a lock has a token which its counter cannot have given.
-    warned: AtomicBool,
+    has_warned_of_token: AtomicBool,
     /// What renews in the background connects, or is connected.
-    warm: AtomicBool,
+    is_background_warm: AtomicBool,
 }
 
 /// So many keys are looked at with one call.
-const LOOKED_AT: usize = 256;
+const MAX_INSPECT_BATCH: usize = 256;
 /// When to look again at a lock of another program, which tells nobody of its release.
-const LOOK_AT_OTHERS: Duration = Duration::from_millis(200);
+const FOREIGN_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The greatest number that a counter can have, after which there is no other.
-const GREATEST: u64 = i64::MAX as u64;
+const MAX_COUNTER: u64 = i64::MAX as u64;
 /// So often is a step asked again after the realm was found to be another.
-const REALMS: usize = 4;
+const MAX_REALM_CHANGES: usize = 4;
 
 /// What the store keeps with a claim: that its channel is heard as long as it waits.
 #[derive(Default)]
-struct Notes(Mutex<Option<Arc<Channel>>>);
+struct ClaimState(Mutex<Option<Arc<Channel>>>);
 
 impl RedisStore {
     /// Connects, reads what the server says of itself and of its data, and warns of what endangers locks.
@@ -81,11 +81,11 @@ impl RedisStore {
     /// At most an identity of the data was written, which is used again.
     pub async fn connect(config: RedisConfig) -> Result<RedisStore> {
         config.check()?;
-        let keys = Keys::new(&config.prefix, matches!(config.place, Place::Cluster(_)))?;
-        let (dial, tokens) = (Dial::new(&config)?, Arc::new(Tokens::default()));
+        let keys = Keys::new(&config.prefix, matches!(config.topology, Topology::Cluster(_)))?;
+        let (connector, tokens) = (Connector::new(&config)?, Arc::new(Tokens::default()));
         let connections = {
             let (config, keys, tokens) = (config.clone(), keys.clone(), tokens.clone());
-            Arc::new(PerRuntime::new(move || Connections::new(&config, &dial, &keys, &tokens)))
+            Arc::new(PerRuntime::new(move || Connections::new(&config, &connector, &keys, &tokens)))
         };
         let mut store = RedisStore {
             config,
@@ -93,19 +93,19 @@ impl RedisStore {
             tokens,
             connections,
             guarantees: Guarantees::NONE,
-            ending: LastEnding::default(),
-            warned: AtomicBool::new(false),
-            warm: AtomicBool::new(false),
+            info_suffixes: InfoSuffixCache::default(),
+            has_warned_of_token: AtomicBool::new(false),
+            is_background_warm: AtomicBool::new(false),
         };
-        let looked_at = store.look().await?;
-        if let Some(replica) = looked_at.iter().find(|server| server.is_replica()) {
+        let servers = store.query_servers().await?;
+        if let Some(replica) = servers.iter().find(|server| server.is_replica()) {
             let text = format!("{} is a replica, and may not write: give the address of its master", replica.name());
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
         // Sentinels and clusters are there to fail over, whatever is seen of replicas now.
-        let may_fail_over = matches!(store.config.place, Place::Sentinels { .. } | Place::Cluster(_));
-        store.guarantees = server::guarantees(&looked_at, may_fail_over);
-        for finding in looked_at.iter().flat_map(|server| server.findings(store.config.wait)) {
+        let may_fail_over = matches!(store.config.topology, Topology::Sentinels { .. } | Topology::Cluster(_));
+        store.guarantees = server_info::guarantees(&servers, may_fail_over);
+        for finding in servers.iter().flat_map(|server| server.findings(store.config.wait)) {
             tracing::warn!(target: "leasehold", store = "redis", "{finding}");
         }
         let id = store.read_realm(false).await?;
@@ -118,13 +118,13 @@ impl RedisStore {
         self.connections.get()
     }
 
-    async fn look(&self) -> Result<Vec<Server>> {
-        let mut looked_at = Vec::new();
-        for link in self.connections()?.servers.all().await? {
-            link.connection().await?;
-            looked_at.push(Server::look(&link).await);
+    async fn query_servers(&self) -> Result<Vec<ServerInfo>> {
+        let mut servers = Vec::new();
+        for node in self.connections()?.router.all().await? {
+            node.connection().await?;
+            servers.push(ServerInfo::look(&node).await);
         }
-        Ok(looked_at)
+        Ok(servers)
     }
 
     /// What an operator should know of the servers, now.
@@ -137,30 +137,30 @@ impl RedisStore {
     ///
     /// It only looks.
     pub async fn diagnose(&self) -> Result<Vec<Finding>> {
-        let looked_at = self.look().await?;
-        Ok(looked_at.iter().flat_map(|server| server.findings(self.config.wait)).collect())
+        let servers = self.query_servers().await?;
+        Ok(servers.iter().flat_map(|server| server.findings(self.config.wait)).collect())
     }
 
     /// The realm of the data; begun if there is none, or `anew`.
     async fn read_realm(&self, anew: bool) -> Result<String> {
         let key = self.keys.realm();
-        let step = Step::new(Script::Realm, &[&*key], &[&Holder::fresh().to_string(), flag(anew)]);
-        let (answer, connection) = self.connections()?.servers.run(self.keys.slot(&key), step).await?;
-        let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm(realm));
+        let call = ScriptCall::new(Script::Realm, &[&*key], &[&Holder::fresh().to_string(), flag(anew)]);
+        let (answer, connection) = self.connections()?.router.run(self.keys.slot(&key), call).await?;
+        let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm_id(realm));
         realm.ok_or_else(|| {
-            let text = format!("{}: what the key {key:?} holds is no realm of ours", connection.to);
+            let text = format!("{}: what the key {key:?} holds is no realm of ours", connection.endpoint);
             Error::refused(ErrorKind::Protocol, text)
         })
     }
 
     /// Runs a step on what stands beside the realm; gives the answer, and who gave it.
-    pub(crate) async fn run_beside_realm(&self, step: Step) -> Result<(Answer, String)> {
+    pub(crate) async fn run_on_realm_slot(&self, call: ScriptCall) -> Result<(Answer, String)> {
         let slot = self.keys.slot(&self.keys.realm());
         let connections = self.connections()?;
-        let (answer, connection) = connections.servers.run(slot, step).await?;
+        let (answer, connection) = connections.router.run(slot, call).await?;
         let acknowledgement = connections.acknowledgement.as_ref();
         self.acknowledge_change(acknowledgement, "what is kept for a quorum", slot, &connection).await?;
-        Ok((answer, connection.to.to_string()))
+        Ok((answer, connection.endpoint.to_string()))
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -168,14 +168,14 @@ impl RedisStore {
     }
 
     /// Reads the realm again after a counter was found to be new; whether it is the one that was believed in.
-    async fn realm_is_still(&self, id: &str) -> Result<bool> {
+    async fn is_realm_unchanged(&self, id: &str) -> Result<bool> {
         let now = self.read_realm(false).await?;
         if self.tokens.adopt(&now) {
             tracing::warn!(
                 target: "leasehold",
                 store = "redis",
-                before = %realm_of(id),
-                now = %realm_of(&now),
+                before = %realm_from_id(id),
+                now = %realm_from_id(&now),
                 "the data is of another realm now: it was lost, or a new realm was begun; tokens before and after do not compare"
             );
         }
@@ -183,57 +183,57 @@ impl RedisStore {
     }
 
     /// Asks for a lock, with others that are asked for at the same time.
-    async fn ask(
+    async fn send_request(
         &self,
         connections: &Connections,
         slot: u16,
         key: &str,
         claim: &Claim,
     ) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
-        let turn = match connections.lanes.enter(slot, What::Request, claim) {
-            Way::Alone(turn) => Some(turn),
-            Way::Together(answer) => match Lanes::told(answer).await? {
+        let permit = match connections.batcher.submit(slot, Op::Request, claim) {
+            Dispatch::Alone(permit) => Some(permit),
+            Dispatch::Batched(answer) => match Batcher::recv(answer).await? {
                 Some(told) => return Ok(told),
                 None => None,
             },
         };
-        let step = |realm: &str, known: u64, may_be_new: bool| {
+        let call = |realm: &str, known: u64, may_be_new: bool| {
             let (mut ttl, mut highest) = (itoa::Buffer::new(), itoa::Buffer::new());
             let (ttl, highest) = (ttl.format(millis(claim.ttl())), highest.format(known));
-            let (holder, ending) = (beginning(claim.holder()), self.ending.of(claim.info()));
+            let (holder, suffix) = (holder_prefix(claim.holder()), self.info_suffixes.get(claim.info()));
             let (counter, tombstone) = (self.keys.counter(slot, realm), self.keys.tombstone(slot, claim.holder()));
-            let arguments = [&*holder, ttl, &ending, highest, flag(may_be_new)];
-            Step::new(Script::Request, &[key, &counter, &tombstone], &arguments)
+            let arguments = [&*holder, ttl, &suffix, highest, flag(may_be_new)];
+            ScriptCall::new(Script::Request, &[key, &counter, &tombstone], &arguments)
         };
-        let Some(turn) = turn else { return Box::pin(self.with_token(slot, step, None)).await };
-        let (id, known) = self.tokens.known(slot);
-        let ran = connections.servers.run_in_turn(slot, step(&id, known, false), None).await?;
+        let Some(permit) = permit else { return Box::pin(self.run_with_realm(slot, call, None)).await };
+        let (id, known) = self.tokens.snapshot(slot);
+        let ran = connections.router.run_with_permit(slot, call(&id, known, false), None).await?;
         // What has to wait for its slot to arrive, or for another realm, shall keep nobody else waiting.
-        drop(turn);
+        drop(permit);
         match ran {
-            Ran::Here(answer, connection) if word(&answer) != Some("new") => Ok((answer, id, connection)),
-            Ran::Here(..) => Box::pin(self.with_token(slot, step, Some(id))).await,
-            Ran::Parted => Box::pin(self.with_token(slot, step, None)).await,
+            Routed::Done(answer, connection) if status(&answer) != Some("new") => Ok((answer, id, connection)),
+            Routed::Done(..) => Box::pin(self.run_with_realm(slot, call, Some(id))).await,
+            Routed::SlotSplit => Box::pin(self.run_with_realm(slot, call, None)).await,
         }
     }
 
     /// Runs a step that takes a token: `step` makes it for a realm, the highest token known, and whether the counter
     /// may be new. It goes on where the counter of the realm `new_in` was found to be new.
-    async fn with_token(
+    async fn run_with_realm(
         &self,
         slot: u16,
-        step: impl Fn(&str, u64, bool) -> Step,
+        call: impl Fn(&str, u64, bool) -> ScriptCall,
         mut new_in: Option<Arc<str>>,
     ) -> Result<(Answer, Arc<str>, Arc<Connection>)> {
-        for _ in 0..REALMS {
+        for _ in 0..MAX_REALM_CHANGES {
             let may_be_new = match new_in {
-                Some(id) => self.realm_is_still(&id).await?,
+                Some(id) => self.is_realm_unchanged(&id).await?,
                 None => false,
             };
-            let (id, known) = self.tokens.known(slot);
-            let step = step(&id, known, may_be_new);
-            let (answer, connection) = self.connections()?.servers.run(slot, step).await?;
-            if word(&answer) != Some("new") {
+            let (id, known) = self.tokens.snapshot(slot);
+            let call = call(&id, known, may_be_new);
+            let (answer, connection) = self.connections()?.router.run(slot, call).await?;
+            if status(&answer) != Some("new") {
                 return Ok((answer, id, connection));
             }
             new_in = Some(id);
@@ -245,11 +245,14 @@ impl RedisStore {
     /// Connects what renews in the background at the first lease that is so short that its first renewal could come too
     /// late by it.
     fn warm_up(&self, claim: &Claim, slot: u16) {
-        if self.warm.load(Ordering::Relaxed) || claim.is_fixed() || claim.ttl() >= 10 * self.config.connect_timeout {
+        if self.is_background_warm.load(Ordering::Relaxed)
+            || claim.is_fixed()
+            || claim.ttl() >= 10 * self.config.connect_timeout
+        {
             return;
         }
         let Ok(background) = background() else { return };
-        self.warm.store(true, Ordering::Relaxed);
+        self.is_background_warm.store(true, Ordering::Relaxed);
         let connections = self.connections.clone();
         // If it fails, the renewal tries again, and says why.
         background.spawn(async move { connections.get()?.warm_up(slot).await });
@@ -269,7 +272,7 @@ impl RedisStore {
 
     /// What is said of a lock whose token its counter cannot have given, once.
     fn warn_of_token(&self, name: &LockName, token: u64, counter: u64) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
+        if !self.has_warned_of_token.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 target: "leasehold",
                 store = "redis",
@@ -289,21 +292,21 @@ impl RedisStore {
         slot: u16,
         granted_on: &Connection,
     ) -> Result<()> {
-        let asked = acknowledgement.ask(granted_on, self.keys.acknowledged(slot)).await;
+        let asked = acknowledgement.count(granted_on, self.keys.ack_marker(slot)).await;
         let text = match asked {
-            Ok(replicas) if replicas >= acknowledgement.wanted() => return Ok(()),
+            Ok(replicas) if replicas >= acknowledgement.required() => return Ok(()),
             Ok(replicas) => format!(
                 "\"{}\" was granted, and {replicas} of {} replicas acknowledged it within {:?}",
                 claim.name(),
-                acknowledgement.wanted(),
-                acknowledgement.limit()
+                acknowledgement.required(),
+                acknowledgement.timeout()
             ),
             Err(error) => {
                 format!("\"{}\" was granted, and its replicas could not be asked: {error}", claim.name())
             }
         };
         // Without a mark: the same holder may be asked for again.
-        match self.give_back(claim, false).await {
+        match self.release_claim(claim, false).await {
             Ok(_) => Err(Error::refused(ErrorKind::Unavailable, format!("{text}; it is given back"))),
             Err(error) => {
                 let text = format!("{text}; giving it back failed");
@@ -321,109 +324,109 @@ impl RedisStore {
         connection: &Connection,
     ) -> Result<()> {
         let Some(acknowledgement) = acknowledgement else { return Ok(()) };
-        let replicas = acknowledgement.ask(connection, self.keys.acknowledged(slot)).await?;
-        if replicas >= acknowledgement.wanted() {
+        let replicas = acknowledgement.count(connection, self.keys.ack_marker(slot)).await?;
+        if replicas >= acknowledgement.required() {
             return Ok(());
         }
         let text = format!(
             "{}: {replicas} of {} replicas acknowledged {what} within {:?}",
-            connection.to,
-            acknowledgement.wanted(),
-            acknowledgement.limit()
+            connection.endpoint,
+            acknowledgement.required(),
+            acknowledgement.timeout()
         );
         Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
     }
 
     /// Gives back what a claim has; where a request of it may still come, with a mark that this meets.
-    async fn give_back(&self, claim: &Claim, may_come_again: bool) -> Result<ReleaseOutcome> {
-        let (slot, connections) = (self.keys.slot_of(claim.name()), self.connections()?);
-        let what = if may_come_again { What::Withdraw } else { What::Release };
-        let turn = match connections.lanes.enter(slot, what, claim) {
-            Way::Alone(turn) => Some(turn),
-            Way::Together(answer) => match Lanes::told(answer).await? {
+    async fn release_claim(&self, claim: &Claim, may_arrive_late: bool) -> Result<ReleaseOutcome> {
+        let (slot, connections) = (self.keys.lock_slot(claim.name()), self.connections()?);
+        let what = if may_arrive_late { Op::Withdraw } else { Op::Release };
+        let permit = match connections.batcher.submit(slot, what, claim) {
+            Dispatch::Alone(permit) => Some(permit),
+            Dispatch::Batched(answer) => match Batcher::recv(answer).await? {
                 Some((answer, _, connection)) => return released(&answer, &connection),
                 None => None,
             },
         };
-        let step = self.release_of(slot, claim, may_come_again);
-        let (answer, connection) = match &turn {
-            Some(_) => match connections.servers.run_in_turn(slot, step, None).await? {
-                Ran::Here(answer, connection) => (answer, connection),
-                Ran::Parted => {
+        let call = self.release_call(slot, claim, may_arrive_late);
+        let (answer, connection) = match &permit {
+            Some(_) => match connections.router.run_with_permit(slot, call, None).await? {
+                Routed::Done(answer, connection) => (answer, connection),
+                Routed::SlotSplit => {
                     // What has to wait for its slot to arrive shall keep nobody else waiting.
-                    drop(turn);
-                    let step = self.release_of(slot, claim, may_come_again);
-                    Box::pin(connections.servers.run(slot, step)).await?
+                    drop(permit);
+                    let call = self.release_call(slot, claim, may_arrive_late);
+                    Box::pin(connections.router.run(slot, call)).await?
                 }
             },
-            None => Box::pin(connections.servers.run(slot, step)).await?,
+            None => Box::pin(connections.router.run(slot, call)).await?,
         };
         released(&answer, &connection)
     }
 
-    fn release_of(&self, slot: u16, claim: &Claim, may_come_again: bool) -> Step {
-        let (key, holder) = (self.keys.lock(claim.name()), beginning(claim.holder()));
-        match may_come_again {
+    fn release_call(&self, slot: u16, claim: &Claim, may_arrive_late: bool) -> ScriptCall {
+        let (key, holder) = (self.keys.lock(claim.name()), holder_prefix(claim.holder()));
+        match may_arrive_late {
             true => {
-                let (tombstone, kept) = (self.keys.tombstone(slot, claim.holder()), of_tombstone(claim));
-                Step::new(Script::Release, &[key, tombstone], &[holder, kept.to_string()])
+                let (tombstone, kept) = (self.keys.tombstone(slot, claim.holder()), tombstone_ttl_ms(claim));
+                ScriptCall::new(Script::Release, &[key, tombstone], &[holder, kept.to_string()])
             }
-            false => Step::new(Script::Release, &[key], &[holder]),
+            false => ScriptCall::new(Script::Release, &[key], &[holder]),
         }
     }
 
     /// Who holds these locks, of those that are held.
-    async fn look_at(&self, names: &[LockName]) -> Result<Vec<(LockName, HeldBy)>> {
+    async fn holders_of(&self, names: &[LockName]) -> Result<Vec<(LockName, HeldBy)>> {
         let realm = self.tokens.realm();
         let mut by_slot: BTreeMap<u16, Vec<&LockName>> = BTreeMap::new();
         for name in names {
-            by_slot.entry(self.keys.slot_of(name)).or_default().push(name);
+            by_slot.entry(self.keys.lock_slot(name)).or_default().push(name);
         }
         let mut found = Vec::with_capacity(names.len());
         for (slot, names) in by_slot {
-            for names in names.chunks(LOOKED_AT) {
-                found.extend(self.look_in(slot, names, &realm).await?);
+            for names in names.chunks(MAX_INSPECT_BATCH) {
+                found.extend(self.holders_in_slot(slot, names, &realm).await?);
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }
 
-    async fn look_in(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
+    async fn holders_in_slot(&self, slot: u16, names: &[&LockName], realm: &Realm) -> Result<Vec<(LockName, HeldBy)>> {
         let keys: Vec<String> = names.iter().map(|name| self.keys.lock(name)).collect();
-        let step = Step::new(Script::Look, &keys, &[]);
+        let call = ScriptCall::new(Script::Inspect, &keys, &[]);
         let mut found = Vec::with_capacity(names.len());
-        let (answer, connection) = match self.connections()?.servers.run_many(slot, step).await? {
-            Ran::Here(answer, connection) => (answer, connection),
-            Ran::Parted => {
+        let (answer, connection) = match self.connections()?.router.run_splittable(slot, call).await? {
+            Routed::Done(answer, connection) => (answer, connection),
+            Routed::SlotSplit => {
                 for name in names.chunks(1) {
-                    found.extend(Box::pin(self.look_in(slot, name, realm)).await?);
+                    found.extend(Box::pin(self.holders_in_slot(slot, name, realm)).await?);
                 }
                 return Ok(found);
             }
         };
-        let odd = || error::odd(&connection.to.to_string(), Script::Look.doing());
-        let Answer::Array(answers) = answer else { return Err(odd()) };
+        let unexpected = || error::unexpected_reply(&connection.endpoint.to_string(), Script::Inspect.action());
+        let Answer::Array(answers) = answer else { return Err(unexpected()) };
         for (at, name) in names.iter().enumerate() {
             match (answers.get(2 * at), answers.get(2 * at + 1)) {
                 (Some(Answer::Nil), Some(_)) => {}
                 (Some(Answer::BulkString(value)), Some(Answer::Int(remaining))) => {
-                    let by = Value::read(value).shown(realm, remaining_of(*remaining));
+                    let by = LockValue::parse(value).into_held_by(realm, remaining_from_pttl(*remaining));
                     found.push(((*name).clone(), by));
                 }
-                _ => return Err(odd()),
+                _ => return Err(unexpected()),
             }
         }
         Ok(found)
     }
 
     /// The first `limit` names after `after`, of keys that are there.
-    async fn names(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<LockName>> {
+    async fn scan_names(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<LockName>> {
         let mut names = BTreeSet::new();
-        for link in self.connections()?.servers.all().await? {
+        for node in self.connections()?.router.all().await? {
             let mut cursor = 0_u64;
             loop {
-                let (next, keys) = self.scan(&link, cursor, &self.keys.pattern()).await?;
+                let (next, keys) = self.scan(&node, cursor, &self.keys.pattern()).await?;
                 for key in keys {
                     let Some(name) = self.keys.name(&key).filter(|name| after.is_none_or(|after| name > after)) else {
                         continue;
@@ -442,27 +445,30 @@ impl RedisStore {
         Ok(names.into_iter().collect())
     }
 
-    async fn scan(&self, link: &Arc<Link>, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>)> {
-        const DOING: &str = "listing locks";
+    async fn scan(&self, node: &Arc<Node>, cursor: u64, pattern: &str) -> Result<(u64, Vec<Vec<u8>>)> {
+        const ACTION: &str = "listing locks";
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
-        let answer = Servers::command(link, DOING, &scan).await?;
-        redis::from_redis_value(answer).map_err(|_| error::odd(link.name(), DOING))
+        let answer = Router::command(node, ACTION, &scan).await?;
+        redis::from_redis_value(answer).map_err(|_| error::unexpected_reply(node.name(), ACTION))
     }
 
     /// The counters of the old realm go on in the new one.
-    async fn carry_on(&self, old: &str, new: &str) -> Result<()> {
+    async fn move_counters(&self, old: &str, new: &str) -> Result<()> {
         let (pattern, ending) = self.keys.counters(old);
         let connections = self.connections()?;
-        for link in connections.servers.all().await? {
+        for node in connections.router.all().await? {
             let mut cursor = 0;
             loop {
-                let (next, keys) = self.scan(&link, cursor, &pattern).await?;
+                let (next, keys) = self.scan(&node, cursor, &pattern).await?;
                 for counter in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
                     let Some(start) = counter.strip_suffix(&ending) else { continue };
                     let renamed = format!("{start}token:{new}");
                     let slot = self.keys.slot(&counter);
-                    connections.servers.run(slot, Step::new(Script::CarryOn, &[counter, renamed], &[])).await?;
+                    connections
+                        .router
+                        .run(slot, ScriptCall::new(Script::MoveCounter, &[counter, renamed], &[]))
+                        .await?;
                 }
                 cursor = next;
                 if cursor == 0 {
@@ -476,20 +482,20 @@ impl RedisStore {
     async fn renew_slot(&self, connections: &Connections, slot: u16, entries: Vec<(&Renewal, &Claim)>) -> Result<()> {
         let keys: Vec<String> = entries.iter().map(|(_, claim)| self.keys.lock(claim.name())).collect();
         let arguments =
-            entries.iter().flat_map(|(_, claim)| [beginning(claim.holder()), millis(claim.ttl()).to_string()]);
-        let step = Step::new(Script::Renew, &keys, &arguments.collect::<Vec<_>>());
-        let (answer, connection) = match connections.servers.run_many(slot, step).await? {
-            Ran::Here(answer, connection) => (answer, connection),
+            entries.iter().flat_map(|(_, claim)| [holder_prefix(claim.holder()), millis(claim.ttl()).to_string()]);
+        let call = ScriptCall::new(Script::Renew, &keys, &arguments.collect::<Vec<_>>());
+        let (answer, connection) = match connections.router.run_splittable(slot, call).await? {
+            Routed::Done(answer, connection) => (answer, connection),
             // The slot is on its way, and each lock is here or there.
-            Ran::Parted => {
+            Routed::SlotSplit => {
                 let each = entries.into_iter().map(|entry| Box::pin(self.renew_slot(connections, slot, vec![entry])));
                 return futures_util::future::join_all(each).await.into_iter().collect();
             }
         };
-        let odd = || error::odd(&connection.to.to_string(), Script::Renew.doing());
-        let Answer::Array(answers) = answer else { return Err(odd()) };
+        let unexpected = || error::unexpected_reply(&connection.endpoint.to_string(), Script::Renew.action());
+        let Answer::Array(answers) = answer else { return Err(unexpected()) };
         if answers.len() != entries.len() {
-            return Err(odd());
+            return Err(unexpected());
         }
         let mut failure = None;
         for ((entry, _), answer) in entries.iter().zip(&answers) {
@@ -497,7 +503,7 @@ impl RedisStore {
                 Answer::Int(0) => entry.answer(RenewalOutcome::NotHeld),
                 Answer::Int(1) => {}
                 _ => {
-                    let text = format!("{}: renewing: this user may not use that key", connection.to);
+                    let text = format!("{}: renewing: this user may not use that key", connection.endpoint);
                     failure = Some(Error::refused(ErrorKind::Denied, text));
                 }
             }
@@ -514,7 +520,7 @@ fn released(answer: &Answer, connection: &Connection) -> Result<ReleaseOutcome> 
     match answer {
         Answer::Int(1) => Ok(ReleaseOutcome::Held),
         Answer::Int(0) => Ok(ReleaseOutcome::NotHeld),
-        _ => Err(error::odd(&connection.to.to_string(), Script::Release.doing())),
+        _ => Err(error::unexpected_reply(&connection.endpoint.to_string(), Script::Release.action())),
     }
 }
 
@@ -529,37 +535,37 @@ impl LockStore for RedisStore {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        let slot = self.keys.slot_of(claim.name());
+        let slot = self.keys.lock_slot(claim.name());
         // Before the question, so that whatever is told after it is heard.
         let key = self.keys.lock(claim.name());
         let connections = self.connections()?;
-        let seen = connections.servers.mark(slot, &key);
+        let seen = connections.router.channel_version(slot, &key);
         let sent = Instant::now();
-        let (answer, realm, connection) = self.ask(&connections, slot, &key, claim).await?;
-        let odd = || error::odd(&connection.to.to_string(), Script::Request.doing());
-        match Requested::read(&answer).ok_or_else(odd)? {
-            Requested::Granted { token, raised } => {
+        let (answer, realm, connection) = self.send_request(&connections, slot, &key, claim).await?;
+        let unexpected = || error::unexpected_reply(&connection.endpoint.to_string(), Script::Request.action());
+        match RequestReply::parse(&answer).ok_or_else(unexpected)? {
+            RequestReply::Granted { token, raised } => {
                 self.warn_if_raised(raised, claim.name(), token);
                 if let Some(acknowledgement) = &connections.acknowledgement {
                     Box::pin(self.acknowledge(acknowledgement, claim, slot, &connection)).await?;
                 }
                 self.warm_up(claim, slot);
-                let token = self.tokens.given(&realm, slot, token);
-                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.remembers(sent))))
+                let token = self.tokens.record(&realm, slot, token);
+                Ok(Attempt::Granted(Lease::new(claim.ttl(), Some(token), connection.retention_at(sent))))
             }
-            Requested::Held { by, remaining, counter } => {
-                if !self.tokens.seen(&realm, slot, by.token(), counter) {
+            RequestReply::Held { by, remaining, counter } => {
+                if !self.tokens.observe(&realm, slot, by.token(), counter) {
                     self.warn_of_token(claim.name(), by.token(), counter);
                 }
                 let look_again = match remaining {
                     Some(remaining) if by.is_ours() => remaining,
-                    Some(remaining) => remaining.min(LOOK_AT_OTHERS),
-                    None => LOOK_AT_OTHERS,
+                    Some(remaining) => remaining.min(FOREIGN_POLL_INTERVAL),
+                    None => FOREIGN_POLL_INTERVAL,
                 };
-                let by = by.shown(&self.tokens.realm(), remaining);
+                let by = by.into_held_by(&self.tokens.realm(), remaining);
                 Ok(Attempt::Held(Contention::new(by, look_again).with_version(seen)))
             }
-            Requested::Withdrawn => {
+            RequestReply::Withdrawn => {
                 let text = format!("\"{}\": this claim was withdrawn before the server came to it", claim.name());
                 Err(Error::refused(ErrorKind::Closed, text))
             }
@@ -568,13 +574,13 @@ impl LockStore for RedisStore {
 
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         let key = self.keys.lock(claim.name());
-        let link = self.connections()?.servers.link(self.keys.slot(&key)).await?;
-        let (channel, was_heard) = link.subscribe(&key).await?;
-        let notes = claim.store_state(Notes::default);
-        *notes.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
+        let node = self.connections()?.router.node(self.keys.slot(&key)).await?;
+        let (channel, was_subscribed) = node.subscribe(&key).await?;
+        let state = claim.store_state(ClaimState::default);
+        *state.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel.clone());
         // A release may have come between the question and the subscription: look again.
-        if was_heard {
-            channel.until_not(held.version).await;
+        if was_subscribed {
+            channel.changed_since(held.version).await;
         }
         Ok(())
     }
@@ -584,7 +590,7 @@ impl LockStore for RedisStore {
         for entry in batch {
             match entry.of() {
                 Beat::Lease(claim) => {
-                    by_slot.entry(self.keys.slot_of(claim.name())).or_default().push((entry, claim));
+                    by_slot.entry(self.keys.lock_slot(claim.name())).or_default().push((entry, claim));
                 }
                 Beat::Session(_) => {
                     let text = "redis has no sessions that could be renewed";
@@ -607,9 +613,9 @@ impl LockStore for RedisStore {
     }
 
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        let unclear = claim.is_in_doubt();
-        let released = self.give_back(claim, unclear).await?;
-        if unclear {
+        let in_doubt = claim.is_in_doubt();
+        let released = self.release_claim(claim, in_doubt).await?;
+        if in_doubt {
             // The mark meets whatever comes late.
             claim.clear_doubt();
         }
@@ -621,15 +627,15 @@ impl LockStore for RedisStore {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let found = self.look_at(std::slice::from_ref(name)).await?;
+        let found = self.holders_of(std::slice::from_ref(name)).await?;
         Ok(found.into_iter().next().map(|(_, by)| by))
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         let mut after = after.cloned();
         loop {
-            let names = self.names(after.as_ref(), limit).await?;
-            let found = self.look_at(&names).await?;
+            let names = self.scan_names(after.as_ref(), limit).await?;
+            let found = self.holders_of(&names).await?;
             // A page of locks that have all ended meanwhile is not the end of the list.
             if !found.is_empty() || names.is_empty() {
                 return Ok(found);
@@ -647,17 +653,23 @@ impl LockStore for RedisStore {
             return Err(Error::refused(ErrorKind::Denied, text));
         };
         let slot = self.keys.slot(&key);
-        let nobody = match how {
-            BreakMode::Revoke => beginning(Holder::fresh()),
+        let revoked_by = match how {
+            BreakMode::Revoke => holder_prefix(Holder::fresh()),
             BreakMode::Now => String::new(),
         };
-        let step = |realm: &str, known: u64, may_be_new: bool| {
-            let arguments = [&*beginning(holder), &nobody, &known.to_string(), flag(may_be_new), &STEP.to_string()];
-            Step::new(Script::Break, &[&key, &*self.keys.counter(slot, realm)], &arguments)
+        let call = |realm: &str, known: u64, may_be_new: bool| {
+            let arguments = [
+                &*holder_prefix(holder),
+                &revoked_by,
+                &known.to_string(),
+                flag(may_be_new),
+                &MAX_TOKEN_LEAD.to_string(),
+            ];
+            ScriptCall::new(Script::Break, &[&key, &*self.keys.counter(slot, realm)], &arguments)
         };
-        let (answer, realm, connection) = self.with_token(slot, step, None).await?;
-        let odd = || error::odd(&connection.to.to_string(), Script::Break.doing());
-        match (word(&answer), &answer) {
+        let (answer, realm, connection) = self.run_with_realm(slot, call, None).await?;
+        let unexpected = || error::unexpected_reply(&connection.endpoint.to_string(), Script::Break.action());
+        match (status(&answer), &answer) {
             (Some("other"), _) => Ok(None),
             (Some("endless"), _) => {
                 let text = format!(
@@ -666,17 +678,17 @@ impl LockStore for RedisStore {
                 Err(Error::refused(ErrorKind::Denied, text))
             }
             (Some("broken"), Answer::Array(answer)) => {
-                let token: u64 = text(answer, 1).and_then(|token| token.parse().ok()).ok_or_else(odd)?;
-                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), number(answer, 4)) else {
-                    return Err(odd());
+                let token: u64 = text_at(answer, 1).and_then(|token| token.parse().ok()).ok_or_else(unexpected)?;
+                let (Some(Answer::BulkString(bytes)), Some(pttl)) = (answer.get(3), int_at(answer, 4)) else {
+                    return Err(unexpected());
                 };
-                self.warn_if_raised(number(answer, 2) == Some(1), name, token);
-                let remaining = remaining_of(pttl);
-                let evicted = Value::read(bytes).shown(&realm_of(&realm), remaining);
+                self.warn_if_raised(int_at(answer, 2) == Some(1), name, token);
+                let remaining = remaining_from_pttl(pttl);
+                let evicted = LockValue::parse(bytes).into_held_by(&realm_from_id(&realm), remaining);
                 let free_in = if how == BreakMode::Revoke { remaining.unwrap_or_default() } else { Duration::ZERO };
-                Ok(Some(Eviction::new(evicted, Some(self.tokens.given(&realm, slot, token)), free_in)))
+                Ok(Some(Eviction::new(evicted, Some(self.tokens.record(&realm, slot, token)), free_in)))
             }
-            _ => Err(odd()),
+            _ => Err(unexpected()),
         }
     }
 
@@ -684,7 +696,7 @@ impl LockStore for RedisStore {
         let old = self.read_realm(false).await?;
         // First the realm: whoever finds the counters gone reads it again.
         let new = self.read_realm(true).await?;
-        self.carry_on(&old, &new).await?;
+        self.move_counters(&old, &new).await?;
         self.tokens.adopt(&new);
         Ok(self.tokens.realm())
     }
@@ -693,28 +705,28 @@ impl LockStore for RedisStore {
 #[async_trait]
 impl TokenRaiser for RedisStore {
     async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
-        if number >= GREATEST {
+        if number >= MAX_COUNTER {
             let text = format!("the token {number} has none after it in Redis");
             return Err(Error::refused(ErrorKind::Protocol, text));
         }
         let key = self.keys.lock(claim.name());
         let slot = self.keys.slot(&key);
-        let (holder, number_text) = (beginning(claim.holder()), number.to_string());
-        let step = |realm: &str, _known: u64, may_be_new: bool| {
+        let (holder, number_text) = (holder_prefix(claim.holder()), number.to_string());
+        let call = |realm: &str, _known: u64, may_be_new: bool| {
             let arguments = [&*holder, &number_text, flag(may_be_new)];
-            Step::new(Script::Raise, &[&key, &*self.keys.counter(slot, realm)], &arguments)
+            ScriptCall::new(Script::Raise, &[&key, &*self.keys.counter(slot, realm)], &arguments)
         };
-        let (answer, realm, connection) = self.with_token(slot, step, None).await?;
-        match word(&answer) {
+        let (answer, realm, connection) = self.run_with_realm(slot, call, None).await?;
+        match status(&answer) {
             Some("refused") => Ok(RaiseOutcome::Refused),
             Some("raised") => {
                 let connections = self.connections()?;
                 let acknowledgement = connections.acknowledgement.as_ref();
                 self.acknowledge_change(acknowledgement, "the raising of a token", slot, &connection).await?;
-                self.tokens.given(&realm, slot, number);
+                self.tokens.record(&realm, slot, number);
                 Ok(RaiseOutcome::Raised)
             }
-            _ => Err(error::odd(&connection.to.to_string(), Script::Raise.doing())),
+            _ => Err(error::unexpected_reply(&connection.endpoint.to_string(), Script::Raise.action())),
         }
     }
 

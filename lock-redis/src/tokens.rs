@@ -20,7 +20,7 @@ struct State {
 }
 
 /// Whether a text is a realm's, as it stands in the store.
-pub(crate) fn is_realm(text: &str) -> bool {
+pub(crate) fn is_realm_id(text: &str) -> bool {
     text.parse::<Holder>().is_ok()
 }
 
@@ -30,13 +30,13 @@ impl Tokens {
     }
 
     /// The realm as it stands in the store, and the highest token seen of a slot.
-    pub(crate) fn known(&self, slot: u16) -> (Arc<str>, u64) {
+    pub(crate) fn snapshot(&self, slot: u16) -> (Arc<str>, u64) {
         let state = self.state();
         (state.id.clone(), state.highest.get(&slot).copied().unwrap_or(0))
     }
 
     pub(crate) fn realm(&self) -> Realm {
-        self.state().realm.clone().unwrap_or_else(|| realm_of(""))
+        self.state().realm.clone().unwrap_or_else(|| realm_from_id(""))
     }
 
     /// The data is of this realm; false if it was known already.
@@ -44,7 +44,7 @@ impl Tokens {
         let mut state = self.state();
         let is_new = *state.id != *id;
         if is_new {
-            *state = State { id: id.into(), realm: Some(realm_of(id)), highest: BTreeMap::new() };
+            *state = State { id: id.into(), realm: Some(realm_from_id(id)), highest: BTreeMap::new() };
         }
         is_new
     }
@@ -52,35 +52,35 @@ impl Tokens {
     /// A token that a lock was seen to have in the realm `id`, whose counter stands at `counter`. It is remembered, so
     /// that the counter is raised above it if that has fallen back; false if it is so far ahead that the counter cannot
     /// have given it. Such a one was written by another program or by hand, and would spoil the counter of all locks.
-    pub(crate) fn seen(&self, id: &str, slot: u16, number: u64, counter: u64) -> bool {
+    pub(crate) fn observe(&self, id: &str, slot: u16, number: u64, counter: u64) -> bool {
         let mut state = self.state();
         if *state.id != *id {
             return true;
         }
         let highest = state.highest.entry(slot).or_default();
-        let is_its_own = number <= counter.max(*highest).saturating_add(STEP);
-        if is_its_own {
+        let is_plausible = number <= counter.max(*highest).saturating_add(MAX_TOKEN_LEAD);
+        if is_plausible {
             *highest = number.max(*highest);
         }
-        is_its_own
+        is_plausible
     }
 
     /// A token that was given in the realm `id`.
-    pub(crate) fn given(&self, id: &str, slot: u16, number: u64) -> FencingToken {
+    pub(crate) fn record(&self, id: &str, slot: u16, number: u64) -> FencingToken {
         let mut state = self.state();
         if *state.id != *id {
-            return FencingToken::new(realm_of(id), number);
+            return FencingToken::new(realm_from_id(id), number);
         }
         let highest = state.highest.entry(slot).or_default();
         *highest = number.max(*highest);
-        FencingToken::new(state.realm.clone().unwrap_or_else(|| realm_of(id)), number)
+        FencingToken::new(state.realm.clone().unwrap_or_else(|| realm_from_id(id)), number)
     }
 }
 
 /// A counter gives no more than this between two looks at it, a million a second for a week.
-pub(crate) const STEP: u64 = 1 << 40;
+pub(crate) const MAX_TOKEN_LEAD: u64 = 1 << 40;
 
-pub(crate) fn realm_of(id: &str) -> Realm {
+pub(crate) fn realm_from_id(id: &str) -> Realm {
     Realm::new(format!("redis:{id}"))
 }
 
@@ -92,12 +92,12 @@ mod tests {
     fn a_token_far_ahead_of_its_counter_is_not_remembered() {
         let tokens = Tokens::default();
         tokens.adopt("r");
-        let known = || tokens.known(0).1;
-        assert!(tokens.seen("r", 0, 1_000, 7) && known() == 1_000, "the counter has fallen back");
-        assert!(tokens.seen("r", 0, 1 << 60, 1 << 60) && known() == 1 << 60, "it has come as far");
-        assert!(tokens.seen("r", 1, STEP, 0));
-        assert!(!tokens.seen("r", 2, STEP + 1, 0) && tokens.known(2).1 == 0);
-        assert!(!tokens.seen("r", 2, u64::MAX, 9) && tokens.known(2).1 == 0);
-        assert!(tokens.seen("another", 2, u64::MAX, 9) && tokens.known(2).1 == 0, "of another realm");
+        let known = || tokens.snapshot(0).1;
+        assert!(tokens.observe("r", 0, 1_000, 7) && known() == 1_000, "the counter has fallen back");
+        assert!(tokens.observe("r", 0, 1 << 60, 1 << 60) && known() == 1 << 60, "it has come as far");
+        assert!(tokens.observe("r", 1, MAX_TOKEN_LEAD, 0));
+        assert!(!tokens.observe("r", 2, MAX_TOKEN_LEAD + 1, 0) && tokens.snapshot(2).1 == 0);
+        assert!(!tokens.observe("r", 2, u64::MAX, 9) && tokens.snapshot(2).1 == 0);
+        assert!(tokens.observe("another", 2, u64::MAX, 9) && tokens.snapshot(2).1 == 0, "of another realm");
     }
 }

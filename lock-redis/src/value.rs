@@ -1,4 +1,4 @@
-//! [`Value`]: what the key of a held lock holds.
+//! [`LockValue`]: what the key of a held lock holds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use lock_core::{FencingToken, HeldBy, Holder, HolderInfo, Realm};
 /// What the key of a held lock holds: `<32 hexadecimal digits>.<token>[.<information>]`. One key with one expiry
 /// answers a retry with the same token, and excludes clients that keep another text at the same key.
 #[derive(Debug, Default)]
-pub(crate) struct Value {
+pub(crate) struct LockValue {
     /// `None`: another program's, which has no token and no information for us.
     holder: Option<Holder>,
     token: u64,
@@ -17,14 +17,14 @@ pub(crate) struct Value {
 }
 
 /// With what the values of a holder begin.
-pub(crate) fn beginning(holder: Holder) -> String {
-    let mut beginning = String::from(holder);
-    beginning.push('.');
-    beginning
+pub(crate) fn holder_prefix(holder: Holder) -> String {
+    let mut holder_prefix = String::from(holder);
+    holder_prefix.push('.');
+    holder_prefix
 }
 
 /// What stands after the token: nothing, or a dot and the information.
-pub(crate) fn ending(info: &HolderInfo) -> String {
+pub(crate) fn info_suffix(info: &HolderInfo) -> String {
     if *info == HolderInfo::default() {
         return String::new();
     }
@@ -32,15 +32,15 @@ pub(crate) fn ending(info: &HolderInfo) -> String {
     serde_json::to_string(info).map(|json| format!(".{json}")).unwrap_or_default()
 }
 
-/// The last [`ending`] that was asked for, since most locks of a process have the same.
+/// The last [`info_suffix`] that was asked for, since most locks of a process have the same.
 #[derive(Debug, Default)]
-pub(crate) struct LastEnding(Mutex<(HolderInfo, Arc<str>)>);
+pub(crate) struct InfoSuffixCache(Mutex<(HolderInfo, Arc<str>)>);
 
-impl LastEnding {
-    pub(crate) fn of(&self, info: &HolderInfo) -> Arc<str> {
+impl InfoSuffixCache {
+    pub(crate) fn get(&self, info: &HolderInfo) -> Arc<str> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0 != *info {
-            *last = (info.clone(), ending(info).into());
+            *last = (info.clone(), info_suffix(info).into());
         }
         last.1.clone()
     }
@@ -56,12 +56,12 @@ pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
 }
 
-impl Value {
-    pub(crate) fn read(bytes: &[u8]) -> Value {
-        Value::ours(bytes).unwrap_or_default()
+impl LockValue {
+    pub(crate) fn parse(bytes: &[u8]) -> LockValue {
+        LockValue::try_parse(bytes).unwrap_or_default()
     }
 
-    fn ours(bytes: &[u8]) -> Option<Value> {
+    fn try_parse(bytes: &[u8]) -> Option<LockValue> {
         let text = std::str::from_utf8(bytes).ok()?;
         let (holder, rest) = text.split_once('.')?;
         let (token, info) = match rest.split_once('.') {
@@ -73,7 +73,7 @@ impl Value {
             Some(info) => (true, info),
             None => (false, info),
         };
-        Some(Value {
+        Some(LockValue {
             holder: Some(holder.parse().ok()?),
             token: token.parse().ok().filter(|_| token.bytes().all(|byte| byte.is_ascii_digit()))?,
             info: serde_json::from_str(info).ok(),
@@ -90,7 +90,7 @@ impl Value {
     }
 
     /// What people see of it.
-    pub(crate) fn shown(self, realm: &Realm, remaining: Option<Duration>) -> HeldBy {
+    pub(crate) fn into_held_by(self, realm: &Realm, remaining: Option<Duration>) -> HeldBy {
         let mut by = HeldBy::default();
         by.holder = self.holder;
         by.token = self.holder.map(|_| FencingToken::new(realm.clone(), self.token));
@@ -110,21 +110,21 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let info = HolderInfo::new("h", 7, "a.b.!{}");
-        let value = Value::read(format!("{HOLDER}.18446744073709551615{}", ending(&info)).as_bytes());
+        let value = LockValue::parse(format!("{HOLDER}.18446744073709551615{}", info_suffix(&info)).as_bytes());
         assert_eq!(value.holder, Some(HOLDER.parse().unwrap()));
         assert_eq!((value.token, value.info, value.revoked), (u64::MAX, Some(info), false));
-        let bare = Value::read(format!("{HOLDER}.5{}", ending(&HolderInfo::default())).as_bytes());
+        let bare = LockValue::parse(format!("{HOLDER}.5{}", info_suffix(&HolderInfo::default())).as_bytes());
         assert_eq!((bare.token, bare.info, bare.revoked), (5, None, false));
-        let revoked = Value::read(format!("{HOLDER}.6.!").as_bytes());
+        let revoked = LockValue::parse(format!("{HOLDER}.6.!").as_bytes());
         assert_eq!((revoked.token, revoked.revoked), (6, true));
     }
 
     #[test]
     fn each_information_has_its_own_ending() {
-        let last = LastEnding::default();
+        let cache = InfoSuffixCache::default();
         let (one, other) = (HolderInfo::new("h", 7, "one"), HolderInfo::new("h", 7, "other"));
         for info in [&one, &one, &other, &HolderInfo::default(), &one] {
-            assert_eq!(*last.of(info), ending(info));
+            assert_eq!(*cache.get(info), info_suffix(info));
         }
     }
 
@@ -132,8 +132,8 @@ mod tests {
     fn what_another_program_wrote_has_no_holder() {
         for text in ["", "1", HOLDER, "a.b", "0123456789abcdef0123456789abcdef.", "0123456789abcdef0123456789abcdef.+1"]
         {
-            assert!(!Value::read(text.as_bytes()).is_ours(), "{text}");
+            assert!(!LockValue::parse(text.as_bytes()).is_ours(), "{text}");
         }
-        assert!(!Value::read(&[0xff, b'.', 0xfe]).is_ours());
+        assert!(!LockValue::parse(&[0xff, b'.', 0xfe]).is_ours());
     }
 }

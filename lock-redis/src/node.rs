@@ -1,4 +1,4 @@
-//! [`Link`]: the connection to one server, made again when it is needed.
+//! [`Node`]: the connection to one server, made again when it is needed.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,28 +13,28 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{error::Elapsed, timeout};
 
-use crate::dial::{Dial, To};
+use crate::coalescer::Coalescer;
+use crate::connector::{Connector, Endpoint};
 use crate::error::{self, Redirection};
-use crate::gathered::Gathered;
 use crate::script::Script;
-use crate::server::Server;
-use crate::wakeups::{Channel, Wakeups};
+use crate::server_info::ServerInfo;
+use crate::subscriptions::{Channel, Subscriptions};
 
 /// The connection to one server, shared by everybody and made again when it is needed. Nothing is ever sent twice here.
 #[derive(Debug)]
-pub(crate) struct Link {
-    dial: Dial,
+pub(crate) struct Node {
+    connector: Connector,
     name: String,
     response_timeout: Duration,
     current: Mutex<Option<Arc<Connection>>>,
     /// Held by the one who connects; the last failure is that of all who waited for it.
     connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
     /// Channels that are to be heard.
-    listening: Arc<Gathered<String, Arc<Channel>>>,
+    subscribing: Arc<Coalescer<String, Arc<Channel>>>,
     /// The steps that may be under way besides those of the lanes, which bound theirs.
-    places: Semaphore,
+    permits: Semaphore,
     /// Those that are for renewals: what is held must not wait for a crowd.
-    places_of_renewals: Semaphore,
+    renewal_permits: Semaphore,
     /// Steps are run on it: the server must be one for them, and know their scripts.
     runs_steps: bool,
 }
@@ -43,50 +43,50 @@ pub(crate) struct Link {
 pub(crate) struct Connection {
     redis: MultiplexedConnection,
     /// To whom it leads, which sentinels may tell otherwise later.
-    pub(crate) to: To,
-    pub(crate) wakeups: Arc<Wakeups>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) subscriptions: Arc<Subscriptions>,
     /// How far back the server remembered, and when that was known.
-    remembered: OnceLock<(Retention, Instant)>,
+    retention: OnceLock<(Retention, Instant)>,
 }
 
 /// One step on the server: a script, its keys, and then its arguments.
-pub(crate) struct Step {
+pub(crate) struct ScriptCall {
     pub(crate) script: Script,
     pub(crate) keys: usize,
     command: Cmd,
 }
 
 /// Why a step brought no answer.
-pub(crate) enum Failed {
+pub(crate) enum CallError {
     /// The server's, or the connection's, words.
     Redis(RedisError),
     /// It is an error of ours already.
-    Ours(Error),
+    Converted(Error),
 }
 
 /// So many steps are under way at a server besides those of the lanes: it works on them for a few milliseconds.
-const PLACES: usize = 256;
+const MAX_IN_FLIGHT: usize = 256;
 /// So many channels are subscribed to with one command.
-const HEARD_TOGETHER: usize = 512;
+const MAX_SUBSCRIBE_BATCH: usize = 512;
 
-impl Link {
-    pub(crate) fn new(dial: Dial, response_timeout: Duration) -> Link {
-        Link {
-            name: dial.to().to_string(),
-            dial,
+impl Node {
+    pub(crate) fn new(connector: Connector, response_timeout: Duration) -> Node {
+        Node {
+            name: connector.endpoint().to_string(),
+            connector,
             response_timeout,
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-            listening: Gathered::at_most(HEARD_TOGETHER),
-            places: Semaphore::new(PLACES),
-            places_of_renewals: Semaphore::new(PLACES),
+            subscribing: Coalescer::with_max_batch(MAX_SUBSCRIBE_BATCH),
+            permits: Semaphore::new(MAX_IN_FLIGHT),
+            renewal_permits: Semaphore::new(MAX_IN_FLIGHT),
             runs_steps: true,
         }
     }
 
     /// One to a server that is known, for commands that are no steps.
-    pub(crate) fn for_commands(dial: Dial, response_timeout: Duration) -> Link {
-        Link { runs_steps: false, ..Link::new(dial, response_timeout) }
+    pub(crate) fn for_commands(connector: Connector, response_timeout: Duration) -> Node {
+        Node { runs_steps: false, ..Node::new(connector, response_timeout) }
     }
 
     /// Who is at the other end, for error texts.
@@ -94,46 +94,46 @@ impl Link {
         &self.name
     }
 
-    pub(crate) fn dial(&self) -> &Dial {
-        &self.dial
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn living(&self) -> Option<Arc<Connection>> {
-        self.current().as_ref().filter(|connection| !connection.wakeups.is_over()).cloned()
+    fn live_connection(&self) -> Option<Arc<Connection>> {
+        self.current().as_ref().filter(|connection| !connection.subscriptions.is_closed()).cloned()
     }
 
     /// The mark of a channel, if there is a connection, without making one.
-    pub(crate) fn mark(&self, channel: &str) -> u64 {
-        self.living().map_or(0, |connection| connection.wakeups.mark(channel))
+    pub(crate) fn channel_version(&self, channel: &str) -> u64 {
+        self.live_connection().map_or(0, |connection| connection.subscriptions.version(channel))
     }
 
     /// The connection; made now if there is none. Who waits while another connects shares what comes of it.
     pub(crate) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>> {
-        match self.living() {
+        match self.live_connection() {
             Some(connection) => Ok(connection),
-            None => self.connect_once(Instant::now()).await,
+            None => self.connect_shared(Instant::now()).await,
         }
     }
 
     /// Connects for who `came` at this moment: whoever came before somebody failed to connect has failed with them.
-    async fn connect_once(self: &Arc<Self>, came: Instant) -> Result<Arc<Connection>> {
-        let (link, begun) = (self.clone(), Begun::already());
-        owned("connecting", begun, async move {
-            let mut last_failure = link.connecting.lock().await;
-            if let Some(connection) = link.living() {
+    async fn connect_shared(self: &Arc<Self>, submitted_at: Instant) -> Result<Arc<Connection>> {
+        let (node, flag) = (self.clone(), StartFlag::already_set());
+        run_detached("connecting", flag, async move {
+            let mut last_failure = node.connecting.lock().await;
+            if let Some(connection) = node.live_connection() {
                 return Ok(connection);
             }
-            if let Some((_, error)) = last_failure.as_ref().filter(|(when, _)| *when > came) {
+            if let Some((_, error)) = last_failure.as_ref().filter(|(when, _)| *when > submitted_at) {
                 return Err(error.clone());
             }
-            let connected = link.connect().await;
+            let connected = node.connect().await;
             *last_failure = connected.as_ref().err().map(|error| (Instant::now(), error.clone()));
             if let Ok(connection) = &connected {
-                *link.current() = Some(connection.clone());
+                *node.current() = Some(connection.clone());
             }
             connected
         })
@@ -141,9 +141,9 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Arc<Connection>> {
-        let wakeups = Arc::new(Wakeups::default());
-        let (redis, to) = self.dial.connect(wakeups.clone()).await?;
-        let connection = Arc::new(Connection { redis, to, wakeups, remembered: OnceLock::new() });
+        let subscriptions = Arc::new(Subscriptions::default());
+        let (redis, endpoint) = self.connector.connect(subscriptions.clone()).await?;
+        let connection = Arc::new(Connection { redis, endpoint, subscriptions, retention: OnceLock::new() });
         if self.runs_steps {
             self.prepare(&connection).await?;
         }
@@ -152,72 +152,74 @@ impl Link {
 
     /// Looks at the server, and loads the scripts, in one round trip.
     async fn prepare(&self, connection: &Arc<Connection>) -> Result<()> {
-        const DOING: &str = "looking at the server and loading scripts";
-        let mut all = Server::questions();
-        let questions = all.len();
+        const ACTION: &str = "looking at the server and loading scripts";
+        let mut pipeline = ServerInfo::queries();
+        let queries = pipeline.len();
         for script in Script::ALL {
-            all.cmd("SCRIPT").arg("LOAD").arg(script.text());
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(script.text());
         }
-        let told = self.ask(connection, DOING, &all).await;
-        let mut told = told.map_err(|failed| self.error(DOING, failed))?;
-        let loaded = told.split_off(questions.min(told.len()));
+        let answers = self.send_pipeline(connection, ACTION, &pipeline).await;
+        let mut answers = answers.map_err(|failure| self.error(ACTION, failure))?;
+        let loaded = answers.split_off(queries.min(answers.len()));
         // A user who may not ask has a member that has no vote.
-        let server = Server::told(&self.name, told);
-        if let Some(text) = server.is_no_place_for(&self.dial) {
+        let server = ServerInfo::parse(&self.name, answers);
+        if let Some(text) = server.topology_mismatch(&self.connector) {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
-        let _ = connection.remembered.set((server.remembered(), Instant::now()));
+        let _ = connection.retention.set((server.retention(), Instant::now()));
         let hashes = loaded.into_iter().map(|hash| redis::from_redis_value(hash.extract_error()?).map_err(Into::into));
         let hashes: Result<Vec<String>, RedisError> = hashes.collect();
-        let _ = HASHES.set(hashes.map_err(|error| self.error(DOING, Failed::Redis(error)))?);
+        let _ = HASHES.set(hashes.map_err(|error| self.error(ACTION, CallError::Redis(error)))?);
         Ok(())
     }
 
     /// Sends commands that are no steps; an answer that is an error stands where the others do.
-    async fn ask(
+    async fn send_pipeline(
         &self,
         connection: &Arc<Connection>,
-        doing: &'static str,
+        action: &'static str,
         all: &Pipeline,
-    ) -> Result<Vec<Value>, Failed> {
-        self.within(doing, connection, async { connection.redis.clone().send_packed_commands(all, 0, all.len()).await })
-            .await
+    ) -> Result<Vec<Value>, CallError> {
+        self.within(action, connection, async {
+            connection.redis.clone().send_packed_commands(all, 0, all.len()).await
+        })
+        .await
     }
 
     /// This connection is of no more use; who waits on it looks again.
     fn retire(&self, connection: &Arc<Connection>) {
         self.current().take_if(|current| Arc::ptr_eq(current, connection));
-        connection.wakeups.end();
+        connection.subscriptions.close();
     }
 
     /// Runs `call` within our own deadline. The connection is left if it did not keep it.
     async fn within<T>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         connection: &Arc<Connection>,
         call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, Failed> {
-        self.judged(doing, connection, timeout(self.response_timeout, call).await)
+    ) -> Result<T, CallError> {
+        self.handle_outcome(action, connection, timeout(self.response_timeout, call).await)
     }
 
     /// What a call brought. The connection is left if it is of no more use.
-    fn judged<T>(
+    fn handle_outcome<T>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         connection: &Arc<Connection>,
         answer: Result<Result<T, RedisError>, Elapsed>,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, CallError> {
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if error::ends_connection(&error) {
                     self.retire(connection);
                 }
-                Err(Failed::Redis(error))
+                Err(CallError::Redis(error))
             }
             Err(_) => {
                 self.retire(connection);
-                Err(Failed::Ours(error::timed_out(&self.name, doing, self.response_timeout, Effect::Unknown)))
+                Err(CallError::Converted(error::timed_out(&self.name, action, self.response_timeout, Effect::Unknown)))
             }
         }
     }
@@ -226,20 +228,22 @@ impl Link {
     /// is a while ago.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        step: &Step,
-        came: Option<Instant>,
-    ) -> Result<(Value, Arc<Connection>), Failed> {
+        call: &ScriptCall,
+        submitted_at: Option<Instant>,
+    ) -> Result<(Value, Arc<Connection>), CallError> {
         // What is rarely done is boxed, and what is always done has no future of its own: this is most of what a lock costs.
-        let connection = match self.living() {
+        let connection = match self.live_connection() {
             Some(connection) => connection,
-            None => Box::pin(self.connect_once(came.unwrap_or_else(Instant::now))).await.map_err(Failed::Ours)?,
+            None => Box::pin(self.connect_shared(submitted_at.unwrap_or_else(Instant::now)))
+                .await
+                .map_err(CallError::Converted)?,
         };
         let mut redis = connection.redis.clone();
-        let answer = timeout(self.response_timeout, redis.send_packed_command(&step.command)).await;
+        let answer = timeout(self.response_timeout, redis.send_packed_command(&call.command)).await;
         let answer = answer.map(|answer| answer.and_then(Value::extract_error));
-        let answer = match self.judged(step.script.doing(), &connection, answer) {
-            Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
-                Box::pin(self.run_in_words(&connection, step, false)).await?
+        let answer = match self.handle_outcome(call.script.action(), &connection, answer) {
+            Err(CallError::Redis(error)) if error::is_noscript(&error) => {
+                Box::pin(self.run_as_text(&connection, call, false)).await?
             }
             answer => answer?,
         };
@@ -248,23 +252,23 @@ impl Link {
 
     /// Runs a step when there is a place for it; `asking` tells a member of a cluster that it is sent there although the
     /// slot is on its way.
-    pub(crate) async fn run_in_place(
+    pub(crate) async fn run_bounded(
         self: &Arc<Self>,
-        step: &Step,
+        call: &ScriptCall,
         asking: bool,
-        begun: &Begun,
-    ) -> Result<(Value, Arc<Connection>), Failed> {
-        let came = Instant::now();
-        let places = if step.script == Script::Renew { &self.places_of_renewals } else { &self.places };
-        let _place = places.acquire().await;
-        begun.begin();
+        flag: &StartFlag,
+    ) -> Result<(Value, Arc<Connection>), CallError> {
+        let submitted_at = Instant::now();
+        let permits = if call.script == Script::Renew { &self.renewal_permits } else { &self.permits };
+        let _permit = permits.acquire().await;
+        flag.set();
         if !asking {
-            return self.run(step, Some(came)).await;
+            return self.run(call, Some(submitted_at)).await;
         }
-        let connection = self.connection().await.map_err(Failed::Ours)?;
-        let answer = match self.send(step.script.doing(), &connection, &step.command, true).await {
-            Err(Failed::Redis(error)) if error::is_unknown_script(&error) => {
-                self.run_in_words(&connection, step, true).await?
+        let connection = self.connection().await.map_err(CallError::Converted)?;
+        let answer = match self.send(call.script.action(), &connection, &call.command, true).await {
+            Err(CallError::Redis(error)) if error::is_noscript(&error) => {
+                self.run_as_text(&connection, call, true).await?
             }
             answer => answer?,
         };
@@ -272,49 +276,62 @@ impl Link {
     }
 
     /// Runs a step whose script the server does not know, and so has not run. The text loads the script as well.
-    async fn run_in_words(&self, connection: &Arc<Connection>, step: &Step, asking: bool) -> Result<Value, Failed> {
-        self.send(step.script.doing(), connection, &step.in_words(), asking).await
+    async fn run_as_text(
+        &self,
+        connection: &Arc<Connection>,
+        call: &ScriptCall,
+        asking: bool,
+    ) -> Result<Value, CallError> {
+        self.send(call.script.action(), connection, &call.to_eval(), asking).await
     }
 
     async fn send(
         &self,
-        doing: &'static str,
+        action: &'static str,
         connection: &Arc<Connection>,
         command: &Cmd,
         asking: bool,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, CallError> {
         match asking {
-            false => self.within(doing, connection, connection.send(command)).await,
-            true => self.within(doing, connection, connection.ask_for(command)).await,
+            false => self.within(action, connection, connection.send(command)).await,
+            true => self.within(action, connection, connection.send_asking(command)).await,
         }
     }
 
     /// Runs a command that is no step.
-    pub(crate) async fn command(self: &Arc<Self>, doing: &'static str, command: &Cmd) -> Result<Value, Failed> {
-        let connection = self.connection().await.map_err(Failed::Ours)?;
-        self.send(doing, &connection, command, false).await
+    pub(crate) async fn command(self: &Arc<Self>, action: &'static str, command: &Cmd) -> Result<Value, CallError> {
+        let connection = self.connection().await.map_err(CallError::Converted)?;
+        self.send(action, &connection, command, false).await
     }
 
     /// Runs commands that are no steps; an answer that is an error stands where the others do.
-    pub(crate) async fn commands(self: &Arc<Self>, doing: &'static str, all: &Pipeline) -> Result<Vec<Value>, Failed> {
-        let connection = self.connection().await.map_err(Failed::Ours)?;
-        self.ask(&connection, doing, all).await
+    pub(crate) async fn commands(
+        self: &Arc<Self>,
+        action: &'static str,
+        all: &Pipeline,
+    ) -> Result<Vec<Value>, CallError> {
+        let connection = self.connection().await.map_err(CallError::Converted)?;
+        self.send_pipeline(&connection, action, all).await
     }
 
     /// Runs commands that are no steps; the first error is that of all.
-    pub(crate) async fn all_of(self: &Arc<Self>, doing: &'static str, all: &Pipeline) -> Result<Vec<Value>, Failed> {
-        let connection = self.connection().await.map_err(Failed::Ours)?;
+    pub(crate) async fn commands_or_error(
+        self: &Arc<Self>,
+        action: &'static str,
+        all: &Pipeline,
+    ) -> Result<Vec<Value>, CallError> {
+        let connection = self.connection().await.map_err(CallError::Converted)?;
         let answers = async {
             let answers = connection.redis.clone().send_packed_commands(all, 0, all.len()).await?;
             answers.into_iter().map(Value::extract_error).collect()
         };
-        self.within(doing, &connection, answers).await
+        self.within(action, &connection, answers).await
     }
 
-    pub(crate) fn error(&self, doing: &'static str, failed: Failed) -> Error {
-        match failed {
-            Failed::Ours(error) => error,
-            Failed::Redis(error) => error::of_step(&self.name, doing, error),
+    pub(crate) fn error(&self, action: &'static str, failure: CallError) -> Error {
+        match failure {
+            CallError::Converted(error) => error,
+            CallError::Redis(error) => error::classify(&self.name, action, error),
         }
     }
 
@@ -325,25 +342,25 @@ impl Link {
     ///
     /// A channel whose subscription is not confirmed is forgotten, and who waits on it looks again.
     pub(crate) async fn subscribe(self: &Arc<Self>, channel: &str) -> Result<(Arc<Channel>, bool)> {
-        let heard = self.living().and_then(|connection| connection.wakeups.find(channel));
-        if let Some(heard) = heard {
-            return Ok((heard, true));
+        let subscribed = self.live_connection().and_then(|connection| connection.subscriptions.find(channel));
+        if let Some(subscribed) = subscribed {
+            return Ok((subscribed, true));
         }
-        let link = self.clone();
+        let node = self.clone();
         let call = move |channels| {
-            let link = link.clone();
-            async move { link.listen(channels).await }
+            let node = node.clone();
+            async move { node.subscribe_batch(channels).await }
         };
-        Ok((self.listening.ask(channel.to_owned(), call).await?, false))
+        Ok((self.subscribing.submit(channel.to_owned(), call).await?, false))
     }
 
     /// Begins to hear these, and leaves those that nobody waits on.
-    async fn listen(self: &Arc<Self>, channels: Vec<String>) -> Vec<Result<Arc<Channel>>> {
+    async fn subscribe_batch(self: &Arc<Self>, channels: Vec<String>) -> Vec<Result<Arc<Channel>>> {
         let connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => return channels.iter().map(|_| Err(error.clone())).collect(),
         };
-        let answer = self.subscribe_to(&connection, connection.wakeups.remove_idle(), &channels).await;
+        let answer = self.subscribe_to(&connection, connection.subscriptions.remove_idle(), &channels).await;
         let denied = |error: &Error| error.kind() == ErrorKind::Denied && channels.len() > 1;
         match answer {
             Err(error) if denied(&error) => {
@@ -351,101 +368,102 @@ impl Link {
                 let mut answers = Vec::with_capacity(channels.len());
                 for channel in channels.chunks(1) {
                     let answer = self.subscribe_to(&connection, Vec::new(), channel).await;
-                    answers.push(answer.map(|heard| heard[0].clone()));
+                    answers.push(answer.map(|subscribed| subscribed[0].clone()));
                 }
                 answers
             }
             Err(error) => channels.iter().map(|_| Err(error.clone())).collect(),
-            Ok(heard) => heard.into_iter().map(Ok).collect(),
+            Ok(subscribed) => subscribed.into_iter().map(Ok).collect(),
         }
     }
 
     async fn subscribe_to(
         &self,
         connection: &Arc<Connection>,
-        left: Vec<String>,
+        idle: Vec<String>,
         channels: &[String],
     ) -> Result<Vec<Arc<Channel>>> {
-        const DOING: &str = "subscribing";
-        let heard: Vec<_> = channels.iter().map(|channel| connection.wakeups.add(channel)).collect();
-        let (mut leaves, mut hears) = (connection.redis.clone(), connection.redis.clone());
-        let leaving = async move { if left.is_empty() { Ok(()) } else { leaves.unsubscribe(&left[..]).await } };
+        const ACTION: &str = "subscribing";
+        let subscribed: Vec<_> = channels.iter().map(|channel| connection.subscriptions.add(channel)).collect();
+        let (mut unsubscriber, mut subscriber) = (connection.redis.clone(), connection.redis.clone());
+        let unsubscribing =
+            async move { if idle.is_empty() { Ok(()) } else { unsubscriber.unsubscribe(&idle[..]).await } };
         // They are sent in this order, so that no channel is left that is heard again.
-        let both = async { join(leaving, hears.subscribe(channels)).await };
-        let told = self.within(DOING, connection, async { both.await.1 }).await;
-        if let Err(failed) = told {
-            channels.iter().for_each(|channel| connection.wakeups.remove(channel));
-            return Err(self.error(DOING, failed));
+        let both = async { join(unsubscribing, subscriber.subscribe(channels)).await };
+        let outcome = self.within(ACTION, connection, async { both.await.1 }).await;
+        if let Err(failure) = outcome {
+            channels.iter().for_each(|channel| connection.subscriptions.remove(channel));
+            return Err(self.error(ACTION, failure));
         }
         // A release may have come before it was heard: who has looked already looks again.
-        heard.iter().for_each(|channel| channel.tell());
-        Ok(heard)
+        subscribed.iter().for_each(|channel| channel.notify());
+        Ok(subscribed)
     }
 }
 
 /// Does it in a task of its own, so that it comes to its end whether or not the caller looks. What has not begun when the
 /// caller goes away is not done.
-pub(crate) async fn owned<T: Send + 'static>(
-    doing: &'static str,
-    begun: Begun,
+pub(crate) async fn run_detached<T: Send + 'static>(
+    action: &'static str,
+    flag: StartFlag,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let mut task = Owned { task: tokio::spawn(work), begun };
+    let mut task = AbortIfUnstarted { task: tokio::spawn(work), flag };
     (&mut task.task).await.unwrap_or_else(|_| {
-        let text = format!("redis: the runtime ended while {doing}; the outcome is unknown");
+        let text = format!("redis: the runtime ended while {action}; the outcome is unknown");
         Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
     })
 }
 
 /// Whether a task has begun with what it is for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Begun(Arc<AtomicBool>);
+pub(crate) struct StartFlag(Arc<AtomicBool>);
 
-impl Begun {
+impl StartFlag {
     /// It begins as soon as it runs.
-    pub(crate) fn already() -> Begun {
-        Begun(Arc::new(AtomicBool::new(true)))
+    pub(crate) fn already_set() -> StartFlag {
+        StartFlag(Arc::new(AtomicBool::new(true)))
     }
 
-    fn begin(&self) {
+    fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-struct Owned<T> {
+struct AbortIfUnstarted<T> {
     task: JoinHandle<T>,
-    begun: Begun,
+    flag: StartFlag,
 }
 
-impl<T> Drop for Owned<T> {
+impl<T> Drop for AbortIfUnstarted<T> {
     fn drop(&mut self) {
-        if !self.begun.0.load(Ordering::Acquire) {
+        if !self.flag.0.load(Ordering::Acquire) {
             self.task.abort();
         }
     }
 }
 
-impl Failed {
+impl CallError {
     /// Where a cluster keeps what was asked for, if that is why.
     pub(crate) fn redirection(&self) -> Option<Redirection> {
         match self {
-            Failed::Redis(error) => error::redirection(error),
-            Failed::Ours(_) => None,
+            CallError::Redis(error) => error::redirection(error),
+            CallError::Converted(_) => None,
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.wakeups.end();
+        self.subscriptions.close();
     }
 }
 
 impl Connection {
     /// How far back the server remembers that runs a step which was sent over this connection at this moment. It was
     /// asked when the connection was made, and a server that was started since has another.
-    pub(crate) fn remembers(&self, sent: Instant) -> Retention {
-        match self.remembered.get() {
+    pub(crate) fn retention_at(&self, sent: Instant) -> Retention {
+        match self.retention.get() {
             Some((Retention::Complete, _)) => Retention::Complete,
             Some((Retention::Since(time), known)) => Retention::Since(*time + sent.saturating_duration_since(*known)),
             None => Retention::Since(Duration::ZERO),
@@ -457,7 +475,7 @@ impl Connection {
     }
 
     /// Sends it to a member of a cluster to which the slot is on its way.
-    async fn ask_for(&self, command: &Cmd) -> Result<Value, RedisError> {
+    async fn send_asking(&self, command: &Cmd) -> Result<Value, RedisError> {
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
         let answers: (Value, Value) = both.query_async(&mut self.redis.clone()).await?;
@@ -467,38 +485,39 @@ impl Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("wakeups", &self.wakeups).finish_non_exhaustive()
+        f.debug_struct("Connection").field("subscriptions", &self.subscriptions).finish_non_exhaustive()
     }
 }
 
-impl Step {
-    pub(crate) fn new<W: AsRef<str>>(script: Script, keys: &[W], arguments: &[W]) -> Step {
+impl ScriptCall {
+    pub(crate) fn new<W: AsRef<str>>(script: Script, keys: &[W], arguments: &[W]) -> ScriptCall {
         let bytes = keys.iter().chain(arguments).map(|word| word.as_ref().len()).sum();
-        let mut step = Step::of(script, keys.len(), arguments.len(), bytes);
-        keys.iter().chain(arguments).for_each(|word| step.add(word.as_ref()));
-        step
+        let mut call = ScriptCall::with_capacity(script, keys.len(), arguments.len(), bytes);
+        keys.iter().chain(arguments).for_each(|word| call.push(word.as_ref()));
+        call
     }
 
     /// A step with so many keys, and as many arguments and bytes of both as are expected, to which they are added.
-    pub(crate) fn of(script: Script, keys: usize, arguments: usize, bytes: usize) -> Step {
+    pub(crate) fn with_capacity(script: Script, keys: usize, arguments: usize, bytes: usize) -> ScriptCall {
         const FIRST: usize = 3;
         const BYTES: usize = 64;
-        let mut step = Step { script, keys, command: Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes) };
+        let mut call =
+            ScriptCall { script, keys, command: Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes) };
         match HASHES.get().and_then(|hashes| hashes.get(script as usize)) {
-            Some(hash) => ["EVALSHA", hash].map(|word| step.add(word)),
-            None => ["EVAL", &script.text()].map(|word| step.add(word)),
+            Some(hash) => ["EVALSHA", hash].map(|word| call.push(word)),
+            None => ["EVAL", &script.text()].map(|word| call.push(word)),
         };
-        step.add(itoa::Buffer::new().format(keys));
-        step
+        call.push(itoa::Buffer::new().format(keys));
+        call
     }
 
     /// Adds the next key; or the next argument, after the last key.
-    pub(crate) fn add(&mut self, word: &str) {
+    pub(crate) fn push(&mut self, word: &str) {
         self.command.arg(word);
     }
 
     /// With the script's text instead of its hash.
-    fn in_words(&self) -> Cmd {
+    fn to_eval(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
         command.arg(self.script.text());
         for argument in self.command.args_iter().skip(2) {

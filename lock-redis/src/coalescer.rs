@@ -1,4 +1,4 @@
-//! [`Gathered`]: questions that come while a call is under way go together with the next.
+//! [`Coalescer`]: questions that come while a call is under way go together with the next.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,31 +11,31 @@ use tokio::sync::oneshot;
 /// The calls are made one after the other by a task of the runtime, so that nobody's answer depends on whether others
 /// look at theirs.
 #[derive(Debug)]
-pub(crate) struct Gathered<Q, A> {
+pub(crate) struct Coalescer<Input, Output> {
     /// So many questions go with one call at most.
-    most: usize,
-    state: Mutex<State<Q, A>>,
+    max_batch: usize,
+    state: Mutex<State<Input, Output>>,
 }
 
 #[derive(Debug)]
-struct State<Q, A> {
-    waiting: Vec<(Q, oneshot::Sender<Result<A>>)>,
+struct State<Input, Output> {
+    waiting: Vec<(Input, oneshot::Sender<Result<Output>>)>,
     /// A task makes calls.
-    runs: bool,
+    is_running: bool,
 }
 
-impl<Q, A> Gathered<Q, A> {
+impl<Input, Output> Coalescer<Input, Output> {
     /// At most so many questions go with one call.
-    pub(crate) fn at_most(most: usize) -> Arc<Gathered<Q, A>> {
-        Arc::new(Gathered { most, state: Mutex::new(State { waiting: Vec::new(), runs: false }) })
+    pub(crate) fn with_max_batch(max_batch: usize) -> Arc<Coalescer<Input, Output>> {
+        Arc::new(Coalescer { max_batch, state: Mutex::new(State { waiting: Vec::new(), is_running: false }) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State<Q, A>> {
+    fn state(&self) -> MutexGuard<'_, State<Input, Output>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Gathered<Q, A> {
+impl<Input: Send + 'static, Output: Send + 'static> Coalescer<Input, Output> {
     /// The answer to a question, by a `call` that begins after this moment. A call gives as many answers as there are
     /// questions, in their order; all callers name the same one.
     ///
@@ -46,66 +46,66 @@ impl<Q: Send + 'static, A: Send + 'static> Gathered<Q, A> {
     /// # Cancel safety
     ///
     /// A question whose call has not begun is forgotten.
-    pub(crate) async fn ask<C, F>(self: &Arc<Self>, question: Q, call: C) -> Result<A>
+    pub(crate) async fn submit<C, F>(self: &Arc<Self>, input: Input, call: C) -> Result<Output>
     where
-        C: Fn(Vec<Q>) -> F + Send + 'static,
-        F: Future<Output = Vec<Result<A>>> + Send,
+        C: Fn(Vec<Input>) -> F + Send + 'static,
+        F: Future<Output = Vec<Result<Output>>> + Send,
     {
-        let (answer, told) = oneshot::channel();
-        let runs = {
+        let (reply, received) = oneshot::channel();
+        let is_running = {
             let mut state = self.state();
-            state.waiting.push((question, answer));
-            mem::replace(&mut state.runs, true)
+            state.waiting.push((input, reply));
+            mem::replace(&mut state.is_running, true)
         };
-        if !runs {
-            let running = Running { questions: self.clone(), has_ended: false };
+        if !is_running {
+            let worker = Worker { coalescer: self.clone(), has_ended: false };
             tokio::spawn(async move {
-                while let Some(together) = running.questions.next() {
-                    let (questions, askers): (Vec<_>, Vec<_>) = together.into_iter().unzip();
-                    let answers = call(questions).await;
-                    askers.into_iter().zip(answers).for_each(|(asker, answer)| drop(asker.send(answer)));
+                while let Some(batch) = worker.coalescer.next_batch() {
+                    let (inputs, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+                    let answers = call(inputs).await;
+                    replies.into_iter().zip(answers).for_each(|(reply, answer)| drop(reply.send(answer)));
                 }
-                running.end();
+                worker.end();
             });
         }
-        told.await.unwrap_or_else(|_| {
+        received.await.unwrap_or_else(|_| {
             let text = "redis: the runtime that asked for this has ended; the outcome is unknown";
             Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
         })
     }
 
     /// Those that wait; none ends the task.
-    fn next(&self) -> Option<Vec<(Q, oneshot::Sender<Result<A>>)>> {
+    fn next_batch(&self) -> Option<Vec<(Input, oneshot::Sender<Result<Output>>)>> {
         let mut state = self.state();
-        state.waiting.retain(|(_, asker)| !asker.is_closed());
+        state.waiting.retain(|(_, reply)| !reply.is_closed());
         if state.waiting.is_empty() {
-            state.runs = false;
+            state.is_running = false;
             return None;
         }
-        let together = state.waiting.len().min(self.most);
-        let left = state.waiting.split_off(together);
+        let batch = state.waiting.len().min(self.max_batch);
+        let left = state.waiting.split_off(batch);
         Some(mem::replace(&mut state.waiting, left))
     }
 }
 
 /// The task that makes the calls. Dropped with its runtime, or by a panic, it keeps nobody waiting.
-struct Running<Q, A> {
-    questions: Arc<Gathered<Q, A>>,
+struct Worker<Input, Output> {
+    coalescer: Arc<Coalescer<Input, Output>>,
     has_ended: bool,
 }
 
-impl<Q, A> Running<Q, A> {
+impl<Input, Output> Worker<Input, Output> {
     /// Nobody waited any more. Another task may have begun since.
     fn end(mut self) {
         self.has_ended = true;
     }
 }
 
-impl<Q, A> Drop for Running<Q, A> {
+impl<Input, Output> Drop for Worker<Input, Output> {
     fn drop(&mut self) {
         if !self.has_ended {
-            let mut state = self.questions.state();
-            state.runs = false;
+            let mut state = self.coalescer.state();
+            state.is_running = false;
             state.waiting.clear();
         }
     }
@@ -124,27 +124,31 @@ mod tests {
 
     /// Answers each question with itself, as often as it may; and counts the calls.
     struct Echo {
-        questions: Arc<Gathered<u32, u32>>,
+        coalescer: Arc<Coalescer<u32, u32>>,
         calls: Arc<AtomicUsize>,
-        may: Arc<Semaphore>,
+        permits: Arc<Semaphore>,
     }
 
     impl Echo {
-        fn new(may: usize) -> Echo {
-            Echo { questions: Gathered::at_most(100), calls: Arc::default(), may: Arc::new(Semaphore::new(may)) }
+        fn new(permits: usize) -> Echo {
+            Echo {
+                coalescer: Coalescer::with_max_batch(100),
+                calls: Arc::default(),
+                permits: Arc::new(Semaphore::new(permits)),
+            }
         }
 
-        fn ask(&self, question: u32) -> Pin<Box<dyn Future<Output = Result<u32>>>> {
-            let (questions, calls, may) = (self.questions.clone(), self.calls.clone(), self.may.clone());
-            let call = move |questions: Vec<u32>| {
-                let (calls, may) = (calls.clone(), may.clone());
+        fn ask(&self, input: u32) -> Pin<Box<dyn Future<Output = Result<u32>>>> {
+            let (coalescer, calls, permits) = (self.coalescer.clone(), self.calls.clone(), self.permits.clone());
+            let call = move |inputs: Vec<u32>| {
+                let (calls, permits) = (calls.clone(), permits.clone());
                 async move {
                     calls.fetch_add(1, Ordering::SeqCst);
-                    may.acquire().await.expect("it is open").forget();
-                    questions.into_iter().map(Ok).collect()
+                    permits.acquire().await.expect("it is open").forget();
+                    inputs.into_iter().map(Ok).collect()
                 }
             };
-            Box::pin(async move { questions.ask(question, call).await })
+            Box::pin(async move { coalescer.submit(input, call).await })
         }
     }
 
@@ -154,15 +158,15 @@ mod tests {
         let mut first = echo.ask(0);
         assert!((&mut first).now_or_never().is_none());
         tokio::task::yield_now().await;
-        let mut others = Box::pin(join_all((1..100).map(|question| echo.ask(question))));
+        let mut others = Box::pin(join_all((1..100).map(|input| echo.ask(input))));
         assert!((&mut others).now_or_never().is_none());
-        echo.may.add_permits(2);
+        echo.permits.add_permits(2);
         assert_eq!(first.await.expect("an answer"), 0);
         let answers: Vec<_> = others.await.into_iter().map(|answer| answer.expect("an answer")).collect();
         assert_eq!(answers, (1..100).collect::<Vec<_>>());
         assert_eq!(echo.calls.load(Ordering::SeqCst), 2);
-        echo.may.add_permits(3);
-        let answers = join_all((0..250).map(|question| echo.ask(question))).await;
+        echo.permits.add_permits(3);
+        let answers = join_all((0..250).map(|input| echo.ask(input))).await;
         assert!(answers.iter().all(Result::is_ok));
         assert_eq!(echo.calls.load(Ordering::SeqCst), 5, "not more than a hundred together");
     }
@@ -178,13 +182,13 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn who_comes_as_the_task_ends_is_answered_by_the_next() {
-        let questions = Gathered::at_most(100);
+        let coalescer = Coalescer::with_max_batch(100);
         let asks = |number: u32| {
-            let questions = questions.clone();
+            let coalescer = coalescer.clone();
             tokio::spawn(async move {
                 for _ in 0..20_000 {
-                    let call = |questions: Vec<u32>| async move { questions.into_iter().map(Ok).collect() };
-                    assert_eq!(questions.ask(number, call).await.expect("an answer"), number);
+                    let call = |inputs: Vec<u32>| async move { inputs.into_iter().map(Ok).collect() };
+                    assert_eq!(coalescer.submit(number, call).await.expect("an answer"), number);
                 }
             })
         };

@@ -1,4 +1,4 @@
-//! [`Dial`]: how a connection is made.
+//! [`Connector`]: how a connection is made.
 
 use std::fmt;
 use std::path::Path;
@@ -16,24 +16,24 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{Place, RedisConfig};
+use crate::config::{RedisConfig, Topology};
 use crate::error;
-use crate::wakeups::Wakeups;
+use crate::subscriptions::Subscriptions;
 
 /// How a connection is made: to whom, as whom, and how long it may take.
 #[derive(Clone)]
-pub(crate) struct Dial {
-    to: To,
+pub(crate) struct Connector {
+    endpoint: Endpoint,
     tls: Option<TlsCertificates>,
     login: RedisConnectionInfo,
     sentinel_login: RedisConnectionInfo,
-    limit: Duration,
-    is_to_cluster: bool,
+    timeout: Duration,
+    is_cluster: bool,
 }
 
 /// To whom.
 #[derive(Clone, Debug)]
-pub(crate) enum To {
+pub(crate) enum Endpoint {
     Address(String, u16),
     Socket(std::path::PathBuf),
     /// Whom the sentinels call the master.
@@ -43,31 +43,33 @@ pub(crate) enum To {
     },
 }
 
-impl fmt::Display for To {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            To::Address(host, port) if host.contains(':') => write!(f, "redis at [{host}]:{port}"),
-            To::Address(host, port) => write!(f, "redis at {host}:{port}"),
-            To::Socket(path) => write!(f, "redis at {}", path.display()),
-            To::Master { service, .. } => write!(f, "the redis master of {service}"),
+            Endpoint::Address(host, port) if host.contains(':') => write!(f, "redis at [{host}]:{port}"),
+            Endpoint::Address(host, port) => write!(f, "redis at {host}:{port}"),
+            Endpoint::Socket(path) => write!(f, "redis at {}", path.display()),
+            Endpoint::Master { service, .. } => write!(f, "the redis master of {service}"),
         }
     }
 }
 
-impl Dial {
+impl Connector {
     /// # Errors
     ///
     /// Invalid configuration if the certificates cannot be read.
-    pub(crate) fn new(config: &RedisConfig) -> Result<Dial> {
-        let to = match &config.place {
-            Place::Server(host, port) => To::Address(host.clone(), *port),
-            Place::Socket(path) => To::Socket(path.clone()),
-            Place::Sentinels { hosts, service } => To::Master { sentinels: hosts.clone(), service: service.clone() },
-            Place::Cluster(hosts) => {
+    pub(crate) fn new(config: &RedisConfig) -> Result<Connector> {
+        let endpoint = match &config.topology {
+            Topology::Server(host, port) => Endpoint::Address(host.clone(), *port),
+            Topology::Socket(path) => Endpoint::Socket(path.clone()),
+            Topology::Sentinels { hosts, service } => {
+                Endpoint::Master { sentinels: hosts.clone(), service: service.clone() }
+            }
+            Topology::Cluster(hosts) => {
                 let Some((host, port)) = hosts.first() else {
                     return Err(Error::refused(ErrorKind::InvalidConfig, "a cluster needs one host at least"));
                 };
-                To::Address(host.clone(), *port)
+                Endpoint::Address(host.clone(), *port)
             }
         };
         let login = |user: &Option<String>, password: &Option<String>| {
@@ -80,38 +82,38 @@ impl Dial {
             }
             login
         };
-        Ok(Dial {
-            to,
-            tls: certificates(config)?,
+        Ok(Connector {
+            endpoint,
+            tls: load_certificates(config)?,
             login: login(&config.user, &config.password).set_db(i64::from(config.database)),
             sentinel_login: login(&config.sentinel_user, &config.sentinel_password),
-            limit: config.connect_timeout,
-            is_to_cluster: matches!(config.place, Place::Cluster(_)),
+            timeout: config.connect_timeout,
+            is_cluster: matches!(config.topology, Topology::Cluster(_)),
         })
     }
 
     /// The same for another server.
-    pub(crate) fn at(&self, host: &str, port: u16) -> Dial {
-        self.with(To::Address(host.to_owned(), port))
+    pub(crate) fn for_address(&self, host: &str, port: u16) -> Connector {
+        self.for_endpoint(Endpoint::Address(host.to_owned(), port))
     }
 
     /// The same for whom this connection leads to.
-    pub(crate) fn with(&self, to: To) -> Dial {
-        Dial { to, ..self.clone() }
+    pub(crate) fn for_endpoint(&self, endpoint: Endpoint) -> Connector {
+        Connector { endpoint, ..self.clone() }
     }
 
-    pub(crate) fn to(&self) -> &To {
-        &self.to
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// How long connecting may take.
-    pub(crate) fn limit(&self) -> Duration {
-        self.limit
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether it leads to the members of a cluster.
-    pub(crate) fn is_to_cluster(&self) -> bool {
-        self.is_to_cluster
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.is_cluster
     }
 
     /// Connects, and says to whom, within the connect time-out however many servers are asked on the way.
@@ -119,17 +121,21 @@ impl Dial {
     /// # Errors
     ///
     /// Unavailable, timed out, denied or invalid configuration.
-    pub(crate) async fn connect(&self, wakeups: Arc<Wakeups>) -> Result<(MultiplexedConnection, To)> {
+    pub(crate) async fn connect(&self, subscriptions: Arc<Subscriptions>) -> Result<(MultiplexedConnection, Endpoint)> {
         let connecting = async {
-            let address = match &self.to {
-                To::Address(host, port) => self.address(host, *port),
-                To::Socket(path) => ConnectionAddr::Unix(path.clone()),
-                To::Master { sentinels, service } => return self.master(sentinels, service, wakeups).await,
+            let address = match &self.endpoint {
+                Endpoint::Address(host, port) => self.address(host, *port),
+                Endpoint::Socket(path) => ConnectionAddr::Unix(path.clone()),
+                Endpoint::Master { sentinels, service } => {
+                    return self.connect_to_master(sentinels, service, subscriptions).await;
+                }
             };
-            Ok((self.open(address, &self.login, wakeups).await?, self.to.clone()))
+            Ok((self.open(address, &self.login, subscriptions).await?, self.endpoint.clone()))
         };
-        let answer = tokio::time::timeout(self.limit, connecting).await;
-        answer.unwrap_or_else(|_| Err(error::timed_out(&self.to.to_string(), "connecting", self.limit, Effect::None)))
+        let answer = tokio::time::timeout(self.timeout, connecting).await;
+        answer.unwrap_or_else(|_| {
+            Err(error::timed_out(&self.endpoint.to_string(), "connecting", self.timeout, Effect::None))
+        })
     }
 
     fn address(&self, host: &str, port: u16) -> ConnectionAddr {
@@ -143,9 +149,9 @@ impl Dial {
         &self,
         address: ConnectionAddr,
         login: &RedisConnectionInfo,
-        wakeups: Arc<Wakeups>,
+        subscriptions: Arc<Subscriptions>,
     ) -> Result<MultiplexedConnection> {
-        let failed = |error: redis::RedisError| error::of_connecting(&self.to.to_string(), &error);
+        let failed = |error: redis::RedisError| error::classify_connect(&self.endpoint.to_string(), &error);
         // Small messages must not wait for each other, and a host that vanished must be noticed.
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2));
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
@@ -161,7 +167,7 @@ impl Dial {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(move |push| {
-                wakeups.hear(&push);
+                subscriptions.on_push(&push);
                 Ok::<(), ()>(())
             });
         client.map_err(failed)?.get_multiplexed_async_connection_with_config(&settings).await.map_err(failed)
@@ -169,24 +175,24 @@ impl Dial {
 
     /// Asks all sentinels at once who is the master, and takes whom most of them name, if it thinks so itself. A
     /// sentinel can be behind, and a master of before that has come back does not know yet that it is none.
-    async fn master(
+    async fn connect_to_master(
         &self,
         sentinels: &[(String, u16)],
         service: &str,
-        wakeups: Arc<Wakeups>,
-    ) -> Result<(MultiplexedConnection, To)> {
-        let text = format!("{}: no sentinel knows it", self.to);
+        subscriptions: Arc<Subscriptions>,
+    ) -> Result<(MultiplexedConnection, Endpoint)> {
+        let text = format!("{}: no sentinel knows it", self.endpoint);
         let mut last = Error::refused(ErrorKind::Unavailable, text);
-        for master in self.named(sentinels, service, &mut last).await {
-            let To::Address(host, port) = &master.to else { continue };
-            let opened = self.open(master.address(host, *port), &self.login, wakeups.clone()).await;
+        for master in self.nominated_masters(sentinels, service, &mut last).await {
+            let Endpoint::Address(host, port) = &master.endpoint else { continue };
+            let opened = self.open(master.address(host, *port), &self.login, subscriptions.clone()).await;
             match opened {
-                Ok(mut connection) => match role(&mut connection).await {
+                Ok(mut connection) => match query_role(&mut connection).await {
                     Some(role) if role != "master" => {
-                        let text = format!("{}: {} says that it is no master now", self.to, master.to);
+                        let text = format!("{}: {} says that it is no master now", self.endpoint, master.endpoint);
                         last = Error::refused(ErrorKind::Unavailable, text);
                     }
-                    _ => return Ok((connection, master.to)),
+                    _ => return Ok((connection, master.endpoint)),
                 },
                 Err(error) => last = error,
             }
@@ -196,75 +202,77 @@ impl Dial {
 
     /// Whom the sentinels name, first whom most name. As soon as more than half of them agree, the others are not
     /// waited for; nor longer than half of the time, as one of them may be gone.
-    async fn named(&self, sentinels: &[(String, u16)], service: &str, last: &mut Error) -> Vec<Dial> {
-        let mut asked = tokio::task::JoinSet::new();
+    async fn nominated_masters(&self, sentinels: &[(String, u16)], service: &str, last: &mut Error) -> Vec<Connector> {
+        let mut queries = tokio::task::JoinSet::new();
         for (host, port) in sentinels {
-            let (sentinel, service) = (self.at(host, *port), service.to_owned());
-            asked.spawn(async move { sentinel.ask_for_master(&service).await });
+            let (sentinel, service) = (self.for_address(host, *port), service.to_owned());
+            queries.spawn(async move { sentinel.query_sentinel(&service).await });
         }
-        let mut named: Vec<((String, u16), usize)> = Vec::new();
-        let gathering = async {
-            while let Some(told) = asked.join_next().await {
-                match told {
-                    Ok(Ok(Some(master))) => match named.iter_mut().find(|(other, _)| *other == master) {
+        let mut votes: Vec<((String, u16), usize)> = Vec::new();
+        let polling = async {
+            while let Some(answer) = queries.join_next().await {
+                match answer {
+                    Ok(Ok(Some(master))) => match votes.iter_mut().find(|(other, _)| *other == master) {
                         Some((_, count)) => *count += 1,
-                        None => named.push((master, 1)),
+                        None => votes.push((master, 1)),
                     },
                     Ok(Err(error)) => *last = error,
                     Ok(Ok(None)) | Err(_) => {}
                 }
-                if named.iter().any(|(_, count)| *count > sentinels.len() / 2) {
+                if votes.iter().any(|(_, count)| *count > sentinels.len() / 2) {
                     break;
                 }
             }
         };
         // What was told until then counts.
-        let _ = tokio::time::timeout(self.limit / 2, gathering).await;
-        named.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        named.into_iter().map(|((host, port), _)| self.at(&host, port)).collect()
+        let _ = tokio::time::timeout(self.timeout / 2, polling).await;
+        votes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        votes.into_iter().map(|((host, port), _)| self.for_address(&host, port)).collect()
     }
 
-    async fn ask_for_master(&self, service: &str) -> Result<Option<(String, u16)>> {
-        let To::Address(host, port) = &self.to else { return Ok(None) };
+    async fn query_sentinel(&self, service: &str) -> Result<Option<(String, u16)>> {
+        let Endpoint::Address(host, port) = &self.endpoint else { return Ok(None) };
         let mut sentinel = self.open(self.address(host, *port), &self.sentinel_login, Arc::default()).await?;
-        let mut ask = redis::cmd("SENTINEL");
-        let ask = ask.arg("get-master-addr-by-name").arg(service);
-        let told: Option<(String, u16)> =
-            ask.query_async(&mut sentinel).await.map_err(|error| error::of_connecting(&self.to.to_string(), &error))?;
-        Ok(told)
+        let mut query = redis::cmd("SENTINEL");
+        let query = query.arg("get-master-addr-by-name").arg(service);
+        let answer: Option<(String, u16)> = query
+            .query_async(&mut sentinel)
+            .await
+            .map_err(|error| error::classify_connect(&self.endpoint.to_string(), &error))?;
+        Ok(answer)
     }
 }
 
 /// What a server thinks that it is; `None` if this user may not ask, and the first write will tell.
-pub(crate) async fn role(connection: &mut MultiplexedConnection) -> Option<String> {
+pub(crate) async fn query_role(connection: &mut MultiplexedConnection) -> Option<String> {
     let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(connection).await.ok()?;
     redis::from_redis_value(role.into_iter().next()?).ok()
 }
 
 /// What the files hold, each of them checked: a file without what it is named for would be believed in silence, and then
 /// refuse every server.
-fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {
+fn load_certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {
     let Some(tls) = &config.tls else { return Ok(None) };
     // The client takes the provider that the program chose; if it chose none, this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let root_cert = tls.ca.as_deref().map(|path| read(path, authorities)).transpose()?;
-    let certificate = tls.certificate.as_deref().map(|path| read(path, chain)).transpose()?;
-    let key = tls.key.as_deref().map(|path| read(path, private_key)).transpose()?;
+    let root_cert = tls.ca.as_deref().map(|path| read_pem(path, check_authorities)).transpose()?;
+    let certificate = tls.certificate.as_deref().map(|path| read_pem(path, check_chain)).transpose()?;
+    let key = tls.key.as_deref().map(|path| read_pem(path, check_key)).transpose()?;
     let client_tls = certificate.zip(key).map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
 /// A file, if it `holds` what it is for; else that says what it has not.
-fn read(path: &Path, holds: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
+fn read_pem(path: &Path, check: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
     let refused = |why: String| Error::refused(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    match holds(&bytes) {
+    match check(&bytes) {
         Ok(()) => Ok(bytes),
         Err(what) => Err(refused(format!("is not accepted: it holds no {what}"))),
     }
 }
 
-fn authorities(bytes: &[u8]) -> Result<(), &'static str> {
+fn check_authorities(bytes: &[u8]) -> Result<(), &'static str> {
     const WHAT: &str = "certificates of authorities in PEM";
     let mut authorities = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bytes) {
@@ -273,18 +281,18 @@ fn authorities(bytes: &[u8]) -> Result<(), &'static str> {
     if authorities.is_empty() { Err(WHAT) } else { Ok(()) }
 }
 
-fn chain(bytes: &[u8]) -> Result<(), &'static str> {
+fn check_chain(bytes: &[u8]) -> Result<(), &'static str> {
     const WHAT: &str = "certificate in PEM";
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     chain.ok().filter(|chain| !chain.is_empty()).map(drop).ok_or(WHAT)
 }
 
-fn private_key(bytes: &[u8]) -> Result<(), &'static str> {
+fn check_key(bytes: &[u8]) -> Result<(), &'static str> {
     PrivateKeyDer::from_pem_slice(bytes).map(drop).map_err(|_| "private key in PEM")
 }
 
-impl fmt::Debug for Dial {
+impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dial").field("to", &self.to).finish_non_exhaustive()
+        f.debug_struct("Connector").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }

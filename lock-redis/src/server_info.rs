@@ -1,4 +1,4 @@
-//! [`Server`]: what a server says of itself, and what that promises.
+//! [`ServerInfo`]: what a server says of itself, and what that promises.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Retention, WaitStyle};
 use redis::{Pipeline, Value};
 
-use crate::dial::Dial;
-use crate::link::Link;
-use crate::servers::is_a_member;
+use crate::connector::Connector;
+use crate::node::Node;
+use crate::router::needs_cluster_url;
 
 /// What a server says of itself, as far as this user may ask. What is not known promises nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Server {
+pub(crate) struct ServerInfo {
     name: String,
     version: Option<String>,
     uptime: Option<Duration>,
@@ -62,18 +62,19 @@ impl fmt::Display for Finding {
     }
 }
 
-const INFO: [&str; 2] = ["server", "replication"];
-const SETTINGS: [&str; 5] = ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save"];
+const INFO_SECTIONS: [&str; 2] = ["server", "replication"];
+const CONFIG_SETTINGS: [&str; 5] =
+    ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save"];
 
 /// What one server promises that syncs every write before it answers, and has no replica that could take over. An
 /// expiry is a moment of its wall clock, so that a step of that clock ends or prolongs a lease; a counter does not
 /// notice.
-pub(crate) const AT_BEST: Guarantees = promises(
+pub(crate) const BEST_GUARANTEES: Guarantees = guarantees_with(
     Faults::of(&[Fault::Crash, Fault::PowerLoss]),
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
 );
 
-const fn promises(records: Faults, tokens: Faults) -> Guarantees {
+const fn guarantees_with(records: Faults, tokens: Faults) -> Guarantees {
     Guarantees::NONE
         .records_survive(records)
         .tokens_survive(tokens)
@@ -82,8 +83,9 @@ const fn promises(records: Faults, tokens: Faults) -> Guarantees {
 }
 
 /// What all these servers promise together.
-pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees {
-    let (mut records, mut tokens) = (AT_BEST.records_survive, AT_BEST.tokens_survive.unwrap_or_default());
+pub(crate) fn guarantees(servers: &[ServerInfo], may_fail_over: bool) -> Guarantees {
+    let (mut records, mut tokens) =
+        (BEST_GUARANTEES.records_survive, BEST_GUARANTEES.tokens_survive.unwrap_or_default());
     if may_fail_over {
         tokens = tokens - Fault::FailOver.into();
     }
@@ -91,10 +93,10 @@ pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees 
         (records, tokens) = (Faults::NONE, Faults::NONE);
     }
     for server in servers {
-        let kept = server.kept();
-        records = records - (Faults::ALL - kept);
+        let durable = server.durability();
+        records = records - (Faults::ALL - durable);
         // A clock and a pause do not touch what is kept in memory.
-        tokens = tokens - (Faults::of(&[Fault::Crash, Fault::PowerLoss]) - kept);
+        tokens = tokens - (Faults::of(&[Fault::Crash, Fault::PowerLoss]) - durable);
         if server.replicas != Some(0) || server.has_had_replicas || server.is_replica {
             tokens = tokens - Fault::FailOver.into();
         }
@@ -109,25 +111,25 @@ pub(crate) fn guarantees(servers: &[Server], may_fail_over: bool) -> Guarantees 
             }
         }
     }
-    promises(records, tokens)
+    guarantees_with(records, tokens)
 }
 
-impl Server {
-    /// The questions, in one round trip; [`told`](Server::told) reads the answers.
-    pub(crate) fn questions() -> Pipeline {
-        let mut questions = redis::pipe();
-        for section in INFO {
-            questions.cmd("INFO").arg(section);
+impl ServerInfo {
+    /// The questions, in one round trip; [`parse`](ServerInfo::parse) reads the answers.
+    pub(crate) fn queries() -> Pipeline {
+        let mut queries = redis::pipe();
+        for section in INFO_SECTIONS {
+            queries.cmd("INFO").arg(section);
         }
-        for setting in SETTINGS {
-            questions.cmd("CONFIG").arg("GET").arg(setting);
+        for setting in CONFIG_SETTINGS {
+            queries.cmd("CONFIG").arg("GET").arg(setting);
         }
-        questions
+        queries
     }
 
     /// What the server named so answered; an answer that is an error is none.
-    pub(crate) fn told(name: &str, answers: Vec<Value>) -> Server {
-        let mut server = Server { name: name.to_owned(), ..Server::default() };
+    pub(crate) fn parse(name: &str, answers: Vec<Value>) -> ServerInfo {
+        let mut server = ServerInfo { name: name.to_owned(), ..ServerInfo::default() };
         let mut info = String::new();
         for answer in answers {
             match answer {
@@ -150,27 +152,27 @@ impl Server {
         // history that a replica had which became this master; and, in versions that count nothing else so, how much was sent.
         let is_set =
             |name: &str| field(name).is_some_and(|value| value.bytes().any(|byte| !matches!(byte, b'0' | b'-')));
-        let sent =
-            is_set("master_repl_offset") && server.version.as_deref().is_some_and(|version| is_before(version, 7, 2));
+        let sent = is_set("master_repl_offset")
+            && server.version.as_deref().is_some_and(|version| is_older_than(version, 7, 2));
         server.has_had_replicas =
             is_set("connected_slaves") || is_set("repl_backlog_active") || is_set("master_replid2") || sent;
         server
     }
 
     /// Asks a server.
-    pub(crate) async fn look(link: &Arc<Link>) -> Server {
-        let answers = link.commands("looking at the server", &Server::questions()).await;
-        Server::told(link.name(), answers.unwrap_or_default())
+    pub(crate) async fn look(node: &Arc<Node>) -> ServerInfo {
+        let answers = node.commands("looking at the server", &ServerInfo::queries()).await;
+        ServerInfo::parse(node.name(), answers.unwrap_or_default())
     }
 
     /// How far back it remembered, for certain, when it was asked. One that says nothing of itself, or that may throw
     /// locks away at any time, is not known to remember anything.
-    pub(crate) fn remembered(&self) -> Retention {
-        const EVERYTHING: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
+    pub(crate) fn retention(&self) -> Retention {
+        const CRASH_AND_POWER_LOSS: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
         if self.evicts() != Some(false) {
             return Retention::Since(Duration::ZERO);
         }
-        if self.kept().contains(EVERYTHING) {
+        if self.durability().contains(CRASH_AND_POWER_LOSS) {
             return Retention::Complete;
         }
         // Whole seconds, the first and the last of which need not have been whole.
@@ -186,9 +188,9 @@ impl Server {
     }
 
     /// Why it cannot be used as the place that was given, if it says that it is another.
-    pub(crate) fn is_no_place_for(&self, dial: &Dial) -> Option<String> {
+    pub(crate) fn topology_mismatch(&self, connector: &Connector) -> Option<String> {
         match self.mode.as_deref() {
-            Some("cluster") if !dial.is_to_cluster() => Some(is_a_member(&self.name, dial.to())),
+            Some("cluster") if !connector.is_cluster() => Some(needs_cluster_url(&self.name, connector.endpoint())),
             Some("sentinel") => {
                 Some(format!("{} is a sentinel: give it as redis-sentinel://HOST,HOST,HOST/SERVICE", self.name))
             }
@@ -208,7 +210,7 @@ impl Server {
     ///
     /// With `everysec` the server may answer before it has written at all, while an earlier sync takes its time: then a
     /// crash of the process alone loses what was answered. With `no` it always writes first, and never syncs.
-    fn kept(&self) -> Faults {
+    fn durability(&self) -> Faults {
         match (self.setting("appendonly"), self.setting("appendfsync"), self.setting("no-appendfsync-on-rewrite")) {
             (Some("yes"), Some("always"), Some("no")) => Faults::of(&[Fault::Crash, Fault::PowerLoss]),
             (Some("yes"), Some("always" | "no"), _) => Fault::Crash.into(),
@@ -223,9 +225,9 @@ impl Server {
             let text = format!("maxmemory-policy {policy} may throw away locks that are held; set it to noeviction");
             add(FindingKind::Evicts, text);
         }
-        let kept = self.kept();
-        if self.setting("appendonly").is_some() && !kept.contains(Fault::PowerLoss.into()) {
-            let survives = if kept.is_empty() { "a crash or a power loss" } else { "a power loss" };
+        let durable = self.durability();
+        if self.setting("appendonly").is_some() && !durable.contains(Fault::PowerLoss.into()) {
+            let survives = if durable.is_empty() { "a crash or a power loss" } else { "a power loss" };
             let text = format!(
                 "locks and tokens that were given may not survive {survives}; for that it needs appendonly yes, appendfsync always and no-appendfsync-on-rewrite no"
             );
@@ -241,7 +243,7 @@ impl Server {
             let text = "it has had replicas, which are away now: a fail-over to one that is behind forgets locks and tokens; if there will be none, restart it";
             add(FindingKind::ReplicaAway, text.to_owned());
         }
-        if let Some(version) = self.version.as_deref().filter(|version| is_before(version, 7, 0)) {
+        if let Some(version) = self.version.as_deref().filter(|version| is_older_than(version, 7, 0)) {
             add(FindingKind::Old, format!("version {version} is older than 7.0, on which this store was tried"));
         }
         if self.settings.is_empty() || self.replicas.is_none() {
@@ -252,7 +254,7 @@ impl Server {
     }
 }
 
-fn is_before(version: &str, major: u32, minor: u32) -> bool {
+fn is_older_than(version: &str, major: u32, minor: u32) -> bool {
     let mut numbers = version.split('.').map(|number| number.trim().parse::<u32>().ok());
     let is = (numbers.next().flatten(), numbers.next().flatten().unwrap_or(0));
     is.0.is_some_and(|first| (first, is.1) < (major, minor))
@@ -262,7 +264,7 @@ fn is_before(version: &str, major: u32, minor: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn server(fsync: &str, replicas: Option<u32>, policy: &str) -> Server {
+    fn server(fsync: &str, replicas: Option<u32>, policy: &str) -> ServerInfo {
         let settings = [
             ("appendonly", if fsync.is_empty() { "no" } else { "yes" }),
             ("appendfsync", fsync),
@@ -270,7 +272,7 @@ mod tests {
             ("maxmemory-policy", policy),
         ];
         let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Server {
+        ServerInfo {
             name: "s".to_owned(),
             version: Some("7.0.15".to_owned()),
             uptime: Some(Duration::from_secs(100)),
@@ -282,18 +284,18 @@ mod tests {
         }
     }
 
-    fn tokens(servers: &[Server]) -> Faults {
+    fn tokens(servers: &[ServerInfo]) -> Faults {
         guarantees(servers, false).tokens_survive.unwrap()
     }
 
-    fn is_for_correctness(servers: &[Server]) -> bool {
+    fn is_for_correctness(servers: &[ServerInfo]) -> bool {
         guarantees(servers, false).shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty()
     }
 
     #[test]
     fn only_one_server_that_syncs_every_write_is_for_correctness() {
         let best = server("always", Some(0), "noeviction");
-        assert_eq!(guarantees(std::slice::from_ref(&best), false), AT_BEST);
+        assert_eq!(guarantees(std::slice::from_ref(&best), false), BEST_GUARANTEES);
         assert!(is_for_correctness(std::slice::from_ref(&best)) && best.findings(0).is_empty());
         for weaker in [
             server("everysec", Some(0), "noeviction"),
@@ -312,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_a_server_does_not_say_it_does_not_promise() {
-        let silent = Server { name: "s".to_owned(), ..Server::default() };
+        let silent = ServerInfo { name: "s".to_owned(), ..ServerInfo::default() };
         assert_eq!(guarantees(&[], false).records_survive, Faults::NONE);
         assert_eq!(guarantees(std::slice::from_ref(&silent), false).records_survive, Faults::NONE);
         assert_eq!(tokens(std::slice::from_ref(&silent)), Faults::NONE);
@@ -321,15 +323,15 @@ mod tests {
 
     #[test]
     fn a_server_remembers_everything_if_it_keeps_every_write_and_else_for_as_long_as_it_has_run() {
-        assert_eq!(server("always", Some(0), "noeviction").remembered(), Retention::Complete);
+        assert_eq!(server("always", Some(0), "noeviction").retention(), Retention::Complete);
         for weaker in ["everysec", "no", ""] {
             let since = Retention::Since(Duration::from_secs(98));
-            assert_eq!(server(weaker, Some(0), "noeviction").remembered(), since, "{weaker}");
+            assert_eq!(server(weaker, Some(0), "noeviction").retention(), since, "{weaker}");
         }
         let nothing = Retention::Since(Duration::ZERO);
-        assert_eq!(server("always", Some(0), "volatile-lru").remembered(), nothing);
-        assert_eq!(Server { uptime: None, ..server("", Some(0), "noeviction") }.remembered(), nothing);
-        assert_eq!(Server::default().remembered(), nothing);
+        assert_eq!(server("always", Some(0), "volatile-lru").retention(), nothing);
+        assert_eq!(ServerInfo { uptime: None, ..server("", Some(0), "noeviction") }.retention(), nothing);
+        assert_eq!(ServerInfo::default().retention(), nothing);
     }
 
     #[test]
@@ -338,7 +340,7 @@ mod tests {
         let setting = Value::Map(vec![(text("appendonly"), text("yes"))]);
         let said = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:7\r\n";
         let server =
-            Server::told("s", vec![text(said), text("role:slave\r\nconnected_slaves:2\r\n"), setting, Value::Nil]);
+            ServerInfo::parse("s", vec![text(said), text("role:slave\r\nconnected_slaves:2\r\n"), setting, Value::Nil]);
         assert!(server.is_replica());
         assert_eq!((server.uptime, server.replicas), (Some(Duration::from_secs(7)), Some(2)));
         assert_eq!((server.version.as_deref(), server.setting("appendonly")), (Some("7.0.15"), Some("yes")));
@@ -349,8 +351,8 @@ mod tests {
         let none = "role:master\r\nconnected_slaves:0\r\nmaster_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:0\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\n";
         let server = |version: &str, replication: &str| {
             let said = format!("redis_version:{version}\r\n{replication}");
-            let said = Server::told("s", vec![Value::BulkString(said.into_bytes())]);
-            Server { settings: super::tests::server("always", Some(0), "noeviction").settings, ..said }
+            let said = ServerInfo::parse("s", vec![Value::BulkString(said.into_bytes())]);
+            ServerInfo { settings: super::tests::server("always", Some(0), "noeviction").settings, ..said }
         };
         assert!(is_for_correctness(&[server("7.0.15", none)]));
         // From 7.2 on it counts what was never sent, too.
@@ -376,6 +378,6 @@ mod tests {
     fn eviction_of_keys_with_an_expiry_spares_the_counters() {
         let evicting = guarantees(&[server("always", Some(0), "volatile-lru")], false);
         assert_eq!(evicting.records_survive, Faults::NONE);
-        assert_eq!(evicting.tokens_survive, AT_BEST.tokens_survive);
+        assert_eq!(evicting.tokens_survive, BEST_GUARANTEES.tokens_survive);
     }
 }
