@@ -7,10 +7,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A wall clock that a test sets, for the servers that are started with it. It moves no other clock.
+/// A wall clock that a test sets, for the servers that are started with it. It moves no other
+/// clock.
 ///
-/// It is a small library of our own, built with `cc` and preloaded, since `faketime` and the allocator of Debian's Redis
-/// do not go together.
+/// It is a small library of this crate, built with `cc` and preloaded: `faketime` does not work
+/// with the allocator of Debian's Redis.
 #[derive(Debug)]
 pub struct WallClock {
     folder: TempDir,
@@ -25,7 +26,7 @@ impl Default for WallClock {
 }
 
 impl WallClock {
-    /// A clock that agrees with the machine's.
+    /// A clock that shows the machine's time.
     ///
     /// # Panics
     ///
@@ -58,11 +59,11 @@ impl WallClock {
     /// If its file cannot be written.
     #[track_caller]
     pub fn set(&self, ahead: i64) {
-        // Always of one size, so that who reads meanwhile reads one or the other.
+        // Always the same length, so that a concurrent reader sees the old or the new value.
         self.offset.write_all_at(format!("{ahead:+020}").as_bytes(), 0).expect("an offset is written");
     }
 
-    /// Lets a program that is started by this command read this clock.
+    /// Lets the program that this command starts read this clock.
     pub fn preload_into(&self, command: &mut Command) {
         command.env("LD_PRELOAD", self.library()).env("LEASEHOLD_CLOCK_OFFSET", self.folder.path().join("offset"));
     }

@@ -1,10 +1,21 @@
 //! Real servers and processes for leasehold's own tests: start, stop, kill, pause.
 //!
-//! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds. What does not happen within a
-//! generous bound fails the test, and so does a program that is not installed.
+//! Nothing here sleeps for a fixed time: a test waits [`until`] a condition holds, and fails after
+//! [`WAIT_TIMEOUT`]. A program that is not installed fails the test too.
+//!
+//! | file | content |
+//! |---|---|
+//! | `until.rs` | waiting for a condition |
+//! | `port.rs` | private ports |
+//! | `process.rs`, `kill_on_exit.rs` | a child process; its end when the test program exits early |
+//! | `clock.rs`, `clock.c` | a wall clock that a test sets |
+//! | `proxy.rs` | a TCP proxy that holds, cuts, delays and loses replies |
+//! | `server.rs` | operations that all servers share |
+//! | `redis/`, `etcd/`, `postgres/`, `zookeeper/` | the servers |
 
 mod clock;
 mod etcd;
+mod kill_on_exit;
 mod port;
 mod postgres;
 mod process;

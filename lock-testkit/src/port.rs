@@ -5,25 +5,26 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 
-/// Below the ports that a system gives to outgoing connections, one of which could take a port before its server does,
-/// or while the server is down; a client could even connect to itself there.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Ports of servers. They are below the ephemeral ports: an outgoing connection could otherwise
+/// take a server's port before the server binds it or while the server is down, and a client could
+/// even connect to itself.
+const PORT_RANGE: std::ops::Range<u16> = 10_000..32_000;
 
-/// A port of 127.0.0.1 that nobody listens on, and that this process gave to no other test.
+/// A port of 127.0.0.1 that has no listener and that no other test of this process got.
 ///
 /// # Panics
 ///
 /// If there is none left.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
+    static USED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = used.get_or_insert_default();
     for _ in 0..1_000 {
-        // By chance, so that processes at the same time do not try the same.
-        let chance = RandomState::new().hash_one(given.len()) % PORTS.len() as u64;
-        let port = PORTS.start + u16::try_from(chance).expect("it is less than the number of ports");
-        if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            given.insert(port);
+        // Random, so that processes that run at the same time try different ports.
+        let offset = RandomState::new().hash_one(used.len()) % PORT_RANGE.len() as u64;
+        let port = PORT_RANGE.start + u16::try_from(offset).expect("it is less than the number of ports");
+        if !used.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            used.insert(port);
             return port;
         }
     }

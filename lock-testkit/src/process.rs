@@ -1,4 +1,4 @@
-//! [`Process`]: a program under test, or a server for it.
+//! [`Process`]: a child process of a test.
 
 use std::process::{Child, Command, ExitStatus};
 
@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::until;
 
-/// A program that runs beside a test. Dropped, it is killed.
+/// A child process of a test: a program under test, or a server for it. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -18,7 +18,8 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// If it cannot be started: a program that a test needs and that is not installed fails the test.
+    /// If it cannot be started: a program that a test needs and that is not installed fails the
+    /// test.
     #[track_caller]
     pub fn start(command: &mut Command) -> Process {
         let name = command.get_program().to_string_lossy().into_owned();
@@ -38,12 +39,12 @@ impl Process {
         &mut self.child
     }
 
-    /// Stops it where it stands, as a long pause of the machine does (`SIGSTOP`).
+    /// Suspends it, as a long pause of the machine does (`SIGSTOP`).
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after a [`pause`](Process::pause).
+    /// Continues it after a [`pause`](Process::pause) (`SIGCONT`).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -53,14 +54,14 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// Ends it without a word (`kill -9`), and waits until it has ended.
+    /// Kills it (`SIGKILL`), and waits until it has ended.
     pub fn kill(&mut self) {
-        // It may have ended by itself, which is as good.
+        // It may have ended by itself.
         drop(self.child.kill());
         self.wait();
     }
 
-    /// Whether it has ended, and how.
+    /// Its exit status if it has ended.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap_or_else(|error| panic!("{} cannot be waited for: {error}", self.name))
     }

@@ -1,4 +1,4 @@
-//! [`Proxy`]: a TCP link that a test can hold, cut, delay, or rob of its replies.
+//! [`Proxy`]: a TCP proxy that a test can hold, cut, delay, or make lose replies.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -7,15 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A TCP link to a server that a test can hold, cut, delay, or rob of its replies. Dropped, it is cut.
+/// A TCP proxy to a server that a test can hold, cut, delay, or make lose replies. Dropped, it is
+/// cut.
 #[derive(Debug)]
 pub struct Proxy {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     port: u16,
 }
 
 #[derive(Debug)]
-struct Link {
+struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -25,19 +26,21 @@ struct State {
     target: SocketAddr,
     mode: Mode,
     delay: Duration,
-    /// Both ends of every connection, with whether a reply of it was lost.
     connections: Vec<Connection>,
-    /// Whose connections are cut, by process id.
-    cut_from: HashSet<u32>,
+    /// Ids of the processes whose connections are refused.
+    blocked: HashSet<u32>,
     closed: bool,
 }
 
+/// Both ends of a forwarded connection.
 #[derive(Debug)]
 struct Connection {
     client: TcpStream,
     server: TcpStream,
-    spoilt: bool,
-    forgotten: bool,
+    /// A reply was lost: its client waits for an answer that never comes.
+    lost_reply: bool,
+    /// Its traffic is dropped.
+    is_dropped: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ enum Mode {
 }
 
 impl Proxy {
-    /// A link to the server at this port of 127.0.0.1, which forwards.
+    /// A forwarding proxy to the server at this port of 127.0.0.1.
     ///
     /// # Panics
     ///
@@ -62,11 +65,11 @@ impl Proxy {
             mode: Mode::Forward,
             delay: Duration::ZERO,
             connections: Vec::new(),
-            cut_from: HashSet::new(),
+            blocked: HashSet::new(),
             closed: false,
         };
-        let link = Arc::new(Link { state: Mutex::new(state), changed: Condvar::new() });
-        let accepting = link.clone();
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let accepting = shared.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
                 if accepting.locked().closed {
@@ -77,45 +80,46 @@ impl Proxy {
                 }
             }
         });
-        Proxy { link, port: own }
+        Proxy { shared, port: own }
     }
 
-    /// The port at which the server is reached through this link.
+    /// The port of the proxy.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Forwards again. What was held goes on; a connection that lost a reply is closed.
+    /// Forwards again. Held traffic continues; a connection that lost a reply is closed.
     pub fn forward(&self) {
         self.set(Mode::Forward);
     }
 
-    /// Holds everything, both ways: connections stay open, and nothing arrives.
+    /// Holds all traffic, both ways: connections stay open, and nothing arrives.
     pub fn hold(&self) {
         self.set(Mode::Hold);
     }
 
-    /// Turns to another server, at this port of 127.0.0.1: all connections are closed, and new ones go there.
+    /// Changes the target to another port of 127.0.0.1: all connections are closed, and new ones go
+    /// there.
     pub fn retarget(&self, port: u16) {
         self.cut();
-        self.link.locked().target = SocketAddr::from(([127, 0, 0, 1], port));
+        self.shared.locked().target = SocketAddr::from(([127, 0, 0, 1], port));
         self.forward();
     }
 
-    /// Forwards what clients send, and loses what the server answers: "applied, but the reply is lost".
+    /// Forwards requests and loses replies: "applied, but the reply is lost".
     pub fn lose_replies(&self) {
         self.set(Mode::LoseReplies);
     }
 
-    /// Closes all connections, and every new one.
+    /// Closes all connections and refuses new ones.
     pub fn cut(&self) {
         self.set(Mode::Cut);
     }
 
-    /// Closes the connections of this process, and every new one of it, whatever the others do.
+    /// Closes the connections of one process and refuses its new ones.
     pub fn block_process(&self, pid: u32) {
-        let mut state = self.link.locked();
-        state.cut_from.insert(pid);
+        let mut state = self.shared.locked();
+        state.blocked.insert(pid);
         state.connections.retain(|connection| {
             let keep = !connection.client.peer_addr().is_ok_and(|address| belongs_to(address.port(), pid));
             if !keep {
@@ -125,118 +129,117 @@ impl Proxy {
         });
     }
 
-    /// Lets this process connect again.
+    /// Accepts connections of this process again.
     pub fn unblock_process(&self, pid: u32) {
-        self.link.locked().cut_from.remove(&pid);
+        self.shared.locked().blocked.remove(&pid);
     }
 
-    /// Forgets the connections that there are, as something on the way may do: they stay open, nothing arrives any more,
-    /// and nobody is told. New ones are carried.
+    /// Silently drops all traffic of the open connections, as a middlebox may do: they stay open,
+    /// nothing arrives any more, and neither end gets an error. New connections are forwarded.
     pub fn drop_traffic(&self) {
-        self.link.locked().connections.iter_mut().for_each(|connection| connection.forgotten = true);
+        self.shared.locked().connections.iter_mut().for_each(|connection| connection.is_dropped = true);
     }
 
-    /// Delays every piece, each way, as a long line does: what follows does not wait longer for that.
+    /// Adds this latency in each direction. The delayed pieces are in flight at the same time.
     pub fn delay(&self, delay: Duration) {
-        self.link.locked().delay = delay;
+        self.shared.locked().delay = delay;
     }
 
     fn set(&self, mode: Mode) {
-        let mut state = self.link.locked();
+        let mut state = self.shared.locked();
         state.mode = mode;
         state.connections.retain(|connection| {
-            let keep = mode != Mode::Cut && !(mode == Mode::Forward && connection.spoilt);
+            let keep = mode != Mode::Cut && !(mode == Mode::Forward && connection.lost_reply);
             if !keep {
                 connection.close();
             }
             keep
         });
         drop(state);
-        self.link.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.link.locked().closed = true;
+        self.shared.locked().closed = true;
         self.cut();
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 
 impl Connection {
     fn close(&self) {
-        // It may be closed already, which is as good.
+        // It may be closed already.
         drop(self.client.shutdown(Shutdown::Both));
         drop(self.server.shutdown(Shutdown::Both));
     }
 }
 
-impl Link {
+impl Shared {
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(self: &Arc<Link>, client: TcpStream) {
+    fn connect(self: &Arc<Shared>, client: TcpStream) {
         let mut state = self.locked();
         let from = client.peer_addr().map_or(0, |address| address.port());
-        if state.mode == Mode::Cut || state.cut_from.iter().any(|pid| belongs_to(from, *pid)) {
+        if state.mode == Mode::Cut || state.blocked.iter().any(|pid| belongs_to(from, *pid)) {
             return;
         }
         let Ok(server) = TcpStream::connect(state.target) else { return };
         let pair = (client.try_clone(), server.try_clone(), client.try_clone(), server.try_clone());
         let (Ok(client_in), Ok(server_in), Ok(client_out), Ok(server_out)) = pair else { return };
         drop((client.set_nodelay(true), server.set_nodelay(true)));
-        state.connections.push(Connection { client, server, spoilt: false, forgotten: false });
+        state.connections.push(Connection { client, server, lost_reply: false, is_dropped: false });
         drop(state);
         let (up, down) = (self.clone(), self.clone());
         thread::spawn(move || up.pump(client_in, server_out, from, false));
         thread::spawn(move || down.pump(server_in, client_out, from, true));
     }
 
-    /// Carries what comes `from` one end `to` the other, until one of them ends.
-    fn pump(self: &Arc<Link>, mut from: TcpStream, mut to: TcpStream, port: u16, replies: bool) {
+    /// Forwards traffic in one direction until one end closes.
+    fn pump(self: &Arc<Shared>, mut from: TcpStream, mut to: TcpStream, port: u16, replies: bool) {
         let mut bytes = [0; 16 << 10];
         let mut line = None;
         while let Ok(size @ 1..) = from.read(&mut bytes) {
             let piece = &bytes[..size];
             let delay = self.locked().delay;
             if !delay.is_zero() && line.is_none() {
-                line = self.long_line(&to, port, replies);
+                line = self.delay_line(&to, port, replies);
             }
-            // Once there is a long line, everything goes that way, and arrives in its order.
-            let arrives = match &line {
+            // Once there is a delay line, everything takes it, so that the order stays.
+            let delivered = match &line {
                 Some(line) => line.send((Instant::now() + delay, piece.to_vec())).is_ok(),
-                None => self.arrive(piece, &mut to, port, replies),
+                None => self.deliver(piece, &mut to, port, replies),
             };
-            if !arrives {
+            if !delivered {
                 break;
             }
         }
         match line {
-            // It ends when all has arrived that is still on it.
+            // Its thread ends after everything in flight has arrived.
             Some(line) => drop(line),
             None => drop(to.shutdown(Shutdown::Both)),
         }
         drop(from.shutdown(Shutdown::Both));
     }
 
-    /// A line on which pieces are under way until their time has come.
-    fn long_line(
-        self: &Arc<Link>,
+    /// Starts a thread that delivers each piece when it is due.
+    fn delay_line(
+        self: &Arc<Shared>,
         to: &TcpStream,
         port: u16,
         replies: bool,
     ) -> Option<mpsc::SyncSender<(Instant, Vec<u8>)>> {
-        // So much may be under way on it.
-        const PIECES: usize = 1_024;
-        let (link, mut to) = (self.clone(), to.try_clone().ok()?);
-        let (line, pieces) = mpsc::sync_channel::<(Instant, Vec<u8>)>(PIECES);
+        const MAX_IN_FLIGHT: usize = 1_024;
+        let (shared, mut to) = (self.clone(), to.try_clone().ok()?);
+        let (line, pieces) = mpsc::sync_channel::<(Instant, Vec<u8>)>(MAX_IN_FLIGHT);
         thread::spawn(move || {
             for (due, piece) in pieces {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                if !link.arrive(&piece, &mut to, port, replies) {
+                if !shared.deliver(&piece, &mut to, port, replies) {
                     break;
                 }
             }
@@ -245,25 +248,25 @@ impl Link {
         Some(line)
     }
 
-    /// Gives a piece to the other end, as soon as pieces arrive; gives whether more can.
-    fn arrive(&self, piece: &[u8], to: &mut TcpStream, port: u16, replies: bool) -> bool {
+    /// Delivers a piece, waiting while the proxy holds; returns whether the connection can go on.
+    fn deliver(&self, piece: &[u8], to: &mut TcpStream, port: u16, replies: bool) -> bool {
         let mut state = self.locked();
         while state.mode == Mode::Hold {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let loses = replies && state.mode == Mode::LoseReplies;
-        let of_this =
+        let is_this =
             |connection: &&mut Connection| connection.client.peer_addr().is_ok_and(|address| address.port() == port);
-        let is_forgotten = state.connections.iter_mut().find(of_this).is_some_and(|connection| {
-            connection.spoilt |= loses;
-            connection.forgotten
+        let is_dropped = state.connections.iter_mut().find(is_this).is_some_and(|connection| {
+            connection.lost_reply |= loses;
+            connection.is_dropped
         });
         drop(state);
-        loses || is_forgotten || to.write_all(piece).is_ok()
+        loses || is_dropped || to.write_all(piece).is_ok()
     }
 }
 
-/// Whether the TCP socket at this port of this machine is one of this process's.
+/// Whether the local TCP socket with this port belongs to this process.
 fn belongs_to(port: u16, pid: u32) -> bool {
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let end = format!(":{port:04X}");
@@ -282,7 +285,7 @@ fn belongs_to(port: u16, pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    /// A server that gives every byte back, and counts them.
+    /// An echo server that counts its bytes.
     fn echo() -> (u16, Arc<Mutex<usize>>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(0)));

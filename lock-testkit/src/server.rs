@@ -1,17 +1,18 @@
-//! [`Server`]: what can be done to every server.
+//! [`Server`]: the operations that all servers share.
 
-/// Real servers, as far as they are all alike: one, or several that are one store together.
+/// The operations that all servers share. An implementation is one server, or several that form one
+/// store.
 pub trait Server: Send + Sync {
     /// The ports by which clients reach it.
     fn ports(&self) -> Vec<u16>;
 
-    /// It stands still.
+    /// Suspends it.
     fn pause(&self);
 
-    /// It goes on.
+    /// Continues it.
     fn resume(&self);
 
-    /// It is killed, and started again on what it kept; comes back when it answers.
+    /// Kills it and starts it again on its data. Returns when it answers.
     fn restart(&mut self);
 }
 

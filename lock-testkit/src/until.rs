@@ -1,20 +1,21 @@
-//! [`until`]: waiting on a condition.
+//! [`until`]: waits for a condition.
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must happen: far more than it takes, since test machines are slow at times.
+/// Time limit for something that must happen: far more than it takes, since test machines are slow
+/// at times.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until `look` gives something, and gives it.
+/// Calls `poll` every 5 ms until it returns a value, and returns that value.
 ///
 /// # Panics
 ///
-/// If it gives nothing within [`WAIT_TIMEOUT`]; `what` says what did not happen.
+/// If it returns none within [`WAIT_TIMEOUT`]. The message names `what`, the awaited condition.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = poll() {
             return found;
         }
         assert!(start.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}");
@@ -28,10 +29,10 @@ mod tests {
 
     #[test]
     fn what_is_found_is_given() {
-        let mut looks = 0;
+        let mut polls = 0;
         let found = until("the third look", || {
-            looks += 1;
-            (looks == 3).then_some("found")
+            polls += 1;
+            (polls == 3).then_some("found")
         });
         assert_eq!(found, "found");
     }

@@ -1,0 +1,7 @@
+//! etcd on private ports.
+
+mod cluster;
+mod member;
+
+pub use self::cluster::Etcd;
+pub use self::member::EtcdMember;
