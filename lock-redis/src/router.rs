@@ -382,7 +382,7 @@ impl SlotMap {
 async fn query_slot_map(node: &Arc<Node>) -> Result<SlotMap> {
     const ACTION: &str = "asking who has which slot";
     let mut queries = redis::pipe();
-    queries.cmd("CLUSTER").arg("SLOT_COUNT").cmd("CLUSTER").arg("INFO");
+    queries.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO");
     let answers = node.commands(ACTION, &queries).await.map_err(|failure| node.error(ACTION, failure))?;
     let mut answers = answers.into_iter();
     let slots =
