@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_core::{Error, ErrorKind, Result, StoreUrl};
 
-use crate::names::Names;
+use crate::key_layout::KeyLayout;
 
 /// Where etcd is and how to use it.
 ///
@@ -38,8 +38,8 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-const KEYS: [&str; 2] = ["timeout", "connect_timeout"];
-const TLS_KEYS: [&str; 5] = ["timeout", "connect_timeout", "ca", "cert", "key"];
+const URL_KEYS: [&str; 2] = ["timeout", "connect_timeout"];
+const TLS_URL_KEYS: [&str; 5] = ["timeout", "connect_timeout", "ca", "cert", "key"];
 const DEFAULT_PORT: u16 = 2379;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -71,31 +71,33 @@ impl EtcdConfig {
     /// [`InvalidConfig`](ErrorKind::InvalidConfig), with what would be accepted.
     pub fn from_url(url: &StoreUrl) -> Result<EtcdConfig> {
         let secure = url.scheme() == "etcds";
-        url.only_keys(if secure { &TLS_KEYS } else { &KEYS })?;
+        url.only_keys(if secure { &TLS_URL_KEYS } else { &URL_KEYS })?;
         if url.hosts().is_empty() {
-            return Err(invalid(format!("{url} is not accepted: it names no host; etcd is etcd://host,host/prefix")));
+            return Err(invalid_config(format!(
+                "{url} is not accepted: it names no host; etcd is etcd://host,host/prefix"
+            )));
         }
         let endpoint = |(host, port): &(String, Option<u16>)| {
             let port = port.unwrap_or(DEFAULT_PORT);
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
         };
         let path = url.path().strip_prefix('/').unwrap_or(url.path());
-        let mut config = EtcdConfig::new(url.hosts().iter().map(endpoint)).prefix(Names::prefix_of_path(path));
+        let mut config = EtcdConfig::new(url.hosts().iter().map(endpoint)).prefix(KeyLayout::prefix_of_path(path));
         config.login = match (url.user(), url.password()) {
             (None, _) => None,
             (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
-            (Some(_), None) => return Err(invalid(format!("{url} is not accepted: the user has no password"))),
+            (Some(_), None) => return Err(invalid_config(format!("{url} is not accepted: the user has no password"))),
         };
         config.tls = secure.then(|| Tls::from_url(url)).transpose()?;
-        config.timeout = time(url, "timeout")?;
-        config.connect_timeout = time(url, "connect_timeout")?;
+        config.timeout = parse_timeout(url, "timeout")?;
+        config.connect_timeout = parse_timeout(url, "connect_timeout")?;
         Ok(config)
     }
 }
 
-fn time(url: &StoreUrl, key: &str) -> Result<Duration> {
+fn parse_timeout(url: &StoreUrl, key: &str) -> Result<Duration> {
     match url.duration(key)? {
-        Some(Duration::ZERO) => Err(invalid(format!("{key}=0 is not accepted: nothing answers within no time"))),
+        Some(Duration::ZERO) => Err(invalid_config(format!("{key}=0 is not accepted: nothing answers within no time"))),
         given => Ok(given.unwrap_or(DEFAULT_TIMEOUT)),
     }
 }
@@ -118,7 +120,7 @@ impl Tls {
         let identity = match (file("cert"), file("key")) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => return Err(invalid("cert and key belong together: one of them is missing")),
+            _ => return Err(invalid_config("cert and key belong together: one of them is missing")),
         };
         Ok(Tls { ca: file("ca"), identity })
     }
@@ -127,20 +129,20 @@ impl Tls {
     pub(crate) fn load(&self) -> Result<etcd_client::TlsOptions> {
         let mut tls = etcd_client::TlsOptions::new();
         if let Some(ca) = &self.ca {
-            tls = tls.ca_certificate(etcd_client::Certificate::from_pem(read(ca)?));
+            tls = tls.ca_certificate(etcd_client::Certificate::from_pem(read_file(ca)?));
         }
         if let Some((certificate, key)) = &self.identity {
-            tls = tls.identity(etcd_client::Identity::from_pem(read(certificate)?, read(key)?));
+            tls = tls.identity(etcd_client::Identity::from_pem(read_file(certificate)?, read_file(key)?));
         }
         Ok(tls)
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| invalid(format!("{} cannot be read", path.display())).with_source(error))
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| invalid_config(format!("{} cannot be read", path.display())).with_source(error))
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+fn invalid_config(message: impl Into<String>) -> Error {
     Error::refused(ErrorKind::InvalidConfig, message)
 }
 

@@ -7,8 +7,8 @@ use etcd_client::{AlarmAction, AlarmType, Client};
 use lock_core::Result;
 
 use crate::EtcdStore;
-use crate::link::Lane;
-use crate::session::grant;
+use crate::connections::CallKind;
+use crate::session_pool::grant;
 
 /// What an operator should know of a cluster.
 #[derive(Clone, Debug)]
@@ -61,10 +61,10 @@ impl EtcdStore {
         let alarms = |client: Arc<Client>| async move {
             client.maintenance_client().alarm(AlarmAction::Get, AlarmType::None, None).await
         };
-        let alarms = self.members.call(Lane::Ask, "reading the alarms", alarms).await?.value;
+        let alarms = self.members.call(CallKind::Request, "reading the alarms", alarms).await?.value;
         let alarms = alarms.alarms().iter().map(|alarm| format!("{:?} at {:x}", alarm.alarm(), alarm.member_id()));
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
-        let list = self.members.call(Lane::Ask, "listing the members", list).await?.value;
+        let list = self.members.call(CallKind::Request, "listing the members", list).await?.value;
         let voters = list.members().iter().filter(|member| !member.is_learner()).count();
         let (lease, shortest_ttl) = grant(&self.members, Duration::from_secs(1)).await?;
         self.revoke(lease).await;
@@ -74,7 +74,7 @@ impl EtcdStore {
     async fn diagnose_member(&self, index: usize) -> MemberDiagnosis {
         let endpoint = self.members.endpoint(index).to_owned();
         let status = |client: Arc<Client>| async move { client.maintenance_client().status().await };
-        match self.members.call_at(index, "reading the status", &status).await {
+        match self.members.call_member(index, "reading the status", &status).await {
             Ok(status) => MemberDiagnosis {
                 endpoint,
                 leads: status.header().is_some_and(|header| header.member_id() == status.leader()),

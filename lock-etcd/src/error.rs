@@ -4,65 +4,65 @@ use lock_core::{Effect, Error, ErrorKind};
 
 /// What a failed call to one member means.
 #[derive(Debug)]
-pub(crate) struct Judgement {
+pub(crate) struct AttemptError {
     pub(crate) error: Error,
     /// Whether another member may do better, or this one a moment later.
-    pub(crate) move_on: bool,
+    pub(crate) fail_over: bool,
     /// Whether the member was reached.
     pub(crate) reached: bool,
     /// The lease that the call was to use is gone.
     pub(crate) lease_is_gone: bool,
     /// The login that the call was made with has run out: with a new one it may be made again.
-    pub(crate) login_is_old: bool,
+    pub(crate) login_expired: bool,
 }
 
 /// What etcd means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Saying {
+enum ServerError {
     /// The lease that the call was to use is gone.
-    LeaseIsGone,
-    LoginIsOld,
+    LeaseNotFound,
+    LoginExpired,
     /// It cannot do it now; whether it has done it all the same.
-    NotNow(Effect),
+    Unavailable(Effect),
     /// It gave up before it knew whether it was done.
-    TooLate,
+    TimedOut,
     /// It cannot do it until somebody makes room.
-    Full,
+    OutOfSpace,
     Denied,
 }
 
 /// What etcd says, whatever code comes with it: it has none for many of its own errors, so that they are "unknown", and a
 /// proxy loses those that there are.
-const SAYINGS: [(&str, Saying); 25] = [
-    ("requested lease not found", Saying::LeaseIsGone),
+const SERVER_ERRORS: [(&str, ServerError); 25] = [
+    ("requested lease not found", ServerError::LeaseNotFound),
     // A token of JWT names the revision of all users and roles, and any change of them makes it an old one.
-    ("revision of auth store is old", Saying::LoginIsOld),
-    ("revision in header is old", Saying::LoginIsOld),
-    ("invalid auth token", Saying::LoginIsOld),
+    ("revision of auth store is old", ServerError::LoginExpired),
+    ("revision in header is old", ServerError::LoginExpired),
+    ("invalid auth token", ServerError::LoginExpired),
     // Turned away before it was proposed.
-    ("too many requests", Saying::NotNow(Effect::None)),
-    ("no leader", Saying::NotNow(Effect::None)),
-    ("not leader", Saying::NotNow(Effect::None)),
-    ("raft proposal dropped", Saying::NotNow(Effect::None)),
-    ("unhealthy cluster", Saying::NotNow(Effect::None)),
-    ("not supported for learner", Saying::NotNow(Effect::None)),
-    ("learner can only serve", Saying::NotNow(Effect::None)),
+    ("too many requests", ServerError::Unavailable(Effect::None)),
+    ("no leader", ServerError::Unavailable(Effect::None)),
+    ("not leader", ServerError::Unavailable(Effect::None)),
+    ("raft proposal dropped", ServerError::Unavailable(Effect::None)),
+    ("unhealthy cluster", ServerError::Unavailable(Effect::None)),
+    ("not supported for learner", ServerError::Unavailable(Effect::None)),
+    ("learner can only serve", ServerError::Unavailable(Effect::None)),
     // Only what reads waits for a leader's word, and is told that there is another one.
-    ("leader changed", Saying::NotNow(Effect::None)),
-    ("server stopped", Saying::NotNow(Effect::Unknown)),
-    ("raft: stopped", Saying::NotNow(Effect::Unknown)),
-    ("not primary lessor", Saying::NotNow(Effect::Unknown)),
-    ("request cancelled", Saying::NotNow(Effect::Unknown)),
-    ("context canceled", Saying::NotNow(Effect::Unknown)),
+    ("leader changed", ServerError::Unavailable(Effect::None)),
+    ("server stopped", ServerError::Unavailable(Effect::Unknown)),
+    ("raft: stopped", ServerError::Unavailable(Effect::Unknown)),
+    ("not primary lessor", ServerError::Unavailable(Effect::Unknown)),
+    ("request cancelled", ServerError::Unavailable(Effect::Unknown)),
+    ("context canceled", ServerError::Unavailable(Effect::Unknown)),
     // Also "possibly due to previous leader failure", and "waiting for the applied index took too long".
-    ("request timed out", Saying::TooLate),
-    ("deadline exceeded", Saying::TooLate),
-    ("database space exceeded", Saying::Full),
-    ("permission denied", Saying::Denied),
-    ("authentication failed", Saying::Denied),
-    ("authentication is not enabled", Saying::Denied),
-    ("user name", Saying::Denied),
-    ("password", Saying::Denied),
+    ("request timed out", ServerError::TimedOut),
+    ("deadline exceeded", ServerError::TimedOut),
+    ("database space exceeded", ServerError::OutOfSpace),
+    ("permission denied", ServerError::Denied),
+    ("authentication failed", ServerError::Denied),
+    ("authentication is not enabled", ServerError::Denied),
+    ("user name", ServerError::Denied),
+    ("password", ServerError::Denied),
 ];
 
 // The numbers that gRPC gives its codes.
@@ -74,7 +74,7 @@ const UNAVAILABLE: i32 = 14;
 const UNAUTHENTICATED: i32 = 16;
 
 /// Judges a failure of `doing` at `member`.
-pub(crate) fn judge(doing: &str, member: &str, failure: &etcd_client::Error) -> Judgement {
+pub(crate) fn classify(action: &str, member: &str, failure: &etcd_client::Error) -> AttemptError {
     let (code, causes) = match failure {
         etcd_client::Error::GRpcStatus(status) => (status.code() as i32, causes(status.message(), status)),
         etcd_client::Error::TransportError(error) => (UNAVAILABLE, causes("", error)),
@@ -83,21 +83,21 @@ pub(crate) fn judge(doing: &str, member: &str, failure: &etcd_client::Error) -> 
         | etcd_client::Error::Internal(text) => (UNAVAILABLE, vec![text.clone()]),
         other => (UNAVAILABLE, vec![other.to_string()]),
     };
-    judge_text(doing, member, code, &causes)
+    classify_text(action, member, code, &causes)
 }
 
-fn judge_text(doing: &str, member: &str, code: i32, causes: &[String]) -> Judgement {
+fn classify_text(action: &str, member: &str, code: i32, causes: &[String]) -> AttemptError {
     let all = causes.join(": ");
     let says = |sign: &str| all.contains(sign);
-    let saying = SAYINGS.iter().find(|(sign, _)| says(sign)).map(|(_, saying)| *saying);
+    let saying = SERVER_ERRORS.iter().find(|(sign, _)| says(sign)).map(|(_, saying)| *saying);
     let server = says("etcdserver: ") || saying.is_some();
     let (kind, effect, move_on) = match (saying, code) {
         _ if says("certificate") || says("UnknownIssuer") => (ErrorKind::Denied, Effect::None, true),
-        (Some(Saying::NotNow(effect)), _) => (ErrorKind::Unavailable, effect, true),
-        (Some(Saying::TooLate), _) => (ErrorKind::TimedOut, Effect::Unknown, true),
-        (Some(Saying::Full), _) => (ErrorKind::Unavailable, Effect::None, false),
-        (Some(Saying::Denied | Saying::LoginIsOld), _) => (ErrorKind::Denied, Effect::None, false),
-        (Some(Saying::LeaseIsGone), _) => (ErrorKind::Protocol, Effect::None, false),
+        (Some(ServerError::Unavailable(effect)), _) => (ErrorKind::Unavailable, effect, true),
+        (Some(ServerError::TimedOut), _) => (ErrorKind::TimedOut, Effect::Unknown, true),
+        (Some(ServerError::OutOfSpace), _) => (ErrorKind::Unavailable, Effect::None, false),
+        (Some(ServerError::Denied | ServerError::LoginExpired), _) => (ErrorKind::Denied, Effect::None, false),
+        (Some(ServerError::LeaseNotFound), _) => (ErrorKind::Protocol, Effect::None, false),
         (None, UNAUTHENTICATED | PERMISSION_DENIED) => (ErrorKind::Denied, Effect::None, false),
         // Never sent: nothing listens there, or it does not finish the handshake.
         (None, UNAVAILABLE) if !server && never_sent(&all) => (ErrorKind::Unavailable, Effect::None, true),
@@ -110,30 +110,30 @@ fn judge_text(doing: &str, member: &str, code: i32, causes: &[String]) -> Judgem
         (None, _) => (ErrorKind::Unavailable, Effect::Unknown, true),
     };
     let reached = kind != ErrorKind::Denied && (server || !never_sent(&all));
-    let text = format!("{doing} failed at the etcd member {member}: {}", told(causes));
-    Judgement {
+    let text = format!("{action} failed at the etcd member {member}: {}", message(causes));
+    AttemptError {
         error: Error::new(kind, effect, text),
-        move_on,
+        fail_over: move_on,
         reached,
-        lease_is_gone: saying == Some(Saying::LeaseIsGone),
-        login_is_old: saying == Some(Saying::LoginIsOld) || (saying.is_none() && code == UNAUTHENTICATED),
+        lease_is_gone: saying == Some(ServerError::LeaseNotFound),
+        login_expired: saying == Some(ServerError::LoginExpired) || (saying.is_none() && code == UNAUTHENTICATED),
     }
 }
 
 /// A member did not answer in time.
-pub(crate) fn no_answer(doing: &str, member: &str, limit: std::time::Duration) -> Judgement {
-    let text = format!("{doing} brought no answer from the etcd member {member} within {limit:?}");
+pub(crate) fn no_answer(action: &str, member: &str, limit: std::time::Duration) -> AttemptError {
+    let text = format!("{action} brought no answer from the etcd member {member} within {limit:?}");
     let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, text);
-    Judgement { error, move_on: true, reached: true, lease_is_gone: false, login_is_old: false }
+    AttemptError { error, fail_over: true, reached: true, lease_is_gone: false, login_expired: false }
 }
 
 /// What nobody can do better.
-pub(crate) fn refused(error: Error) -> Judgement {
-    Judgement { error, move_on: false, reached: true, lease_is_gone: false, login_is_old: false }
+pub(crate) fn permanent(error: Error) -> AttemptError {
+    AttemptError { error, fail_over: false, reached: true, lease_is_gone: false, login_expired: false }
 }
 
 /// An answer that etcd should never give.
-pub(crate) fn protocol(text: impl Into<String>) -> Error {
+pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, Effect::Unknown, text)
 }
 
@@ -159,7 +159,7 @@ fn causes(message: &str, error: &(dyn std::error::Error + 'static)) -> Vec<Strin
 }
 
 /// What people are told: what etcd said, or the innermost cause, which is the one that somebody can change.
-fn told(causes: &[String]) -> String {
+fn message(causes: &[String]) -> String {
     let Some(last) = causes.last() else { return "it says nothing".to_owned() };
     match causes.iter().any(|cause| cause.contains("dns error")) {
         true => format!("its name cannot be resolved: {last}"),
@@ -173,8 +173,8 @@ mod tests {
 
     const UNKNOWN: i32 = 2;
 
-    fn judged(code: i32, text: &str) -> Judgement {
-        judge_text("asking", "m", code, &[text.to_owned()])
+    fn classified(code: i32, text: &str) -> AttemptError {
+        classify_text("asking", "m", code, &[text.to_owned()])
     }
 
     #[test]
@@ -195,8 +195,8 @@ mod tests {
             ("context deadline exceeded", Effect::Unknown),
         ] {
             for code in [UNKNOWN, UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED] {
-                let judged = judged(code, text);
-                assert!(judged.error.is_retryable() && judged.move_on && judged.reached, "{text} under {code}");
+                let judged = classified(code, text);
+                assert!(judged.error.is_retryable() && judged.fail_over && judged.reached, "{text} under {code}");
                 assert_eq!(judged.error.may_have_taken_effect(), effect == Effect::Unknown, "{text} under {code}");
             }
         }
@@ -205,22 +205,22 @@ mod tests {
     #[test]
     fn a_login_that_has_run_out_is_told_from_one_that_is_wrong() {
         for text in ["etcdserver: revision of auth store is old", "auth: revision in header is old"] {
-            assert!(judged(UNKNOWN, text).login_is_old, "{text}");
+            assert!(classified(UNKNOWN, text).login_expired, "{text}");
         }
-        assert!(judged(UNAUTHENTICATED, "etcdserver: invalid auth token").login_is_old);
+        assert!(classified(UNAUTHENTICATED, "etcdserver: invalid auth token").login_expired);
         for text in [
             "etcdserver: authentication failed, invalid user ID or password",
             "etcdserver: permission denied",
             "etcdserver: user name is empty",
         ] {
-            let judged = judged(UNKNOWN, text);
-            assert!(!judged.login_is_old && !judged.move_on, "{text}");
+            let judged = classified(UNKNOWN, text);
+            assert!(!judged.login_expired && !judged.fail_over, "{text}");
             assert_eq!(judged.error.kind(), ErrorKind::Denied, "{text}");
         }
     }
 
     #[test]
     fn a_lease_that_is_gone_is_known_under_any_code() {
-        assert!(judged(UNKNOWN, "etcdserver: requested lease not found").lease_is_gone);
+        assert!(classified(UNKNOWN, "etcdserver: requested lease not found").lease_is_gone);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use etcd_client::{Client, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader};
 use lock_core::{Clock, Effect, Error, ErrorKind, Moment, Result};
 
-use crate::cluster::Answer;
-use crate::link::{Lane, Link};
+use crate::connections::{CallKind, Connections};
+use crate::identity::Reply;
 use crate::members::Members;
 
 /// Renewals of etcd leases.
@@ -17,7 +17,7 @@ use crate::members::Members;
 /// if the keepalive's raft term is not older than the read's. Then whoever answered was the leader when the read was
 /// sent, or became it later, and keeps the lease for a full TTL from that moment at least.
 #[derive(Debug)]
-pub(crate) struct Heartbeats {
+pub(crate) struct Heartbeat {
     pub(crate) members: Arc<Members>,
     /// A key to read; it need not exist.
     pub(crate) key: Vec<u8>,
@@ -25,7 +25,7 @@ pub(crate) struct Heartbeats {
 
 /// A heartbeat that was answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Beaten {
+pub(crate) enum HeartbeatOutcome {
     /// The lease is kept for `ttl`, counted from `since`.
     Alive { since: Moment, ttl: Duration },
     /// There is no such lease.
@@ -35,24 +35,24 @@ pub(crate) enum Beaten {
 /// A stream of keepalives at one member, with none under way: a stream on which one was cut off is dropped, so that a
 /// late answer is never taken for the next one's.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct KeepAliveStream {
     /// Whose connection it is on: another runtime has its own.
-    link: Weak<Link>,
+    connections: Weak<Connections>,
     member: usize,
     keeper: LeaseKeeper,
-    answers: LeaseKeepAliveStream,
+    replies: LeaseKeepAliveStream,
 }
 
 /// What opening a stream of keepalives brought: the stream and its first answer; nothing, where there is no such lease.
-struct Opened(Option<(Stream, LeaseKeepAliveResponse)>);
+struct OpenedStream(Option<(KeepAliveStream, LeaseKeepAliveResponse)>);
 
-impl Answer for Opened {
+impl Reply for OpenedStream {
     fn header(&self) -> Option<&ResponseHeader> {
-        self.0.as_ref().and_then(|(_, answer)| answer.header())
+        self.0.as_ref().and_then(|(_, reply)| reply.header())
     }
 }
 
-impl Answer for LeaseKeepAliveResponse {
+impl Reply for LeaseKeepAliveResponse {
     fn header(&self) -> Option<&ResponseHeader> {
         self.header()
     }
@@ -60,85 +60,92 @@ impl Answer for LeaseKeepAliveResponse {
 
 /// What a keepalive said.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct KeepAlive {
     term: u64,
     ttl: i64,
 }
 
-impl From<LeaseKeepAliveResponse> for Kept {
-    fn from(answer: LeaseKeepAliveResponse) -> Kept {
-        Kept { term: answer.header().map_or(0, |header| header.raft_term()), ttl: answer.ttl() }
+impl From<LeaseKeepAliveResponse> for KeepAlive {
+    fn from(reply: LeaseKeepAliveResponse) -> KeepAlive {
+        KeepAlive { term: reply.header().map_or(0, |header| header.raft_term()), ttl: reply.ttl() }
     }
 }
 
-impl Heartbeats {
+impl Heartbeat {
     /// One heartbeat for this lease; `stream` is used, or filled.
-    pub(crate) async fn beat(&self, clock: &Clock, lease: i64, stream: &Mutex<Option<Stream>>) -> Result<Beaten> {
+    pub(crate) async fn send(
+        &self,
+        clock: &Clock,
+        lease: i64,
+        stream: &Mutex<Option<KeepAliveStream>>,
+    ) -> Result<HeartbeatOutcome> {
         let since = clock.now();
-        let read = self.term().await?;
-        let Some(kept) = self.keep_alive(lease, stream).await? else { return Ok(Beaten::Gone) };
+        let read = self.read_term().await?;
+        let Some(kept) = self.keep_alive(lease, stream).await? else { return Ok(HeartbeatOutcome::Gone) };
         if kept.ttl <= 0 {
-            return Ok(Beaten::Gone);
+            return Ok(HeartbeatOutcome::Gone);
         }
         if kept.term < read {
             let text = format!("a stale leader of etcd (term {}, now {read}) answered a renewal", kept.term);
             return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text));
         }
-        Ok(Beaten::Alive { since, ttl: Duration::from_secs(kept.ttl.unsigned_abs()) })
+        Ok(HeartbeatOutcome::Alive { since, ttl: Duration::from_secs(kept.ttl.unsigned_abs()) })
     }
 
     /// The raft term of a linearizable read.
-    async fn term(&self) -> Result<u64> {
+    async fn read_term(&self) -> Result<u64> {
         let read = |client: Arc<Client>| {
             let key = self.key.clone();
             async move { client.kv_client().get(key, None).await }
         };
-        let read = self.members.call(Lane::Beat, "reading before a renewal", read).await?.value;
-        read.header().map(|header| header.raft_term()).ok_or_else(|| crate::error::protocol("a reading has no header"))
+        let read = self.members.call(CallKind::Heartbeat, "reading before a renewal", read).await?.value;
+        read.header()
+            .map(|header| header.raft_term())
+            .ok_or_else(|| crate::error::unexpected_reply("a reading has no header"))
     }
 
-    async fn keep_alive(&self, lease: i64, slot: &Mutex<Option<Stream>>) -> Result<Option<Kept>> {
-        let link = self.members.link()?;
+    async fn keep_alive(&self, lease: i64, slot: &Mutex<Option<KeepAliveStream>>) -> Result<Option<KeepAlive>> {
+        let connections = self.members.connections()?;
         let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let is_ours = |stream: &Stream| std::ptr::eq(stream.link.as_ptr(), Arc::as_ptr(&link));
+        let is_ours = |stream: &KeepAliveStream| std::ptr::eq(stream.connections.as_ptr(), Arc::as_ptr(&connections));
         let stream = stream.filter(|stream| is_ours(stream) && stream.member == self.members.preferred());
         if let Some(mut stream) = stream {
-            let answer = tokio::time::timeout(self.members.timeout(), stream.ask()).await;
-            if let Ok(Ok(answer)) = answer {
-                self.members.cluster().check(self.members.endpoint(stream.member), &answer, 0)?;
+            let reply = tokio::time::timeout(self.members.timeout(), stream.exchange()).await;
+            if let Ok(Ok(reply)) = reply {
+                self.members.identity().check(self.members.endpoint(stream.member), &reply, 0)?;
                 put_back(slot, stream);
-                return Ok(Some(answer.into()));
+                return Ok(Some(reply.into()));
             }
         }
         let open = |client: Arc<Client>| {
-            let link = Arc::downgrade(&link);
+            let connections = Arc::downgrade(&connections);
             async move {
                 let (keeper, answers) = match client.lease_client().keep_alive(lease).await {
                     // The client's own word for a TTL of 0.
-                    Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(Opened(None)),
+                    Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(OpenedStream(None)),
                     opened => opened?,
                 };
-                let mut stream = Stream { link, member: usize::MAX, keeper, answers };
-                let answer = stream.ask().await?;
-                Ok(Opened(Some((stream, answer))))
+                let mut stream = KeepAliveStream { connections, member: usize::MAX, keeper, replies: answers };
+                let reply = stream.exchange().await?;
+                Ok(OpenedStream(Some((stream, reply))))
             }
         };
-        let opened = self.members.call(Lane::Beat, "renewing", open).await?;
-        let Some((mut stream, answer)) = opened.value.0 else { return Ok(None) };
+        let opened = self.members.call(CallKind::Heartbeat, "renewing", open).await?;
+        let Some((mut stream, reply)) = opened.value.0 else { return Ok(None) };
         stream.member = opened.member;
         put_back(slot, stream);
-        Ok(Some(answer.into()))
+        Ok(Some(reply.into()))
     }
 }
 
-fn put_back(slot: &Mutex<Option<Stream>>, stream: Stream) {
+fn put_back(slot: &Mutex<Option<KeepAliveStream>>, stream: KeepAliveStream) {
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
 }
 
-impl Stream {
-    async fn ask(&mut self) -> Result<LeaseKeepAliveResponse, etcd_client::Error> {
+impl KeepAliveStream {
+    async fn exchange(&mut self) -> Result<LeaseKeepAliveResponse, etcd_client::Error> {
         self.keeper.keep_alive().await?;
-        let answer = self.answers.message().await?;
-        answer.ok_or_else(|| etcd_client::Error::Internal("a stream of keepalives has ended".into()))
+        let reply = self.replies.message().await?;
+        reply.ok_or_else(|| etcd_client::Error::Internal("a stream of keepalives has ended".into()))
     }
 }

@@ -14,30 +14,30 @@
 //! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
 //! is the revision of the reading that found the own key first in line.
 
-mod batch;
-mod cluster;
+mod batcher;
+mod concurrency_limit;
 mod config;
+mod connections;
 mod diagnose;
 mod driver;
 mod error;
+mod fence_condition;
 mod heartbeat;
-mod link;
+mod holder_record;
+mod identity;
+mod key_layout;
+mod key_pool;
 mod members;
-mod names;
 mod operator;
-mod place;
-mod proof;
-mod queue;
-mod realm;
-mod session;
-mod slots;
+mod queue_entry;
+mod realm_mark;
+mod session_pool;
 mod store;
-mod turns;
-mod value;
-mod watch;
+mod transactions;
+mod watches;
 
 pub use self::config::{EtcdConfig, Tls};
 pub use self::diagnose::{Diagnosis, MemberDiagnosis};
 pub use self::driver::EtcdDriver;
-pub use self::proof::Proof;
+pub use self::fence_condition::FenceCondition;
 pub use self::store::EtcdStore;

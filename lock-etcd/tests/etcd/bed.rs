@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_core::{Clock, LockName, Locks};
 use lock_etcd::{EtcdConfig, EtcdStore};
-use lock_testkit::{WAIT_TIMEOUT, Etcd};
+use lock_testkit::{Etcd, WAIT_TIMEOUT};
 
 /// One member that all tests share which do it no harm.
 pub(crate) fn shared() -> &'static Etcd {
@@ -77,7 +77,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 }
 
 /// Waits for what must come.
-pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within_bound<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what}: not within {WAIT_TIMEOUT:?}"),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use lock_core::{LockGuard, LossReason};
 
-use crate::bed::{fresh, keys, lease_of, locks, locks_on, secs, shared, soon, store, until};
+use crate::bed::{fresh, keys, lease_of, locks, locks_on, secs, shared, store, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_somebody_deleted_is_noticed_within_one_renewal_round() {
@@ -15,7 +15,7 @@ async fn a_key_that_somebody_deleted_is_noticed_within_one_renewal_round() {
     let key = keys(etcd, name.as_str()).remove(0);
     assert!(etcd.etcdctl().args(["del", &key]).status().unwrap().success());
     // It would be valid for ten seconds more, and renewed after five.
-    let reason = soon("the loss", guard.lost()).await;
+    let reason = within_bound("the loss", guard.lost()).await;
     assert_eq!(reason, LossReason::NotHeld, "it was lost otherwise");
     assert!(other.is_valid(), "{:?}", other.check());
     other.release().await.unwrap();

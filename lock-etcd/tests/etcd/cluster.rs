@@ -6,7 +6,7 @@ use lock_core::{Attempt, Claim, Clock, ErrorKind, LockName, LockStore, LossReaso
 use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, locks_on, secs, soon, store};
+use crate::bed::{locks, locks_on, secs, store, within_bound};
 
 /// Whatever a test does to a cluster: a holder of before is lost at once, the handle refuses to go on, and a new one has
 /// another realm, or refuses nobody a token that was given before.
@@ -24,7 +24,7 @@ async fn is_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'sta
     });
     let etcd = etcd.await.unwrap();
     let refused = loop {
-        match soon("an answer", locks.lock("often").try_acquire()).await {
+        match within_bound("an answer", locks.lock("often").try_acquire()).await {
             Ok(granted) => panic!("the other cluster granted {:?}", granted.map(|guard| guard.token_if_any().cloned())),
             Err(error) if error.is_retryable() => {}
             Err(error) => break error,
@@ -40,10 +40,10 @@ async fn is_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'sta
     // Nothing but a new handle goes on.
     assert_eq!(locks.inspect("renewed").await.unwrap_err().to_string(), text);
     assert_eq!(locks.lock("new").acquire().await.unwrap_err().to_string(), text);
-    soon("the end of the old handle", locks.close()).await;
+    within_bound("the end of the old handle", locks.close()).await;
 
     let anew = locks_on(&crate::bed::store(etcd.endpoints()).await, secs(30));
-    let guard = soon("an acquire", anew.lock("often").acquire()).await.unwrap();
+    let guard = within_bound("an acquire", anew.lock("often").acquire()).await.unwrap();
     guard.release().await.unwrap();
 }
 
@@ -111,7 +111,7 @@ async fn who_only_renews_notices_that_its_proxy_turned_to_another_cluster() {
     let guard = locks.lock("job").acquire().await.unwrap();
     let port = other.endpoints()[0].rsplit_once(':').unwrap().1.parse().unwrap();
     one.member(0).proxy().retarget(port);
-    assert_eq!(soon("the loss", guard.lost()).await, LossReason::SessionEnded, "it was believed in to its end");
+    assert_eq!(within_bound("the loss", guard.lost()).await, LossReason::SessionEnded, "it was believed in to its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn who_waits_notices_that_its_proxy_turned_to_another_cluster() {
     hears.await.unwrap();
     let port = other.endpoints()[0].rsplit_once(':').unwrap().1.parse().unwrap();
     one.member(0).proxy().retarget(port);
-    let error = soon("its end", waiter).await.unwrap().unwrap_err();
+    let error = within_bound("its end", waiter).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     holder.release().await.unwrap();
 }

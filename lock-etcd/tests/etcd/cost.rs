@@ -2,7 +2,7 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks_on, patient, secs, shared, soon, until};
+use crate::bed::{fresh, keys, locks_on, patient, secs, shared, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
@@ -55,7 +55,7 @@ async fn a_hand_over_within_one_process_is_one_step() {
         let waiter = tokio::spawn(locks.lock("job").acquire());
         until("its place", || async { keys(&etcd, "job").len() == 2 }).await;
         holder.release().await.unwrap();
-        soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+        within_bound("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
         spent.push(etcd.transactions() - before);
     }
     assert!(spent.contains(&3), "taking a place, the hand-over, and a release took {spent:?} transactions");

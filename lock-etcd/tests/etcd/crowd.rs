@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lock_core::{Attempt, Claim, Clock, LockGuard, LockStore, Locks};
 use lock_etcd::{EtcdConfig, EtcdStore};
-use lock_testkit::{WAIT_TIMEOUT, Etcd};
+use lock_testkit::{Etcd, WAIT_TIMEOUT};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::bed::{fresh, secs, soon, until};
+use crate::bed::{fresh, secs, until, within_bound};
 
 /// Locks of a store with the time-outs that users have; a busy machine may take longer for a whole crowd.
 async fn locks(etcd: &Etcd, ttl: u64) -> Locks {
@@ -38,7 +38,7 @@ async fn held(locks: &Locks, prefix: &str, count: usize) -> Vec<LockGuard> {
             lock.acquire().await.unwrap()
         });
     }
-    soon("the grants", tasks.join_all()).await
+    within_bound("the grants", tasks.join_all()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +68,7 @@ async fn fifteen_hundred_waiters_for_one_name_cost_their_process_no_lock() {
     let has_failed = || failed.load(Ordering::Relaxed) > 0;
     until("their places", || async { has_failed() || count(&etcd, "job/") == WAITERS + 1 }).await;
     println!("all in line after {:?}", began.elapsed());
-    soon("a renewal", holder.renew()).await.unwrap();
+    within_bound("a renewal", holder.renew()).await.unwrap();
     assert!(holder.is_valid() && other.is_valid(), "{:?}, {:?}", holder.check(), other.check());
     holder.release().await.unwrap();
     until("some turns", || async { has_failed() || served.load(Ordering::Relaxed) >= 100 }).await;
@@ -92,7 +92,7 @@ async fn three_thousand_names_are_released_at_once() {
     for guard in guards {
         tasks.spawn(guard.release());
     }
-    let released = soon("the releases", tasks.join_all()).await;
+    let released = within_bound("the releases", tasks.join_all()).await;
     let failed: Vec<_> = released.into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{} failed: {}", failed.len(), failed[0]);
     assert_eq!(count(&etcd, "job"), 0);
@@ -108,7 +108,7 @@ async fn five_thousand_guards_are_dropped_at_once() {
     assert_eq!(count(&etcd, "job"), 5_000);
     drop(guards);
     until("their end", || async { count(&etcd, "job") == 0 }).await;
-    soon("the end of all withdrawals", locks.close()).await;
+    within_bound("the end of all withdrawals", locks.close()).await;
     assert!(other.is_valid(), "{:?}", other.check());
 }
 

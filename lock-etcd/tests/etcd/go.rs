@@ -6,9 +6,9 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
-use lock_testkit::{WAIT_TIMEOUT, Etcd, Process, until};
+use lock_testkit::{Etcd, Process, WAIT_TIMEOUT, until};
 
-use crate::bed::{fresh, keys, locks, secs, shared, soon};
+use crate::bed::{fresh, keys, locks, secs, shared, within_bound};
 use crate::interop::{append, etcdctl, numbers};
 
 /// The program in `tests/go-mutex`, built once.
@@ -94,7 +94,7 @@ async fn gos_mutex_waits_for_ours_and_ours_for_gos_mutex_in_the_order_of_their_c
     assert!(locks.lock(&name).try_acquire().await.unwrap().is_none());
 
     second.unlock();
-    let third = soon("our turn", third).await.unwrap().unwrap();
+    let third = within_bound("our turn", third).await.unwrap().unwrap();
     tokens.push(third.token_if_any().unwrap().number());
     assert!(fourth.waits(), "Go holds what we hold");
 

@@ -7,7 +7,7 @@ use lock_core::{Clock, Locks, Registry};
 use lock_etcd::EtcdDriver;
 use lock_testkit::Etcd;
 
-use crate::bed::{secs, soon, until};
+use crate::bed::{secs, until, within_bound};
 
 fn ctl(etcd: &Etcd, line: &str) {
     let output = etcd.etcdctl().args(line.split_whitespace()).output().unwrap();
@@ -56,17 +56,17 @@ async fn survive(mut etcd: Etcd, restart: bool) {
         let locks = [&ours, &theirs][round as usize % 2].clone();
         // Each kind of call meets an old login once.
         change(&etcd, 10 + round);
-        let guard = soon("an acquire", locks.lock("job").acquire()).await.unwrap();
+        let guard = within_bound("an acquire", locks.lock("job").acquire()).await.unwrap();
         change(&etcd, 20 + round);
-        soon("a release", guard.release()).await.unwrap();
+        within_bound("a release", guard.release()).await.unwrap();
         change(&etcd, 30 + round);
-        soon("a renewal", held.renew()).await.unwrap();
-        soon("a renewal", fixed.renew()).await.unwrap();
+        within_bound("a renewal", held.renew()).await.unwrap();
+        within_bound("a renewal", fixed.renew()).await.unwrap();
     }
     assert!(held.is_valid(), "{:?}", held.check());
     change(&etcd, 99);
     held.release().await.unwrap();
-    soon("the waiter's turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+    within_bound("the waiter's turn", waiter).await.unwrap().unwrap().release().await.unwrap();
     fixed.release().await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use etcd_client::Client;
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, secs, soon};
+use crate::bed::{locks, secs, within_bound};
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -71,24 +71,27 @@ async fn goes_on(fault: Fault) {
         inflict(&mut etcd, member, fault);
         let outage = tokio::spawn(outage);
         let began = Instant::now();
-        let guard = soon("an acquire", locks.lock("next").acquire()).await.unwrap();
+        let guard = within_bound("an acquire", locks.lock("next").acquire()).await.unwrap();
         let acquired = began.elapsed();
-        soon("a renewal", held.renew()).await.unwrap();
-        soon("a release", guard.release()).await.unwrap();
+        within_bound("a renewal", held.renew()).await.unwrap();
+        within_bound("a release", guard.release()).await.unwrap();
         let all = began.elapsed();
-        let outage = soon("a bare write", outage).await.unwrap();
+        let outage = within_bound("a bare write", outage).await.unwrap();
         println!(
             "{fault:?}, leads {leads}: acquired after {acquired:?}, all after {all:?}; a bare write after {outage:?}"
         );
         // On an idle machine no more than one time-out over the bare client's; a busy one is slow to both.
-        assert!(all < outage * 4 + Etcd::ELECTION_TIMEOUT * 10, "{all:?}, and a bare write was through after {outage:?}");
+        assert!(
+            all < outage * 4 + Etcd::ELECTION_TIMEOUT * 10,
+            "{all:?}, and a bare write was through after {outage:?}"
+        );
         for i in 0..20 {
-            let guard = soon("an acquire", locks.lock(format!("next/{i}")).acquire()).await.unwrap();
-            soon("a release", guard.release()).await.unwrap();
+            let guard = within_bound("an acquire", locks.lock(format!("next/{i}")).acquire()).await.unwrap();
+            within_bound("a release", guard.release()).await.unwrap();
         }
         assert!(held.is_valid(), "{:?}", held.check());
         heal(&mut etcd, member, fault);
-        soon("a release", held.release()).await.unwrap();
+        within_bound("a release", held.release()).await.unwrap();
         locks.close().await;
     }
 }
@@ -123,7 +126,7 @@ async fn a_waiter_whose_watch_hangs_at_a_silent_member_is_served() {
     hears.await.unwrap();
     etcd.member(0).proxy().hold();
     holder.release().await.unwrap();
-    let guard = soon("the waiter's turn", waiter).await.unwrap().unwrap();
+    let guard = within_bound("the waiter's turn", waiter).await.unwrap().unwrap();
     guard.release().await.unwrap();
 }
 
@@ -136,9 +139,9 @@ async fn while_two_of_three_are_gone_nothing_is_granted_and_the_guard_is_lost_on
     etcd.member_mut(2).kill();
     let error = locks.lock("other").try_acquire().await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
-    assert_eq!(soon("the loss", held.lost()).await, lock_core::LossReason::Expired);
+    assert_eq!(within_bound("the loss", held.lost()).await, lock_core::LossReason::Expired);
     etcd.start_all();
-    let guard = soon("an acquire", locks.lock("other").acquire()).await.unwrap();
+    let guard = within_bound("an acquire", locks.lock("other").acquire()).await.unwrap();
     guard.release().await.unwrap();
 }
 
@@ -149,12 +152,12 @@ async fn a_request_that_is_buffered_at_a_paused_member_leaves_nothing() {
     // A session is open, and renewed for as long as this is held.
     let other = ours.lock("other").acquire().await.unwrap();
     etcd.member(0).process().pause();
-    let guard = soon("an acquire", ours.lock("job").acquire()).await.unwrap();
+    let guard = within_bound("an acquire", ours.lock("job").acquire()).await.unwrap();
     guard.release().await.unwrap();
     etcd.member(0).process().resume();
     let theirs = locks(vec![etcd.endpoints()[0].clone()], secs(20)).await;
     for _ in 0..20 {
-        let guard = soon("an acquire", theirs.lock("job").acquire()).await.unwrap();
+        let guard = within_bound("an acquire", theirs.lock("job").acquire()).await.unwrap();
         guard.release().await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

@@ -7,7 +7,7 @@ use lock_core::{BreakMode, LockStore};
 use lock_etcd::FenceCondition;
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, locks_on, secs, shared, soon, store};
+use crate::bed::{fresh, locks_on, secs, shared, store, within_bound};
 
 /// A write by another client under this proof; gives whether it was committed.
 fn write(etcd: &Etcd, proof: &FenceCondition, key: &str) -> bool {
@@ -70,7 +70,7 @@ async fn a_diagnosis_names_old_servers_members_and_the_shortest_ttl() {
             }
         }
     };
-    let diagnosis = soon("a diagnosis", diagnosed).await;
+    let diagnosis = within_bound("a diagnosis", diagnosed).await;
     assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.members.len()), (3, 2, 3));
     assert!(diagnosis.members[2].failure.is_some() && diagnosis.members[2].version.is_none());
     let version = diagnosis.members[0].version.as_deref().unwrap();

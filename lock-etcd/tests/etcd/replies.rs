@@ -5,7 +5,7 @@ use std::time::Duration;
 use lock_core::{Claim, LockStore, ReleaseOutcome};
 use lock_testkit::Etcd;
 
-use crate::bed::{keys, locks, locks_on, secs, soon, store, until};
+use crate::bed::{keys, locks, locks_on, secs, store, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
@@ -20,7 +20,7 @@ async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
     etcd.member(0).proxy().forward();
     until("its end", || async { keys(&etcd, "job").is_empty() }).await;
     // The withdrawal of an unclear claim goes on for a TTL.
-    soon("its withdrawal", ours.close()).await;
+    within_bound("its withdrawal", ours.close()).await;
     assert!(other.is_valid(), "{:?}", other.check());
     assert_eq!(keys(&etcd, "job"), [""; 0]);
     other.release().await.unwrap();
@@ -36,7 +36,7 @@ async fn an_acquire_whose_reply_was_lost_asks_again_and_has_one_key() {
     until("its key", || async { keys(&etcd, "job").len() == 1 }).await;
     let key = keys(&etcd, "job");
     etcd.member(0).proxy().forward();
-    let guard = soon("the acquire", acquire).await.unwrap().unwrap();
+    let guard = within_bound("the acquire", acquire).await.unwrap().unwrap();
     assert_eq!(keys(&etcd, "job"), key);
     guard.release().await.unwrap();
     assert_eq!(keys(&etcd, "job"), [""; 0]);
@@ -76,11 +76,11 @@ async fn a_waiter_whose_reply_was_lost_keeps_its_place() {
     until("the third place", || async { keys(&etcd, "job").len() == 3 }).await;
     etcd.member(0).proxy().forward();
     holder.release().await.unwrap();
-    let second = soon("the second", second).await.unwrap().unwrap();
+    let second = within_bound("the second", second).await.unwrap().unwrap();
     assert!(!third.is_finished(), "who came later is served first");
     let token = second.token_if_any().cloned();
     second.release().await.unwrap();
-    let third = soon("the third", third).await.unwrap().unwrap();
+    let third = within_bound("the third", third).await.unwrap().unwrap();
     assert!(third.token_if_any() > token.as_ref());
     third.release().await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, secs, soon};
+use crate::bed::{locks, secs, within_bound};
 
 async fn survives(members: usize) {
     let mut etcd = Etcd::start(members);
@@ -16,10 +16,10 @@ async fn survives(members: usize) {
     for (i, guard) in guards.into_iter().enumerate() {
         let name = format!("job/{i}");
         assert!(theirs.lock(&name).try_acquire().await.unwrap().is_none(), "a held lock was lost");
-        soon("a renewal", guard.renew()).await.unwrap();
+        within_bound("a renewal", guard.renew()).await.unwrap();
         let token = guard.token_if_any().cloned().unwrap();
         guard.release().await.unwrap();
-        let next = soon("an acquire", theirs.lock(&name).acquire()).await.unwrap();
+        let next = within_bound("an acquire", theirs.lock(&name).acquire()).await.unwrap();
         assert!(*next.token_if_any().unwrap() > token, "a token fell");
         next.release().await.unwrap();
     }

@@ -6,7 +6,7 @@ use lock_core::{Attempt, Claim, Clock, LockStore, ReleaseOutcome};
 use lock_etcd::{EtcdConfig, EtcdStore};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::bed::{fresh, secs, shared, soon};
+use crate::bed::{fresh, secs, shared, within_bound};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -17,7 +17,7 @@ async fn open() -> Arc<EtcdStore> {
 }
 
 async fn granted(store: &EtcdStore, claim: &Claim) {
-    let attempt = soon("an answer", store.request(claim)).await.unwrap();
+    let attempt = within_bound("an answer", store.request(claim)).await.unwrap();
     assert!(matches!(attempt, Attempt::Granted(_)), "{attempt:?}");
 }
 
@@ -74,11 +74,11 @@ fn a_runtime_that_is_idle_holds_nobody_up() {
 
     busy.block_on(async {
         let last = Claim::queueing(name.clone(), secs(60));
-        assert!(matches!(soon("an answer", store.request(&last)).await.unwrap(), Attempt::Held(_)));
+        assert!(matches!(within_bound("an answer", store.request(&last)).await.unwrap(), Attempt::Held(_)));
         let waiter = waits(&store, &last);
-        assert_eq!(soon("a release", store.release(&holder)).await.unwrap(), ReleaseOutcome::Held);
-        assert_eq!(soon("a withdrawal", store.release(&first)).await.unwrap(), ReleaseOutcome::Held);
-        soon("its turn", waiter).await;
+        assert_eq!(within_bound("a release", store.release(&holder)).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(within_bound("a withdrawal", store.release(&first)).await.unwrap(), ReleaseOutcome::Held);
+        within_bound("its turn", waiter).await;
         granted(&store, &Claim::new(fresh("same-session"), secs(77))).await;
         store.release(&last).await.unwrap();
     });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lock_core::{ErrorKind, Fence, FencingToken, LockGuard, LockName, Locks, LossReason};
 use lock_testkit::{Etcd, until};
 
-use crate::bed::{keys, lease_of, locks, secs, soon};
+use crate::bed::{keys, lease_of, locks, secs, within_bound};
 
 const TTL: Duration = secs(4);
 
@@ -69,7 +69,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         let theirs = locks(vec![endpoints[stale].clone()], TTL).await;
         let others = endpoints.iter().enumerate().filter(|(i, _)| *i != stale).map(|(_, e)| e.clone()).collect();
         let next = locks(others, TTL).await;
-        let holder = soon("an acquire", acquire(theirs, name.clone())).await;
+        let holder = within_bound("an acquire", acquire(theirs, name.clone())).await;
         let old: FencingToken = holder.token_if_any().cloned().unwrap();
         let lease = i64::from_str_radix(&lease_of(&etcd, name.as_str()), 16).unwrap();
         // Another phase of the renewals at each cut.
@@ -86,7 +86,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         let over = Arc::new(AtomicBool::new(false));
         let plain = tokio::spawn(plain_keepalives(endpoints[stale].clone(), lease, over.clone()));
 
-        let granted = soon("the next grant", waiter).await.unwrap();
+        let granted = within_bound("the next grant", waiter).await.unwrap();
         let granted_at = Instant::now();
         assert!(!holder.is_valid(), "cut {cut}: believed {:?} past the next grant", holder.remaining());
         over.store(true, Ordering::Relaxed);
@@ -137,13 +137,13 @@ async fn what_an_old_server_revokes_early_is_seen_and_its_holder_fenced() {
     let granted = match early {
         Ok(granted) => {
             // There may be two who believe for a moment: until the holder's next round.
-            let reason = soon("the loss", holder.lost()).await;
+            let reason = within_bound("the loss", holder.lost()).await;
             assert_ne!(reason, LossReason::Released);
             granted.unwrap()
         }
         Err(_) => {
             drop(holder);
-            soon("the next grant", next).await.unwrap()
+            within_bound("the next grant", next).await.unwrap()
         }
     };
     let resource = Fence::in_memory();

@@ -3,7 +3,7 @@
 use lock_core::{Attempt, Claim, LockName, LockStore};
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks, secs, shared, soon, store, until};
+use crate::bed::{fresh, keys, locks, secs, shared, store, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
@@ -19,7 +19,7 @@ async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
     let newcomer = tokio::spawn(theirs.lock(&name).acquire());
     until("the newcomer's place", || async { keys(etcd, name.as_str()).len() == 2 }).await;
     holder.release().await.unwrap();
-    let newcomer = soon("the newcomer", newcomer).await.unwrap().unwrap();
+    let newcomer = within_bound("the newcomer", newcomer).await.unwrap().unwrap();
     match ours.request(&waiter).await.unwrap() {
         Attempt::Held(held) => assert_eq!(held.by.holder, Some(newcomer.holder())),
         Attempt::Granted(lease) => panic!("granted with a lease that has ended: {lease:?}"),
@@ -42,7 +42,7 @@ async fn a_waiter_notices_the_end_of_its_session_and_takes_a_new_place() {
     until("its new place", || async { keys(&etcd, "job").len() == 2 }).await;
     assert_ne!(keys(&etcd, "job"), place);
     holder.release().await.unwrap();
-    let guard = soon("its turn", waiter).await.unwrap().unwrap();
+    let guard = within_bound("its turn", waiter).await.unwrap().unwrap();
     assert!(guard.is_valid());
     guard.release().await.unwrap();
 }
@@ -57,7 +57,7 @@ async fn compaction_does_not_disturb_who_waits() {
     let last = locks.lock(fresh("revision")).acquire().await.unwrap().token_if_any().unwrap().number();
     assert!(etcd.etcdctl().args(["compact", &last.to_string()]).status().unwrap().success());
     holder.release().await.unwrap();
-    soon("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
+    within_bound("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn a_fixed_lease_has_an_etcd_lease_of_its_own_and_ends_without_renewal() {
     let renewed = locks.lock(fresh("renewed")).acquire().await.unwrap();
     let fixed = locks.lock(&name).fixed().acquire().await.unwrap();
     fixed.renew().await.unwrap();
-    assert_eq!(soon("its end", fixed.lost()).await, lock_core::LossReason::Expired);
+    assert_eq!(within_bound("its end", fixed.lost()).await, lock_core::LossReason::Expired);
     until("its key's end", || async { keys(etcd, name.as_str()).is_empty() }).await;
     assert!(renewed.is_valid());
     renewed.release().await.unwrap();

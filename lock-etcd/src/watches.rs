@@ -9,11 +9,11 @@ use etcd_client::{Client, EventType, ResponseHeader, WatchFilterType, WatchOptio
 use lock_core::{Effect, Error, ErrorKind, HeldBy, Result};
 use tokio::sync::Notify;
 
-use crate::cluster::Answer;
-use crate::link::Lane;
+use crate::connections::CallKind;
+use crate::identity::Reply;
 use crate::members::Members;
-use crate::place::{FAR, Place};
-use crate::queue::Key;
+use crate::queue_entry::{MAX_SHORT_QUEUE, QueueEntry};
+use crate::transactions::LockKey;
 
 /// One long-lived watch for each name that somebody of this process waits for.
 ///
@@ -27,91 +27,91 @@ use crate::queue::Key;
 /// Watches are kept in the background: the runtime of the waiter that was first may stand still.
 pub(crate) struct Watches {
     members: Arc<Members>,
-    names: Arc<Mutex<Names>>,
+    by_range: Arc<Mutex<WatchMap>>,
 }
 
-type Names = HashMap<Vec<u8>, Arc<Watch>>;
+type WatchMap = HashMap<Vec<u8>, Arc<NameWatch>>;
 
 /// A watch of the keys of one name.
-struct Watch {
-    state: Mutex<State>,
+struct NameWatch {
+    state: Mutex<WatchState>,
 }
 
-struct State {
+struct WatchState {
     phase: Phase,
     /// The latest deletions.
-    deleted: VecDeque<Deletion>,
+    deletions: VecDeque<Deletion>,
     /// Of what happened after this revision nothing is missing in `deleted`, once the watch is live.
     complete_from: i64,
     waiters: HashMap<Vec<u8>, Vec<Arc<Notify>>>,
     /// The keys that this process is deleting, with how many calls do so. Who waits for such a key is called by the answer,
     /// which says more than the watch.
-    leaving: HashMap<Vec<u8>, u32>,
+    pending_deletions: HashMap<Vec<u8>, u32>,
     /// Whether somebody came to wait since the last look.
     used: bool,
     /// The keys of this process that wait in the line, by create revision, as far as is known.
-    line: BTreeMap<i64, Vec<u8>>,
+    queue: BTreeMap<i64, Vec<u8>>,
     /// What the last of them was told of the holder.
-    told: HeldBy,
+    known_holder: HeldBy,
 }
 
 enum Phase {
     Opening,
     Live,
     /// Nobody needed it any more.
-    Idle,
-    Broken(Error),
+    Closed,
+    Failed(Error),
 }
 
 /// The end of one key.
 struct Deletion {
     revision: i64,
     key: Vec<u8>,
-    next: Option<Next>,
+    next: Option<NextHead>,
 }
 
 /// Who was first in line after a release of this process.
 #[derive(Clone, Debug)]
-pub(crate) struct Next {
+pub(crate) struct NextHead {
     /// The revision of the transaction that released, and read this.
     pub(crate) revision: i64,
-    pub(crate) head: Key,
+    pub(crate) head: LockKey,
 }
 
 /// The deletion of a key by this process, until its answer has come.
-pub(crate) struct Leaving {
-    watch: Arc<Watch>,
+pub(crate) struct PendingDeletion {
+    watch: Arc<NameWatch>,
     key: Vec<u8>,
 }
 
 /// A waiter for the end of one key, until it is dropped.
-struct Ticket {
-    watch: Arc<Watch>,
+struct Subscription {
+    watch: Arc<NameWatch>,
     key: Vec<u8>,
     created: i64,
-    called: Arc<Notify>,
+    woken: Arc<Notify>,
 }
 
 /// How many deletions are remembered for those who come between a reading and their waiting.
-const REMEMBERED: usize = 256;
+const MAX_DELETIONS: usize = 256;
 
 /// How long a watch stays that nobody needs.
-const LINGER: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Watches {
     pub(crate) fn new(members: Arc<Members>) -> Watches {
-        Watches { members, names: Arc::default() }
+        Watches { members, by_range: Arc::default() }
     }
 
     /// Completes when the key that this place waits for, which stood at revision `seen`, may have gone; says who was first
     /// in line then, if that is known.
-    pub(crate) async fn gone(&self, place: &Place, seen: i64) -> Result<Option<Next>> {
-        let Some((key, created)) = &place.waits_for else { return Ok(None) };
+    pub(crate) async fn wait_for_deletion(&self, entry: &QueueEntry, seen: i64) -> Result<Option<NextHead>> {
+        let Some((key, created)) = &entry.predecessor else { return Ok(None) };
         loop {
-            let watch = self.watch(&place.range)?;
-            watch.stands(place);
-            let ticket = Ticket::of(watch, key, *created);
-            match ticket.gone(&self.members, seen).await {
+            let watch = self.find_or_open(&entry.range)?;
+            watch.add_entry(entry);
+            let ticket = Subscription::of(watch, key, *created);
+            match ticket.wait(&self.members, seen).await {
                 Some(result) => return result,
                 // It had just been given up for lack of waiters.
                 None => continue,
@@ -120,159 +120,160 @@ impl Watches {
     }
 
     /// Whether somebody of this process has waited in this range lately.
-    pub(crate) fn has(&self, range: &[u8]) -> bool {
-        self.live(range).is_some()
+    pub(crate) fn is_watched(&self, range: &[u8]) -> bool {
+        self.find(range).is_some()
     }
 
     /// The last in line of this process, and what it was told of the holder, if a crowd of this process is in line.
-    pub(crate) fn crowd(&self, range: &[u8]) -> Option<(Vec<u8>, i64, HeldBy)> {
-        let watch = self.live(range)?;
+    pub(crate) fn last_of_long_queue(&self, range: &[u8]) -> Option<(Vec<u8>, i64, HeldBy)> {
+        let watch = self.find(range)?;
         let state = locked(&watch.state);
-        let (created, key) = state.line.last_key_value().filter(|_| state.line.len() > FAR as usize)?;
-        Some((key.clone(), *created, state.told.clone()))
+        let (created, key) = state.queue.last_key_value().filter(|_| state.queue.len() > MAX_SHORT_QUEUE as usize)?;
+        Some((key.clone(), *created, state.known_holder.clone()))
     }
 
     /// The next of this process in line before this place.
-    pub(crate) fn before(&self, place: &Place) -> Option<(Vec<u8>, i64)> {
-        let watch = self.live(&place.range)?;
+    pub(crate) fn predecessor_of(&self, entry: &QueueEntry) -> Option<(Vec<u8>, i64)> {
+        let watch = self.find(&entry.range)?;
         let state = locked(&watch.state);
-        state.line.range(..place.created).next_back().map(|(created, key)| (key.clone(), *created))
+        state.queue.range(..entry.create_revision).next_back().map(|(created, key)| (key.clone(), *created))
     }
 
     /// This place is being given up, or is no place any more.
-    pub(crate) fn left(&self, place: &Place) {
-        if let Some(watch) = self.live(&place.range) {
-            locked(&watch.state).line.remove(&place.created);
+    pub(crate) fn remove_entry(&self, entry: &QueueEntry) {
+        if let Some(watch) = self.find(&entry.range) {
+            locked(&watch.state).queue.remove(&entry.create_revision);
         }
     }
 
-    fn live(&self, range: &[u8]) -> Option<Arc<Watch>> {
-        locked(&self.names).get(range).filter(|watch| !watch.is_over()).cloned()
+    fn find(&self, range: &[u8]) -> Option<Arc<NameWatch>> {
+        locked(&self.by_range).get(range).filter(|watch| !watch.is_over()).cloned()
     }
 
     /// Says that `key` is being deleted; `None` if nobody of this process has waited in this range lately.
-    pub(crate) fn leaving(&self, range: &[u8], key: &[u8]) -> Option<Leaving> {
-        let watch = self.live(range)?;
-        *locked(&watch.state).leaving.entry(key.to_vec()).or_default() += 1;
-        Some(Leaving { watch, key: key.to_vec() })
+    pub(crate) fn start_deletion(&self, range: &[u8], key: &[u8]) -> Option<PendingDeletion> {
+        let watch = self.find(range)?;
+        *locked(&watch.state).pending_deletions.entry(key.to_vec()).or_default() += 1;
+        Some(PendingDeletion { watch, key: key.to_vec() })
     }
 
     /// The watch for the keys in this range; it is opened if there is none.
-    fn watch(&self, range: &[u8]) -> Result<Arc<Watch>> {
-        let mut names = locked(&self.names);
+    fn find_or_open(&self, range: &[u8]) -> Result<Arc<NameWatch>> {
+        let mut names = locked(&self.by_range);
         if let Some(watch) = names.get(range).filter(|watch| !watch.is_over()) {
             return Ok(watch.clone());
         }
         let background = lock_core::runtime::background()?;
-        let watch = Arc::new(Watch {
-            state: Mutex::new(State {
+        let watch = Arc::new(NameWatch {
+            state: Mutex::new(WatchState {
                 phase: Phase::Opening,
-                deleted: VecDeque::new(),
+                deletions: VecDeque::new(),
                 complete_from: i64::MAX,
                 waiters: HashMap::new(),
-                leaving: HashMap::new(),
+                pending_deletions: HashMap::new(),
                 used: true,
-                line: BTreeMap::new(),
-                told: HeldBy::default(),
+                queue: BTreeMap::new(),
+                known_holder: HeldBy::default(),
             }),
         });
         names.insert(range.to_vec(), watch.clone());
-        let keeper = Keeper {
+        let task = WatchTask {
             members: self.members.clone(),
-            names: self.names.clone(),
+            by_range: self.by_range.clone(),
             range: range.to_vec(),
             watch: watch.clone(),
         };
-        background.spawn(keeper.run());
+        background.spawn(task.run());
         Ok(watch)
     }
 }
 
-impl Ticket {
-    fn of(watch: Arc<Watch>, key: &[u8], created: i64) -> Ticket {
-        let called = Arc::new(Notify::new());
+impl Subscription {
+    fn of(watch: Arc<NameWatch>, key: &[u8], created: i64) -> Subscription {
+        let woken = Arc::new(Notify::new());
         let mut state = locked(&watch.state);
         state.used = true;
-        state.waiters.entry(key.to_vec()).or_default().push(called.clone());
+        state.waiters.entry(key.to_vec()).or_default().push(woken.clone());
         drop(state);
-        Ticket { watch, key: key.to_vec(), created, called }
+        Subscription { watch, key: key.to_vec(), created, woken }
     }
 
     /// `None` if the watch was given up.
-    async fn gone(&self, members: &Members, seen: i64) -> Option<Result<Option<Next>>> {
+    async fn wait(&self, members: &Members, seen: i64) -> Option<Result<Option<NextHead>>> {
         loop {
-            match self.look(seen) {
-                Look::Opening => self.called.notified().await,
-                Look::Over(result) => return result,
-                Look::Covered => break,
-                Look::Gap => match stands(members, &self.key, self.created).await {
+            match self.coverage(seen) {
+                Coverage::Opening => self.woken.notified().await,
+                Coverage::Over(result) => return result,
+                Coverage::Covered => break,
+                Coverage::Gap => match is_unchanged(members, &self.key, self.created).await {
                     Ok(true) => break,
-                    gone => return Some(gone.map(|_| None)),
+                    deletion => return Some(deletion.map(|_| None)),
                 },
             }
         }
-        self.called.notified().await;
-        match self.look(seen) {
-            Look::Over(Some(result)) => Some(result),
+        self.woken.notified().await;
+        match self.coverage(seen) {
+            Coverage::Over(Some(result)) => Some(result),
             _ => Some(Ok(None)),
         }
     }
 
-    fn look(&self, seen: i64) -> Look {
+    fn coverage(&self, seen: i64) -> Coverage {
         let state = locked(&self.watch.state);
-        let gone = state.deleted.iter().rev().find(|gone| gone.revision > seen && gone.key == self.key);
-        match (gone, &state.phase) {
+        let deletion =
+            state.deletions.iter().rev().find(|deletion| deletion.revision > seen && deletion.key == self.key);
+        match (deletion, &state.phase) {
             // The answer that is still to come says who is next.
-            (Some(gone), _) if gone.next.is_some() || !state.leaving.contains_key(&self.key) => {
-                Look::Over(Some(Ok(gone.next.clone())))
+            (Some(deletion), _) if deletion.next.is_some() || !state.pending_deletions.contains_key(&self.key) => {
+                Coverage::Over(Some(Ok(deletion.next.clone())))
             }
-            (_, Phase::Idle) => Look::Over(None),
-            (_, Phase::Broken(error)) => Look::Over(Some(Err(error.clone()))),
-            (_, Phase::Opening) => Look::Opening,
-            (Some(_), Phase::Live) => Look::Covered,
-            (None, Phase::Live) if state.complete_from <= seen => Look::Covered,
-            (None, Phase::Live) => Look::Gap,
+            (_, Phase::Closed) => Coverage::Over(None),
+            (_, Phase::Failed(error)) => Coverage::Over(Some(Err(error.clone()))),
+            (_, Phase::Opening) => Coverage::Opening,
+            (Some(_), Phase::Live) => Coverage::Covered,
+            (None, Phase::Live) if state.complete_from <= seen => Coverage::Covered,
+            (None, Phase::Live) => Coverage::Gap,
         }
     }
 }
 
-impl Leaving {
+impl PendingDeletion {
     /// It was deleted at this revision, and `head` was first in line then.
-    pub(crate) fn done(self, revision: i64, head: Option<Key>) {
-        let next = head.map(|head| Next { revision, head });
-        locked(&self.watch.state).deleted(Deletion { revision, key: self.key.clone(), next });
+    pub(crate) fn finish(self, revision: i64, head: Option<LockKey>) {
+        let next = head.map(|head| NextHead { revision, head });
+        locked(&self.watch.state).record_deletion(Deletion { revision, key: self.key.clone(), next });
     }
 }
 
-impl Drop for Leaving {
+impl Drop for PendingDeletion {
     fn drop(&mut self) {
         let mut state = locked(&self.watch.state);
-        if let Some(calls) = state.leaving.get_mut(&self.key) {
+        if let Some(calls) = state.pending_deletions.get_mut(&self.key) {
             *calls -= 1;
             if *calls == 0 {
-                state.leaving.remove(&self.key);
+                state.pending_deletions.remove(&self.key);
             }
         }
         // Also if its answer never came: then they look for themselves.
-        state.call(&self.key);
+        state.notify(&self.key);
     }
 }
 
 /// What a waiter finds when it looks at its watch.
-enum Look {
+enum Coverage {
     Opening,
     /// The watch has covered everything since the waiter's own reading.
     Covered,
     /// Something may have happened before the watch began.
     Gap,
-    Over(Option<Result<Option<Next>>>),
+    Over(Option<Result<Option<NextHead>>>),
 }
 
-impl Drop for Ticket {
+impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = locked(&self.watch.state);
         if let Some(waiters) = state.waiters.get_mut(&self.key) {
-            waiters.retain(|called| !Arc::ptr_eq(called, &self.called));
+            waiters.retain(|woken| !Arc::ptr_eq(woken, &self.woken));
             if waiters.is_empty() {
                 state.waiters.remove(&self.key);
             }
@@ -281,116 +282,116 @@ impl Drop for Ticket {
 }
 
 /// Whether this key is there still: it may have gone, and be there anew.
-async fn stands(members: &Members, key: &[u8], created: i64) -> Result<bool> {
+async fn is_unchanged(members: &Members, key: &[u8], created: i64) -> Result<bool> {
     let read = |client: Arc<Client>| {
         let key = key.to_vec();
         async move { client.kv_client().get(key, None).await }
     };
-    let read = members.call(Lane::Ask, "looking at who is ahead", read).await?.value;
+    let read = members.call(CallKind::Request, "looking at who is ahead", read).await?.value;
     Ok(read.kvs().first().is_some_and(|kv| kv.create_revision() == created))
 }
 
-impl Watch {
+impl NameWatch {
     fn is_over(&self) -> bool {
-        matches!(locked(&self.state).phase, Phase::Idle | Phase::Broken(_))
+        matches!(locked(&self.state).phase, Phase::Closed | Phase::Failed(_))
     }
 
     /// This place waits in the line.
-    fn stands(&self, place: &Place) {
-        if place.created != 0 {
+    fn add_entry(&self, entry: &QueueEntry) {
+        if entry.create_revision != 0 {
             let mut state = locked(&self.state);
-            state.line.insert(place.created, place.key.clone());
-            state.told = place.told.clone();
+            state.queue.insert(entry.create_revision, entry.key.clone());
+            state.known_holder = entry.known_holder.clone();
         }
     }
 
-    fn set(&self, phase: Phase) {
+    fn set_phase(&self, phase: Phase) {
         let mut state = locked(&self.state);
         state.phase = phase;
-        state.waiters.values().flatten().for_each(|called| called.notify_one());
+        state.waiters.values().flatten().for_each(|woken| woken.notify_one());
     }
 
     /// The watch covers everything after `revision`.
     fn go_live(&self, revision: i64) {
         locked(&self.state).complete_from = revision;
-        self.set(Phase::Live);
+        self.set_phase(Phase::Live);
     }
 
     /// The watch saw the end of this key.
-    fn deleted(&self, revision: i64, key: &[u8]) {
+    fn on_deleted(&self, revision: i64, key: &[u8]) {
         let mut state = locked(&self.state);
-        state.deleted(Deletion { revision, key: key.to_vec(), next: None });
-        if !state.leaving.contains_key(key) {
-            state.call(key);
+        state.record_deletion(Deletion { revision, key: key.to_vec(), next: None });
+        if !state.pending_deletions.contains_key(key) {
+            state.notify(key);
         }
     }
 }
 
-impl State {
+impl WatchState {
     /// Remembers a deletion, of which the watch and the one who did it may both tell, in any order.
-    fn deleted(&mut self, deletion: Deletion) {
+    fn record_deletion(&mut self, deletion: Deletion) {
         let same = |known: &&mut Deletion| known.revision == deletion.revision && known.key == deletion.key;
-        if let Some(known) = self.deleted.iter_mut().rev().find(same) {
+        if let Some(known) = self.deletions.iter_mut().rev().find(same) {
             known.next = known.next.take().or(deletion.next);
             return;
         }
-        self.deleted.push_back(deletion);
-        if self.deleted.len() > REMEMBERED {
-            let forgotten = self.deleted.pop_front().map_or(0, |deletion| deletion.revision);
+        self.deletions.push_back(deletion);
+        if self.deletions.len() > MAX_DELETIONS {
+            let forgotten = self.deletions.pop_front().map_or(0, |deletion| deletion.revision);
             self.complete_from = self.complete_from.max(forgotten);
         }
     }
 
     /// Calls who waits for the end of this key.
-    fn call(&self, key: &[u8]) {
-        self.waiters.get(key).into_iter().flatten().for_each(|called| called.notify_one());
+    fn notify(&self, key: &[u8]) {
+        self.waiters.get(key).into_iter().flatten().for_each(|woken| woken.notify_one());
     }
 }
 
 /// A watch that was opened.
-struct Watched {
+struct OpenedWatch {
     stream: WatchStream,
     created: WatchResponse,
 }
 
-impl Answer for Watched {
-    const HIDES_OLD_LOGINS: bool = true;
+impl Reply for OpenedWatch {
+    const DENIES_EXPIRED_LOGINS: bool = true;
 
     fn header(&self) -> Option<&ResponseHeader> {
         self.created.header()
     }
 }
 
-impl Answer for WatchResponse {
+impl Reply for WatchResponse {
     fn header(&self) -> Option<&ResponseHeader> {
         self.header()
     }
 }
 
 /// The task that keeps one watch.
-struct Keeper {
+struct WatchTask {
     members: Arc<Members>,
-    names: Arc<Mutex<Names>>,
+    by_range: Arc<Mutex<WatchMap>>,
     range: Vec<u8>,
-    watch: Arc<Watch>,
+    watch: Arc<NameWatch>,
 }
 
-impl Keeper {
+impl WatchTask {
     async fn run(self) {
-        if let Err(error) = self.keep().await {
-            self.forget(&mut locked(&self.names));
-            self.watch.set(Phase::Broken(error));
+        if let Err(error) = self.follow().await {
+            self.remove_from(&mut locked(&self.by_range));
+            self.watch.set_phase(Phase::Failed(error));
         }
     }
 
-    fn forget(&self, names: &mut Names) {
+    fn remove_from(&self, names: &mut WatchMap) {
         if names.get(&self.range).is_some_and(|watch| Arc::ptr_eq(watch, &self.watch)) {
             names.remove(&self.range);
         }
     }
 
     /// Follows the watch until nobody needs it.
-    async fn keep(&self) -> Result<()> {
+    async fn follow(&self) -> Result<()> {
         let open = |client: Arc<Client>| {
             let range = self.range.clone();
             async move {
@@ -399,61 +400,61 @@ impl Keeper {
                 let created = next(&mut stream).await?;
                 match created.canceled() {
                     true => Err(etcd_client::Error::WatchError(created.cancel_reason().to_owned())),
-                    false => Ok(Watched { stream, created }),
+                    false => Ok(OpenedWatch { stream, created }),
                 }
             }
         };
-        let opened = self.members.call(Lane::Ask, "watching", open).await?;
-        let (Watched { mut stream, created }, member) = (opened.value, opened.member);
-        let mut looks = tokio::time::interval(LINGER);
-        looks.reset();
+        let opened = self.members.call(CallKind::Request, "watching", open).await?;
+        let (OpenedWatch { mut stream, created }, member) = (opened.value, opened.member);
+        let mut idle_check = tokio::time::interval(IDLE_TIMEOUT);
+        idle_check.reset();
         let revision = created.header().map_or(i64::MAX, |header| header.revision());
         self.watch.go_live(revision);
         loop {
             tokio::select! {
                 response = next(&mut stream) => {
                     let response = response.map_err(|failure| {
-                        crate::error::judge("watching", self.members.endpoint(member), &failure).error
+                        crate::error::classify("watching", self.members.endpoint(member), &failure).error
                     })?;
-                    self.members.cluster().check(self.members.endpoint(member), &response, 0)?;
-                    self.pass_on(&response)?;
+                    self.members.identity().check(self.members.endpoint(member), &response, 0)?;
+                    self.on_events(&response)?;
                 }
-                () = self.members.moved_on_from(member) => return Err(broken("its member no longer answers")),
-                _ = looks.tick() => if self.give_up() { return Ok(()) },
+                () = self.members.until_not_preferred(member) => return Err(watch_ended("its member no longer answers")),
+                _ = idle_check.tick() => if self.close_if_idle() { return Ok(()) },
             }
         }
     }
 
-    fn pass_on(&self, response: &WatchResponse) -> Result<()> {
+    fn on_events(&self, response: &WatchResponse) -> Result<()> {
         for event in response.events() {
             if let (EventType::Delete, Some(kv)) = (event.event_type(), event.kv()) {
-                self.watch.deleted(kv.mod_revision(), kv.key());
+                self.watch.on_deleted(kv.mod_revision(), kv.key());
             }
         }
         if response.canceled() || response.compact_revision() != 0 {
-            return Err(broken(response.cancel_reason()));
+            return Err(watch_ended(response.cancel_reason()));
         }
         Ok(())
     }
 
     /// Gives the watch up if nobody waits, and nobody has since the last look.
-    fn give_up(&self) -> bool {
-        let mut names = locked(&self.names);
+    fn close_if_idle(&self) -> bool {
+        let mut names = locked(&self.by_range);
         let mut state = locked(&self.watch.state);
         if std::mem::take(&mut state.used) || !state.waiters.is_empty() {
             return false;
         }
-        state.phase = Phase::Idle;
-        self.forget(&mut names);
+        state.phase = Phase::Closed;
+        self.remove_from(&mut names);
         true
     }
 }
 
-impl Drop for Keeper {
+impl Drop for WatchTask {
     fn drop(&mut self) {
         // Its runtime may have ended under it.
         if !self.watch.is_over() {
-            self.watch.set(Phase::Broken(broken("its task has ended")));
+            self.watch.set_phase(Phase::Failed(watch_ended("its task has ended")));
         }
     }
 }
@@ -463,7 +464,7 @@ async fn next(stream: &mut WatchStream) -> Result<WatchResponse, etcd_client::Er
     response.ok_or_else(|| etcd_client::Error::WatchError("the stream has ended".into()))
 }
 
-fn broken(why: &str) -> Error {
+fn watch_ended(why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, Effect::None, format!("a watch of etcd has ended: {why}"))
 }
 
@@ -473,6 +474,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Watches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watches").field("names", &locked(&self.names).len()).finish()
+        f.debug_struct("Watches").field("names", &locked(&self.by_range).len()).finish()
     }
 }

@@ -5,70 +5,70 @@ use std::sync::Arc;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::{Effect, Error, ErrorKind, Holder, Realm, Result};
 
-use crate::error::protocol;
-use crate::link::Lane;
+use crate::connections::CallKind;
+use crate::error::unexpected_reply;
+use crate::key_layout::KeyLayout;
 use crate::members::Members;
-use crate::names::Names;
 
 /// Which data these are: the cluster's id, and a mark beside the data that was made with them.
 ///
 /// The id alone is not enough: a cluster that begins anew at the same addresses has it again. So every transaction that
 /// may grant a lock asks whether the mark is the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Data {
+pub(crate) struct RealmMark {
     pub(crate) realm: Realm,
     key: Vec<u8>,
     mark: Vec<u8>,
 }
 
-impl Data {
+impl RealmMark {
     /// The data of these members; their mark is made if there is none.
-    pub(crate) async fn of(members: &Members, names: &Names) -> Result<Data> {
-        let key = names.realm();
+    pub(crate) async fn load_or_create(members: &Members, names: &KeyLayout) -> Result<RealmMark> {
+        let key = names.realm_key();
         let read = |client: Arc<Client>| {
             let key = key.clone();
             async move { client.kv_client().get(key, None).await }
         };
-        let read = members.call(Lane::Ask, "reading the realm", read).await?.value;
+        let read = members.call(CallKind::Request, "reading the realm", read).await?.value;
         if let Some(kv) = read.kvs().first() {
-            return Data::with(members, key, kv.value().to_vec());
+            return RealmMark::parse(members, key, kv.value().to_vec());
         }
-        let mark = fresh();
+        let mark = random_mark();
         let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
-        let found = put(members, "beginning a realm", &key, &mark, absent).await?;
-        Data::with(members, key, found)
+        let found = put_mark(members, "beginning a realm", &key, &mark, absent).await?;
+        RealmMark::parse(members, key, found)
     }
 
-    fn with(members: &Members, key: Vec<u8>, mark: Vec<u8>) -> Result<Data> {
-        let Some(cluster) = members.cluster().id() else {
-            return Err(protocol("etcd does not say which cluster it is"));
+    fn parse(members: &Members, key: Vec<u8>, mark: Vec<u8>) -> Result<RealmMark> {
+        let Some(cluster_id) = members.identity().id() else {
+            return Err(unexpected_reply("etcd does not say which cluster it is"));
         };
         let text = std::str::from_utf8(&mark).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         let text = text.ok_or_else(|| {
-            protocol(format!("the key {} of etcd is no mark of a realm", String::from_utf8_lossy(&key)))
+            unexpected_reply(format!("the key {} of etcd is no mark of a realm", String::from_utf8_lossy(&key)))
         })?;
-        Ok(Data { realm: Realm::new(format!("etcd:{cluster:x}-{text}")), key, mark })
+        Ok(RealmMark { realm: Realm::new(format!("etcd:{cluster_id:x}-{text}")), key, mark })
     }
 
     /// The same data under a new mark.
-    pub(crate) async fn begin_realm(&self, members: &Members) -> Result<Data> {
-        let mark = fresh();
-        let doing = "beginning a new realm";
-        let found = put(members, doing, &self.key, &mark, self.is_the_same()).await?;
+    pub(crate) async fn begin_realm(&self, members: &Members) -> Result<RealmMark> {
+        let mark = random_mark();
+        let action = "beginning a new realm";
+        let found = put_mark(members, action, &self.key, &mark, self.is_unchanged()).await?;
         if found != mark {
-            let text = format!("{doing} failed: it is no longer {}, since somebody has begun another", self.realm);
+            let text = format!("{action} failed: it is no longer {}, since somebody has begun another", self.realm);
             return Err(Error::new(ErrorKind::InvalidConfig, Effect::None, text));
         }
-        Data::with(members, self.key.clone(), mark)
+        RealmMark::parse(members, self.key.clone(), mark)
     }
 
     /// The condition that the data are these.
-    pub(crate) fn is_the_same(&self) -> Compare {
+    pub(crate) fn is_unchanged(&self) -> Compare {
         Compare::value(self.key.clone(), CompareOp::Equal, self.mark.clone())
     }
 
     /// The reading by which a transaction says whose data they are; it is the first that it makes.
-    pub(crate) fn read(&self) -> TxnOp {
+    pub(crate) fn read_op(&self) -> TxnOp {
         TxnOp::get(self.key.clone(), None)
     }
 
@@ -77,26 +77,26 @@ impl Data {
         let Some(TxnOpResponse::Get(read)) = response.op_responses().into_iter().next() else { return Ok(()) };
         match read.kvs().first() {
             Some(kv) if kv.value() == self.mark => Ok(()),
-            _ => Err(members.cluster().refuse(&format!("etcd no longer has the data of {}", self.realm))),
+            _ => Err(members.identity().refuse(&format!("etcd no longer has the data of {}", self.realm))),
         }
     }
 }
 
-fn fresh() -> Vec<u8> {
+fn random_mark() -> Vec<u8> {
     Holder::fresh().to_string().into_bytes()
 }
 
 /// Puts a mark under this condition; gives the one that is there.
-async fn put(members: &Members, doing: &str, key: &[u8], mark: &[u8], condition: Compare) -> Result<Vec<u8>> {
+async fn put_mark(members: &Members, action: &str, key: &[u8], mark: &[u8], condition: Compare) -> Result<Vec<u8>> {
     let txn = Txn::new().when([condition]).and_then([TxnOp::put(key, mark, None)]).or_else([TxnOp::get(key, None)]);
     let put = |client: Arc<Client>| {
         let txn = txn.clone();
         async move { client.kv_client().txn(txn).await }
     };
-    let put = members.call(Lane::Ask, doing, put).await?.value;
+    let put = members.call(CallKind::Request, action, put).await?.value;
     match put.op_responses().first() {
         Some(TxnOpResponse::Put(_)) => Ok(mark.to_vec()),
         Some(TxnOpResponse::Get(read)) => Ok(read.kvs().first().map(|kv| kv.value().to_vec()).unwrap_or_default()),
-        _ => Err(protocol("a transaction of etcd has other answers than questions")),
+        _ => Err(unexpected_reply("a transaction of etcd has other answers than questions")),
     }
 }

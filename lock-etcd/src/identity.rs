@@ -21,34 +21,34 @@ use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, Rene
 /// it is, so that a cluster that begins anew at the same place, or from a backup, has its old id. What tells then is the
 /// revision, which never falls, and the realm, which is kept beside the data.
 #[derive(Debug, Default)]
-pub(crate) struct Cluster {
+pub(crate) struct ClusterIdentity {
     id: OnceLock<u64>,
     /// The greatest revision that any answer has shown.
     revision: AtomicI64,
     refusal: OnceLock<Error>,
-    believers: Mutex<Believers>,
+    dependents: Mutex<Dependents>,
 }
 
 /// Those who believe in leases of this cluster.
 #[derive(Debug, Default)]
-struct Believers {
+struct Dependents {
     sessions: Vec<Session>,
     /// Claims with an etcd lease of their own.
     claims: HashMap<Holder, Claim>,
 }
 
 /// An answer to a call.
-pub(crate) trait Answer {
+pub(crate) trait Reply {
     /// Whether the answer shows all that was answered before its call was sent.
     const LINEARIZABLE: bool = false;
     /// Whether etcd says of a login that has run out that this call is not permitted.
-    const HIDES_OLD_LOGINS: bool = false;
+    const DENIES_EXPIRED_LOGINS: bool = false;
 
     /// Which cluster it is from; `None` for what a client has made of an answer.
     fn header(&self) -> Option<&ResponseHeader>;
 }
 
-impl Cluster {
+impl ClusterIdentity {
     /// Its id, once it has answered.
     pub(crate) fn id(&self) -> Option<u64> {
         self.id.get().copied()
@@ -60,46 +60,46 @@ impl Cluster {
     }
 
     /// Refuses where another cluster has answered before.
-    pub(crate) fn admit(&self) -> Result<()> {
+    pub(crate) fn check_not_refused(&self) -> Result<()> {
         self.refusal.get().map_or(Ok(()), |refusal| Err(refusal.clone()))
     }
 
     /// Holds an answer of `member` against what is known; `seen` was the revision when its call was sent.
-    pub(crate) fn check<T: Answer>(&self, member: &str, answer: &T, seen: i64) -> Result<()> {
-        match answer.header() {
+    pub(crate) fn check<T: Reply>(&self, member: &str, reply: &T, seen: i64) -> Result<()> {
+        match reply.header() {
             Some(header) => self.compare(member, header, if T::LINEARIZABLE { seen } else { 0 }),
-            None if T::LINEARIZABLE => Err(crate::error::protocol("an answer of etcd has no header")),
-            None => self.admit(),
+            None if T::LINEARIZABLE => Err(crate::error::unexpected_reply("an answer of etcd has no header")),
+            None => self.check_not_refused(),
         }
     }
 
     fn compare(&self, member: &str, header: &ResponseHeader, least: i64) -> Result<()> {
-        let (cluster, revision) = (header.cluster_id(), header.revision());
-        let known = *self.id.get_or_init(|| cluster);
-        if cluster != known {
-            let what =
-                format!("the etcd member {member} belongs to another cluster: its id is {cluster:x}, not {known:x}");
-            return Err(self.refuse(&what));
+        let (cluster_id, revision) = (header.cluster_id(), header.revision());
+        let known = *self.id.get_or_init(|| cluster_id);
+        if cluster_id != known {
+            let reason =
+                format!("the etcd member {member} belongs to another cluster: its id is {cluster_id:x}, not {known:x}");
+            return Err(self.refuse(&reason));
         }
         if revision < least {
-            let what = format!("etcd at {member} has older data than before: revision {revision} came after {least}");
-            return Err(self.refuse(&what));
+            let reason = format!("etcd at {member} has older data than before: revision {revision} came after {least}");
+            return Err(self.refuse(&reason));
         }
         self.revision.fetch_max(revision, Ordering::AcqRel);
-        self.admit()
+        self.check_not_refused()
     }
 
     /// Ends all that this handle believes in, and refuses to go on.
-    pub(crate) fn refuse(&self, what: &str) -> Error {
-        let text = format!("{what}; all locks of this handle are lost, and the store must be opened anew");
+    pub(crate) fn refuse(&self, reason: &str) -> Error {
+        let text = format!("{reason}; all locks of this handle are lost, and the store must be opened anew");
         let refused = Error::new(ErrorKind::Protocol, Effect::None, text);
         let refusal = self.refusal.get_or_init(|| {
             tracing::error!(error = %refused, "another cluster of etcd answers");
             refused
         });
-        let believers = std::mem::take(&mut *self.believers());
-        believers.sessions.iter().for_each(|session| session.end(LossReason::SessionEnded));
-        for entry in &RenewalBatch::new(&Clock::system(), believers.claims.into_values()) {
+        let dependents = std::mem::take(&mut *self.dependents());
+        dependents.sessions.iter().for_each(|session| session.end(LossReason::SessionEnded));
+        for entry in &RenewalBatch::new(&Clock::system(), dependents.claims.into_values()) {
             if let lock_core::Beat::Lease(claim) = entry.of() {
                 entry.not_held(claim);
             }
@@ -108,11 +108,11 @@ impl Cluster {
     }
 
     /// A session of this cluster; it is over at once if another cluster answers.
-    pub(crate) fn carries(&self, session: &Session) {
-        let mut believers = self.believers();
-        believers.sessions.retain(Session::is_valid);
-        believers.sessions.push(session.clone());
-        drop(believers);
+    pub(crate) fn register_session(&self, session: &Session) {
+        let mut dependents = self.dependents();
+        dependents.sessions.retain(Session::is_valid);
+        dependents.sessions.push(session.clone());
+        drop(dependents);
         // Refused meanwhile: who refused may have looked before.
         if self.refusal.get().is_some() {
             session.end(LossReason::SessionEnded);
@@ -120,23 +120,23 @@ impl Cluster {
     }
 
     /// A claim with an etcd lease of its own; it is lost at once if another cluster answers.
-    pub(crate) fn grants(&self, claim: &Claim) {
-        self.believers().claims.insert(claim.holder(), claim.clone());
+    pub(crate) fn register_claim(&self, claim: &Claim) {
+        self.dependents().claims.insert(claim.holder(), claim.clone());
     }
 
     /// This claim is given back.
-    pub(crate) fn forgets(&self, claim: &Claim) {
-        self.believers().claims.remove(&claim.holder());
+    pub(crate) fn unregister_claim(&self, claim: &Claim) {
+        self.dependents().claims.remove(&claim.holder());
     }
 
-    fn believers(&self) -> MutexGuard<'_, Believers> {
-        self.believers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn dependents(&self) -> MutexGuard<'_, Dependents> {
+        self.dependents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-macro_rules! answers {
-    ($linearizable:literal: $($answer:ty),+) => {
-        $(impl Answer for $answer {
+macro_rules! impl_reply {
+    ($linearizable:literal: $($reply:ty),+) => {
+        $(impl Reply for $reply {
             const LINEARIZABLE: bool = $linearizable;
 
             fn header(&self) -> Option<&ResponseHeader> {
@@ -147,5 +147,5 @@ macro_rules! answers {
 }
 
 // What goes through the log of raft, or waits for it.
-answers!(true: GetResponse, TxnResponse, LeaseGrantResponse);
-answers!(false: AlarmResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, StatusResponse);
+impl_reply!(true: GetResponse, TxnResponse, LeaseGrantResponse);
+impl_reply!(false: AlarmResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, StatusResponse);

@@ -7,13 +7,13 @@ use lock_core::{Holder, LockName};
 /// The keys of a lock are `<prefix><name>/…`. A name is written with `%2F` for `/` and `%25` for `%`: it holds no `/`,
 /// so that no lock's keys are in another's range, and it reads back.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct KeyLayout {
     prefix: String,
 }
 
-impl Names {
-    pub(crate) fn new(prefix: impl Into<String>) -> Names {
-        Names { prefix: prefix.into() }
+impl KeyLayout {
+    pub(crate) fn new(prefix: impl Into<String>) -> KeyLayout {
+        KeyLayout { prefix: prefix.into() }
     }
 
     /// The prefix that the path of a URL stands for: it ends in a slash unless it is empty.
@@ -42,25 +42,25 @@ impl Names {
     }
 
     /// The mark that this holder has withdrawn. No lock's range has it, since no name is written with `%g`.
-    pub(crate) fn withdrawn(&self, lease: i64, holder: Holder) -> Vec<u8> {
-        format!("{}{lease:x}-{holder}", self.withdrawn_range()).into_bytes()
+    pub(crate) fn tombstone(&self, lease: i64, holder: Holder) -> Vec<u8> {
+        format!("{}{lease:x}-{holder}", self.tombstone_prefix()).into_bytes()
     }
 
     /// What all such marks begin with.
-    pub(crate) fn withdrawn_range(&self) -> String {
+    pub(crate) fn tombstone_prefix(&self) -> String {
         format!("{}%gone/", self.prefix)
     }
 
     /// Where the realm of the data is kept. No lock's range has it, since no name is written with `%r`.
-    pub(crate) fn realm(&self) -> Vec<u8> {
+    pub(crate) fn realm_key(&self) -> Vec<u8> {
         format!("{}%realm", self.prefix).into_bytes()
     }
 
     /// The lock whose holder or waiter this key may be: one of ours, or of another program with etcd's own recipe.
     pub(crate) fn name_of(&self, key: &[u8], lease: i64) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
-        let (name, place) = key.rsplit_once('/')?;
-        let id = place.split_once('-').map_or(place, |(id, _)| id);
+        let (name, entry) = key.rsplit_once('/')?;
+        let id = entry.split_once('-').map_or(entry, |(id, _)| id);
         if name.contains('/') || lease == 0 || i64::from_str_radix(id, 16).is_err() {
             return None;
         }
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn names_are_written_so_that_none_is_anothers_prefix_and_read_back() {
-        let names = Names::new("app/");
+        let names = KeyLayout::new("app/");
         let texts = ["a", "a/b", "a%2Fb", "a%", "%", "/", "a b", "é☃", "%gone", "..", "a/", "/a"];
         for (i, text) in texts.iter().enumerate() {
             let range = names.range(&name(text));
@@ -104,20 +104,20 @@ mod tests {
                 let other = names.range(&name(other));
                 assert!(!range.starts_with(&other) && !other.starts_with(&range), "{text}");
             }
-            assert!(!names.withdrawn(1, Holder::from_u128(5)).starts_with(&range), "{text}");
-            assert!(!names.realm().starts_with(&range), "{text}");
+            assert!(!names.tombstone(1, Holder::from_u128(5)).starts_with(&range), "{text}");
+            assert!(!names.realm_key().starts_with(&range), "{text}");
         }
     }
 
     #[test]
     fn a_name_without_slash_is_where_other_programs_look_for_it() {
-        assert_eq!(Names::new("").range(&name("job")), b"job/");
-        assert_eq!(Names::new("").name_of(b"job/694d7c", 0x694d7c), Some(name("job")));
+        assert_eq!(KeyLayout::new("").range(&name("job")), b"job/");
+        assert_eq!(KeyLayout::new("").name_of(b"job/694d7c", 0x694d7c), Some(name("job")));
     }
 
     #[test]
     fn keys_of_others_are_no_locks() {
-        let names = Names::new("app/");
+        let names = KeyLayout::new("app/");
         for key in ["app/a/b/7b", "other/a/7b", "app/a", "app/a/zz", "app/%41/7b", "app/%gone/7b-1", "app/%realm"] {
             assert_eq!(names.name_of(key.as_bytes(), 0x7b), None, "{key}");
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a key of ours says of its holder, as JSON. Etcd's own recipe leaves the value empty; nothing is decided by it
 /// but what people see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Value {
+pub(crate) struct HolderRecord {
     pub(crate) holder: Holder,
     #[serde(flatten)]
     pub(crate) info: HolderInfo,
@@ -23,26 +23,26 @@ pub(crate) struct Value {
     pub(crate) revoked: bool,
 }
 
-impl Value {
+impl HolderRecord {
     /// Of a claim, as it is when it is granted at once, or as it is when it has to queue.
-    pub(crate) fn of(claim: &Claim, queued: bool) -> Vec<u8> {
+    pub(crate) fn encode_claim(claim: &Claim, queued: bool) -> Vec<u8> {
         let since = (!queued).then(now).flatten();
         let info = claim.info().clone();
-        Value { holder: claim.holder(), info, since, queued, revoked: false }.write()
+        HolderRecord { holder: claim.holder(), info, since, queued, revoked: false }.encode()
     }
 
     /// What blocks a lock after the revocation of this one; of a holder that nobody is.
-    pub(crate) fn revoked(evicted: Option<&Value>) -> Vec<u8> {
+    pub(crate) fn encode_revoked(evicted: Option<&HolderRecord>) -> Vec<u8> {
         let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
-        Value { holder: Holder::fresh(), info, since: None, queued: false, revoked: true }.write()
+        HolderRecord { holder: Holder::fresh(), info, since: None, queued: false, revoked: true }.encode()
     }
 
     /// What a key says; `None` if another program wrote it.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Value> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRecord> {
         serde_json::from_slice(bytes).ok()
     }
 
-    fn write(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("BUG: text and numbers are JSON")
     }
 

@@ -12,15 +12,15 @@ use lock_core::Holder;
 /// and looks at each of them in every transaction on their range. A key for each acquisition would make every lock
 /// slower with every use.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct KeyPool {
     /// What the keys of this process are told by.
     id: u64,
-    used: Mutex<HashMap<Vec<u8>, Used>>,
+    used: Mutex<HashMap<Vec<u8>, NumberPool>>,
 }
 
 /// The numbers of one lock.
 #[derive(Debug, Default)]
-struct Used {
+struct NumberPool {
     /// All from here on are free.
     next: u32,
     /// Free ones before.
@@ -29,33 +29,33 @@ struct Used {
 
 /// A key that one claim of this process has for itself.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    slots: Arc<Slots>,
+pub(crate) struct PooledKey {
+    pool: Arc<KeyPool>,
     range: Vec<u8>,
     number: u32,
-    free: AtomicBool,
+    reusable: AtomicBool,
 }
 
-impl Slots {
-    pub(crate) fn new() -> Arc<Slots> {
+impl KeyPool {
+    pub(crate) fn new() -> Arc<KeyPool> {
         // 63 random bits, as in the ids of etcd's leases, which other programs have in this place.
         let id = (Holder::fresh().as_u128() as u64) >> 1;
-        Arc::new(Slots { id, used: Mutex::default() })
+        Arc::new(KeyPool { id, used: Mutex::default() })
     }
 
     /// A key of the lock with this range that no other claim has.
-    pub(crate) fn take(self: &Arc<Self>, range: &[u8]) -> Arc<Slot> {
+    pub(crate) fn take(self: &Arc<Self>, range: &[u8]) -> Arc<PooledKey> {
         let mut used = self.locked();
         let number = used.entry(range.to_vec()).or_default().take();
-        Arc::new(Slot { slots: self.clone(), range: range.to_vec(), number, free: AtomicBool::new(false) })
+        Arc::new(PooledKey { pool: self.clone(), range: range.to_vec(), number, reusable: AtomicBool::new(false) })
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Used>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<Vec<u8>, NumberPool>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Used {
+impl NumberPool {
     fn take(&mut self) -> u32 {
         self.free.pop_first().unwrap_or_else(|| {
             self.next += 1;
@@ -64,27 +64,27 @@ impl Used {
     }
 }
 
-impl Slot {
+impl PooledKey {
     /// The key.
     pub(crate) fn key(&self) -> Vec<u8> {
-        let id = self.slots.id;
+        let id = self.pool.id;
         let own = if self.number == 0 { format!("{id:x}") } else { format!("{id:x}-{}", self.number) };
         [&self.range, own.as_bytes()].concat()
     }
 
     /// The key is certainly gone, and nothing that could bring it back is under way: when its claim is gone, another may
     /// have it. A key of which that is not known is never used again.
-    pub(crate) fn set_free(&self, free: bool) {
-        self.free.store(free, Ordering::Release);
+    pub(crate) fn set_reusable(&self, free: bool) {
+        self.reusable.store(free, Ordering::Release);
     }
 }
 
-impl Drop for Slot {
+impl Drop for PooledKey {
     fn drop(&mut self) {
-        if !self.free.load(Ordering::Acquire) {
+        if !self.reusable.load(Ordering::Acquire) {
             return;
         }
-        let mut all = self.slots.locked();
+        let mut all = self.pool.locked();
         if let Some(used) = all.get_mut(&self.range) {
             used.free.insert(self.number);
             if used.free.len() == used.next as usize {
@@ -100,11 +100,11 @@ mod tests {
 
     #[test]
     fn a_key_is_used_again_only_when_it_is_certainly_gone() {
-        let slots = Slots::new();
+        let slots = KeyPool::new();
         let (first, second) = (slots.take(b"a/"), slots.take(b"a/"));
         let key = first.key();
         assert_ne!(key, second.key());
-        first.set_free(true);
+        first.set_reusable(true);
         drop(first);
         assert_eq!(slots.take(b"a/").key(), key, "used again, and given up in doubt");
         assert_ne!(slots.take(b"a/").key(), key);

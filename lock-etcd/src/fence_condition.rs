@@ -7,7 +7,7 @@
 /// however late its write arrives. That needs no fence and no trust in any clock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Proof {
+pub struct FenceCondition {
     /// The lock's key in etcd, with its prefix.
     pub key: Vec<u8>,
     /// What the key's create revision must be.
