@@ -1,18 +1,20 @@
-//! [`PostgresConfig`]: which database and table, and how to use them.
+//! [`PostgresConfig`]: the database and the table, and how to use them.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Result, StoreUrl};
 
-use crate::{KeyForm, Table};
+use crate::error::invalid_config;
+use crate::key::KeyForm;
+use crate::table::Table;
 
-/// Which database and table, and how to use them: the same as a URL such as
+/// The database and the table, and how to use them: the same as a URL such as
 /// `postgres://app:secret@10.0.0.1/orders?table=locks.lease`.
 ///
-/// What is left out is taken from where every PostgreSQL client takes it: `PGUSER`, `PGPASSWORD` and the others, and the
-/// password file. `Debug` shows no password.
+/// Settings that are left out come from where every PostgreSQL client takes them: `PGUSER`, `PGPASSWORD` and the others,
+/// and the password file. `Debug` shows no password.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PostgresConfig {
@@ -25,37 +27,37 @@ pub struct PostgresConfig {
     pub password: Option<String>,
     /// The database.
     pub database: Option<String>,
-    /// TLS, and by which certificates.
+    /// TLS, and its certificates.
     pub tls: Tls,
     /// The name of the connections, by default `leasehold` and the table.
     pub application_name: Option<String>,
     /// The table of leases, by default [`Table::DEFAULT`], or [`Table::DEFAULT_ADVISORY`] with advisory locks.
     pub table: Table,
-    /// How locks are kept.
+    /// The form in which locks are kept.
     pub mode: Mode,
-    /// Whether a pooler that shares connections between transactions is in the way; `None`: found out at connect.
+    /// Whether a pooler that shares connections between transactions is in the way; `None`: detected at connect.
     pub pooler: Option<bool>,
-    /// How the database fails over; `None`: looked up at connect.
+    /// The kind of fail-over of the database; `None`: detected at connect.
     pub failover: Option<FailOver>,
-    /// How many connections each runtime uses at most for steps, by default
+    /// Maximum number of connections that each runtime uses for steps, by default
     /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Renewals have up to 4 of their own, and the waiters of
     /// the process share one more.
     pub connections: usize,
-    /// How long connecting may take, by default
+    /// Time limit for connecting, by default
     /// [`DEFAULT_CONNECT_TIMEOUT`](PostgresConfig::DEFAULT_CONNECT_TIMEOUT).
     pub connect_timeout: Duration,
-    /// How long the server may take for one step, by default
+    /// Time limit for the reply to one step, by default
     /// [`DEFAULT_RESPONSE_TIMEOUT`](PostgresConfig::DEFAULT_RESPONSE_TIMEOUT).
     pub response_timeout: Duration,
-    /// How soon a waiter looks again that cannot be told of a release, by default
+    /// Poll interval of a waiter that cannot be notified of a release, by default
     /// [`DEFAULT_POLL_INTERVAL`](PostgresConfig::DEFAULT_POLL_INTERVAL).
     pub poll_interval: Duration,
-    /// After how long the row of a name that nobody locks may be removed, which new names bring about by chance, by default
+    /// Age from which the row of a name that nobody locks may be removed; new names trigger that by chance. By default
     /// [`DEFAULT_PRUNE_AFTER`](PostgresConfig::DEFAULT_PRUNE_AFTER); zero: never.
     pub prune_after: Duration,
 }
 
-/// How locks are kept.
+/// The form in which locks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
@@ -65,7 +67,7 @@ pub enum Mode {
     Advisory(KeyForm),
 }
 
-/// How a database fails over.
+/// The kind of fail-over of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailOver {
@@ -77,7 +79,7 @@ pub enum FailOver {
     Asynchronous,
 }
 
-/// TLS, as libpq's keys of the same names say it.
+/// TLS, by the settings that libpq knows under the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
@@ -91,11 +93,11 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// How much TLS is asked for.
+/// The level of TLS that is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsMode {
-    /// None.
+    /// No TLS.
     Disable,
     /// Only if the server insists.
     Allow,
@@ -163,17 +165,18 @@ impl PostgresConfig {
         }
     }
 
-    /// What `url` says.
+    /// The configuration that `url` describes.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a part that there is not, an unknown key or a value out of range.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a part that there is not, an unknown key or a value out of range.
     pub fn from_url(url: &StoreUrl) -> Result<PostgresConfig> {
         url.only_keys(&Self::KEYS)?;
         let mut config = PostgresConfig::new(url.hosts().iter().cloned());
         if let Some(host) = url.value("host") {
             if !config.hosts.is_empty() || !host.starts_with('/') {
-                return Err(invalid("host= is not accepted: it takes the folder of a socket, in a URL without hosts"));
+                let text = "host= is not accepted: it takes the folder of a socket, in a URL without hosts";
+                return Err(invalid_config(text));
             }
             config.hosts.push((host.to_owned(), None));
         }
@@ -186,51 +189,37 @@ impl PostgresConfig {
         if let Some(other) =
             url.value("target_session_attrs").filter(|value| !["read-write", "primary"].contains(value))
         {
-            return Err(invalid(format!("target_session_attrs={other} is not accepted: locks need read-write")));
+            return Err(invalid_config(format!("target_session_attrs={other} is not accepted: locks need read-write")));
         }
-        config.mode = match (url.value("mode"), url.value("key")) {
-            (None | Some("rows"), None) => Mode::Rows,
-            (None | Some("rows"), Some(_)) => {
-                return Err(invalid("key= is not accepted without mode=advisory: lease rows have no keys"));
-            }
-            (Some("advisory"), form) => Mode::Advisory(form.map_or(Ok(KeyForm::default()), KeyForm::parse)?),
-            (Some(other), _) => {
-                return Err(invalid(format!("mode={other} is not accepted: it takes rows or advisory")));
-            }
-        };
+        config.mode = Mode::from_url(url)?;
         let default = if config.mode == Mode::Rows { Table::DEFAULT } else { Table::DEFAULT_ADVISORY };
         config.table = Table::parse(url.value("table").unwrap_or(default))?;
         config.pooler = url.flag("pooler")?;
-        config.failover = match url.value("failover") {
-            None => None,
-            Some("none") => Some(FailOver::None),
-            Some("synchronous") => Some(FailOver::Synchronous),
-            Some("asynchronous") => Some(FailOver::Asynchronous),
-            Some(other) => {
-                let text = format!("failover={other} is not accepted: it takes none, synchronous or asynchronous");
-                return Err(invalid(text));
-            }
-        };
-        if let Some(connections) = url.number("connections")? {
-            config.connections = usize::try_from(connections).unwrap_or(usize::MAX);
-        }
-        if let Some(timeout) = url.duration("connect_timeout")? {
-            config.connect_timeout = timeout;
-        }
-        if let Some(timeout) = url.duration("response_timeout")? {
-            config.response_timeout = timeout;
-        }
-        if let Some(interval) = url.duration("poll_interval")? {
-            config.poll_interval = interval;
-        }
-        if let Some(time) = url.duration("prune_after")? {
-            config.prune_after = time;
-        }
+        config.failover = FailOver::from_url(url)?;
+        config.set_limits(url)?;
         config.check()?;
         Ok(config)
     }
 
-    /// Checks what can be checked without asking a server.
+    /// Takes the numbers and times from the URL.
+    fn set_limits(&mut self, url: &StoreUrl) -> Result<()> {
+        if let Some(connections) = url.number("connections")? {
+            self.connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        }
+        for (key, time) in [
+            ("connect_timeout", &mut self.connect_timeout),
+            ("response_timeout", &mut self.response_timeout),
+            ("poll_interval", &mut self.poll_interval),
+            ("prune_after", &mut self.prune_after),
+        ] {
+            if let Some(value) = url.duration(key)? {
+                *time = value;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the settings, as far as that is possible without a server.
     pub(crate) fn check(&self) -> Result<()> {
         for (key, time) in [
             ("connect_timeout", self.connect_timeout),
@@ -238,29 +227,60 @@ impl PostgresConfig {
             ("poll_interval", self.poll_interval),
         ] {
             if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
+                return Err(invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
             }
         }
         if !(1..=1_000).contains(&self.connections) {
-            return Err(invalid(format!("connections={} is not accepted: it takes 1 to 1000", self.connections)));
+            return Err(invalid_config(format!(
+                "connections={} is not accepted: it takes 1 to 1000",
+                self.connections
+            )));
         }
         if self.prune_after > Duration::ZERO && self.prune_after < Duration::from_secs(1) {
-            return Err(invalid("prune_after is not accepted: it takes a second or more, or 0s for never"));
+            return Err(invalid_config("prune_after is not accepted: it takes a second or more, or 0s for never"));
         }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            return Err(invalid("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
+            return Err(invalid_config("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
         }
         Ok(())
     }
 
-    /// What people see of where it is.
-    pub(crate) fn shown(&self) -> String {
+    /// The hosts and the database, for messages.
+    pub(crate) fn location(&self) -> String {
         let host = |(host, port): &(String, Option<u16>)| match port {
             Some(port) => format!("{host}:{port}"),
             None => host.clone(),
         };
         let hosts: Vec<_> = self.hosts.iter().map(host).collect();
         format!("postgres {}/{}", hosts.join(","), self.database.as_deref().unwrap_or_default())
+    }
+}
+
+impl Mode {
+    fn from_url(url: &StoreUrl) -> Result<Mode> {
+        match (url.value("mode"), url.value("key")) {
+            (None | Some("rows"), None) => Ok(Mode::Rows),
+            (None | Some("rows"), Some(_)) => {
+                Err(invalid_config("key= is not accepted without mode=advisory: lease rows have no keys"))
+            }
+            (Some("advisory"), form) => Ok(Mode::Advisory(form.map_or(Ok(KeyForm::default()), KeyForm::parse)?)),
+            (Some(other), _) => Err(invalid_config(format!("mode={other} is not accepted: it takes rows or advisory"))),
+        }
+    }
+}
+
+impl FailOver {
+    fn from_url(url: &StoreUrl) -> Result<Option<FailOver>> {
+        match url.value("failover") {
+            None => Ok(None),
+            Some("none") => Ok(Some(FailOver::None)),
+            Some("synchronous") => Ok(Some(FailOver::Synchronous)),
+            Some("asynchronous") => Ok(Some(FailOver::Asynchronous)),
+            Some(other) => {
+                let text = format!("failover={other} is not accepted: it takes none, synchronous or asynchronous");
+                Err(invalid_config(text))
+            }
+        }
     }
 }
 
@@ -275,7 +295,7 @@ impl Tls {
             Some("verify-ca") => Some(TlsMode::VerifyCa),
             Some("verify-full") => Some(TlsMode::VerifyFull),
             Some(other) => {
-                return Err(invalid(format!(
+                return Err(invalid_config(format!(
                     "sslmode={other} is not accepted: it takes disable, allow, prefer, require, verify-ca or verify-full"
                 )));
             }
@@ -302,12 +322,10 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
-pub(crate) fn invalid(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
-}
-
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn read(url: &str) -> Result<PostgresConfig> {

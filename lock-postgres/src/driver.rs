@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
-use crate::config::Mode;
-use crate::{AdvisoryStore, PostgresConfig, PostgresStore, schema, server};
+use crate::advisory::AdvisoryStore;
+use crate::config::{Mode, PostgresConfig};
+use crate::store::PostgresStore;
+use crate::{schema, server_status, tables};
 
 /// Opens `postgres://` and `postgresql://`, and makes their tables.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +19,7 @@ impl Driver for PostgresDriver {
         StoreKind {
             schemes: &["postgres", "postgresql"],
             example: "postgres://app@10.0.0.1/orders",
-            at_best: server::AT_BEST,
+            at_best: server_status::AT_BEST,
             provided: "fsync is on, and no server that lags can take over",
         }
     }
@@ -35,6 +37,6 @@ impl Driver for PostgresDriver {
     }
 
     async fn init(&self, url: &StoreUrl) -> Result<()> {
-        crate::init(PostgresConfig::from_url(url)?).await
+        tables::init(PostgresConfig::from_url(url)?).await
     }
 }

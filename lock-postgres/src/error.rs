@@ -5,67 +5,74 @@ use std::time::Duration;
 use lock_core::{Effect, Error, ErrorKind};
 use sqlx::error::DatabaseError;
 
-/// What the server said, by its SQLSTATE.
-pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned())
+/// The error of a configuration that cannot be used.
+pub(crate) fn invalid_config(text: impl Into<String>) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, text)
+}
+
+/// The SQLSTATE of an error that the server reported.
+pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(DatabaseError::code).map(|sqlstate| sqlstate.into_owned())
 }
 
 /// Whether the connection is of no more use: it is broken, or leads to a server that ends or may not write, or
 /// remembers a statement that the server has forgotten.
 pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
-    match code(error) {
+    match sqlstate(error) {
         None => true,
-        Some(code) => {
-            ["57P", "08", "XX", "58", "25"].iter().any(|class| code.starts_with(class))
-                || ["26000", "0A000", "42P05"].contains(&code.as_str())
+        Some(sqlstate) => {
+            ["57P", "08", "XX", "58", "25"].iter().any(|class| sqlstate.starts_with(class))
+                || ["26000", "0A000", "42P05"].contains(&sqlstate.as_str())
         }
     }
 }
 
 /// Whether the server said that it ends the connection, which it does not say in the middle of a step that goes on.
-pub(crate) fn is_a_farewell(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("57P01" | "57P02" | "57P05"))
+pub(crate) fn is_termination_notice(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("57P01" | "57P02" | "57P05"))
 }
 
 /// Why a step failed.
-pub(crate) struct Failed {
+pub(crate) struct StepError {
     pub(crate) error: Error,
     /// Whether a step of many may have failed because of one of them, and was undone.
-    pub(crate) may_be_of_one: bool,
+    pub(crate) may_concern_one_entry: bool,
 }
 
-impl Failed {
+impl StepError {
     /// Whatever was asked for failed for the same reason.
-    pub(crate) fn whole(error: Error) -> Failed {
-        Failed { error, may_be_of_one: false }
+    pub(crate) fn for_all(error: Error) -> StepError {
+        StepError { error, may_concern_one_entry: false }
     }
 
-    pub(crate) fn of_step(server: &str, doing: &str, error: sqlx::Error) -> Failed {
+    pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> StepError {
         // A row that somebody keeps locked, too many for the time there was, a value that is none, a rule of the table.
-        let of_one = |code: String| ["55P03", "57014"].contains(&&*code) || ["22", "23", "P0"].contains(&&code[..2]);
-        let may_be_of_one = code(&error).filter(|code| code.is_ascii() && code.len() == 5).is_some_and(of_one);
-        Failed { error: of_step(server, doing, error), may_be_of_one }
+        let of_one =
+            |sqlstate: String| ["55P03", "57014"].contains(&&*sqlstate) || ["22", "23", "P0"].contains(&&sqlstate[..2]);
+        let may_concern_one_entry =
+            sqlstate(&error).filter(|sqlstate| sqlstate.is_ascii() && sqlstate.len() == 5).is_some_and(of_one);
+        StepError { error: classify(server, action, error), may_concern_one_entry }
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
-        failed.error
+impl From<StepError> for Error {
+    fn from(error: StepError) -> Error {
+        error.error
     }
 }
 
 /// Whether the same statement may succeed at once: it met another transaction, and was undone.
-pub(crate) fn is_a_meeting(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("40001" | "40P01"))
+pub(crate) fn is_serialization_conflict(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
 /// The error of a step. What the server refused it did not do, except where it ended meanwhile.
-pub(crate) fn of_step(server: &str, doing: &str, error: sqlx::Error) -> Error {
-    let Some(code) = code(&error) else {
-        let text = format!("{server}: the connection broke while {doing}; the outcome is unknown");
-        return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(words(&error));
+pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> Error {
+    let Some(sqlstate) = sqlstate(&error) else {
+        let text = format!("{server}: the connection broke while {action}; the outcome is unknown");
+        return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(message(&error));
     };
-    let (kind, what) = match code.as_str() {
+    let (kind, what) = match sqlstate.as_str() {
         "42501" => (ErrorKind::Denied, "this user may not: it needs the rights that docs/postgres.md lists"),
         "42P01" | "3F000" | "42703" => {
             (ErrorKind::InvalidConfig, "the tables are not there, or are others: `leasehold init URL` makes them")
@@ -76,69 +83,75 @@ pub(crate) fn of_step(server: &str, doing: &str, error: sqlx::Error) -> Error {
         "40001" | "40P01" => (ErrorKind::Unavailable, "it met other transactions again and again, and was undone"),
         "53100" => (ErrorKind::Unavailable, "its disk is full"),
         "26000" | "0A000" | "42P05" => (ErrorKind::Unavailable, "it has forgotten what was prepared"),
-        code if ["57P", "08", "XX", "58"].iter().any(|class| code.starts_with(class)) => {
-            let text = format!("{server}: it ended the connection while {doing} ({code}); the outcome is unknown");
-            return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(words(&error));
+        sqlstate if ["57P", "08", "XX", "58"].iter().any(|class| sqlstate.starts_with(class)) => {
+            let text = format!("{server}: it ended the connection while {action} ({sqlstate}); the outcome is unknown");
+            return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(message(&error));
         }
-        code if code.starts_with("53") => (ErrorKind::Unavailable, "it has no room left"),
+        sqlstate if sqlstate.starts_with("53") => (ErrorKind::Unavailable, "it has no room left"),
         _ => (ErrorKind::Protocol, "it answered what it should not"),
     };
-    Error::refused(kind, format!("{server}: {doing}: {what} ({code})")).with_source(words(&error))
+    Error::refused(kind, format!("{server}: {action}: {what} ({sqlstate})")).with_source(message(&error))
 }
 
 /// The error of connecting.
-pub(crate) fn of_connecting(server: &str, error: &sqlx::Error) -> Error {
-    let (kind, what) = match code(error).as_deref() {
-        Some(code) if code.starts_with("28") => (ErrorKind::Denied, "it refuses this user, password or certificate"),
+pub(crate) fn classify_connect(server: &str, error: &sqlx::Error) -> Error {
+    let (kind, what) = match sqlstate(error).as_deref() {
+        Some(sqlstate) if sqlstate.starts_with("28") => {
+            (ErrorKind::Denied, "it refuses this user, password or certificate")
+        }
         Some("3D000") => (ErrorKind::InvalidConfig, "it has no such database"),
         Some("42501") => (ErrorKind::Denied, "this user may not connect to it"),
         Some("53300") => (ErrorKind::Unavailable, "it has no connection left"),
-        Some(code) if code.starts_with("57P") => (ErrorKind::Unavailable, "it is not ready"),
+        Some(sqlstate) if sqlstate.starts_with("57P") => (ErrorKind::Unavailable, "it is not ready"),
         Some(_) => (ErrorKind::Unavailable, "it refuses the connection"),
-        None if is_of_tls(error) => (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side"),
+        None if is_tls_error(error) => (ErrorKind::Denied, "its TLS, or ours, is not accepted by the other side"),
         None if matches!(error, sqlx::Error::Configuration(_)) => {
             (ErrorKind::InvalidConfig, "these settings cannot be used")
         }
         None => (ErrorKind::Unavailable, "it cannot be reached"),
     };
-    Error::refused(kind, format!("{server}: {what}: {}", words(error)))
+    Error::refused(kind, format!("{server}: {what}: {}", message(error)))
 }
 
 /// Whether one side does not believe the other: the handshake's own failures come as data that cannot be read.
-fn is_of_tls(error: &sqlx::Error) -> bool {
+fn is_tls_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
-        sqlx::Error::Io(failed) => failed.kind() == std::io::ErrorKind::InvalidData,
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
         _ => false,
     }
 }
 
 /// What the client or the server said, in one line. No statement of ours holds a secret, and neither does what a server
 /// says of one; details may quote values, and are left out.
-fn words(error: &sqlx::Error) -> String {
+fn message(error: &sqlx::Error) -> String {
     match error.as_database_error() {
         Some(said) => said.message().to_owned(),
         None => error.to_string(),
     }
 }
 
-pub(crate) fn timed_out(server: &str, doing: &str, limit: Duration, effect: Effect) -> Error {
-    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {doing} brought no answer within {limit:?}"))
+pub(crate) fn timed_out(server: &str, action: &str, limit: Duration, effect: Effect) -> Error {
+    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
 }
 
 /// The runtime that was to send something has ended.
-pub(crate) fn ending() -> Error {
+pub(crate) fn runtime_ended() -> Error {
     let text = "postgres: the runtime that asks for this has ended; the outcome is unknown";
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
 /// What a step did not find that was asked for twice: the first may have done it.
-pub(crate) fn twice(server: &str, doing: &str) -> Error {
-    let text = format!("{server}: it ended the connection while {doing}; the outcome is unknown");
+pub(crate) fn in_doubt(server: &str, action: &str) -> Error {
+    let text = format!("{server}: it ended the connection while {action}; the outcome is unknown");
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
 /// An answer that none of our statements gives.
-pub(crate) fn odd(server: &str, doing: &str) -> Error {
-    Error::new(ErrorKind::Protocol, Effect::Unknown, format!("{server}: {doing} brought an answer that makes no sense"))
+pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        Effect::Unknown,
+        format!("{server}: {action} brought an answer that makes no sense"),
+    )
 }

@@ -1,8 +1,8 @@
-//! [`FenceSql`]: the fence in the caller's own transaction, as data.
+//! [`FenceCondition`]: the fence in the caller's own transaction, as data.
 
 use lock_core::Result;
 
-use crate::Table;
+use crate::table::Table;
 
 /// The fence in the caller's own transaction, as statements for any client.
 ///
@@ -10,7 +10,7 @@ use crate::Table;
 /// and holds on to it until it ends. A later holder's grant waits for that end; a renewal does not.
 ///
 /// ```
-/// let fence = lock_postgres::FenceSql::of_table("public.leasehold")?;
+/// let fence = lock_postgres::FenceCondition::of_table("public.leasehold")?;
 /// assert_eq!(
 ///     fence.check(),
 ///     "select 1 from \"public\".\"leasehold\" where name = $1 and token = $2 and holder = $3 for key share"
@@ -18,25 +18,25 @@ use crate::Table;
 /// # Ok::<(), lock_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FenceSql {
+pub struct FenceCondition {
     check: String,
     demand: String,
 }
 
-impl FenceSql {
+impl FenceCondition {
     /// The fence by the leases of this table.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a name that is none of a table of leases.
-    pub fn of_table(name: &str) -> Result<FenceSql> {
-        Ok(FenceSql::of(&Table::parse(name)?))
+    pub fn of_table(name: &str) -> Result<FenceCondition> {
+        Ok(FenceCondition::of(&Table::parse(name)?))
     }
 
-    pub(crate) fn of(table: &Table) -> FenceSql {
+    pub(crate) fn of(table: &Table) -> FenceCondition {
         let leases = table.leases();
         let held = "name = $1 and token = $2 and holder = $3 for key share";
-        FenceSql {
+        FenceCondition {
             check: format!("select 1 from {leases} where {held}"),
             demand: format!(
                 "select 1 / (select count(*) from (select 1 from {leases} where {held}) as held)::integer as held"
@@ -53,7 +53,7 @@ impl FenceSql {
         &self.check
     }
 
-    /// The same as a statement that fails (SQLSTATE 22012, division by zero) where [`check`](FenceSql::check) gives no
+    /// The same as a statement that fails (SQLSTATE 22012, division by zero) where [`check`](FenceCondition::check) gives no
     /// row, so that the transaction cannot commit though nobody looks at its answers.
     pub fn demand(&self) -> &str {
         &self.demand

@@ -4,7 +4,7 @@ use lock_core::{LockName, Result};
 use sha1::{Digest as _, Sha1};
 use sqlx::postgres::PgAdvisoryLockKey;
 
-use crate::config::invalid;
+use crate::error::invalid_config;
 
 /// How the name of a lock becomes the key of an advisory lock: as the code does that is to be excluded. In a URL:
 /// `mode=advisory&key=FORM`.
@@ -27,7 +27,7 @@ pub enum KeyForm {
 
 /// The key of an advisory lock; the two forms never meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
+pub(crate) enum AdvisoryKey {
     One(i64),
     Two(i32, i32),
 }
@@ -39,17 +39,17 @@ impl KeyForm {
             "sqlx" => Ok(KeyForm::Sqlx),
             "with_advisory_lock" => Ok(KeyForm::WithAdvisoryLock),
             "madelson" => Ok(KeyForm::Madelson),
-            other => {
-                Err(invalid(format!("key={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson")))
-            }
+            other => Err(invalid_config(format!(
+                "key={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
+            ))),
         }
     }
 
-    pub(crate) fn key(self, name: &LockName) -> Result<Key> {
+    pub(crate) fn key(self, name: &LockName) -> Result<AdvisoryKey> {
         let text = name.as_str();
         match self {
             KeyForm::Raw => raw(text).ok_or_else(|| {
-                invalid(format!(
+                invalid_config(format!(
                     "\"{name}\" is no key of an advisory lock: with key=raw a name is a bigint, or two ints with a comma"
                 ))
             }),
@@ -60,51 +60,51 @@ impl KeyForm {
     }
 }
 
-impl Key {
+impl AdvisoryKey {
     /// The two parts as `pg_locks` shows them, and which form it is.
     pub(crate) fn parts(self) -> (u32, u32, i16) {
         match self {
-            Key::One(key) => ((key as u64 >> 32) as u32, key as u32, 1),
-            Key::Two(a, b) => (a as u32, b as u32, 2),
+            AdvisoryKey::One(key) => ((key as u64 >> 32) as u32, key as u32, 1),
+            AdvisoryKey::Two(a, b) => (a as u32, b as u32, 2),
         }
     }
 }
 
-fn raw(text: &str) -> Option<Key> {
+fn raw(text: &str) -> Option<AdvisoryKey> {
     // One text for one key: "+1", "01" and " 1" would be other names with the same key.
     let canonical = |part: &str, value: String| (part == value).then_some(());
     match text.split_once(',') {
         None => {
             let key: i64 = text.parse().ok()?;
             canonical(text, key.to_string())?;
-            Some(Key::One(key))
+            Some(AdvisoryKey::One(key))
         }
         Some((a, b)) => {
             let (first, second): (i32, i32) = (a.parse().ok()?, b.parse().ok()?);
             canonical(a, first.to_string())?;
             canonical(b, second.to_string())?;
-            Some(Key::Two(first, second))
+            Some(AdvisoryKey::Two(first, second))
         }
     }
 }
 
 /// Of the first eight bytes that HKDF-SHA256 makes of the name, with the crate's own words as its information.
-fn sqlx_key(text: &str) -> Key {
+fn sqlx_key(text: &str) -> AdvisoryKey {
     match sqlx::postgres::PgAdvisoryLock::new(text).key() {
-        PgAdvisoryLockKey::IntPair(first, second) => Key::Two(*first, *second),
-        key => Key::One(key.as_bigint().expect("BUG: a key that is no pair is a bigint")),
+        PgAdvisoryLockKey::IntPair(first, second) => AdvisoryKey::Two(*first, *second),
+        key => AdvisoryKey::One(key.as_bigint().expect("BUG: a key that is no pair is a bigint")),
     }
 }
 
 /// The lowest 31 bits of a CRC-32, and the number that stands in the environment's prefix, which is 0 without one.
-fn with_advisory_lock(text: &str) -> Key {
+fn with_advisory_lock(text: &str) -> AdvisoryKey {
     let hash = crc32fast::hash(text.as_bytes()) & 0x7fff_ffff;
-    Key::Two(i32::from_ne_bytes(hash.to_ne_bytes()), 0)
+    AdvisoryKey::Two(i32::from_ne_bytes(hash.to_ne_bytes()), 0)
 }
 
 /// Up to nine ASCII characters are the key itself; so are 16 hexadecimal digits, or two times eight with a comma; of
 /// anything else the first eight bytes of its SHA-1 are, the lowest first.
-fn madelson(text: &str) -> Key {
+fn madelson(text: &str) -> AdvisoryKey {
     if text.len() <= 9 && text.is_ascii() {
         // Seven bits each, then a 0, and 1s to the end: so that texts of different lengths are told apart.
         let packed = text.bytes().fold(0_u64, |packed, byte| packed << 7 | u64::from(byte)) << 1;
@@ -117,36 +117,36 @@ fn madelson(text: &str) -> Key {
     };
     match (text.get(..8), text.len()) {
         (Some(first), 16) if let (Some(high), Some(low)) = (hex(first), text.get(8..).and_then(hex)) => {
-            Key::One((u64::from(high) << 32 | u64::from(low)).cast_signed())
+            AdvisoryKey::One((u64::from(high) << 32 | u64::from(low)).cast_signed())
         }
         (Some(first), 17) if let (Some(high), Some(low)) = (hex(first), text[8..].strip_prefix(',').and_then(hex)) => {
-            Key::Two(high.cast_signed(), low.cast_signed())
+            AdvisoryKey::Two(high.cast_signed(), low.cast_signed())
         }
         _ => {
             let hash: [u8; 20] = Sha1::digest(text.as_bytes()).into();
             let (first, _) = hash.split_first_chunk().expect("BUG: a SHA-1 has more than eight bytes");
-            Key::One(i64::from_le_bytes(*first))
+            AdvisoryKey::One(i64::from_le_bytes(*first))
         }
     }
 }
 
-fn halves(key: u64) -> Key {
-    Key::Two(((key >> 32) as u32).cast_signed(), (key as u32).cast_signed())
+fn halves(key: u64) -> AdvisoryKey {
+    AdvisoryKey::Two(((key >> 32) as u32).cast_signed(), (key as u32).cast_signed())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(form: KeyForm, name: &str) -> Key {
+    fn key(form: KeyForm, name: &str) -> AdvisoryKey {
         form.key(&LockName::new(name).unwrap()).unwrap()
     }
 
     #[test]
     fn a_raw_key_is_the_number_itself_in_one_spelling() {
-        assert_eq!(key(KeyForm::Raw, "42"), Key::One(42));
-        assert_eq!(key(KeyForm::Raw, "-9223372036854775808"), Key::One(i64::MIN));
-        assert_eq!(key(KeyForm::Raw, "4,-2"), Key::Two(4, -2));
+        assert_eq!(key(KeyForm::Raw, "42"), AdvisoryKey::One(42));
+        assert_eq!(key(KeyForm::Raw, "-9223372036854775808"), AdvisoryKey::One(i64::MIN));
+        assert_eq!(key(KeyForm::Raw, "4,-2"), AdvisoryKey::Two(4, -2));
         for name in ["042", "+42", " 42", "4, 2", "nightly", "9223372036854775808", "4,2,1", "2147483648,0"] {
             let error = KeyForm::Raw.key(&LockName::new(name).unwrap()).unwrap_err();
             assert!(error.to_string().contains("bigint"), "{error}");
@@ -156,22 +156,28 @@ mod tests {
     #[test]
     fn derived_keys_are_those_of_the_other_clients() {
         // From the documentation of sqlx's `PgAdvisoryLock::new`.
-        assert_eq!(key(KeyForm::Sqlx, "my first Postgres advisory lock!"), Key::One(-5_560_419_505_042_474_287));
+        assert_eq!(
+            key(KeyForm::Sqlx, "my first Postgres advisory lock!"),
+            AdvisoryKey::One(-5_560_419_505_042_474_287)
+        );
         // CRC-32 of "123456789" is cbf43926.
-        assert_eq!(key(KeyForm::WithAdvisoryLock, "123456789"), Key::Two(0x4bf4_3926, 0));
+        assert_eq!(key(KeyForm::WithAdvisoryLock, "123456789"), AdvisoryKey::Two(0x4bf4_3926, 0));
         // One character, 0x61: 1100001 0 and 56 ones.
         assert_eq!(key(KeyForm::Madelson, "a"), halves(0xc2ff_ffff_ffff_ffff));
-        assert_eq!(key(KeyForm::Madelson, "00000001FFFFFFFF"), Key::One(0x1_ffff_ffff));
-        assert_eq!(key(KeyForm::Madelson, "00000001,ffffffff"), Key::Two(1, -1));
+        assert_eq!(key(KeyForm::Madelson, "00000001FFFFFFFF"), AdvisoryKey::One(0x1_ffff_ffff));
+        assert_eq!(key(KeyForm::Madelson, "00000001,ffffffff"), AdvisoryKey::Two(1, -1));
         // SHA-1 of this text is 2fd4e1c67a2d28fc...
         let text = "The quick brown fox jumps over the lazy dog";
-        assert_eq!(key(KeyForm::Madelson, text), Key::One(i64::from_le_bytes(*b"\x2f\xd4\xe1\xc6\x7a\x2d\x28\xfc")));
+        assert_eq!(
+            key(KeyForm::Madelson, text),
+            AdvisoryKey::One(i64::from_le_bytes(*b"\x2f\xd4\xe1\xc6\x7a\x2d\x28\xfc"))
+        );
     }
 
     #[test]
     fn a_key_is_found_again_in_the_columns_of_pg_locks() {
-        assert_eq!(Key::One(-1).parts(), (u32::MAX, u32::MAX, 1));
-        assert_eq!(Key::One(5).parts(), (0, 5, 1));
-        assert_eq!(Key::Two(1, -1).parts(), (1, u32::MAX, 2));
+        assert_eq!(AdvisoryKey::One(-1).parts(), (u32::MAX, u32::MAX, 1));
+        assert_eq!(AdvisoryKey::One(5).parts(), (0, 5, 1));
+        assert_eq!(AdvisoryKey::Two(1, -1).parts(), (1, u32::MAX, 2));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A lock is one row, which stays when the lock is free, so that its token goes on rising. Every step is one statement;
 //! none that grants waits for a row; every time is the server's. Waiters are told of a release by a message. Where the
-//! data that a lock protects is in the same database, [`FenceSql`] fences it in its own transaction.
+//! data that a lock protects is in the same database, [`FenceCondition`] fences it in its own transaction.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -26,25 +26,30 @@
 //! - Nobody's turn is kept across processes: whoever asks first after a release has the lock.
 
 mod advisory;
+mod batcher;
 mod config;
+mod connect;
+mod connect_options;
 mod connection;
-mod dial;
+mod database;
 mod driver;
 mod error;
 mod fence;
-mod grants;
+mod finding;
 mod key;
-mod lanes;
-mod link;
+mod operator;
 mod pool;
-mod prune;
-mod realms;
+mod primary;
+mod pruner;
+mod realm_cache;
 mod relay;
+mod renew;
 mod row;
+mod row_decoder;
 mod schema;
-mod server;
-mod sql;
+mod server_status;
 mod statement;
+mod statements;
 mod store;
 mod table;
 mod tables;
@@ -53,9 +58,9 @@ mod wakeups;
 pub use self::advisory::AdvisoryStore;
 pub use self::config::{FailOver, Mode, PostgresConfig, Tls, TlsMode};
 pub use self::driver::PostgresDriver;
-pub use self::fence::FenceSql;
+pub use self::fence::FenceCondition;
+pub use self::finding::{Finding, FindingKind};
 pub use self::key::KeyForm;
-pub use self::server::{Finding, FindingKind};
 pub use self::store::PostgresStore;
 pub use self::table::Table;
 pub use self::tables::init;

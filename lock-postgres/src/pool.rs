@@ -9,97 +9,103 @@ use sqlx::postgres::PgRow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::connection::{Connection, Way};
-use crate::dial::dial;
-use crate::error::Failed;
+use crate::config::PostgresConfig;
+use crate::connection::{Connection, ConnectionKind};
+use crate::error::{self, StepError};
+use crate::primary::connect;
 use crate::statement::{Statement, Value};
-use crate::{PostgresConfig, error};
 
-/// A few connections, each used by one step at a time; who comes first is served first. One that nobody used for a while
-/// is closed.
+/// A few connections, each used by one step at a time, first come first served. A connection that is idle for long is
+/// closed.
 ///
-/// A step that was cut off, or whose answer never came, closes its connection: nothing that is still on its way can be
-/// taken for the answer to another step.
+/// A step that was cancelled, or got no reply, closes its connection: a late reply cannot be taken for that to another
+/// step.
 pub(crate) struct Pool {
     config: Arc<PostgresConfig>,
-    way: Way,
-    places: Arc<Semaphore>,
+    kind: ConnectionKind,
+    permits: Arc<Semaphore>,
     idle: Mutex<Idle>,
-    /// After how long without use a connection is closed.
-    keeps: Duration,
+    /// Time without use after which a connection is closed.
+    idle_timeout: Duration,
 }
 
-/// The connections that nobody uses, the one that was used last at the end.
+/// The connections that are not in use, the most recently used one last.
 #[derive(Default)]
 struct Idle {
     connections: Vec<(Connection, Instant)>,
-    /// There is a task that closes those that were not used for long.
-    watched: bool,
+    /// A task runs that closes those whose time is over.
+    has_closer: bool,
 }
 
-/// One connection of a [`Pool`], for the steps of one caller. Dropped, it goes back, unless something is still on its way.
-pub(crate) struct Lent {
+/// One connection of a [`Pool`], for the steps of one caller. It returns to the pool when this is dropped, unless a reply
+/// is outstanding.
+pub(crate) struct PooledConnection {
     pool: Arc<Pool>,
     connection: Option<Connection>,
     /// It was used before, and may have ended since.
     was_idle: bool,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// The answer to a step.
-pub(crate) struct Answer {
+/// The reply to a statement.
+pub(crate) struct Reply {
     pub(crate) rows: Vec<PgRow>,
     pub(crate) system: Arc<str>,
-    pub(crate) to: Arc<str>,
-    /// The step was asked for twice, the first time over a connection that the server ended: what it did not find now, it
-    /// may have found then.
-    pub(crate) twice: bool,
+    pub(crate) server: Arc<str>,
+    /// The statement was sent twice, the first time over a connection that the server ended. What it does not find now,
+    /// the first may have changed.
+    pub(crate) was_resent: bool,
 }
 
-/// A connection that was idle for longer is closed.
-pub(crate) const KEEPS: Duration = Duration::from_secs(60);
-/// A connection that was idle for longer may have ended unnoticed, and is tried before a step is sent.
-const TRUSTED: Duration = Duration::from_secs(1);
-/// So often is a statement asked again that met another transaction and was undone.
-const MEETINGS: usize = 5;
+/// A connection that is idle for longer is closed.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer may have ended unnoticed, and is pinged before a step is sent.
+const MAX_UNCHECKED_IDLE: Duration = Duration::from_secs(1);
+/// Maximum number of retries of a statement that conflicted with another transaction and was rolled back.
+const MAX_CONFLICT_RETRIES: usize = 5;
 
 impl Pool {
-    pub(crate) fn new(config: &Arc<PostgresConfig>, way: Way, size: usize, keeps: Duration) -> Arc<Pool> {
-        let places = Arc::new(Semaphore::new(size));
-        Arc::new(Pool { config: config.clone(), way, places, idle: Mutex::default(), keeps })
+    pub(crate) fn new(
+        config: &Arc<PostgresConfig>,
+        kind: ConnectionKind,
+        size: usize,
+        idle_timeout: Duration,
+    ) -> Arc<Pool> {
+        let permits = Arc::new(Semaphore::new(size));
+        Arc::new(Pool { config: config.clone(), kind, permits, idle: Mutex::default(), idle_timeout })
     }
 
-    /// A connection, as soon as there is one for this caller. How long that may take is for the caller to say: it is in
-    /// the line until it is dropped, and nothing was sent for it.
-    pub(crate) async fn take(self: &Arc<Self>) -> Result<Lent> {
+    /// A connection, as soon as one is free. It has no time limit of its own: a caller that drops the future leaves the
+    /// queue, and nothing was sent for it.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<PooledConnection> {
         // The semaphore is never closed.
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.map_err(|_| error::ending())?;
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| error::runtime_ended())?;
         let idle = self.take_idle().await;
         let was_idle = idle.is_some();
         let connection = match idle {
             Some(connection) => connection,
-            None => dial(&self.config, self.way).await?,
+            None => connect(&self.config, self.kind).await?,
         };
-        Ok(Lent { pool: self.clone(), connection: Some(connection), was_idle, _place: place })
+        Ok(PooledConnection { pool: self.clone(), connection: Some(connection), was_idle, _permit: permit })
     }
 
-    /// One step.
-    pub(crate) async fn run(self: &Arc<Self>, statement: &Statement, values: &[Value]) -> Result<Answer, Failed> {
-        self.take().await.map_err(Failed::whole)?.run(statement, values).await
+    /// Runs one statement.
+    pub(crate) async fn run(self: &Arc<Self>, statement: &Statement, values: &[Value]) -> Result<Reply, StepError> {
+        self.acquire().await.map_err(StepError::for_all)?.run(statement, values).await
     }
 
-    /// One that was used just now; else one that still answers.
+    /// The idle connection that was used last, if it was used just now or still answers.
     async fn take_idle(&self) -> Option<Connection> {
         let (mut connection, since) = self.idle().connections.pop()?;
-        if since.elapsed() < TRUSTED {
+        if since.elapsed() < MAX_UNCHECKED_IDLE {
             return Some(connection);
         }
         match timeout(self.config.response_timeout, connection.client.ping()).await {
             Ok(Ok(())) => Some(connection),
             _ => {
                 // The others were idle for longer still.
-                self.forget_idle();
+                self.close_idle();
                 None
             }
         }
@@ -112,93 +118,98 @@ impl Pool {
     fn put_back(self: &Arc<Self>, connection: Connection) {
         let mut idle = self.idle();
         idle.connections.push((connection, Instant::now()));
-        let is_watched = std::mem::replace(&mut idle.watched, true);
+        let has_closer = std::mem::replace(&mut idle.has_closer, true);
         drop(idle);
-        if !is_watched {
-            // Dropped with its runtime, and then so is the pool.
+        if !has_closer {
+            // The task is dropped with its runtime, and then so is the pool.
             match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(close_idle(Arc::downgrade(self)))),
-                Err(_) => self.idle().watched = false,
+                Ok(runtime) => drop(runtime.spawn(close_expired_connections(Arc::downgrade(self)))),
+                Err(_) => self.idle().has_closer = false,
             }
         }
     }
 
-    pub(crate) fn forget_idle(&self) {
-        let forgotten = std::mem::take(&mut self.idle().connections);
-        drop(forgotten);
+    /// Closes all idle connections.
+    fn close_idle(&self) {
+        let closed = std::mem::take(&mut self.idle().connections);
+        drop(closed);
     }
 
-    /// Closes those that were not used for long; gives when the next of them is to be looked at.
-    fn close_old(&self) -> Option<Instant> {
+    /// Closes the connections that were idle for too long; returns when the next of them will be.
+    fn close_expired(&self) -> Option<Instant> {
         let mut idle = self.idle();
-        let kept = idle.connections.partition_point(|(_, since)| since.elapsed() >= self.keeps);
-        let closed: Vec<_> = idle.connections.drain(..kept).collect();
-        let next = idle.connections.first().map(|(_, since)| *since + self.keeps);
-        idle.watched = next.is_some();
+        let expired = idle.connections.partition_point(|(_, since)| since.elapsed() >= self.idle_timeout);
+        let closed: Vec<_> = idle.connections.drain(..expired).collect();
+        let next = idle.connections.first().map(|(_, since)| *since + self.idle_timeout);
+        idle.has_closer = next.is_some();
         drop(idle);
         drop(closed);
         next
     }
 }
 
-async fn close_idle(pool: Weak<Pool>) {
-    while let Some(at) = pool.upgrade().and_then(|pool| pool.close_old()) {
+async fn close_expired_connections(pool: Weak<Pool>) {
+    while let Some(at) = pool.upgrade().and_then(|pool| pool.close_expired()) {
         sleep_until(at).await;
     }
 }
 
-impl Lent {
-    /// Runs a statement, and again if it met another transaction and was undone, or if the server had ended the
-    /// connection while nobody used it.
-    pub(crate) async fn run(&mut self, statement: &Statement, values: &[Value]) -> Result<Answer, Failed> {
+impl PooledConnection {
+    /// Runs a statement. It is sent again if it conflicted with another transaction and was rolled back, or if the server
+    /// had ended the connection while it was idle.
+    pub(crate) async fn run(&mut self, statement: &Statement, values: &[Value]) -> Result<Reply, StepError> {
         let pool = self.pool.clone();
-        let (mut meetings, mut farewell) = (0, None);
+        let (mut conflicts, mut termination) = (0, None);
         loop {
-            // While it is asked it belongs to this future: cut off, it is closed.
+            // This future owns the connection meanwhile: if it is dropped, the connection is closed.
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
-                None => match dial(&pool.config, pool.way).await {
+                None => match connect(&pool.config, pool.kind).await {
                     Ok(connection) => connection,
-                    // What was sent before may have been done.
-                    Err(error) => return Err(farewell.unwrap_or_else(|| Failed::whole(error))),
+                    // The statement that was sent before may have been executed.
+                    Err(error) => return Err(termination.unwrap_or_else(|| StepError::for_all(error))),
                 },
             };
             let was_idle = std::mem::take(&mut self.was_idle);
             let limit = pool.config.response_timeout;
-            match timeout(limit, connection.ask(pool.way, statement, values)).await {
+            match timeout(limit, connection.run(pool.kind, statement, values)).await {
                 Ok(Ok(rows)) => {
-                    let (system, to) = (connection.system.clone(), connection.to.clone());
+                    let (system, server) = (connection.system.clone(), connection.server.clone());
                     self.connection = Some(connection);
-                    return Ok(Answer { rows, system, to, twice: farewell.is_some() });
+                    return Ok(Reply { rows, system, server, was_resent: termination.is_some() });
                 }
-                Ok(Err(failed)) if error::is_a_meeting(&failed) && meetings < MEETINGS => {
-                    meetings += 1;
+                Ok(Err(failed)) if error::is_serialization_conflict(&failed) && conflicts < MAX_CONFLICT_RETRIES => {
+                    conflicts += 1;
                     self.connection = Some(connection);
                 }
-                Ok(Err(failed)) if was_idle && error::is_a_farewell(&failed) => {
-                    farewell = Some(Failed::of_step(&connection.to, statement.doing, failed));
-                    pool.forget_idle();
+                Ok(Err(failed)) if was_idle && error::is_termination_notice(&failed) => {
+                    termination = Some(StepError::classify(&connection.server, statement.action, failed));
+                    pool.close_idle();
                 }
-                Ok(Err(failed)) => {
-                    let to = connection.to.clone();
-                    if error::ends_connection(&failed) {
-                        // The others lead to the same server.
-                        pool.forget_idle();
-                    } else {
-                        self.connection = Some(connection);
-                    }
-                    return Err(Failed::of_step(&to, statement.doing, failed));
-                }
+                Ok(Err(failed)) => return Err(self.fail(connection, statement, failed)),
                 Err(_) => {
-                    let late = error::timed_out(&connection.to, statement.doing, limit, Effect::Unknown);
-                    return Err(Failed::whole(late));
+                    let late = error::timed_out(&connection.server, statement.action, limit, Effect::Unknown);
+                    return Err(StepError::for_all(late));
                 }
             }
         }
     }
+
+    /// The error of a statement. The connection is kept unless it is of no more use.
+    fn fail(&mut self, connection: Connection, statement: &Statement, failed: sqlx::Error) -> StepError {
+        let server = connection.server.clone();
+        if error::ends_connection(&failed) {
+            // The idle connections lead to the same server.
+            self.pool.close_idle();
+            drop(connection);
+        } else {
+            self.connection = Some(connection);
+        }
+        StepError::classify(&server, statement.action, failed)
+    }
 }
 
-impl Drop for Lent {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             self.pool.put_back(connection);
@@ -222,20 +233,20 @@ mod tests {
     async fn connections_of_a_burst_are_closed_when_nobody_used_them_for_a_while() {
         let server = PostgresServer::start(&[]);
         let config = Arc::new(PostgresConfig::from_url(&server.url().parse().unwrap()).unwrap());
-        let pool = Pool::new(&config, Way::Direct, 4, Duration::from_millis(300));
-        let mut lent = Vec::new();
+        let pool = Pool::new(&config, ConnectionKind::Direct, 4, Duration::from_millis(300));
+        let mut acquired = Vec::new();
         for _ in 0..4 {
-            lent.push(pool.take().await.unwrap());
+            acquired.push(pool.acquire().await.unwrap());
         }
         let count = "select count(*) from pg_stat_activity where application_name like 'leasehold%'";
         assert_eq!(server.psql(count), "4");
-        let mut used = lent.pop().unwrap();
-        drop(lent);
+        let mut used = acquired.pop().unwrap();
+        drop(acquired);
         until("the end of those that nobody uses", || (server.psql(count) == "1").then_some(()));
-        let answer = used.run(&Statement::new("asking", "select 1::bigint as one"), &[]).await;
-        assert!(answer.is_ok());
+        let reply = used.run(&Statement::new("asking", "select 1::bigint as one"), &[]).await;
+        assert!(reply.is_ok());
         drop(used);
         until("the end of the last", || (server.psql(count) == "0").then_some(()));
-        assert!(pool.take().await.unwrap().run(&Statement::new("asking", "select 1"), &[]).await.is_ok());
+        assert!(pool.acquire().await.unwrap().run(&Statement::new("asking", "select 1"), &[]).await.is_ok());
     }
 }

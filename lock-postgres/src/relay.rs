@@ -19,7 +19,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Connects to the address, and waits for the client, which adds the port to the folder, for as long as `limit`.
-    pub(crate) async fn to(address: SocketAddr, port: u16, limit: Duration) -> io::Result<Relay> {
+    pub(crate) async fn connect(address: SocketAddr, port: u16, limit: Duration) -> io::Result<Relay> {
         let far = TcpStream::connect(address).await?;
         far.set_nodelay(true)?;
         let relay = Relay { folder: std::env::temp_dir().join(format!("leasehold-{}", Holder::fresh())) };

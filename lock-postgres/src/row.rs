@@ -47,7 +47,7 @@ impl Row {
     }
 
     /// What people see of its holder. The token is put in by who knows the realm.
-    pub(crate) fn shown(&self) -> HeldBy {
+    pub(crate) fn held_by(&self) -> HeldBy {
         let mut by = self.holder.map(HeldBy::holder).unwrap_or_default();
         by.info = self.info.clone();
         by.held_for = Some(self.held_for);

@@ -1,8 +1,9 @@
 //! The layout of the tables, and how they are made.
 
-use crate::config::Mode;
-use crate::{PostgresConfig, Table};
 use lock_core::Holder;
+
+use crate::config::{Mode, PostgresConfig};
+use crate::table::Table;
 
 /// The layout that this program knows.
 pub(crate) const VERSION: i32 = 2;
@@ -10,7 +11,7 @@ pub(crate) const VERSION: i32 = 2;
 /// Free rows stay, so that their tokens go on rising, until they are pruned. Of `unique (name, token)` the fence lives:
 /// because the token is part of a key, a statement that changes it waits for those who have read the row `for key share`,
 /// and a renewal does not. There is no index on `expires_at`, which each renewal would have to change as well.
-const LAYOUT: &str = "begin;
+const SCHEMA: &str = "begin;
 set local search_path = pg_catalog, pg_temp;
 -- Two who do this at once do it one after the other.
 select pg_advisory_xact_lock(hashtext('leasehold'));
@@ -51,7 +52,7 @@ commit;
 
 /// The server shall clean up early, since each change of a row leaves a dead one; and not give the end of the file back to
 /// the system, for which it would lock everybody out.
-const SETTINGS: &str = "fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
+const TABLE_OPTIONS: &str = "fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off";
 
 /// The statements that make the tables of this configuration, or bring those of an older layout up to date. Where they are
@@ -60,12 +61,12 @@ pub(crate) fn script(config: &PostgresConfig) -> String {
     let table = &config.table;
     let schema = match table.schema() {
         // It is there, and not everybody may make one.
-        "public" => LAYOUT.replace("create schema if not exists \"{schema}\";\n", ""),
-        other => LAYOUT.replace("{schema}", other),
+        "public" => SCHEMA.replace("create schema if not exists \"{schema}\";\n", ""),
+        other => SCHEMA.replace("{schema}", other),
     };
     table
-        .name_in(&schema)
-        .replace("{settings}", SETTINGS)
+        .with_names(&schema)
+        .replace("{settings}", TABLE_OPTIONS)
         .replace("{version}", &VERSION.to_string())
         .replace("{mode}", mode(config.mode))
         .replace("{realm}", &Holder::fresh().to_string())
@@ -80,7 +81,7 @@ pub(crate) fn mode(mode: Mode) -> &'static str {
 }
 
 /// What is wrong with tables of this version and mode, if something is.
-pub(crate) fn wrong(table: &Table, wanted: Mode, version: i32, found: &str) -> Option<String> {
+pub(crate) fn mismatch(table: &Table, wanted: Mode, version: i32, found: &str) -> Option<String> {
     if version > VERSION {
         return Some(format!(
             "the table {table} has the newer layout {version}, and this program knows {VERSION}; use a newer program, or another table"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
     /// What it does, for people.
-    pub(crate) doing: &'static str,
+    pub(crate) action: &'static str,
     pub(crate) sql: Arc<str>,
 }
 
@@ -21,13 +21,13 @@ pub(crate) enum Value {
 }
 
 impl Statement {
-    pub(crate) fn new(doing: &'static str, sql: impl Into<Arc<str>>) -> Statement {
-        Statement { doing, sql: sql.into() }
+    pub(crate) fn new(action: &'static str, sql: impl Into<Arc<str>>) -> Statement {
+        Statement { action, sql: sql.into() }
     }
 
     /// The statement with its values in it, for the protocol that knows no places. Texts are hexadecimal digits, so
     /// that nothing in them is ever read as SQL, whatever the server's settings for strings are.
-    pub(crate) fn spelled(&self, values: &[Value]) -> String {
+    pub(crate) fn inlined(&self, values: &[Value]) -> String {
         let mut text = String::with_capacity(self.sql.len() + 64 * values.len());
         let mut rest = &*self.sql;
         while let Some(at) = rest.find('$') {
@@ -35,7 +35,7 @@ impl Statement {
             rest = &rest[at + 1..];
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let place = rest[..digits].parse::<usize>().expect("BUG: a $ of our statements is followed by a number");
-            values[place - 1].spell(&mut text);
+            values[place - 1].write_literal(&mut text);
             rest = &rest[digits..];
         }
         text.push_str(rest);
@@ -48,37 +48,37 @@ impl Value {
         Value::Text(text.to_string())
     }
 
-    fn spell(&self, into: &mut String) {
+    fn write_literal(&self, sql: &mut String) {
         match self {
-            Value::Text(text) => spell_text(text, into),
-            Value::Number(number) => spell_number(*number, into),
-            Value::Texts(texts) => spell_all(texts, "text", into, |text, into| spell_text(text, into)),
-            Value::Numbers(numbers) => spell_all(numbers, "bigint", into, |number, into| spell_number(*number, into)),
+            Value::Text(text) => write_text(text, sql),
+            Value::Number(number) => write_number(*number, sql),
+            Value::Texts(texts) => write_array(texts, "text", sql, |text, sql| write_text(text, sql)),
+            Value::Numbers(numbers) => write_array(numbers, "bigint", sql, |number, sql| write_number(*number, sql)),
         }
     }
 }
 
-fn spell_text(text: &str, into: &mut String) {
-    into.push_str("convert_from(decode('");
+fn write_text(text: &str, sql: &mut String) {
+    sql.push_str("convert_from(decode('");
     for byte in text.bytes() {
-        let _ = write!(into, "{byte:02x}");
+        let _ = write!(sql, "{byte:02x}");
     }
-    into.push_str("','hex'),'UTF8')");
+    sql.push_str("','hex'),'UTF8')");
 }
 
-fn spell_number(number: i64, into: &mut String) {
-    let _ = write!(into, "({number})::bigint");
+fn write_number(number: i64, sql: &mut String) {
+    let _ = write!(sql, "({number})::bigint");
 }
 
-fn spell_all<T>(all: &[T], kind: &str, into: &mut String, spell: impl Fn(&T, &mut String)) {
-    into.push_str("array[");
+fn write_array<T>(all: &[T], kind: &str, sql: &mut String, write_literal: impl Fn(&T, &mut String)) {
+    sql.push_str("array[");
     for (at, one) in all.iter().enumerate() {
         if at > 0 {
-            into.push(',');
+            sql.push(',');
         }
-        spell(one, into);
+        write_literal(one, sql);
     }
-    let _ = write!(into, "]::{kind}[]");
+    let _ = write!(sql, "]::{kind}[]");
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
         values.extend((0..7).map(Value::Number));
         values.push(Value::Texts(vec!["a".to_owned(), "'".to_owned()]));
         assert_eq!(
-            statement.spelled(&values),
+            statement.inlined(&values),
             "select convert_from(decode('273b2064726f70202431','hex'),'UTF8'), (-7)::bigint, \
              array[convert_from(decode('61','hex'),'UTF8'),convert_from(decode('27','hex'),'UTF8')]::text[]"
         );

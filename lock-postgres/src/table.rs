@@ -4,7 +4,7 @@ use std::fmt;
 
 use lock_core::Result;
 
-use crate::config::invalid;
+use crate::error::invalid_config;
 
 /// Where the leases are: a table in a schema. Beside it is a table of one row, of the same name and `_meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Table {
     pub const DEFAULT_ADVISORY: &str = "public.leasehold_advisory";
 
     /// PostgreSQL cuts names after 63 bytes; `_meta` and the names of indexes are longer by up to ten.
-    const LONGEST: usize = 50;
+    const MAX_NAME_BYTES: usize = 50;
 
     /// The table with this name: `name`, in the schema `public`, or `schema.name`. A connection's search path does not
     /// matter: behind a pooler it may be another's.
@@ -32,17 +32,17 @@ impl Table {
     pub fn parse(text: &str) -> Result<Table> {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
         if name.contains('.') {
-            return Err(invalid(format!("table={text} is not accepted: it takes name or schema.name")));
+            return Err(invalid_config(format!("table={text} is not accepted: it takes name or schema.name")));
         }
         let is_name = |name: &str| {
             !name.is_empty()
-                && name.len() <= Self::LONGEST
+                && name.len() <= Self::MAX_NAME_BYTES
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         };
         if !is_name(schema) || !is_name(name) {
-            return Err(invalid(format!(
+            return Err(invalid_config(format!(
                 "table={text} is not accepted: a name has 1 to {} ASCII letters, digits and _",
-                Self::LONGEST
+                Self::MAX_NAME_BYTES
             )));
         }
         Ok(Table { schema: schema.to_owned(), name: name.to_owned() })
@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// `sql`, with the names of the tables in the places of `{t}` and `{m}`.
-    pub(crate) fn name_in(&self, sql: &str) -> String {
+    pub(crate) fn with_names(&self, sql: &str) -> String {
         sql.replace("{t}", &self.leases()).replace("{m}", &self.meta())
     }
 }

@@ -1,4 +1,4 @@
-//! [`Wakeups`]: what the releases of others are heard by.
+//! [`Wakeups`]: notifications of releases, for the waiters of this process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,165 +11,168 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::database::Database;
 use crate::error;
-use crate::link::Link;
-use crate::pool::KEEPS;
+use crate::pool::IDLE_TIMEOUT;
 use crate::statement::{Statement, Value};
 
-/// The one connection on which this process is told of releases, and who waits for which. It is made for the first
-/// waiter, in the background, and again after it broke; it is closed when nobody has waited for a while.
+/// The one connection on which this process receives notifications of releases, and its subscribers. It is opened for
+/// the first waiter, in the background, and again after it broke; it is closed when nobody has waited for a while.
 pub(crate) struct Wakeups {
-    link: Arc<Link>,
-    names: Arc<Names>,
+    database: Arc<Database>,
+    subscribers: Arc<Subscribers>,
     listener: Mutex<Option<Listener>>,
 }
 
 /// The task that listens.
 struct Listener {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<ListenerState>,
     task: AbortHandle,
 }
 
 #[derive(Debug)]
-enum State {
+enum ListenerState {
     Connecting,
     Listening,
-    /// It is told, or not even begun, no more.
+    /// The connection broke or was closed, or could not be opened for this reason.
     Ended(Option<Error>),
 }
 
-/// After so long without a word, while somebody waits, the server is asked for one: a connection that nothing comes over
-/// any more looks like one that nobody has anything to say on.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Interval of the checks of a silent connection while somebody waits: a connection that is dead looks like one that has
+/// nothing to report.
+const LIVENESS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The subscriptions by lock name.
 #[derive(Default)]
-struct Names(Mutex<HashMap<String, Weak>>);
+struct Subscribers(Mutex<HashMap<String, WeakSender>>);
 
-type Weak = std::sync::Weak<watch::Sender<u64>>;
+type WeakSender = std::sync::Weak<watch::Sender<u64>>;
 
-/// The wish to be told of the releases of one name.
-pub(crate) struct Ear {
-    names: Arc<Names>,
+/// A subscription to the releases of one lock.
+pub(crate) struct Subscription {
+    subscribers: Arc<Subscribers>,
     name: String,
-    told: Option<Arc<watch::Sender<u64>>>,
-    hears: watch::Receiver<u64>,
+    sender: Option<Arc<watch::Sender<u64>>>,
+    notifications: watch::Receiver<u64>,
 }
 
-impl Names {
-    fn ear(self: &Arc<Self>, name: &str) -> Ear {
-        let mut names = self.locked();
-        let told = names.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let teller = Arc::new(watch::Sender::new(0));
-            names.insert(name.to_owned(), Arc::downgrade(&teller));
-            teller
+impl Subscribers {
+    fn subscribe(self: &Arc<Self>, name: &str) -> Subscription {
+        let mut senders = self.locked();
+        let sender = senders.get(name).and_then(WeakSender::upgrade).unwrap_or_else(|| {
+            let sender = Arc::new(watch::Sender::new(0));
+            senders.insert(name.to_owned(), Arc::downgrade(&sender));
+            sender
         });
-        let hears = told.subscribe();
-        Ear { names: self.clone(), name: name.to_owned(), told: Some(told), hears }
+        let notifications = sender.subscribe();
+        Subscription { subscribers: self.clone(), name: name.to_owned(), sender: Some(sender), notifications }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Weak>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, WeakSender>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, name: &str) {
-        let teller = self.locked().get(name).and_then(Weak::upgrade);
-        if let Some(teller) = teller {
-            teller.send_modify(|count| *count += 1);
+    fn notify(&self, name: &str) {
+        let sender = self.locked().get(name).and_then(WeakSender::upgrade);
+        if let Some(sender) = sender {
+            sender.send_modify(|count| *count += 1);
         }
     }
 
-    fn are_waited_for(&self) -> bool {
-        !self.locked().is_empty()
+    fn is_empty(&self) -> bool {
+        self.locked().is_empty()
     }
 
-    fn tell_all(&self) {
-        let all: Vec<_> = self.locked().values().filter_map(Weak::upgrade).collect();
-        all.iter().for_each(|teller| teller.send_modify(|count| *count += 1));
+    fn notify_all(&self) {
+        let all: Vec<_> = self.locked().values().filter_map(WeakSender::upgrade).collect();
+        all.iter().for_each(|sender| sender.send_modify(|count| *count += 1));
     }
 }
 
 impl Wakeups {
-    pub(crate) fn new(link: &Arc<Link>) -> Wakeups {
-        Wakeups { link: link.clone(), names: Arc::default(), listener: Mutex::default() }
+    pub(crate) fn new(database: &Arc<Database>) -> Wakeups {
+        Wakeups { database: database.clone(), subscribers: Arc::default(), listener: Mutex::default() }
     }
 
-    /// Begins to hear of a name; what is told from now on is not missed.
-    pub(crate) fn ear(&self, name: &str) -> Ear {
-        self.names.ear(name)
+    /// Subscribes to the releases of a lock; no notification is missed from now on.
+    pub(crate) fn subscribe(&self, name: &str) -> Subscription {
+        self.subscribers.subscribe(name)
     }
 
-    /// Makes sure that releases are heard. If they are not any more, all ears are told.
+    /// Waits until the connection listens. When it ends later, all subscribers are notified.
     ///
     /// # Cancel safety
     ///
-    /// What was begun goes on, for others.
-    pub(crate) async fn listen(&self) -> Result<()> {
+    /// Opening the connection goes on, for other waiters.
+    pub(crate) async fn ensure_listening(&self) -> Result<()> {
         let mut state = self.state()?;
-        match state.wait_for(|state| !matches!(state, State::Connecting)).await.as_deref() {
-            Ok(State::Ended(Some(error))) => Err(error.clone()),
-            // Ended just now: then this ear was told.
+        match state.wait_for(|state| !matches!(state, ListenerState::Connecting)).await.as_deref() {
+            Ok(ListenerState::Ended(Some(error))) => Err(error.clone()),
+            // If it ended just now, this subscription was notified.
             Ok(_) => Ok(()),
-            Err(_) => Err(error::ending()),
+            Err(_) => Err(error::runtime_ended()),
         }
     }
 
-    /// The state of the task that listens, which is begun if there is none.
-    fn state(&self) -> Result<watch::Receiver<State>> {
+    /// The state of the task that listens; the task is started if there is none.
+    fn state(&self) -> Result<watch::Receiver<ListenerState>> {
         let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = &*listener
-            && !matches!(*listener.state.borrow(), State::Ended(_))
+            && !matches!(*listener.state.borrow(), ListenerState::Ended(_))
             && !listener.task.is_finished()
         {
             return Ok(listener.state.clone());
         }
-        let (sender, state) = watch::channel(State::Connecting);
-        let task = background()?.spawn(hear(self.link.clone(), self.names.clone(), sender)).abort_handle();
+        let (sender, state) = watch::channel(ListenerState::Connecting);
+        let task = listen(self.database.clone(), self.subscribers.clone(), sender);
+        let task = background()?.spawn(task).abort_handle();
         *listener = Some(Listener { state: state.clone(), task });
         Ok(state)
     }
 }
 
-/// Hears of releases, and tells who waits for them, until the connection breaks or nobody has waited for long.
-async fn hear(link: Arc<Link>, names: Arc<Names>, state: watch::Sender<State>) {
-    match connect(&link, &link.config().table.channel()).await {
+/// Listens for releases and notifies subscribers, until the connection breaks or nobody has waited for long.
+async fn listen(database: Arc<Database>, subscribers: Arc<Subscribers>, state: watch::Sender<ListenerState>) {
+    match open_listener(&database, &database.config().table.channel()).await {
         Ok(mut listener) => {
-            state.send_replace(State::Listening);
-            hear_on(&mut listener, link.config().response_timeout, &names).await;
-            // In this order: who comes later listens anew, and who came before is told.
-            state.send_replace(State::Ended(None));
-            names.tell_all();
+            state.send_replace(ListenerState::Listening);
+            forward(&mut listener, database.config().response_timeout, &subscribers).await;
+            // In this order: whoever subscribes later listens anew, and whoever subscribed before is notified.
+            state.send_replace(ListenerState::Ended(None));
+            subscribers.notify_all();
         }
-        Err(error) => drop(state.send_replace(State::Ended(Some(error)))),
+        Err(error) => drop(state.send_replace(ListenerState::Ended(Some(error)))),
     }
 }
 
-async fn hear_on(listener: &mut PgListener, limit: Duration, names: &Names) {
-    let mut waited_for = Instant::now();
+/// Passes notifications on to the subscribers.
+async fn forward(listener: &mut PgListener, limit: Duration, subscribers: &Subscribers) {
+    let mut last_needed = Instant::now();
     loop {
-        match timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(told))) => names.tell(told.payload()),
-            // `None`: the connection broke, and what was told meanwhile is lost.
+        match timeout(LIVENESS_CHECK_INTERVAL, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => subscribers.notify(notification.payload()),
+            // `None`: the connection broke, and notifications were lost meanwhile.
             Ok(_) => return,
-            Err(_) if names.are_waited_for() => {
-                let hello = sqlx::Executor::execute(&mut *listener, "select 1");
-                if !matches!(timeout(limit, hello).await, Ok(Ok(_))) {
+            Err(_) if !subscribers.is_empty() => {
+                let ping = sqlx::Executor::execute(&mut *listener, "select 1");
+                if !matches!(timeout(limit, ping).await, Ok(Ok(_))) {
                     return;
                 }
-                waited_for = Instant::now();
+                last_needed = Instant::now();
             }
-            Err(_) if waited_for.elapsed() > KEEPS => return,
+            Err(_) if last_needed.elapsed() > IDLE_TIMEOUT => return,
             Err(_) => {}
         }
     }
 }
 
-/// A connection to the primary that listens on a channel, and does not connect again by itself.
-async fn connect(link: &Link, channel: &str) -> Result<PgListener> {
-    const DOING: &str = "listening for releases";
-    let (to, limit) = (link.config().shown(), link.config().connect_timeout);
-    let listening = async {
-        // Finds the primary if it is another now.
-        let mut other = link.dial().await?;
+/// A connection to the primary that listens on a channel, and does not reconnect by itself.
+async fn open_listener(database: &Database, channel: &str) -> Result<PgListener> {
+    const ACTION: &str = "listening for releases";
+    let (server, limit) = (database.config().location(), database.config().connect_timeout);
+    let opening = async {
+        // Finds the primary again, which may be another server now.
+        let mut other = database.connect().await?;
         let options = other.options.clone();
         // The client listens only on a connection of a pool.
         let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
@@ -180,38 +183,38 @@ async fn connect(link: &Link, channel: &str) -> Result<PgListener> {
             listener.listen(channel).await?;
             Ok(listener)
         };
-        let mut listener = listening.await.map_err(|failed| error::of_connecting(&to, &failed))?;
-        // Something on the way may accept the wish and pass nothing on: it is believed when it is heard.
-        let hello = Statement::new(DOING, "select pg_notify($1, '')");
-        let said = other.ask(link.way(), &hello, &[Value::text(channel)]).await;
-        said.map_err(|failed| error::of_step(&to, DOING, failed))?;
+        let mut listener = listening.await.map_err(|failed| error::classify_connect(&server, &failed))?;
+        // Something between us and the server may accept `listen` and pass nothing on: only a notification proves it.
+        let hello = Statement::new(ACTION, "select pg_notify($1, '')");
+        let sent = other.run(database.kind(), &hello, &[Value::text(channel)]).await;
+        sent.map_err(|failed| error::classify(&server, ACTION, failed))?;
         match listener.try_recv().await {
             Ok(Some(_)) => Ok(listener),
-            _ => Err(error::timed_out(&to, DOING, limit, Effect::None)),
+            _ => Err(error::timed_out(&server, ACTION, limit, Effect::None)),
         }
     };
-    let late = || error::timed_out(&to, DOING, limit * 2, Effect::None);
-    timeout(limit * 2, listening).await.unwrap_or_else(|_| Err(late()))
+    let late = || error::timed_out(&server, ACTION, limit * 2, Effect::None);
+    timeout(limit * 2, opening).await.unwrap_or_else(|_| Err(late()))
 }
 
-impl Ear {
-    /// Waits until something is told.
+impl Subscription {
+    /// Waits for a notification.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
-    pub(crate) async fn told(&mut self) {
-        // The teller is kept here, and lives.
-        let _ = self.hears.changed().await;
+    /// No notification is lost when the future is dropped.
+    pub(crate) async fn recv(&mut self) {
+        // It cannot fail: the sender is kept here.
+        let _ = self.notifications.changed().await;
     }
 }
 
-impl Drop for Ear {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut names = self.names.locked();
-        self.told = None;
-        if names.get(&self.name).is_some_and(|teller| teller.strong_count() == 0) {
-            names.remove(&self.name);
+        let mut senders = self.subscribers.locked();
+        self.sender = None;
+        if senders.get(&self.name).is_some_and(|sender| sender.strong_count() == 0) {
+            senders.remove(&self.name);
         }
     }
 }
@@ -227,7 +230,7 @@ impl Drop for Wakeups {
 
 impl std::fmt::Debug for Wakeups {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wakeups").field("names", &self.names.locked().len()).finish_non_exhaustive()
+        f.debug_struct("Wakeups").field("names", &self.subscribers.locked().len()).finish_non_exhaustive()
     }
 }
 
@@ -237,15 +240,16 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_name_is_told_of_it_and_of_no_other() {
-        let names = Arc::new(Names::default());
-        let (mut a, mut also_a, mut b) = (names.ear("a"), names.ear("a"), names.ear("b"));
-        names.tell("a");
-        a.told().await;
-        also_a.told().await;
-        assert!(!b.hears.has_changed().unwrap());
-        names.tell_all();
-        b.told().await;
+        let subscribers = Arc::new(Subscribers::default());
+        let (mut a, mut also_a) = (subscribers.subscribe("a"), subscribers.subscribe("a"));
+        let mut b = subscribers.subscribe("b");
+        subscribers.notify("a");
+        a.recv().await;
+        also_a.recv().await;
+        assert!(!b.notifications.has_changed().unwrap());
+        subscribers.notify_all();
+        b.recv().await;
         drop((a, also_a, b));
-        assert!(!names.are_waited_for());
+        assert!(subscribers.is_empty());
     }
 }

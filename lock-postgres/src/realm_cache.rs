@@ -1,32 +1,32 @@
-//! [`Realms`]: whose tokens these are.
+//! [`RealmCache`]: whose tokens these are.
 
 use std::sync::{Mutex, PoisonError};
 
 use lock_core::{FencingToken, Realm};
 
-use crate::pool::Answer;
+use crate::pool::Reply;
 
 /// The realm of the data: what the table says, and the identifier of the database system, so that data which was copied
 /// into another system is another realm by itself. It is read in the same step as each token.
 #[derive(Debug)]
-pub(crate) struct Realms(Mutex<Realm>);
+pub(crate) struct RealmCache(Mutex<Realm>);
 
-impl Realms {
-    pub(crate) fn new(realm: Realm) -> Realms {
-        Realms(Mutex::new(realm))
+impl RealmCache {
+    pub(crate) fn new(realm: Realm) -> RealmCache {
+        RealmCache(Mutex::new(realm))
     }
 
     /// The realm as it was read last.
-    pub(crate) fn now(&self) -> Realm {
+    pub(crate) fn current(&self) -> Realm {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The realm of what was just read.
-    pub(crate) fn of(&self, answer: &Answer, id: &str) -> Realm {
+    pub(crate) fn update(&self, reply: &Reply, id: &str) -> Realm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = text(&answer.system, id);
-        if known.as_str() != text {
-            *known = Realm::new(text);
+        let realm_text = realm_text(&reply.system, id);
+        if known.as_str() != realm_text {
+            *known = Realm::new(realm_text);
         }
         known.clone()
     }
@@ -41,12 +41,12 @@ impl Realms {
     }
 
     /// A token that was just read.
-    pub(crate) fn token(&self, answer: &Answer, id: &str, number: u64) -> FencingToken {
-        FencingToken::new(self.of(answer, id), number)
+    pub(crate) fn token(&self, reply: &Reply, id: &str, number: u64) -> FencingToken {
+        FencingToken::new(self.update(reply, id), number)
     }
 }
 
-pub(crate) fn text(system: &str, id: &str) -> String {
+pub(crate) fn realm_text(system: &str, id: &str) -> String {
     match system {
         "" => format!("postgres:{id}"),
         system => format!("postgres:{system}-{id}"),

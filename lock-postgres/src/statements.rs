@@ -1,24 +1,24 @@
-//! [`Sql`]: the statements, each one check-and-act on the table.
+//! [`Statements`]: the statements, each one check-and-act on the table.
 //!
 //! They run in transactions of their own, READ COMMITTED: a statement that waits for a row looks at it again as it is
 //! then. None that grants waits. Every time is the server's clock, read when the row is: `now()` is the time at which a
 //! transaction began.
 
-use crate::Table;
 use crate::statement::Statement;
+use crate::table::Table;
 
 /// The statements for one table.
 #[derive(Clone, Debug)]
-pub(crate) struct Sql {
+pub(crate) struct Statements {
     pub(crate) meta: Statement,
-    pub(crate) request: OneOrMany,
-    pub(crate) insert: OneOrMany,
-    pub(crate) announce: Statement,
+    pub(crate) request: SingleOrBatch,
+    pub(crate) insert: SingleOrBatch,
+    pub(crate) register_waiter: Statement,
     pub(crate) renew: Statement,
-    pub(crate) renew_patiently: Statement,
+    pub(crate) renew_blocking: Statement,
     pub(crate) release: Statement,
-    pub(crate) release_many: Statement,
-    pub(crate) release_patiently: Statement,
+    pub(crate) release_batch: Statement,
+    pub(crate) release_blocking: Statement,
     pub(crate) raise: Statement,
     pub(crate) inspect: Statement,
     pub(crate) list: Statement,
@@ -28,19 +28,19 @@ pub(crate) struct Sql {
     /// Of the rows after `$2`.
     pub(crate) prune: Statement,
     /// Of the rows after those that were looked at last, by whomever.
-    pub(crate) prune_on: Statement,
+    pub(crate) prune_next: Statement,
 }
 
 /// A statement for one claim, and the same for many at once: its text differs only in where the claims come from, so that
 /// there is one rule, and one that is asked for alone costs no more than it must.
 #[derive(Clone, Debug)]
-pub(crate) struct OneOrMany {
-    pub(crate) one: Statement,
-    pub(crate) many: Statement,
+pub(crate) struct SingleOrBatch {
+    pub(crate) single: Statement,
+    pub(crate) batch: Statement,
 }
 
 /// What all rows are shown by: who holds it, since when and for how long, in microseconds.
-macro_rules! shown {
+macro_rules! row_columns {
     () => {
         "l.holder, l.token, l.info, l.revoked,
          (extract(epoch from clock_timestamp() - l.since) * 1000000)::bigint as held_for,
@@ -55,9 +55,9 @@ const META: &str = "select version, mode, realm,
     from {m} where id = 1";
 
 /// Where claims come from: `$1` their names, `$2` their holders, `$3` their TTLs, `$4` what is known of their holders.
-const ONE: &str = "not materialized (
+const SINGLE_CLAIM: &str = "not materialized (
          select $1::text as name, $2::text as holder, $3::bigint as ttl, $4::text as info, 1::bigint as entry)";
-const MANY: &str = "materialized (
+const CLAIM_BATCH: &str = "materialized (
          select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
              with ordinality as w(name, holder, ttl, info, entry))";
 
@@ -82,11 +82,11 @@ const REQUEST: &str = concat!(
          from c join w on w.entry = c.entry where l.name = c.name
          returning l.*, w.entry)
      select l.entry, true as granted, ",
-    shown!(),
+    row_columns!(),
     " from u l, {m} m where m.id = 1
      union all
      select w.entry, false as granted, ",
-    shown!(),
+    row_columns!(),
     " from w join {t} l on l.name = w.name, {m} m where m.id = 1 and not exists (select from u where u.entry = w.entry)"
 );
 
@@ -105,13 +105,13 @@ const INSERT: &str = concat!(
          on conflict do nothing
          returning *)
      select w.entry, true as granted, ",
-    shown!(),
+    row_columns!(),
     " from i l join w on w.name = l.name, {m} m where m.id = 1"
 );
 
 /// Says on the lease that was seen that somebody waits for its end; whether that is said now. If it is, the release has
 /// not been done yet, and will tell.
-const ANNOUNCE: &str = "with u as (
+const REGISTER_WAITER: &str = "with u as (
         update {t} set waited_for = true
         where name = $1 and holder = $2 and not waited_for and expires_at > clock_timestamp() returning 1)
     select exists (select from u)
@@ -136,7 +136,7 @@ const RENEW: &str = "with w as materialized (
 
 /// The same for those that were locked: it waits for them, for as long as a step waits for a row. In the order of their
 /// names, so that two that wait cannot wait for each other.
-const RENEW_PATIENTLY: &str = "with w as materialized (
+const RENEW_BLOCKING: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as w(name, holder, ttl, entry)),
     c as materialized (
         select l.name from w join {t} l on l.name = w.name and l.holder = w.holder
@@ -159,7 +159,7 @@ const RELEASE: &str = "with u as (
     select 1::bigint as entry, held, false as locked, case when waited_for then pg_notify($3, $1) end from u";
 
 /// The same for many. A row that another transaction has locked is left out, so that it does not hold up the others.
-const RELEASE_MANY: &str = "with w as materialized (
+const RELEASE_BATCH: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
     c as materialized (
         select l.name from w join {t} l on l.name = w.name and l.holder = w.holder
@@ -173,7 +173,7 @@ const RELEASE_MANY: &str = "with w as materialized (
     from w left join u on u.entry = w.entry";
 
 /// The same for those that were locked: it waits for them, for as long as a step waits for a row.
-const RELEASE_PATIENTLY: &str = "with w as materialized (
+const RELEASE_BLOCKING: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
     c as materialized (
         select l.name from w join {t} l on l.name = w.name and l.holder = w.holder
@@ -193,13 +193,13 @@ const RAISE: &str = "with u as (
 
 const INSPECT: &str = concat!(
     "select ",
-    shown!(),
+    row_columns!(),
     " from {t} l, {m} m where m.id = 1 and l.name = $1 and l.holder is not null and l.expires_at > clock_timestamp()"
 );
 
 const LIST: &str = concat!(
     "select l.name, ",
-    shown!(),
+    row_columns!(),
     " from {t} l, {m} m where m.id = 1 and l.name > $1 and l.holder is not null and l.expires_at > clock_timestamp()
      order by l.name limit $2"
 );
@@ -213,7 +213,7 @@ const REVOKE: &str = concat!(
          update {t} l set holder = $3, token = l.token + 1, revoked = true from o where l.name = o.name
          returning l.token)
      select u.token as used, ",
-    shown!(),
+    row_columns!(),
     " from o l, u, {m} m where m.id = 1"
 );
 
@@ -225,7 +225,7 @@ const FREE: &str = concat!(
          update {t} l set holder = null, info = null, revoked = false, token = l.token + 1 from o where l.name = o.name
          returning l.token)
      select u.token as used, case when l.waited_for then pg_notify($3, $1) end, ",
-    shown!(),
+    row_columns!(),
     " from o l, u, {m} m where m.id = 1"
 );
 
@@ -249,31 +249,31 @@ const PRUNE: &str = "with w as materialized (
         delete from {t} l using c, f where l.name = c.name and l.token <= f.floor returning 1)
     select s.last, (select count(*) from d) as removed from s";
 
-impl OneOrMany {
-    fn new(doing: &'static str, sql: &str) -> OneOrMany {
-        let of = |claims| Statement::new(doing, sql.replace("{claims}", claims));
-        OneOrMany { one: of(ONE), many: of(MANY) }
+impl SingleOrBatch {
+    fn new(action: &'static str, sql: &str) -> SingleOrBatch {
+        let of = |claims| Statement::new(action, sql.replace("{claims}", claims));
+        SingleOrBatch { single: of(SINGLE_CLAIM), batch: of(CLAIM_BATCH) }
     }
 }
 
-impl Sql {
-    pub(crate) fn new(table: &Table) -> Sql {
-        let make = |doing, sql: &str| Statement::new(doing, table.name_in(sql));
-        let of_claims = |doing, sql: &str| OneOrMany::new(doing, &table.name_in(sql));
+impl Statements {
+    pub(crate) fn new(table: &Table) -> Statements {
+        let make = |action, sql: &str| Statement::new(action, table.with_names(sql));
+        let of_claims = |action, sql: &str| SingleOrBatch::new(action, &table.with_names(sql));
         let prune = |after: &str, pruned_to: &str, if_needed: &str| {
             let sql = PRUNE.replace("{after}", after).replace("{pruned_to}", pruned_to);
             make("removing old rows", &sql.replace("{if_needed}", if_needed))
         };
-        Sql {
+        Statements {
             meta: make("looking at the tables", META),
             request: of_claims("asking for a lock", REQUEST),
             insert: of_claims("asking for a lock", INSERT),
-            announce: make("waiting for a lock", ANNOUNCE),
+            register_waiter: make("waiting for a lock", REGISTER_WAITER),
             renew: make("renewing", RENEW),
-            renew_patiently: make("renewing", RENEW_PATIENTLY),
+            renew_blocking: make("renewing", RENEW_BLOCKING),
             release: make("releasing a lock", RELEASE),
-            release_many: make("releasing a lock", RELEASE_MANY),
-            release_patiently: make("releasing a lock", RELEASE_PATIENTLY),
+            release_batch: make("releasing a lock", RELEASE_BATCH),
+            release_blocking: make("releasing a lock", RELEASE_BLOCKING),
             raise: make("raising a token", RAISE),
             inspect: make("looking at a lock", INSPECT),
             list: make("listing locks", LIST),
@@ -281,7 +281,7 @@ impl Sql {
             free: make("breaking a lock", FREE),
             new_realm: make("beginning a new realm", NEW_REALM),
             prune: prune("$3", "m.pruned_to", "exists (select from c)"),
-            prune_on: prune("(select pruned_to from {m} where id = 1)", "s.last", "true"),
+            prune_next: prune("(select pruned_to from {m} where id = 1)", "s.last", "true"),
         }
     }
 }

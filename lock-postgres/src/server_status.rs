@@ -1,77 +1,46 @@
-//! [`Server`]: what a server says of itself, and what that promises.
-
-use std::fmt;
+//! [`ServerStatus`]: what a server says of itself, and what that promises.
 
 use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 use sqlx::Row as _;
 
 use crate::config::{FailOver, Mode};
-use crate::connection::Way;
+use crate::connection::ConnectionKind;
+use crate::database::Database;
 use crate::error;
-use crate::link::Link;
+use crate::finding::{Finding, FindingKind};
 use crate::statement::Statement;
 
 /// What a server says of itself. What is not known promises nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Server {
-    to: String,
-    syncs: bool,
-    whole_pages: bool,
+pub(crate) struct ServerStatus {
+    server: String,
+    has_fsync: bool,
+    has_full_page_writes: bool,
     synchronous_names: String,
     /// Servers that are fed by this one: how many in all, and how many of these it waits for.
-    fed: i64,
-    waited_for: i64,
+    standbys: i64,
+    synchronous_standbys: i64,
     /// Places kept for servers that are fed, also while they are away.
-    slots: i64,
+    replication_slots: i64,
     /// What tells of such servers in the past.
-    traces: Vec<&'static str>,
+    standby_traces: Vec<&'static str>,
     version: i32,
-    several_hosts: bool,
+    has_several_hosts: bool,
     declared: Option<FailOver>,
-    way: Way,
+    connection: ConnectionKind,
     is_logged: bool,
-}
-
-/// One thing that an operator should know of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Finding {
-    /// What it is about.
-    pub kind: FindingKind,
-    /// One line for people: what was found, where, and what it means.
-    pub text: String,
-}
-
-/// What a [`Finding`] is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FindingKind {
-    /// The server does not keep every commit through a power loss, or the table not through a crash.
-    NotPersisted,
-    /// A server could take over that lags behind this one.
-    AsynchronousStandby,
-    /// A pooler that shares connections is in the way, so that waiters are not told of releases.
-    Pooler,
-    /// The server is older than what the store was tried on.
-    Old,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 /// What lease rows promise on a server that syncs every commit, and is replaced by no server that lacks one.
 ///
 /// A lease ends by the server's wall clock, so that a step of that clock ends or prolongs it, and a pause of the machine
 /// may be followed by one; a token does not notice.
-pub(crate) const AT_BEST: Guarantees = promises(
+pub(crate) const AT_BEST: Guarantees = guarantees_with(
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]),
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
 );
 
-const fn promises(records: Faults, tokens: Faults) -> Guarantees {
+const fn guarantees_with(records: Faults, tokens: Faults) -> Guarantees {
     Guarantees::NONE
         .records_survive(records)
         .tokens_survive(tokens)
@@ -79,7 +48,7 @@ const fn promises(records: Faults, tokens: Faults) -> Guarantees {
         .waiting(WaitStyle::Notified)
 }
 
-const LOOK: &str = "select current_setting('fsync') = 'on' as syncs,
+const READ_STATUS: &str = "select current_setting('fsync') = 'on' as syncs,
     current_setting('full_page_writes') = 'on' as whole_pages,
     current_setting('synchronous_standby_names') as names,
     (select count(*) from pg_stat_replication) as fed,
@@ -88,7 +57,7 @@ const LOOK: &str = "select current_setting('fsync') = 'on' as syncs,
     current_setting('server_version_num')::integer as version";
 
 /// What may tell of a server that is fed, or was, and is away just now: each with what it says to people.
-const TRACES: [(&str, &str); 5] = [
+const STANDBY_TRACES: [(&str, &str); 5] = [
     ("was_seen", "one was seen before"),
     ("took_over", "its data has a timeline of a server that took over"),
     ("was_fed", "primary_conninfo says by whom it was fed itself"),
@@ -97,7 +66,7 @@ const TRACES: [(&str, &str); 5] = [
 ];
 
 /// Not every service lets everybody ask this.
-const LOOK_FOR_TRACES: &str = "select
+const READ_STANDBY_TRACES: &str = "select
     (select standby_seen is not null from {m} where id = 1) as was_seen,
     left(pg_walfile_name(pg_current_wal_lsn()), 8) > '00000001' as took_over,
     case when pg_has_role('pg_read_all_settings', 'usage')
@@ -106,45 +75,45 @@ const LOOK_FOR_TRACES: &str = "select
     coalesce(current_setting('wal_keep_size', true), '0') <> '0' as keeps_log";
 
 /// Remembers that a server that is fed was seen, for those who look while it is away.
-const NOTE: &str = "update {m} set standby_seen = clock_timestamp()
+const RECORD_STANDBY: &str = "update {m} set standby_seen = clock_timestamp()
     where id = 1 and (standby_seen is null or standby_seen < clock_timestamp() - interval '1 day')";
 
-impl Server {
+impl ServerStatus {
     /// Asks the server; `is_logged`: the table is written to its log.
-    pub(crate) async fn look(link: &Link, is_logged: bool) -> Result<Server> {
-        let statement = Statement::new("looking at the server", LOOK);
-        let answer = link.run(&statement, &[]).await?;
-        let odd = || error::odd(&answer.to, statement.doing);
-        let row = answer.rows.first().ok_or_else(odd)?;
-        let odd = |_: sqlx::Error| error::odd(&answer.to, statement.doing);
-        let config = link.config();
-        let mut server = Server {
-            to: answer.to.to_string(),
-            syncs: row.try_get("syncs").map_err(odd)?,
-            whole_pages: row.try_get("whole_pages").map_err(odd)?,
-            synchronous_names: row.try_get("names").map_err(odd)?,
-            fed: row.try_get("fed").map_err(odd)?,
-            waited_for: row.try_get("waited_for").map_err(odd)?,
-            slots: row.try_get("slots").map_err(odd)?,
-            traces: Vec::new(),
-            version: row.try_get("version").map_err(odd)?,
-            several_hosts: config.hosts.len() > 1,
+    pub(crate) async fn read(database: &Database, is_logged: bool) -> Result<ServerStatus> {
+        let statement = Statement::new("looking at the server", READ_STATUS);
+        let reply = database.run(&statement, &[]).await?;
+        let unexpected = || error::unexpected_reply(&reply.server, statement.action);
+        let row = reply.rows.first().ok_or_else(unexpected)?;
+        let unexpected = |_: sqlx::Error| error::unexpected_reply(&reply.server, statement.action);
+        let config = database.config();
+        let mut server = ServerStatus {
+            server: reply.server.to_string(),
+            has_fsync: row.try_get("syncs").map_err(unexpected)?,
+            has_full_page_writes: row.try_get("whole_pages").map_err(unexpected)?,
+            synchronous_names: row.try_get("names").map_err(unexpected)?,
+            standbys: row.try_get("fed").map_err(unexpected)?,
+            synchronous_standbys: row.try_get("waited_for").map_err(unexpected)?,
+            replication_slots: row.try_get("slots").map_err(unexpected)?,
+            standby_traces: Vec::new(),
+            version: row.try_get("version").map_err(unexpected)?,
+            has_several_hosts: config.hosts.len() > 1,
             declared: config.failover,
-            way: link.way(),
+            connection: database.kind(),
             is_logged,
         };
-        match server.is_fed_or_waits() {
-            true => note(link).await,
-            false => server.traces = traces(link).await,
+        match server.has_standbys() {
+            true => record_standby(database).await,
+            false => server.standby_traces = standby_traces(database).await,
         }
         Ok(server)
     }
 
-    fn is_fed_or_waits(&self) -> bool {
-        self.fed > 0 || self.slots > 0 || self.waits()
+    fn has_standbys(&self) -> bool {
+        self.standbys > 0 || self.replication_slots > 0 || self.is_synchronous()
     }
 
-    fn waits(&self) -> bool {
+    fn is_synchronous(&self) -> bool {
         !self.synchronous_names.trim().is_empty()
     }
 
@@ -153,8 +122,10 @@ impl Server {
         match self.declared {
             Some(declared) => declared,
             // Every server that is fed is waited for, so that whichever takes over has every commit.
-            None if self.waits() && self.fed > 0 && self.fed == self.waited_for => FailOver::Synchronous,
-            None if !self.is_fed_or_waits() && self.traces.is_empty() && !self.several_hosts => FailOver::None,
+            None if self.is_synchronous() && self.standbys > 0 && self.standbys == self.synchronous_standbys => {
+                FailOver::Synchronous
+            }
+            None if !self.has_standbys() && self.standby_traces.is_empty() && !self.has_several_hosts => FailOver::None,
             None => FailOver::Asynchronous,
         }
     }
@@ -162,7 +133,7 @@ impl Server {
     /// What it promises.
     pub(crate) fn guarantees(&self, mode: Mode) -> Guarantees {
         let mut lost = Faults::NONE;
-        if !self.syncs || !self.whole_pages {
+        if !self.has_fsync || !self.has_full_page_writes {
             lost = lost | Fault::PowerLoss.into();
         }
         if !self.is_logged {
@@ -174,19 +145,29 @@ impl Server {
         let tokens = AT_BEST.tokens_survive.unwrap_or_default() - lost;
         match mode {
             Mode::Rows => {
-                let waiting = if self.way == Way::Direct { WaitStyle::Notified } else { WaitStyle::Polled };
-                promises(AT_BEST.records_survive - lost, tokens).waiting(waiting)
+                let waiting =
+                    if self.connection == ConnectionKind::Direct { WaitStyle::Notified } else { WaitStyle::Polled };
+                guarantees_with(AT_BEST.records_survive - lost, tokens).waiting(waiting)
             }
             // An advisory lock lives in the server's memory, as long as the connection that has it.
-            Mode::Advisory(_) => promises(Faults::NONE, tokens).expiry(Expiry::Connection).waiting(WaitStyle::Polled),
+            Mode::Advisory(_) => {
+                guarantees_with(Faults::NONE, tokens).expiry(Expiry::Connection).waiting(WaitStyle::Polled)
+            }
         }
     }
 
-    /// What an operator should know.
+    /// Logs the findings as warnings.
+    pub(crate) fn warn(&self) {
+        for finding in self.findings() {
+            tracing::warn!(target: "leasehold", store = "postgres", "{finding}");
+        }
+    }
+
+    /// The findings for operators.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let mut add = |kind, text: &str| findings.push(Finding { kind, text: format!("{}: {text}", self.to) });
-        if !self.syncs || !self.whole_pages {
+        let mut add = |kind, text: &str| findings.push(Finding { kind, text: format!("{}: {text}", self.server) });
+        if !self.has_fsync || !self.has_full_page_writes {
             let text = "fsync or full_page_writes is off: a power loss can lose who holds a lock, and tokens with it";
             add(FindingKind::NotPersisted, text);
         }
@@ -195,17 +176,17 @@ impl Server {
             add(FindingKind::NotPersisted, text);
         }
         if self.failover() == FailOver::Asynchronous {
-            let traces = match self.traces.is_empty() {
+            let standby_traces = match self.standby_traces.is_empty() {
                 true => String::new(),
-                false => format!(" (none is there now, but {})", self.traces.join(", ")),
+                false => format!(" (none is there now, but {})", self.standby_traces.join(", ")),
             };
             let text = format!(
-                "a standby could take over that lags, or it is unknown whether one could{traces}: two holders, and a \
+                "a standby could take over that lags, or it is unknown whether one could{standby_traces}: two holders, and a \
                  token given twice; wait for it (synchronous_standby_names), or say what is so with failover="
             );
             add(FindingKind::AsynchronousStandby, &text);
         }
-        if self.way == Way::Pooled {
+        if self.connection == ConnectionKind::Pooled {
             let text = "a pooler that shares connections is in the way: waiters are not told of releases, and look \
                         again and again";
             add(FindingKind::Pooler, text);
@@ -218,24 +199,24 @@ impl Server {
 }
 
 /// What tells of a server that was fed before. Where it may not be asked, nothing does.
-async fn traces(link: &Link) -> Vec<&'static str> {
-    let statement = Statement::new("looking at the server", link.config().table.name_in(LOOK_FOR_TRACES));
-    let answer = match link.run(&statement, &[]).await {
-        Ok(answer) => answer,
+async fn standby_traces(database: &Database) -> Vec<&'static str> {
+    let statement = Statement::new("looking at the server", database.config().table.with_names(READ_STANDBY_TRACES));
+    let reply = match database.run(&statement, &[]).await {
+        Ok(reply) => reply,
         Err(failed) => {
             let error = failed.error;
             tracing::debug!(target: "leasehold", store = "postgres", %error, "whether it had standbys is not known");
             return Vec::new();
         }
     };
-    let row = answer.rows.first();
+    let row = reply.rows.first();
     let says = |column: &str| row.and_then(|row| row.try_get::<Option<bool>, _>(column).ok().flatten()) == Some(true);
-    TRACES.into_iter().filter(|(column, _)| says(column)).map(|(_, text)| text).collect()
+    STANDBY_TRACES.into_iter().filter(|(column, _)| says(column)).map(|(_, text)| text).collect()
 }
 
-async fn note(link: &Link) {
-    let statement = Statement::new("noting a standby", link.config().table.name_in(NOTE));
-    if let Err(failed) = link.run(&statement, &[]).await {
+async fn record_standby(database: &Database) {
+    let statement = Statement::new("noting a standby", database.config().table.with_names(RECORD_STANDBY));
+    if let Err(failed) = database.run(&statement, &[]).await {
         let error = failed.error;
         tracing::debug!(target: "leasehold", store = "postgres", %error, "that there is a standby was not noted");
     }
@@ -245,25 +226,25 @@ async fn note(link: &Link) {
 mod tests {
     use super::*;
 
-    fn server() -> Server {
-        Server {
-            to: "here".to_owned(),
-            syncs: true,
-            whole_pages: true,
+    fn server() -> ServerStatus {
+        ServerStatus {
+            server: "here".to_owned(),
+            has_fsync: true,
+            has_full_page_writes: true,
             synchronous_names: String::new(),
-            fed: 0,
-            waited_for: 0,
-            slots: 0,
-            traces: Vec::new(),
+            standbys: 0,
+            synchronous_standbys: 0,
+            replication_slots: 0,
+            standby_traces: Vec::new(),
             version: 150_000,
-            several_hosts: false,
+            has_several_hosts: false,
             declared: None,
-            way: Way::Direct,
+            connection: ConnectionKind::Direct,
             is_logged: true,
         }
     }
 
-    fn tokens(server: &Server) -> Faults {
+    fn tokens(server: &ServerStatus) -> Faults {
         server.guarantees(Mode::Rows).tokens_survive.unwrap()
     }
 
@@ -276,11 +257,12 @@ mod tests {
 
     #[test]
     fn a_standby_that_may_lag_or_is_unknown_takes_the_fail_over_away() {
-        let lags = Server { fed: 1, ..server() };
-        let one_lags = Server { fed: 2, waited_for: 1, synchronous_names: "a".to_owned(), ..server() };
-        let away = Server { slots: 1, ..server() };
-        let hosts = Server { several_hosts: true, ..server() };
-        let before = Server { traces: vec!["one was seen before"], ..server() };
+        let lags = ServerStatus { standbys: 1, ..server() };
+        let one_lags =
+            ServerStatus { standbys: 2, synchronous_standbys: 1, synchronous_names: "a".to_owned(), ..server() };
+        let away = ServerStatus { replication_slots: 1, ..server() };
+        let hosts = ServerStatus { has_several_hosts: true, ..server() };
+        let before = ServerStatus { standby_traces: vec!["one was seen before"], ..server() };
         for server in [lags, one_lags, away, hosts, before] {
             assert!(!tokens(&server).contains(Fault::FailOver.into()), "{server:?}");
             assert_eq!(server.findings()[0].kind, FindingKind::AsynchronousStandby);
@@ -289,20 +271,21 @@ mod tests {
 
     #[test]
     fn standbys_that_are_waited_for_keep_it_and_so_does_a_word_of_the_operator() {
-        let waits = Server { fed: 1, waited_for: 1, synchronous_names: "*".to_owned(), ..server() };
-        let declared = Server { several_hosts: true, declared: Some(FailOver::Synchronous), ..server() };
-        for server in [waits, declared] {
+        let is_synchronous =
+            ServerStatus { standbys: 1, synchronous_standbys: 1, synchronous_names: "*".to_owned(), ..server() };
+        let declared = ServerStatus { has_several_hosts: true, declared: Some(FailOver::Synchronous), ..server() };
+        for server in [is_synchronous, declared] {
             assert!(tokens(&server).contains(Fault::FailOver.into()), "{server:?}");
         }
-        let denied = Server { declared: Some(FailOver::Asynchronous), ..server() };
+        let denied = ServerStatus { declared: Some(FailOver::Asynchronous), ..server() };
         assert!(!tokens(&denied).contains(Fault::FailOver.into()));
     }
 
     #[test]
     fn what_is_not_synced_or_logged_is_not_promised() {
-        let lazy = Server { syncs: false, ..server() };
+        let lazy = ServerStatus { has_fsync: false, ..server() };
         assert_eq!(AT_BEST.tokens_survive.unwrap() - tokens(&lazy), Fault::PowerLoss.into());
-        let unlogged = Server { is_logged: false, ..server() };
+        let unlogged = ServerStatus { is_logged: false, ..server() };
         assert!(!tokens(&unlogged).contains(Fault::Crash.into()));
         assert!(unlogged.guarantees(Mode::Rows).records_survive.is_empty());
     }

@@ -1,0 +1,38 @@
+//! [`ClaimState`]: the state that the store keeps with a claim.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use lock_core::Claim;
+
+use super::connection::LockConnection;
+
+/// The state that the store keeps with a claim.
+#[derive(Debug, Default)]
+pub(super) struct ClaimState {
+    connection: Mutex<Option<LockConnection>>,
+    granted: AtomicBool,
+}
+
+impl ClaimState {
+    pub(super) fn of(claim: &Claim) -> &ClaimState {
+        claim.store_state(ClaimState::default)
+    }
+
+    /// The connection that the claim's lock is on, or is requested on.
+    pub(super) fn connection(&self) -> Option<LockConnection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_connection(&self, connection: &LockConnection) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+    }
+
+    pub(super) fn is_granted(&self) -> bool {
+        self.granted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_granted(&self, granted: bool) {
+        self.granted.store(granted, Ordering::Release);
+    }
+}

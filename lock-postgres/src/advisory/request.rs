@@ -1,0 +1,103 @@
+//! Requesting and renewing locks over the connections that have them.
+
+use lock_core::{
+    Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, Lease, Realm, Renewal, RenewalOutcome, Result,
+    Retention, Session,
+};
+
+use super::claim_state::ClaimState;
+use super::command::Acquisition;
+use super::connection::{LockConnection, is_connection_lost};
+use super::store::AdvisoryStore;
+use crate::row::Row;
+
+/// Maximum number of connections that one request tries.
+const MAX_CONNECTIONS_TRIED: usize = 3;
+
+impl AdvisoryStore {
+    /// Requests the lock of this claim.
+    pub(super) async fn acquire(&self, claim: &Claim) -> Result<Attempt> {
+        let key = self.form.key(claim.name())?;
+        // A connection that has ended unnoticed has no locks: the request is repeated on a new one.
+        for _ in 0..MAX_CONNECTIONS_TRIED {
+            let connection = self.connection_for(claim).await?;
+            match connection.acquire(claim, key).await {
+                None => {}
+                // The server has freed what that connection had.
+                Some(Err(error)) if is_connection_lost(&error) => {}
+                Some(Err(error)) => return Err(error),
+                Some(Ok(Acquisition::Granted(row, realm))) => {
+                    ClaimState::of(claim).set_granted(true);
+                    return Ok(Attempt::Granted(self.lease(claim, connection, &row, realm)));
+                }
+                Some(Ok(Acquisition::Held)) => {
+                    let by = self.read_holder(claim.name(), key).await?.unwrap_or_default();
+                    return Ok(Attempt::Held(Contention::new(by, self.database.config().poll_interval)));
+                }
+            }
+        }
+        let location = self.database.config().location();
+        let text = format!("{location}: each connection that was to have the lock ended at once");
+        Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
+    }
+
+    fn lease(&self, claim: &Claim, connection: LockConnection, row: &Row, realm: Realm) -> Lease {
+        let token = Some(FencingToken::new(self.realm.adopt(realm), row.token));
+        let retention = Retention::Since(row.up);
+        if claim.is_fixed() {
+            return Lease::new(claim.ttl(), token, retention);
+        }
+        let mut lease = Lease::on_session(connection.session, token, retention);
+        lease.ttl = lease.ttl.min(claim.ttl());
+        lease
+    }
+
+    async fn connection_for(&self, claim: &Claim) -> Result<LockConnection> {
+        let state = ClaimState::of(claim);
+        if let Some(connection) = state.connection().filter(LockConnection::is_open) {
+            return Ok(connection);
+        }
+        let connection = match claim.is_fixed() {
+            true => self.connections.open_single(&self.database, claim.ttl()).await?,
+            false => self.connections.for_ttl(&self.database, claim.ttl()).await?,
+        };
+        if !claim.is_fixed() {
+            // Before its lock is requested, or a heartbeat would unlock it as unwanted.
+            connection.session.carry(claim);
+        }
+        state.set_connection(&connection);
+        Ok(connection)
+    }
+
+    pub(super) async fn renew_session(&self, entry: &Renewal, session: &Session) -> Result<()> {
+        let Some(connection) = self.connections.for_session(session) else {
+            entry.answer(RenewalOutcome::NotHeld);
+            return Ok(());
+        };
+        // Read before the heartbeat, which does not see what is granted after it.
+        let granted: Vec<_> = session.claims().into_iter().filter(|claim| ClaimState::of(claim).is_granted()).collect();
+        match connection.heartbeat().await {
+            None => entry.answer(RenewalOutcome::NotHeld),
+            Some(Err(error)) if is_connection_lost(&error) => entry.answer(RenewalOutcome::NotHeld),
+            Some(held) => {
+                let held = held?.0;
+                granted.iter().filter(|claim| !held.contains(&claim.holder())).for_each(|claim| entry.not_held(claim));
+                entry.answer(RenewalOutcome::HeldFor(session.ttl()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn renew_single(&self, entry: &Renewal, claim: &Claim) -> Result<()> {
+        let is_held = match ClaimState::of(claim).connection() {
+            None => false,
+            Some(connection) => match connection.heartbeat().await {
+                None => false,
+                Some(Err(error)) if is_connection_lost(&error) => false,
+                Some(held) => held?.0.contains(&claim.holder()),
+            },
+        };
+        entry.answer(if is_held { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld });
+        Ok(())
+    }
+}
