@@ -1,7 +1,8 @@
-//! The store in ZooKeeper against the bare client, the client's own recipe and Curator, on a real server.
+//! The store in ZooKeeper against the bare client, the client's own recipe and Curator, on a real
+//! server.
 //!
-//! `cargo bench -p lock-zk --bench zk [PART]`, where a part is `cycle`, `many-names`, `one-name` or `many-locks`; it prints
-//! rates and ratios, and asserts nothing: the machine may be busy.
+//! `cargo bench -p lock-zk --bench zk [PART]`, where a part is `cycle`, `many-names`, `one-name` or
+//! `many-locks`; it prints rates and ratios, and asserts nothing: the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on shall panic")]
 
@@ -100,7 +101,8 @@ fn recipe_of_many(client: &Client) -> impl Fn(usize) -> Cycle + Clone + Send + '
 
 type Cycle = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The client's own lock. It releases on drop only, so that the deletion is made here, where it can be awaited.
+/// The client's own lock. It releases on drop only, so that the deletion is made here, where it can
+/// be awaited.
 async fn recipe(client: &Client, folder: &str) {
     let parents = CreateMode::Container.with_acls(Acls::anyone_all());
     let options = zookeeper_client::LockOptions::new(Acls::anyone_all()).with_ancestor_options(parents).unwrap();

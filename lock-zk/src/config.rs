@@ -1,4 +1,4 @@
-//! [`ZkConfig`]: where ZooKeeper is and how to use it.
+//! [`ZkConfig`]: the settings of a store in ZooKeeper.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use zookeeper_client::{Connector, SaslOptions, TlsOptions};
 
 use crate::layout::Layout;
 
-/// Where ZooKeeper is and how to use it.
+/// The settings of a store in ZooKeeper.
 ///
 /// `Debug` shows no password.
 #[derive(Clone)]
@@ -17,29 +17,29 @@ use crate::layout::Layout;
 pub struct ZkConfig {
     /// The servers' client addresses, as `host:port`.
     pub servers: Vec<String>,
-    /// The path below which the locks are: `/app`, or `/`.
+    /// The path of the node below which the locks are: `/app`, or `/`.
     pub path: String,
-    /// How this client says who it is.
+    /// The credentials of this client.
     pub login: Option<Login>,
-    /// TLS, if the servers speak it.
+    /// TLS, if the servers use it.
     pub tls: Option<Tls>,
-    /// How long a server may be silent before another is asked; by default, and at most, two fifths of the session, and
-    /// by default at most three seconds.
+    /// The time that a server may be silent before the client goes to another: at most two fifths
+    /// of the session's TTL. The default is that, but at most three seconds.
     pub timeout: Option<Duration>,
-    /// How long it may take to open a session; by default five seconds.
+    /// The time limit for opening a session; by default five seconds.
     pub connect_timeout: Duration,
-    /// The servers' `tickTime`. By default it is taken for half of the shortest session that they give, which it is
-    /// unless `minSessionTimeout` was set.
+    /// The servers' `tickTime`. The default is half of the shortest session that they grant, which
+    /// is right unless `minSessionTimeout` is set.
     pub tick: Option<Duration>,
 }
 
-/// How a client says who it is.
+/// The credentials of a client.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Login {
-    /// The scheme `digest`: this user and password, which the servers need not know.
+    /// The scheme `digest`: a user and a password, which the servers need not know.
     Digest(String, String),
-    /// SASL with DIGEST-MD5: a user and password that the servers know.
+    /// SASL with DIGEST-MD5: a user and a password that the servers know.
     Sasl(String, String),
 }
 
@@ -60,7 +60,7 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl ZkConfig {
-    /// These servers, as `host:port`, and this path, with everything else as by default.
+    /// The default settings for these servers, as `host:port`, and this path.
     pub fn new(servers: impl IntoIterator<Item = impl Into<String>>, path: impl Into<String>) -> ZkConfig {
         ZkConfig {
             servers: servers.into_iter().map(Into::into).collect(),
@@ -73,12 +73,13 @@ impl ZkConfig {
         }
     }
 
-    /// What a URL says: `zk://[user:password@]host[:port],host/path`, or `zks://` for TLS, with the keys `auth` (`digest`
-    /// or `sasl`), `timeout`, `connect_timeout` and `tick`, and for TLS the files `ca`, `cert` and `key`.
+    /// The settings in a URL: `zk://[user:password@]host[:port],host/path`, or `zks://` for TLS,
+    /// with the keys `auth` (`digest` or `sasl`), `timeout`, `connect_timeout` and `tick`, and for
+    /// TLS the files `ca`, `cert` and `key`.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with what would be accepted.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the form that would be accepted.
     pub fn from_url(url: &StoreUrl) -> Result<ZkConfig> {
         let is_tls = url.scheme() == "zks";
         url.only_keys(if is_tls { &TLS_URL_KEYS } else { &URL_KEYS })?;
@@ -98,7 +99,7 @@ impl ZkConfig {
         Ok(config)
     }
 
-    /// How long a server may be silent in a session that lasts this long.
+    /// The time that a server may be silent in a session of this TTL.
     pub(crate) fn response_timeout(&self, session: Duration) -> Duration {
         self.timeout.unwrap_or(MAX_DEFAULT_TIMEOUT).min(session * 2 / 5)
     }
@@ -108,7 +109,8 @@ impl ZkConfig {
         if self.servers.is_empty() {
             return Err(invalid("ZooKeeper needs at least one server"));
         }
-        // The client would take a comma or a slash for the end of an address, and panics at a host that is none.
+        // The client would take a comma or a slash for the end of an address, and panics at an
+        // invalid host.
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
         match self.servers.iter().find(|server| !server.chars().all(is_host)) {
             Some(server) => Err(invalid(format!("{server:?} is not accepted: a server is host:port"))),
@@ -116,7 +118,7 @@ impl ZkConfig {
         }
     }
 
-    /// The client's own options, with the files read.
+    /// The options of the client, with the files read.
     pub(crate) fn connector(&self) -> Result<Connector> {
         let mut connector = zookeeper_client::Client::connector().with_fail_eagerly();
         connector = match &self.login {
@@ -194,7 +196,7 @@ impl Tls {
     }
 
     fn load(&self) -> Result<TlsOptions> {
-        // The client takes the provider that the program chose; if it chose none, this one.
+        // The client takes the provider that the program installed; if it installed none, this one.
         drop(rustls::crypto::ring::default_provider().install_default());
         let invalid_file = |file: &Path| {
             let text = format!("{} is not accepted: it has no certificate or key in PEM", file.display());

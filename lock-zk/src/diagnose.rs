@@ -1,4 +1,4 @@
-//! [`Diagnosis`]: what an operator should know of an ensemble.
+//! [`Diagnosis`]: the state of an ensemble, for operators.
 
 use std::time::Duration;
 
@@ -7,21 +7,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use zookeeper_client::Error as ZkError;
 
-use crate::ZkStore;
+use crate::acl::is_open;
 use crate::error::classify;
-use crate::store::is_open;
+use crate::opener::MAX_SESSION_TTL;
+use crate::store::ZkStore;
 
-/// What an operator should know of an ensemble.
+/// The state of an ensemble, for operators.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Diagnosis {
     /// The servers that this store uses.
     pub servers: Vec<ServerDiagnosis>,
-    /// How many servers vote.
+    /// The number of voting servers.
     pub voters: usize,
-    /// How many of them must answer.
+    /// The number of voting servers that must answer.
     pub quorum: usize,
-    /// The servers' tick, as it was set or taken from the shortest session.
+    /// The servers' tick, as configured or derived from the shortest session.
     pub tick: Duration,
     /// The shortest TTL that a lease gets: shorter ones are raised to it.
     pub shortest_ttl: Duration,
@@ -31,7 +32,7 @@ pub struct Diagnosis {
     pub open: bool,
 }
 
-/// What an operator should know of one server. It is asked by the four-letter word `srvr`, which it may not allow.
+/// The state of one server, as it answers the four-letter word `srvr`, which it may not allow.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerDiagnosis {
@@ -41,18 +42,19 @@ pub struct ServerDiagnosis {
     pub version: Option<String>,
     /// `leader`, `follower` or `standalone`, if it says so.
     pub mode: Option<String>,
-    /// How many clients are connected, if it says so.
+    /// The number of connected clients, if it says so.
     pub connections: Option<u64>,
-    /// Why it says nothing.
+    /// The reason if it did not answer.
     pub failure: Option<String>,
 }
 
 impl ZkStore {
-    /// Asks every server how it is.
+    /// Asks every server for its state.
     ///
     /// # Errors
     ///
-    /// As for [`inspect`](lock_core::LockStore::inspect), if the ensemble as a whole does not answer.
+    /// As for [`inspect`](lock_core::LockStore::inspect), if the ensemble as a whole does not
+    /// answer.
     ///
     /// # Cancel safety
     ///
@@ -75,8 +77,7 @@ impl ZkStore {
             }
         });
         let open = acl.await?.iter().any(is_open);
-        let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
-        let longest_ttl = self.opener.open(longest).await?.ttl;
+        let longest_ttl = self.opener.open(MAX_SESSION_TTL).await?.ttl;
         Ok(Diagnosis {
             servers,
             voters: self.voters,
@@ -121,7 +122,7 @@ impl ZkStore {
     }
 }
 
-/// The longest answer that is read.
+/// The most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
 async fn srvr(server: &str) -> std::io::Result<String> {

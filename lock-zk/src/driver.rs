@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
-use crate::{ZkConfig, ZkStore};
+use crate::config::ZkConfig;
+use crate::store::ZkStore;
 
 /// Opens ZooKeeper at `zk://host,host/path`, and with TLS at `zks://`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,52 +1,46 @@
-//! [`QueueEntry`]: where one claim stands; [`ClaimState`], what the store keeps with each claim.
+//! [`QueueEntry`]: the record of one claim's entry in a queue.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use lock_core::Claim;
-
-use crate::session::{ZkSession, locked};
+use crate::record;
+use crate::session::ZkSession;
 use crate::uncontended::SoleEntry;
 
-/// What the store keeps with each claim.
-#[derive(Debug, Default)]
-pub(crate) struct ClaimState {
-    entry: Mutex<Option<QueueEntry>>,
-}
-
-/// Where one claim stands, or may stand: it is noted before anything is written.
+/// The record of one claim's entry in a queue. It is kept before anything is written for the claim.
+///
+/// | state | node | in doubt | granted |
+/// |---|---|---|---|
+/// | no node | none | no | no |
+/// | [creating](QueueEntry::creating): no answer yet | none | yes | no |
+/// | [created](QueueEntry::created): waits | known | no | no |
+/// | [granted](QueueEntry::grant) | known | no | yes |
 #[derive(Clone, Debug)]
 pub(crate) struct QueueEntry {
-    /// The node of the lock.
-    pub(crate) lock_path: String,
-    pub(crate) zk_session: Arc<ZkSession>,
-    /// The claim's own node, once it is known.
-    pub(crate) node: Option<EntryNode>,
-    /// The creation of a node brought no answer yet, and may never: there may be one.
-    pub(crate) in_doubt: bool,
-    /// The claim was told that it holds the lock.
-    pub(crate) granted: bool,
-    /// Its node, where it was the only one in the line when it was made.
-    pub(crate) sole: Option<SoleEntry>,
-    /// Since when it holds it, by the wall clock, in seconds, where its node does not say so yet.
-    pub(crate) unwritten_since: Option<u64>,
-    /// The path of the node whose end may make this claim's the first.
-    pub(crate) predecessor: Option<String>,
+    lock_path: String,
+    session: Arc<ZkSession>,
+    node: Option<EntryNode>,
+    in_doubt: bool,
+    granted: bool,
+    sole: Option<SoleEntry>,
+    unwritten_since: Option<u64>,
+    predecessor: Option<String>,
 }
 
-/// A claim's own node.
+/// The node of an entry.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryNode {
-    /// Its name in the lock_path.
+    /// Its name below the lock node.
     pub(crate) name: String,
     /// The transaction that made it: the fencing token.
     pub(crate) czxid: i64,
 }
 
 impl QueueEntry {
-    pub(crate) fn new(lock_path: String, zk_session: Arc<ZkSession>) -> QueueEntry {
+    /// The record of an entry that is to be made on this session.
+    pub(crate) fn new(lock_path: String, session: Arc<ZkSession>) -> QueueEntry {
         QueueEntry {
             lock_path,
-            zk_session,
+            session,
             node: None,
             in_doubt: false,
             granted: false,
@@ -56,39 +50,102 @@ impl QueueEntry {
         }
     }
 
-    /// The path of a node in the lock_path.
+    /// The path of the lock node.
+    pub(crate) fn lock_path(&self) -> &str {
+        &self.lock_path
+    }
+
+    pub(crate) fn session(&self) -> &Arc<ZkSession> {
+        &self.session
+    }
+
+    /// The entry's node; `None` while it is not known.
+    pub(crate) fn node(&self) -> Option<&EntryNode> {
+        self.node.as_ref()
+    }
+
+    /// The path of the entry's node.
+    pub(crate) fn node_path(&self) -> Option<String> {
+        self.node.as_ref().map(|node| self.path(&node.name))
+    }
+
+    /// The path of a child of the lock node.
     pub(crate) fn path(&self, node: &str) -> String {
         format!("{}/{node}", self.lock_path)
     }
 
-    /// The path of the own node, if it is known.
-    pub(crate) fn own(&self) -> Option<String> {
-        self.node.as_ref().map(|node| self.path(&node.name))
-    }
-}
-
-impl ClaimState {
-    pub(crate) fn of(claim: &Claim) -> &ClaimState {
-        claim.store_state(ClaimState::default)
+    /// Whether the creation of a node brought no answer yet, and may never: there may be one.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
-    pub(crate) fn entry(&self) -> Option<QueueEntry> {
-        locked(&self.entry).clone()
+    /// Whether the claim was granted the lock.
+    pub(crate) fn is_granted(&self) -> bool {
+        self.granted
     }
 
-    /// Notes where the claim stands from now on.
-    pub(crate) fn set_entry(&self, entry: QueueEntry) {
-        *locked(&self.entry) = Some(entry);
+    /// The record for [`Uncontended`](crate::uncontended::Uncontended), if the entry was the only
+    /// one in its queue when it was made.
+    pub(crate) fn sole(&self) -> Option<SoleEntry> {
+        self.sole
     }
 
-    pub(crate) fn take_entry(&self) -> Option<QueueEntry> {
-        locked(&self.entry).take()
+    /// The time of the grant, by the wall clock, in seconds, if the node does not have it yet.
+    pub(crate) fn unwritten_since(&self) -> Option<u64> {
+        self.unwritten_since
     }
 
-    /// Changes the place, if the claim still has one on this session.
-    pub(crate) fn update(&self, zk_session: &Arc<ZkSession>, change: impl FnOnce(&mut QueueEntry)) {
-        if let Some(entry) = locked(&self.entry).as_mut().filter(|entry| Arc::ptr_eq(&entry.zk_session, zk_session)) {
-            change(entry);
+    /// The path of the node before this entry's, whose end may make it the first.
+    pub(crate) fn predecessor(&self) -> Option<&str> {
+        self.predecessor.as_deref()
+    }
+
+    /// A node is about to be created: from now on there may be one.
+    pub(crate) fn creating(&mut self) {
+        (self.node, self.in_doubt, self.granted, self.sole) = (None, true, false, None);
+    }
+
+    /// The creation certainly made no node.
+    pub(crate) fn not_created(&mut self) {
+        self.in_doubt = false;
+    }
+
+    /// The node exists.
+    pub(crate) fn created(&mut self, node: EntryNode) {
+        (self.node, self.in_doubt) = (Some(node), false);
+    }
+
+    /// The node was the only one in its queue when it was made, if there is a record of that.
+    pub(crate) fn set_sole(&mut self, sole: Option<SoleEntry>) {
+        self.sole = sole;
+    }
+
+    /// The lock is granted. The node of a claim that queues does not have the time of the grant
+    /// yet.
+    pub(crate) fn grant(&mut self, queues: bool) {
+        if !std::mem::replace(&mut self.granted, true) && queues {
+            self.unwritten_since = record::unix_seconds();
         }
+    }
+
+    /// The time of the grant is written into the node.
+    pub(crate) fn since_written(&mut self) {
+        self.unwritten_since = None;
+    }
+
+    /// The entry waits for the node with this path to go.
+    pub(crate) fn wait_for(&mut self, predecessor: Option<String>) {
+        self.predecessor = predecessor;
+    }
+
+    /// The node does not exist, and none can come any more.
+    pub(crate) fn lost(&mut self) {
+        (self.node, self.in_doubt, self.granted) = (None, false, false);
+    }
+
+    /// The node is deleted. A request that was given up may still make another one, so that a doubt
+    /// stays.
+    pub(crate) fn deleted(&mut self) {
+        (self.node, self.granted) = (None, false);
     }
 }

@@ -1,13 +1,13 @@
-//! [`judge`]: what a failed call to ZooKeeper means.
+//! [`classify`]: maps a failure of ZooKeeper's client to the core's errors.
 
 use lock_core::{Effect, Error, ErrorKind};
 use zookeeper_client::Error as ZkError;
 
-/// How a call failed.
+/// The failure of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct CallError {
     pub(crate) error: Error,
-    /// The session by which it was made has ended.
+    /// The session on which it was made has ended.
     pub(crate) session_is_gone: bool,
 }
 
@@ -23,36 +23,37 @@ impl From<Error> for CallError {
     }
 }
 
-// The numbers of ZooKeeper for failures that the client has no name for.
+// ZooKeeper's codes for failures that the client has no name for.
 const CONNECTION_LOSS: i32 = -4;
 const OPERATION_TIMEOUT: i32 = -7;
 const REQUEST_TIMEOUT: i32 = -122;
 
-/// Judges a failure of `doing`. What certainly changes nothing, as a reading does, has no effect however it fails.
+/// Maps a failure of `doing` to an error. A call that is no write has no effect, however it fails.
 pub(crate) fn classify(doing: &str, failure: ZkError, writes: bool) -> CallError {
     let unknown = if writes { Effect::Unknown } else { Effect::None };
     let (kind, effect, session_is_gone) = match &failure {
-        // Whatever was on its way, or still waits to be sent, is on a session that is no more: what it makes goes with it.
+        // Requests in flight, and those that wait to be sent, are on a session that is no more: the
+        // nodes that they make go with it.
         ZkError::SessionExpired | ZkError::ClientClosed | ZkError::SessionMoved => {
             (ErrorKind::Unavailable, unknown, true)
         }
-        // What serves the session has come to an end.
+        // The client's own task has ended.
         ZkError::UnexpectedError(_) => (ErrorKind::Unavailable, unknown, true),
         ZkError::AuthFailed => (ErrorKind::Denied, Effect::None, true),
         ZkError::NoAuth | ZkError::InvalidAcl => (ErrorKind::Denied, Effect::None, false),
-        // The client has been through all servers, and none opened a session.
+        // The client has tried all servers, and none opened a session.
         ZkError::NoHosts => (ErrorKind::Unavailable, Effect::None, false),
         ZkError::Throttled | ZkError::NotReadOnly | ZkError::QuotaExceeded => {
             (ErrorKind::Unavailable, Effect::None, false)
         }
-        // The connection to the others was lost, or an answer of theirs did not come in time: these have no name here.
+        // The server lost its connection to the others, or they did not answer in time.
         ZkError::UnexpectedErrorCode(CONNECTION_LOSS | OPERATION_TIMEOUT | REQUEST_TIMEOUT) => {
             (ErrorKind::Unavailable, unknown, false)
         }
         ZkError::BadArguments(_) => (ErrorKind::InvalidConfig, Effect::None, false),
         ZkError::Unimplemented => (ErrorKind::InvalidConfig, Effect::None, false),
         ZkError::Timeout => (ErrorKind::TimedOut, unknown, false),
-        // A connection that was idle for too long shows as a custom error.
+        // The client reports a connection that was idle for too long as a custom error.
         ZkError::ConnectionLoss | ZkError::Custom(_) => (ErrorKind::Unavailable, unknown, false),
         _ => (ErrorKind::Protocol, unknown, false),
     };
@@ -63,9 +64,15 @@ pub(crate) fn classify(doing: &str, failure: ZkError, writes: bool) -> CallError
     CallError { error: Error::new(kind, effect, text), session_is_gone }
 }
 
-/// An answer that ZooKeeper should never give.
+/// The error for a reply that ZooKeeper should never give.
 pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, Effect::Unknown, text)
+}
+
+/// The error for a call on a session that has ended here.
+pub(crate) fn session_ended() -> CallError {
+    let error = Error::refused(ErrorKind::Unavailable, "the session of ZooKeeper is over");
+    CallError { error, session_is_gone: true }
 }
 
 #[cfg(test)]

@@ -1,91 +1,120 @@
-//! [`Heartbeat`]: heartbeats of a session that a server which is cut off cannot answer.
+//! [`Heartbeat`]: a heartbeat that a server which is cut off cannot answer.
 
 use std::time::Duration;
 
 use lock_core::{Clock, Moment};
 use tokio::sync::Mutex;
+use zookeeper_client::{Acls, CreateMode, Error as ZkError};
 
 use crate::error::{CallError, classify};
-use crate::session::ZkSession;
+use crate::nodes::make_container;
+use crate::session_client::SessionClient;
 
-/// The heartbeats of one session.
+/// The heartbeat of one session.
 ///
-/// The server that a client is connected to answers its pings and readings by itself, also while it is cut off from the
-/// leader, which then ends the session. So a heartbeat is a *write*: it is answered when a quorum has it. And also that
-/// does not keep the session: the leader does not look at whose write it is, but at the lists of sessions that the
-/// servers send it twice in every tick. A list goes the same way as the writes and in their order. So when a write is
-/// answered that was sent at least one tick after an earlier heartbeat was answered, the list that has the earlier one
-/// arrived before it: the session lasts from the sending of the *earlier* one. Where the client changed servers in
-/// between, the new one has told the leader of it, which counts as well.
+/// The server that a client is connected to answers its pings and reads by itself, also while it is
+/// cut off from the leader, which then ends the session. So a heartbeat is a *write*: it is
+/// answered when a quorum has it. Even that does not keep the session: the leader does not look at
+/// whose write it is, but at the lists of sessions that the servers send it twice in every tick. A
+/// list goes the same way as the writes and in their order. So when a write is answered that was
+/// sent at least one tick after an earlier heartbeat was answered, the list with the earlier one
+/// arrived before it: the session lasts from the sending of the *earlier* one. If the client
+/// changed servers in between, the new server has reported the session to the leader, which counts
+/// as well.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
+    /// The path of the session's own node, to which its heartbeats are written.
+    node: String,
     tick: Duration,
-    /// The latest heartbeat that was answered. Locked while a heartbeat is under way, so that there is one at a time.
+    /// The latest heartbeat that was answered. Locked during a heartbeat, so that there is one at a
+    /// time.
     last: Mutex<Option<AnsweredWrite>>,
 }
 
-/// A heartbeat that was answered.
+/// The times of a heartbeat that was answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AnsweredWrite {
-    /// Read before it left.
+struct AnsweredWrite {
+    /// Read before the request was sent.
     sent: Moment,
     answered: Moment,
 }
 
-/// What a heartbeat said.
+/// The outcome of a heartbeat.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HeartbeatOutcome {
-    /// The session lasts for its time, counted from then.
+    /// The session lasts for its TTL from this moment.
     AliveSince(Moment),
-    /// There is no such session.
+    /// The server has no such session.
     Gone,
 }
 
 impl Heartbeat {
-    pub(crate) fn new(tick: Duration) -> Heartbeat {
-        Heartbeat { tick, last: Mutex::default() }
+    pub(crate) fn new(node: String, tick: Duration) -> Heartbeat {
+        Heartbeat { node, tick, last: Mutex::default() }
     }
 
-    /// Another write that was sent then was answered now: it is as good.
-    pub(crate) async fn record(&self, clock: &Clock, sent: Moment) {
-        *self.last.lock().await = Some(AnsweredWrite { sent, answered: clock.now() });
-    }
-}
-
-impl ZkSession {
-    /// Heartbeats until one is answered that was sent a tick after another, which is one where the last was less than a
-    /// tick ago and not sent before `not_before`, and else two.
-    pub(crate) async fn heartbeat(
+    /// Makes the session's own node below `parent`, which is its first heartbeat; gives the
+    /// transaction.
+    pub(crate) async fn create_node(
         &self,
         clock: &Clock,
+        client: &SessionClient,
+        parent: &str,
+        acls: Acls<'static>,
+    ) -> Result<i64, CallError> {
+        let client = client.client()?;
+        let mode = CreateMode::Ephemeral.with_acls(acls);
+        let sent = clock.now();
+        let mut created = client.create(&self.node, b"", &mode).await;
+        if created == Err(ZkError::NoNode) {
+            make_container(&client, parent, acls).await?;
+            created = client.create(&self.node, b"", &mode).await;
+        }
+        let (stat, _) = created.map_err(|failure| classify("opening a session of ZooKeeper", failure, false))?;
+        *self.last.lock().await = Some(AnsweredWrite { sent, answered: clock.now() });
+        Ok(stat.czxid)
+    }
+
+    /// Sends heartbeats until one is answered that was sent a tick after another one was answered.
+    ///
+    /// That is one heartbeat if the last was answered less than a tick ago and not sent before
+    /// `not_before`; else two.
+    pub(crate) async fn confirm(
+        &self,
+        clock: &Clock,
+        client: &SessionClient,
         not_before: Option<Moment>,
     ) -> Result<HeartbeatOutcome, CallError> {
-        match self.confirm(clock, not_before).await {
+        match self.alive_since(clock, client, not_before).await {
             Err(failed) if failed.session_is_gone => Ok(HeartbeatOutcome::Gone),
-            confirmed => confirmed.map(HeartbeatOutcome::AliveSince),
+            since => since.map(HeartbeatOutcome::AliveSince),
         }
     }
 
-    async fn confirm(&self, clock: &Clock, not_before: Option<Moment>) -> Result<Moment, CallError> {
-        let tick = self.heartbeat.tick;
-        let mut last = self.heartbeat.last.lock().await;
+    async fn alive_since(
+        &self,
+        clock: &Clock,
+        client: &SessionClient,
+        not_before: Option<Moment>,
+    ) -> Result<Moment, CallError> {
+        let mut last = self.last.lock().await;
         let is_recent = |last: &AnsweredWrite| not_before.is_none_or(|not_before| last.sent >= not_before);
         let earlier = match last.filter(is_recent) {
-            Some(last) if clock.now().since(last.answered) < tick => last,
-            _ => *last.insert(self.write(clock).await?),
+            Some(last) if clock.now().since(last.answered) < self.tick => last,
+            _ => *last.insert(self.write(clock, client).await?),
         };
-        clock.sleep_until(earlier.answered.after(tick)).await;
-        *last = Some(self.write(clock).await?);
+        clock.sleep_until(earlier.answered.after(self.tick)).await;
+        *last = Some(self.write(clock, client).await?);
         Ok(earlier.sent)
     }
 
-    /// One heartbeat.
-    async fn write(&self, clock: &Clock) -> Result<AnsweredWrite, CallError> {
-        let client = self.client().client()?;
+    /// Sends one heartbeat.
+    async fn write(&self, clock: &Clock, client: &SessionClient) -> Result<AnsweredWrite, CallError> {
+        let client = client.client()?;
         let sent = clock.now();
-        match client.set_data(&self.heartbeat_path, b"", None).await {
+        match client.set_data(&self.node, b"", None).await {
             // If somebody deleted the node, a quorum has agreed that it is not there.
-            Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(AnsweredWrite { sent, answered: clock.now() }),
+            Ok(_) | Err(ZkError::NoNode) => Ok(AnsweredWrite { sent, answered: clock.now() }),
             Err(failure) => Err(classify("renewing", failure, true)),
         }
     }

@@ -1,12 +1,13 @@
-//! [`Layout`]: which nodes belong to which lock.
+//! [`Layout`]: the paths of all nodes.
 
 use lock_core::{Error, ErrorKind, LockName, Result};
 
-/// Which nodes belong to which lock.
+/// The paths of all nodes.
 ///
-/// A lock is the node `<base>/<name>`, its holder and waiters are that node's children. In a name, whatever ZooKeeper
-/// does not take in the name of a node is written as `%` and two digits for each byte, and so is `/`, so that no lock is
-/// inside another one's node, and `%` itself. Names without those characters are the same for other programs.
+/// A lock is the node `<base>/<name>`; its holder and waiters are that node's children. In a name,
+/// each byte of a character that ZooKeeper does not accept in the name of a node is encoded as `%`
+/// and two digits; so is `/`, so that no lock is inside another one's node, and `%` itself. Names
+/// without those characters are the same for other programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// Empty for the root.
@@ -14,11 +15,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The names below this path, which must be canonical: one place has one path.
+    /// The layout below this path, which must be canonical: one place has one path.
     ///
     /// # Errors
     ///
-    /// Invalid configuration.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the reason.
     pub(crate) fn new(path: &str) -> Result<Layout> {
         let base = path.strip_suffix('/').unwrap_or(path);
         if base.is_empty() {
@@ -39,45 +40,46 @@ impl Layout {
         Ok(Layout { base: base.to_owned() })
     }
 
-    /// The node that all are below, as its own path.
+    /// The path that all nodes are below.
     pub(crate) fn base(&self) -> &str {
         if self.base.is_empty() { "/" } else { &self.base }
     }
 
-    /// The node of this lock.
+    /// The path of this lock's node.
     pub(crate) fn lock_path(&self, name: &LockName) -> String {
         format!("{}/{}", self.base, encode(name.as_str(), self.base.is_empty()))
     }
 
-    /// The node that says whose tokens these are. No lock's node has this name.
+    /// The path of the node that holds the realm. No lock's node has this name.
     pub(crate) fn realm_path(&self) -> String {
         format!("{}/%realm", self.base)
     }
 
-    /// The node below which each session has a node of its own. No lock's node has this name.
+    /// The path below which each session has a node of its own. No lock's node has this name.
     pub(crate) fn sessions_path(&self) -> String {
         format!("{}/%sessions", self.base)
     }
 
-    /// The lock whose node has this name below the base, if it is a lock's.
+    /// The lock whose node has this name below the base; `None` for other nodes.
     pub(crate) fn name_of(&self, node: &str) -> Option<LockName> {
         let name = decode(node)?;
-        // One lock has one node.
+        // One lock has one node: other encodings of its name are none.
         (encode(&name, self.base.is_empty()) == node).then(|| LockName::new(name).ok())?
     }
 
-    /// The folder of a lock and the child in it that this path is of, if it can be one.
+    /// Splits the path of a lock node's child; `None` for other nodes.
     pub(crate) fn split<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
-        let (folder, child) = path.rsplit_once('/')?;
-        let node = folder.strip_prefix(&self.base)?.strip_prefix('/')?;
-        self.name_of(node).map(|_| (folder, child))
+        let (lock_path, child) = path.rsplit_once('/')?;
+        let node = lock_path.strip_prefix(&self.base)?.strip_prefix('/')?;
+        self.name_of(node).map(|_| (lock_path, child))
     }
 }
 
-/// What a server keeps for itself below the root.
+/// The node below the root that the server keeps for itself.
 const RESERVED_NODE: &str = "zookeeper";
 
-/// Whether ZooKeeper takes this character in the name of a node. It looks at halves of surrogate pairs, and takes none.
+/// Whether ZooKeeper accepts this character in the name of a node. It checks the halves of
+/// surrogate pairs, and accepts none.
 fn is_accepted(c: char) -> bool {
     !matches!(u32::from(c), 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..)
 }

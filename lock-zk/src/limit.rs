@@ -1,17 +1,18 @@
-//! [`ConcurrencyLimit`]: what may be under way at once.
+//! [`ConcurrencyLimit`]: a bound on the requests in flight.
 
 use std::sync::Arc;
 
-use lock_core::{Error, ErrorKind, Result, runtime};
+use lock_core::{Result, runtime};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::error::CallError;
+use crate::error::{CallError, session_ended};
 
-/// What may be under way at once; who comes then is let through in the order of their coming.
+/// A bound on the requests in flight, with a fair queue before it.
 ///
-/// What passes runs on the background runtime, and holds its place until it has been *answered*: not until its caller,
-/// who may have given up, or whose own runtime is not driven, looks at the answer. So what is under way at a server
-/// stays bounded whatever callers do, and nothing is asked again at its own side while it still runs.
+/// The work runs on the background runtime, and keeps its permit until the server has *answered*:
+/// not until the caller reads the answer, who may have given up, or whose own runtime may not be
+/// driven. So the load on a server stays bounded whatever callers do, and no request is repeated on
+/// this side while it still runs.
 #[derive(Clone, Debug)]
 pub(crate) struct ConcurrencyLimit(Arc<Semaphore>);
 
@@ -20,7 +21,8 @@ impl ConcurrencyLimit {
         ConcurrencyLimit(Arc::new(Semaphore::new(max_in_flight)))
     }
 
-    /// Does this when there is a place for it. Who gives up before has done nothing; after that it goes on to its end.
+    /// Runs this as soon as there is a permit. If the caller is dropped before that, nothing is
+    /// done; after that the work runs to its end.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
@@ -36,20 +38,14 @@ impl ConcurrencyLimit {
                     Err(_) => return,
                 },
             };
-            // Whoever asked may be gone.
+            // The caller may be gone.
             drop(sender.send(work.await));
         });
         receiver.await.unwrap_or_else(|_| Err(session_ended()))
     }
 
-    /// Nothing passes any more. What is under way goes on.
+    /// Refuses new work, and work that waits for a permit. Work in flight goes on.
     pub(crate) fn close(&self) {
         self.0.close();
     }
-}
-
-/// What is said to whom asks by a session that has ended here.
-pub(crate) fn session_ended() -> CallError {
-    let error = Error::refused(ErrorKind::Unavailable, "the session of ZooKeeper is over");
-    CallError { error, session_is_gone: true }
 }

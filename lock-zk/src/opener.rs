@@ -4,60 +4,70 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, FutureExt as _, Shared, join_all};
+use futures_util::future::{FutureExt as _, join_all};
 use lock_core::{Clock, Error, ErrorKind, PendingSession, Realm, Result, Session};
-use zookeeper_client::{Client, Connector, SessionState};
+use zookeeper_client::{Client, Connector};
 
-use crate::ZkConfig;
+use crate::config::ZkConfig;
 use crate::error::{CallError, classify};
 use crate::limit::ConcurrencyLimit;
 use crate::realm::RealmNode;
 use crate::resolver::{Resolved, ServerResolver};
-use crate::session::locked;
 use crate::session_client::SessionClient;
+use crate::sync::{SharedFuture, locked};
 
 /// Opens sessions of ZooKeeper, each with a connection of its own.
 ///
-/// They live on the background runtime, since what is on them outlives whichever runtime of the program opened them. On
-/// each it is looked at whose data it is of, before anything else is asked by it.
+/// They live on the background runtime, since the leases on them outlive whichever runtime of the
+/// program opened them. On each new session the realm is checked before anything else is asked.
 #[derive(Clone)]
 pub(crate) struct SessionOpener(Arc<Inner>);
 
 struct Inner {
     config: ZkConfig,
     resolver: ServerResolver,
-    /// Without its `Debug`, which shows passwords.
+    /// Never shown: its `Debug` has passwords.
     connector: Connector,
     clock: Clock,
     realm_node: RealmNode,
     open_limit: ConcurrencyLimit,
-    /// The session by which is read what no lease depends on.
+    /// The read session: for reads on which no lease depends.
     reader: Mutex<Option<SharedFuture<Result<SessionClient>>>>,
 }
 
-/// A session that was opened.
+/// A session that was just opened.
 pub(crate) struct OpenedSession {
     pub(crate) client: Client,
-    /// Read before the request for it left.
+    /// Started before the request was sent.
     pub(crate) pending: PendingSession,
-    /// How long it lasts without a heartbeat, as the server granted it.
+    /// The TTL that the server granted.
     pub(crate) ttl: Duration,
 }
 
-/// Something that is opened once for all who wait for it, whoever of them is there when it is.
-pub(crate) type SharedFuture<T> = Shared<BoxFuture<'static, T>>;
-
-/// How long the reader's session lasts: as long as it likes, since nothing is on it.
+/// The TTL of the read session. Nothing is on it, so that any does.
 const READ_SESSION_TTL: Duration = Duration::from_secs(10);
 
-/// How many sessions are opened at once.
+/// The longest TTL that the protocol can express.
+pub(crate) const MAX_SESSION_TTL: Duration = Duration::from_millis(i32::MAX.unsigned_abs() as u64);
+
+/// The shortest TTL that is asked for: a shorter session is opened too slowly on a busy machine.
+const MIN_REQUESTED_TTL: Duration = Duration::from_secs(1);
+
+/// The most sessions that are opened at once.
 const MAX_CONCURRENT_OPENS: usize = 16;
 
-/// How long a server may be silent that is only looked at for whether it belongs to the others. It may be down.
+/// The time for a server to say which ensemble it is of. It may be down.
 const ENSEMBLE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An address of several has this part of the time for opening a session to answer in.
+/// Each of several addresses of one name has this part of the time for an opening to answer.
 const ADDRESS_TIMEOUT_DIVISOR: u32 = 4;
+
+impl OpenedSession {
+    /// ZooKeeper's number of the session.
+    pub(crate) fn id(&self) -> i64 {
+        self.client.session_id().0
+    }
+}
 
 impl SessionOpener {
     pub(crate) fn new(config: ZkConfig, clock: &Clock, realm_node: RealmNode) -> Result<SessionOpener> {
@@ -80,12 +90,12 @@ impl SessionOpener {
         &self.0.realm_node
     }
 
-    /// Opens a session that lasts this long, or what the server makes of it.
+    /// Opens a session of this TTL, or the nearest that the server grants.
     pub(crate) async fn open(&self, ttl: Duration) -> Result<OpenedSession> {
         self.open_with(ttl, |opened| async { Ok(opened) }).await
     }
 
-    /// Opens a session, and does what must be done on it before it is of use.
+    /// Opens a session, and runs `then` on it within the same time limit.
     pub(crate) async fn open_with<T, F>(
         &self,
         ttl: Duration,
@@ -98,12 +108,13 @@ impl SessionOpener {
         self.open_through(ttl, self.0.connector.clone(), then).await
     }
 
-    /// As [`open`](Links::open), but left alone the session lasts until it has had no heartbeat for its time.
+    /// Opens a session that lasts for its TTL after its client is dropped, since the client does
+    /// not close it.
     pub(crate) async fn open_detached(&self, ttl: Duration) -> Result<OpenedSession> {
         self.open_through(ttl, self.0.connector.clone().with_detached(), |opened| async { Ok(opened) }).await
     }
 
-    /// Within the time for an opening, and not with more than a few others.
+    /// Opens a session within `connect_timeout`, with a bound on the openings at once.
     async fn open_through<T, F>(
         &self,
         ttl: Duration,
@@ -126,7 +137,7 @@ impl SessionOpener {
         Ok(self.0.open_limit.run(opening).await?)
     }
 
-    /// The session by which is read what no lease depends on; opened if there is none.
+    /// The read session; opened if there is none, or it has ended.
     pub(crate) async fn reader(&self) -> Result<SessionClient> {
         let opening = {
             let mut reader = locked(&self.0.reader);
@@ -147,12 +158,12 @@ impl SessionOpener {
         opening.await
     }
 
-    /// Forgets the reader's session, which has ended.
+    /// Forgets the read session, which has ended.
     pub(crate) fn forget_reader(&self) {
         locked(&self.0.reader).take();
     }
 
-    /// The servers' tick: half of the shortest session that they give.
+    /// The servers' tick, as configured; else half of the shortest session that they grant.
     pub(crate) async fn measure_tick(&self) -> Result<Duration> {
         match self.0.config.tick {
             Some(tick) => Ok(tick),
@@ -160,8 +171,8 @@ impl SessionOpener {
         }
     }
 
-    /// Checks that all servers that are named are of one ensemble, as far as they can be reached: two programs that found
-    /// different ones would not exclude each other.
+    /// Checks that all configured servers that can be reached are of one ensemble: two programs
+    /// that found different ones would not exclude each other.
     pub(crate) async fn check_one_ensemble(&self) -> Result<()> {
         let servers = self.0.resolver.all();
         if servers.len() < 2 {
@@ -175,8 +186,8 @@ impl SessionOpener {
             Some((other, differs)) => {
                 let shown = |realm: Option<Realm>| realm.map_or("none".to_owned(), |realm| realm.to_string());
                 let text = format!(
-                    "{first} and {other} are not of one ZooKeeper: the realm is {} there and {} here; name the servers of \
-                     one",
+                    "{first} and {other} are not of one ZooKeeper: the realm is {} there and {} here; name the \
+                     servers of one",
                     shown(realm),
                     shown(differs)
                 );
@@ -185,7 +196,7 @@ impl SessionOpener {
         }
     }
 
-    /// What one server says, if it says it soon.
+    /// Reads the realm from one server.
     async fn read_realm_at(&self, server: &str) -> Result<Option<Realm>> {
         let (inner, server) = (self.0.clone(), server.to_owned());
         let read = async move {
@@ -205,19 +216,20 @@ impl Inner {
     async fn with_timeout<T>(
         &self,
         limit: Duration,
-        opening: impl Future<Output = Result<T, CallError>>,
+        work: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout(limit, opening).await {
-            Ok(opened) => opened,
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
             Err(_) => Err(self.cannot_open("none of them answers", &[]).into()),
         }
     }
 
-    /// Opens a session. The client asks each server once, and each for as long as one may be silent. Where a server was
-    /// silent, and not gone, all are asked again; a server that is busy answers late.
+    /// Opens a session.
+    ///
+    /// The client tries each server once, each for the response timeout. If one was silent, and not
+    /// down, all are tried again: a busy server answers late.
     async fn open_client(&self, ttl: Duration, connector: Connector) -> Result<OpenedSession, CallError> {
-        // What the protocol has room for.
-        let ttl = ttl.min(Duration::from_millis(i32::MAX.unsigned_abs().into()));
+        let ttl = ttl.min(MAX_SESSION_TTL);
         let response_timeout = self.config.response_timeout(ttl);
         loop {
             let resolved = self.resolver.resolve_all(self.config.connect_timeout / ADDRESS_TIMEOUT_DIVISOR).await;
@@ -258,16 +270,8 @@ impl Inner {
     }
 }
 
-/// The shortest session that is asked for: a shorter one is opened too slowly on a busy machine.
-const MIN_REQUESTED_TTL: Duration = Duration::from_secs(1);
-
-/// Whether a session in this state may still be there, as far as its client knows, which learns it late.
-pub(crate) fn is_alive(state: SessionState) -> bool {
-    !state.is_terminated()
-}
-
 impl fmt::Debug for SessionOpener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("SessionOpener").field("config", &self.0.config).finish_non_exhaustive()
     }
 }

@@ -1,54 +1,53 @@
-//! [`QueueReader`]: looks at lines that many share.
+//! [`QueueReader`]: reads of queues that many callers share.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use futures_util::future::FutureExt as _;
 
 use crate::error::CallError;
 use crate::limit::ConcurrencyLimit;
-use crate::queue::Queue;
-use crate::session::locked;
+use crate::queue::{Queue, read_queue};
 use crate::session_client::SessionClient;
-use crate::store::read_queue;
+use crate::sync::{SharedFuture, locked};
 
-/// The looks of one session at lines. Who wants to look at a line shares the look of all who want the same and whose
-/// question has not been sent yet: a thousand waiters for one name, whose line is a thousand nodes long, cost a few
-/// answers and not a thousand.
+/// The reads of queues on one session. Callers share the next read of a queue that was not sent
+/// yet: a thousand waiters for one lock, whose queue is a thousand nodes long, cost a few answers
+/// and not a thousand.
 #[derive(Clone, Default)]
 pub(crate) struct QueueReader(Arc<Mutex<HashMap<ReadKey, PendingReads>>>);
 
-/// What is looked at.
+/// The reads that callers may share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ReadKey {
-    /// The node of a lock.
     lock_path: String,
-    /// Whether the server is to be brought up to the others before.
+    /// Whether the server is first brought up to what the quorum knows.
     sync: bool,
 }
 
-/// Who looks at one line.
+/// The reads of one queue.
 struct PendingReads {
     limit: ConcurrencyLimit,
-    /// The look that was not sent yet.
+    /// The read that was not sent yet.
     next: Option<SharedRead>,
+    /// The number of [`Interest`]s. The entry in the map goes with the last one.
     interested: usize,
 }
 
-type SharedRead = Shared<BoxFuture<'static, Result<Arc<Queue>, CallError>>>;
+type SharedRead = SharedFuture<Result<Arc<Queue>, CallError>>;
 
-/// Somebody who looks at a line, or comes into it.
+/// Counts a caller that reads a queue, or enters it, until it is dropped.
 pub(crate) struct Interest {
-    queue_reader: QueueReader,
+    reader: QueueReader,
     key: ReadKey,
 }
 
-/// How many looks at one line are under way at once.
+/// The most reads of one queue in flight.
 const MAX_READS_IN_FLIGHT: usize = 2;
 
 impl QueueReader {
-    /// Looks at a line, as it is after this call.
+    /// Reads a queue, as it is after this call.
     pub(crate) async fn read(
         &self,
         client: &SessionClient,
@@ -58,7 +57,7 @@ impl QueueReader {
         let (interest, _) = self.register(lock_path, sync);
         let read = {
             let mut all = locked(&self.0);
-            let pending = all.get_mut(&interest.key).expect("BUG: a user keeps its entry");
+            let pending = all.get_mut(&interest.key).expect("BUG: a caller's interest keeps the entry");
             match pending.next.as_ref().filter(|next| next.peek().is_none()) {
                 Some(next) => next.clone(),
                 None => {
@@ -71,21 +70,22 @@ impl QueueReader {
     }
 
     fn next_read(&self, client: SessionClient, limit: ConcurrencyLimit, key: ReadKey) -> SharedRead {
-        let queue_reader = self.clone();
+        let reader = self.clone();
         let work = async move {
-            // Who comes from now on needs another one.
-            let step = move |client| {
-                if let Some(pending) = locked(&queue_reader.0).get_mut(&key) {
+            let call = move |client| {
+                // It is sent now: callers from now on need another one.
+                if let Some(pending) = locked(&reader.0).get_mut(&key) {
                     pending.next = None;
                 }
                 async move { read_queue(&client, &key.lock_path, key.sync).await.map(Arc::new) }
             };
-            client.call(step).await
+            client.call(call).await
         };
         async move { limit.run(work).await }.boxed().shared()
     }
 
-    /// Somebody who comes into a line, and how many others do so or look at it just now.
+    /// Counts a caller that enters a queue; gives the number of others that enter it or read it
+    /// now.
     pub(crate) fn announce(&self, lock_path: &str) -> (Interest, usize) {
         self.register(lock_path, false)
     }
@@ -96,7 +96,7 @@ impl QueueReader {
         let pending = all.entry(key.clone()).or_insert_with(PendingReads::new);
         pending.interested += 1;
         let others = pending.interested - 1;
-        (Interest { queue_reader: self.clone(), key }, others)
+        (Interest { reader: self.clone(), key }, others)
     }
 }
 
@@ -108,7 +108,7 @@ impl PendingReads {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        let mut all = locked(&self.queue_reader.0);
+        let mut all = locked(&self.reader.0);
         let Some(pending) = all.get_mut(&self.key) else { return };
         pending.interested -= 1;
         if pending.interested == 0 {
@@ -119,6 +119,6 @@ impl Drop for Interest {
 
 impl fmt::Debug for QueueReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Looks").field("queues", &locked(&self.0).len()).finish()
+        f.debug_struct("QueueReader").field("queues", &locked(&self.0).len()).finish()
     }
 }

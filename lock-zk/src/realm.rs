@@ -1,4 +1,4 @@
-//! [`RealmNode`]: whose tokens a store gives, and that every session is of the data that they are of.
+//! [`RealmNode`]: the realm of the tokens, and the check that every session is of the same data.
 
 use std::sync::Mutex;
 
@@ -7,14 +7,16 @@ use zookeeper_client::{Acls, Client, CreateMode, Error as ZkError};
 
 use crate::error::{CallError, classify, unexpected_reply};
 use crate::layout::Layout;
-use crate::session::{locked, make_container};
+use crate::nodes::make_container;
+use crate::sync::locked;
 
-/// Whose tokens a store gives: what a node beside the locks says.
+/// The node beside the locks that holds the realm of the tokens.
 ///
-/// It is read when the store is opened, and **again on every session that is opened later**, before anything is asked
-/// by it: where the address leads to another ensemble by then, or to the same one with other data, nothing is granted
-/// and nothing is shown by that session. One session never goes over to other data: an ensemble that does not know it
-/// says that it has ended, and one that is behind what the session has seen, as a restored one is, does not take it.
+/// It is read when the store is opened, and **again on every session that is opened later**, before
+/// anything else is asked on it: if the address then leads to another ensemble, or to the same one
+/// with other data, nothing is granted and nothing is shown on that session. A session never moves
+/// to other data: an ensemble that does not know it says that it has ended, and one that is behind
+/// what the session has seen, as a restored one is, does not accept it.
 #[derive(Debug)]
 pub(crate) struct RealmNode {
     path: String,
@@ -23,13 +25,13 @@ pub(crate) struct RealmNode {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// None until it was read for the first time.
+    /// `None` until it was read for the first time.
     current: Option<Realm>,
-    /// The one that this handle is beginning just now.
+    /// The new realm that this handle is writing now.
     pending: Option<Realm>,
 }
 
-/// How often the node is looked for that somebody else makes, or deletes, at the same time.
+/// The attempts to read or make the node while others make it, or delete it, at the same time.
 const MAX_CREATE_ATTEMPTS: usize = 3;
 
 impl RealmNode {
@@ -42,7 +44,7 @@ impl RealmNode {
         locked(&self.known).current.clone().expect("BUG: a store is not there before its realm was read")
     }
 
-    /// Reads it, or makes it where there is none: for a handle that is being opened.
+    /// Reads the realm, or makes one if there is none: for a store that is being opened.
     pub(crate) async fn load_or_create(&self, client: &Client, base: &str, acls: Acls<'static>) -> Result<()> {
         for _ in 0..MAX_CREATE_ATTEMPTS {
             let found = match self.read(client).await? {
@@ -57,7 +59,8 @@ impl RealmNode {
         Err(Error::refused(ErrorKind::Unavailable, "the realm in ZooKeeper was deleted again and again"))
     }
 
-    /// None if another one makes it at the same time, or its folder was deleted, being empty.
+    /// Makes the node; `None` if somebody else makes it at the same time, or its empty parent was
+    /// deleted.
     async fn create(&self, client: &Client, base: &str, acls: Acls<'static>) -> Result<Option<Realm>, CallError> {
         if base != "/" {
             make_container(client, base, acls).await?;
@@ -70,10 +73,10 @@ impl RealmNode {
         }
     }
 
-    /// What the node says, as a quorum knows it by now; `None` if there is none.
+    /// Reads the realm as a quorum knows it; `None` if there is no node.
     pub(crate) async fn read(&self, client: &Client) -> Result<Option<Realm>, CallError> {
         let to_call_error = |failure| classify("reading the realm", failure, false);
-        // They leave in this order, before either is answered.
+        // Both requests are sent in this order before either is answered.
         let (synced, read) = (client.sync(&self.path), client.get_data(&self.path));
         synced.await.map_err(to_call_error)?;
         match read.await {
@@ -88,6 +91,11 @@ impl RealmNode {
     }
 
     /// Refuses a session that was just opened if its data are not those of this handle.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for another realm, or none; else those of the
+    /// read.
     pub(crate) async fn check(&self, client: &Client) -> Result<(), CallError> {
         if locked(&self.known).current.is_none() {
             return Ok(());
@@ -100,22 +108,22 @@ impl RealmNode {
         let ours = known.current.as_ref().map(Realm::as_str).unwrap_or_default();
         let text = match found {
             None => format!(
-                "this ZooKeeper is another one, or was emptied: it has no realm at {}, and these locks are of the realm \
-                 {ours}; open them anew",
+                "this ZooKeeper is another one, or was emptied: it has no realm at {}, and these locks are of \
+                 the realm {ours}; open them anew",
                 self.path
             ),
             Some(other) => format!(
-                "this ZooKeeper is another one, or an operator has begun a new realm: its realm is {other}, and these \
-                 locks are of the realm {ours}; open them anew"
+                "this ZooKeeper is another one, or an operator has begun a new realm: its realm is {other}, and \
+                 these locks are of the realm {ours}; open them anew"
             ),
         };
         Err(Error::refused(ErrorKind::InvalidConfig, text).into())
     }
 
-    /// Begins a new realm.
+    /// Begins a new realm: writes it, and gives its tokens from now on.
     pub(crate) async fn replace(&self, client: &Client) -> Result<Realm> {
         let fresh = Realm::fresh("zk");
-        // A session that is opened meanwhile may find the one or the other.
+        // A session that is opened meanwhile may find either realm.
         locked(&self.known).pending = Some(fresh.clone());
         let written = client.set_data(&self.path, fresh.as_str().as_bytes(), None).await;
         let mut known = locked(&self.known);
@@ -126,7 +134,7 @@ impl RealmNode {
     }
 }
 
-/// What is said where data have gone back.
+/// The error for an ensemble whose data are older than those that this process has seen.
 pub(crate) fn stale_data() -> Error {
     let text = "the data of this ZooKeeper are older than what these locks have seen there, as after a restore from a \
                 backup: begin a new realm (`leasehold realm --new`), and open the locks anew";

@@ -1,49 +1,51 @@
-//! [`HolderRecord`]: what a node of ours says of its holder.
+//! [`HolderRecord`]: the record of a holder in its node.
 
 use std::time::{Duration, SystemTime};
 
 use lock_core::{Claim, Holder, HolderInfo};
 use serde::{Deserialize, Serialize};
 
-/// What a node of ours says of its holder, as JSON. Curator writes the address of its host instead; nothing is decided by
-/// it but what people see, and how long a revoked lock stays blocked.
+/// The record of a holder in its node, as JSON. Curator writes the address of its host instead.
+/// Only what people see, and how long a revoked lock stays blocked, depend on it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct HolderRecord {
     pub(crate) holder: Holder,
     #[serde(flatten)]
     pub(crate) info: HolderInfo,
-    /// When it was granted, by the holder's wall clock, for people.
+    /// The time of the grant by the holder's wall clock, in seconds, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
-    /// How long its session lasts without a heartbeat, in milliseconds.
+    /// The TTL of its session, in milliseconds.
     ttl: u64,
-    /// An operator revoked it: nobody holds the lock, and the node blocks it while its session lasts.
+    /// Set by an operator's revocation: nobody holds the lock, and the node blocks it while its
+    /// session lasts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) revoked: bool,
 }
 
-/// What Curator's `Revoker` writes into a node whose holder it asks to give the lock back.
+/// The text that Curator's `Revoker` writes into a node to ask its holder for the lock.
 const CURATOR_REVOKE: &[u8] = b"__REVOKE__";
 
 impl HolderRecord {
-    /// Of a claim that was granted then; who comes to wait does not know it yet.
+    /// Encodes the record of a claim. `since` is the time of its grant, which a claim that queues
+    /// does not know yet.
     pub(crate) fn encode(claim: &Claim, ttl: Duration, since: Option<u64>) -> Vec<u8> {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         HolderRecord { holder: claim.holder(), info: claim.info().clone(), since, ttl, revoked: false }.to_json()
     }
 
-    /// What blocks a lock after the revocation of this one; of a holder that nobody is.
+    /// Encodes the record of a node that blocks a lock after a revocation. Nobody is that holder.
     pub(crate) fn encode_blocker(blocker: Holder, evicted: Option<&HolderRecord>) -> Vec<u8> {
-        let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
+        let info = evicted.map(|record| record.info.clone()).unwrap_or_default();
         HolderRecord { holder: blocker, info, since: None, ttl: 0, revoked: true }.to_json()
     }
 
-    /// What a node says; `None` if another program wrote it.
+    /// Decodes the content of a node; `None` if another program wrote it.
     pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRecord> {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Whether another program asks, through Curator, that the lock be given back.
+    /// Whether this is Curator's text by which another program asks for the lock.
     pub(crate) fn is_revocation_request(bytes: &[u8]) -> bool {
         bytes == CURATOR_REVOKE
     }
@@ -56,6 +58,7 @@ impl HolderRecord {
         Duration::from_millis(self.ttl)
     }
 
+    /// The time since the grant, by the wall clocks of both sides.
     pub(crate) fn held_for(&self) -> Option<Duration> {
         Some(Duration::from_secs(unix_seconds()?.saturating_sub(self.since?)))
     }

@@ -1,4 +1,4 @@
-//! [`ServerResolver`]: where to find the servers just now.
+//! [`ServerResolver`]: resolves the names of servers to addresses that answer.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,31 +10,32 @@ use lock_core::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::ZkConfig;
+use crate::config::ZkConfig;
 
-/// Where to find the servers just now.
+/// Resolves the names of servers to addresses that answer.
 ///
-/// The client takes a name for one server, and tries only the first of its addresses if that one is silent. So of a name
-/// with several addresses it is given those that answer. A name with one address stays a name: the client looks it up
-/// again whenever it connects, and follows a server that moves.
+/// The client takes a name for one server, and tries only the first of its addresses if that one is
+/// silent. So for a name with several addresses it gets those that answer. A name with one address
+/// stays a name: the client resolves it again whenever it connects, and follows a server that
+/// moves.
 #[derive(Debug)]
 pub(crate) struct ServerResolver {
-    /// As `host:port`.
+    /// The configured servers, as `host:port`.
     all: Vec<String>,
     secure: bool,
-    /// What names mean in a test; the system is asked for those that are not here.
+    /// The addresses of names in a test. All other names are resolved by the system.
     overrides: HashMap<String, Vec<SocketAddr>>,
 }
 
-/// Where one opening of a session looks.
+/// The servers for one opening of a session.
 pub(crate) struct Resolved {
-    /// As the client takes them.
+    /// The servers in one text, as the client takes them.
     pub(crate) connect_string: String,
-    /// Why names are missing, for people.
+    /// The reasons why names were not resolved, for people.
     pub(crate) failures: Vec<String>,
 }
 
-/// What one server's name means.
+/// One configured server, resolved.
 struct ResolvedServer {
     endpoints: Vec<String>,
     failure: Option<String>,
@@ -46,17 +47,18 @@ impl ServerResolver {
         Ok(ServerResolver { all: config.servers.clone(), secure: config.tls.is_some(), overrides: HashMap::new() })
     }
 
-    /// As `host:port`.
+    /// The configured servers, as `host:port`.
     pub(crate) fn all(&self) -> &[String] {
         &self.all
     }
 
-    /// All servers. A name is looked up in twice this time, and an address has this time to answer.
+    /// Resolves all servers. A name has twice this time to be resolved, an address this time to
+    /// answer.
     pub(crate) async fn resolve_all(&self, timeout: Duration) -> Resolved {
         self.resolve(&self.all, timeout).await
     }
 
-    /// These servers, as [`find`](Servers::find) does.
+    /// Resolves these servers: see [`resolve_all`](ServerResolver::resolve_all).
     pub(crate) async fn resolve(&self, servers: &[String], timeout: Duration) -> Resolved {
         let resolved = join_all(servers.iter().map(|server| self.resolve_one(server, timeout))).await;
         let (mut endpoints, mut failures) = (Vec::new(), Vec::new());
@@ -75,10 +77,11 @@ impl ServerResolver {
         }
         let addresses = match tokio::time::timeout(timeout * 2, self.look_up(host, port)).await {
             Ok(Ok(addresses)) => addresses,
-            Ok(Err(error)) => return unresolved(Some(format!("{host} is not overrides: {error}"))),
-            Err(_) => return unresolved(Some(format!("{host} is not overrides: nobody said it in time"))),
+            Ok(Err(error)) => return unresolved(Some(format!("{host} is not known: {error}"))),
+            Err(_) => return unresolved(Some(format!("{host} is not known: nobody said it in time"))),
         };
-        // A certificate is of a name, so that TLS needs the name. And while its first address answers, it finds the server.
+        // TLS needs the name, since the certificate is of the name; the first address must answer
+        // then.
         if self.secure || addresses.len() < 2 {
             return unresolved(None);
         }
@@ -106,7 +109,7 @@ impl ServerResolver {
     }
 }
 
-/// Whether a server at this address says anything: also that it does not say what it is asked.
+/// Whether a server answers at this address, also if it refuses the four-letter word.
 async fn responds(address: SocketAddr, timeout: Duration) -> bool {
     let probe = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -116,7 +119,7 @@ async fn responds(address: SocketAddr, timeout: Duration) -> bool {
     matches!(tokio::time::timeout(timeout, probe).await, Ok(Ok(_)))
 }
 
-/// The host and the port; the port is there, or the client takes its own.
+/// The host and the port of a server; without a port, the client's default.
 fn split(server: &str) -> (&str, u16) {
     match server.rsplit_once(':') {
         Some((host, port)) if !host.ends_with(':') => {
@@ -158,17 +161,17 @@ mod tests {
     async fn of_a_name_with_several_addresses_those_that_are_silent_are_passed_over() {
         let zookeeper = ZooKeeper::start(1);
         let responding: SocketAddr = zookeeper.endpoints()[0].parse().expect("an address");
-        // It takes connections, and says nothing.
+        // It accepts connections, and never answers.
         let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
         let silent = silent.local_addr().expect("an address");
         let gone: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         let servers = resolver("many:1", &[("many", vec![silent, gone, responding])]);
         let found = servers.resolve_all(Duration::from_secs(5)).await;
         assert_eq!((found.connect_string, found.failures.len()), (responding.to_string(), 0));
-        // While the first answers, the name leads there, also when the server moves.
+        // While the first address answers, the name is kept, and follows a server that moves.
         let servers = resolver("many:1", &[("many", vec![responding, silent])]);
         assert_eq!(servers.resolve_all(Duration::from_secs(5)).await.connect_string, "many:1");
-        // Where none answers, all are tried.
+        // If none answers, all are tried.
         let servers = resolver("many:1", &[("many", vec![gone, silent])]);
         assert_eq!(servers.resolve_all(Duration::from_millis(500)).await.connect_string, format!("{gone},{silent}"));
     }

@@ -1,4 +1,4 @@
-//! [`Uncontended`]: the locks' nodes that this session left empty.
+//! [`Uncontended`]: lets an uncontended acquire skip the read of the queue.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,69 +8,73 @@ use std::sync::Mutex;
 use futures_util::FutureExt as _;
 use zookeeper_client::OneshotWatcher;
 
-use crate::session::locked;
+use crate::sync::locked;
 
-/// The locks' nodes that this session left empty, by which the next to come there knows without a look that it is alone.
+/// Lets an uncontended acquire skip the read of the queue: if this session's last entry of a lock
+/// had the number *n*, was the only one and is deleted, and the new entry has the number *n* + 1,
+/// nobody came between, and the new entry is the first again.
 ///
-/// ZooKeeper numbers the children of a node in the order of their creation, and counts whatever is created there. Who
-/// was the first of the line with the number *n*, has deleted its node, and then makes the one with *n* + 1, is the first
-/// again: nobody came between. The numbers begin anew when the lock's node itself is deleted and made again, so that it is
-/// watched. ZooKeeper tells of a watched change before it answers what came after it, on the same session: while
-/// nothing was told when the answer is there, the numbers are of one count.
+/// ZooKeeper numbers the children of a node in the order of their creation, and counts whatever is
+/// created there. The numbers begin anew when the lock node itself is deleted and made again, so
+/// that it is watched. ZooKeeper notifies of a watched change before it answers what came after it,
+/// on the same session: if there was no notification when the answer is there, the numbers are of
+/// one count.
 #[derive(Default)]
 pub(crate) struct Uncontended(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     lock_nodes: HashMap<String, LockNode>,
+    /// Counts uses, to number watches and to find the lock that was not used for longest.
     uses: u64,
 }
 
-/// A lock's node.
+/// The knowledge about one lock node.
 struct LockNode {
+    /// The value of `uses` at its last use.
     used: u64,
     watch: Option<Watch>,
-    /// All nodes up to this number are gone, of those that were made while it was watched.
+    /// All entries up to this number are gone, of those that were made while the node was watched.
     last: Option<i64>,
 }
 
-/// Of a lock's node, as long as it is the same one.
+/// The watch of a lock node, which lasts as long as the node does.
 struct Watch {
     id: u64,
     /// Completes when the node was changed or deleted.
     changed: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// A node that was alone when it was made.
+/// An entry that was the only one in its queue when it was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SoleEntry {
     number: i64,
-    /// The watch of the lock's node that it was made in.
+    /// The watch of the lock node below which it was made.
     watch: u64,
 }
 
-/// What is to be done beside the creation of a node in the line.
+/// The requests by which an entry is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// A look at the line.
+    /// Create the entry, and read the queue.
     CreateAndList,
-    /// A look at the line, and a watch of the lock's node: it is used again and again.
+    /// Watch the lock node too, which is used repeatedly.
     CreateListAndWatch,
-    /// Nothing: the line was left empty.
+    /// Only create the entry: the queue was left empty.
     CreateOnly,
 }
 
-/// So many locks' nodes are watched on one session.
+/// The most lock nodes that are watched on one session.
 const MAX_WATCHED_LOCKS: usize = 1024;
 
 impl Uncontended {
-    /// What is to be done beside the creation of a node in this folder.
+    /// The requests to make for a new entry of this lock.
     pub(crate) fn plan(&self, lock_path: &str) -> Plan {
         let state = &mut *locked(&self.0);
         state.uses += 1;
-        if let Some(found) = state.lock_nodes.get_mut(lock_path) {
-            found.used = state.uses;
-            return match (found.watch(), found.last) {
+        if let Some(node) = state.lock_nodes.get_mut(lock_path) {
+            node.used = state.uses;
+            return match (node.watch(), node.last) {
                 (Some(_), Some(_)) => Plan::CreateOnly,
                 (Some(_), None) => Plan::CreateAndList,
                 (None, _) => Plan::CreateListAndWatch,
@@ -84,45 +88,49 @@ impl Uncontended {
         Plan::CreateAndList
     }
 
-    /// A watch of the folder, made before anything else of this session was sent there.
+    /// Keeps the watch of a lock node, which was set before any other request of this session
+    /// there.
     pub(crate) fn set_watch(&self, lock_path: &str, watcher: OneshotWatcher) {
         let state = &mut *locked(&self.0);
         state.uses += 1;
-        if let Some(found) = state.lock_nodes.get_mut(lock_path) {
-            found.watch = Some(Watch { id: state.uses, changed: Box::pin(watcher.changed().map(drop)) });
-            found.last = None;
+        if let Some(node) = state.lock_nodes.get_mut(lock_path) {
+            node.watch = Some(Watch { id: state.uses, changed: Box::pin(watcher.changed().map(drop)) });
+            node.last = None;
         }
     }
 
-    /// Whether the node with this number, whose creation was answered just now, is alone.
-    pub(crate) fn is_uncontended(&self, lock_path: &str, number: i64) -> bool {
+    /// Whether the entry with this number, whose creation was answered just now, is the only one.
+    pub(crate) fn is_sole(&self, lock_path: &str, number: i64) -> bool {
         let state = &mut *locked(&self.0);
-        let Some(found) = state.lock_nodes.get_mut(lock_path) else { return false };
-        // Only the next node is the next one; and where there were others, a look is made in one go with the creation.
-        let last = found.last.take();
-        found.watch().is_some() && last.is_some_and(|last| last + 1 == number)
+        let Some(node) = state.lock_nodes.get_mut(lock_path) else { return false };
+        // One use only: whatever entry comes now, the next one needs another `deleted`.
+        let last = node.last.take();
+        node.watch().is_some() && last.is_some_and(|last| last + 1 == number)
     }
 
-    /// What is to be kept of a node that is alone in its line; nothing where that is of no use. The lock's node cannot be
-    /// deleted while one is in it: so a watch of it that stands now is of the one that this was made in.
+    /// The record of an entry that is the only one, for its deletion; `None` if that is of no use.
+    ///
+    /// A lock node cannot be deleted while an entry is in it: so a watch that is set now is of the
+    /// node below which the entry was made.
     pub(crate) fn sole_entry(&self, lock_path: &str, number: i64) -> Option<SoleEntry> {
         let state = &mut *locked(&self.0);
         state.lock_nodes.get_mut(lock_path)?.watch().map(|watch| SoleEntry { number, watch })
     }
 
-    /// That node is deleted, and with it all up to its number are gone.
+    /// Records that this entry is deleted: with it all up to its number are gone.
     pub(crate) fn deleted(&self, lock_path: &str, sole: SoleEntry) {
         let state = &mut *locked(&self.0);
-        if let Some(found) = state.lock_nodes.get_mut(lock_path)
-            && found.watch() == Some(sole.watch)
+        if let Some(node) = state.lock_nodes.get_mut(lock_path)
+            && node.watch() == Some(sole.watch)
         {
-            found.last = Some(sole.number);
+            node.last = Some(sole.number);
         }
     }
 }
 
 impl LockNode {
-    /// The watch that tells that it is the same as ever; none once that has told of something, and nothing is known then.
+    /// The number of the watch while the node is the same. Once it has notified of a change, the
+    /// watch and all knowledge are dropped.
     fn watch(&mut self) -> Option<u64> {
         let watch = self.watch.as_mut()?;
         let id = watch.id;
@@ -136,6 +144,6 @@ impl LockNode {
 
 impl fmt::Debug for Uncontended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emptied").field("lock_nodes", &locked(&self.0).lock_nodes.len()).finish()
+        f.debug_struct("Uncontended").field("lock_nodes", &locked(&self.0).lock_nodes.len()).finish()
     }
 }

@@ -12,8 +12,8 @@ use lock_zk::{ZkConfig, ZkStore};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use zookeeper_client::Client;
 
-/// An ensemble of so many servers, which all cases share; each has a path of its own. Of three servers, one is killed
-/// halfway, between the cases.
+/// An ensemble of so many servers, which all cases share; each has a path of its own. Of three
+/// servers, one is killed halfway, between the cases.
 struct Ensemble {
     count: usize,
     zookeeper: OnceLock<Arc<Mutex<ZooKeeper>>>,

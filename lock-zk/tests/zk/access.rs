@@ -35,8 +35,8 @@ async fn open(url: &str) -> Result<Locks> {
     Ok(locks)
 }
 
-/// Holds a lock by this URL, and checks that somebody who has not logged in can neither delete the holder's node, nor take
-/// a place in the line, nor delete what is above it.
+/// Holds a lock by this URL, and checks that somebody who has not logged in can neither delete the
+/// holder's node, nor take a place in the line, nor delete what is above it.
 async fn is_closed_to_others(zookeeper: &ZooKeeper, locks: &Locks) {
     let guard = locks.lock("job").acquire().await.unwrap();
     let stranger = client(zookeeper).await;

@@ -1,4 +1,5 @@
-//! Curator's `InterProcessMutex` excludes us and is excluded, in one queue, and tokens rise over all.
+//! Curator's `InterProcessMutex` excludes us and is excluded, in one queue, and tokens rise over
+//! all.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! A lease depends on no runtime: not on that which opened the store, nor on that which acquired first.
+//! A lease depends on no runtime: not on that which opened the store, nor on that which acquired
+//! first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,8 +71,8 @@ fn who_has_a_runtime_without_timers_and_sockets_is_served() {
     bare.block_on(guard.release()).unwrap();
 }
 
-/// A runtime that opened the store, acquired, has tasks in the middle of everything, and is not driven after that until
-/// it is told to end.
+/// A runtime that opened the store, acquired, has tasks in the middle of everything, and is not
+/// driven after that until it is told to end.
 fn idle(locks: &Locks, name: &LockName, over: &Arc<AtomicBool>) -> JoinHandle<()> {
     let (locks, name, over) = (locks.clone(), name.clone(), over.clone());
     let (ready, is_ready) = std::sync::mpsc::channel();

@@ -17,8 +17,8 @@ fn cuts() -> u32 {
 
 const TTL: Duration = secs(2);
 
-/// Reads the holder's node by the follower, as a client does that takes an answer for a sign of life; gives when each
-/// reading was answered that still found the node.
+/// Reads the holder's node by the follower, as a client does that takes an answer for a sign of
+/// life; gives when each reading was answered that still found the node.
 async fn plain_readings(follower: String, node: String, over: Arc<AtomicBool>) -> Vec<Instant> {
     let client = Client::connector().with_session_timeout(secs(60)).connect(&follower).await.unwrap();
     let mut answered = Vec::new();
@@ -73,7 +73,8 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         let answered = within_bound("the readings", plain).await.unwrap();
         let past = answered.iter().filter(|answer| **answer > at).count();
         stale_readings += past;
-        // A plain rule believes for a TTL from the last answer, or at least from when it was asked for.
+        // A plain rule believes for a TTL from the last answer, or at least from when it was asked
+        // for.
         caught += u32::from(answered.last().is_some_and(|last| *last + TTL - Duration::from_millis(200) > at));
 
         // What comes late all the same is fenced.

@@ -1,4 +1,5 @@
-//! Locks that are used again and again: who left a line empty need not look at it, and is never wrong about it.
+//! Locks that are used again and again: who left a line empty need not look at it, and is never
+//! wrong about it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -40,7 +41,8 @@ async fn come(client: &Client, name: &LockName) -> String {
     format!("{prefix}{number}")
 }
 
-/// Somebody deletes the lock's node, and others use it until the next number is the one that would have come.
+/// Somebody deletes the lock's node, and others use it until the next number is the one that would
+/// have come.
 async fn make_anew(client: &Client, name: &LockName) -> String {
     let folder = format!("/app/{name}");
     client.delete(&folder, None).await.unwrap();

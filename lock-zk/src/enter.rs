@@ -1,0 +1,218 @@
+//! Entering a queue: the node is created, and the queue is read, in one round trip.
+
+use std::sync::Arc;
+
+use futures_util::future::join;
+use lock_core::{Attempt, Claim, Effect, Error, ErrorKind, Result};
+use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as ZkError, OneshotWatcher, Stat};
+
+use crate::claim_state::ClaimState;
+use crate::entry::{EntryNode, QueueEntry};
+use crate::entry_name::prefix;
+use crate::error::{CallError, classify, unexpected_reply};
+use crate::nodes::{delete_node, make_container};
+use crate::queue::{Queue, read_queue};
+use crate::queue_reader::Interest;
+use crate::record::{self, HolderRecord};
+use crate::store::ZkStore;
+use crate::uncontended::Plan;
+
+/// The attempts to create an entry while the server deletes the empty lock node before it.
+const MAX_CREATE_ATTEMPTS: usize = 3;
+
+/// With this many others that enter a queue, or read it, at the same time, a read is shared.
+const SHARED_READ_THRESHOLD: usize = 3;
+
+/// The requests that create an entry.
+struct Creation {
+    lock_path: String,
+    path: String,
+    data: Vec<u8>,
+    acls: Acls<'static>,
+    plan: Plan,
+}
+
+/// The replies to a [`Creation`].
+struct CreationReplies {
+    created: Result<(Stat, CreateSequence), ZkError>,
+    /// The queue after the creation, if it was read.
+    queue: Option<Result<Arc<Queue>, CallError>>,
+    watcher: Option<OneshotWatcher>,
+}
+
+/// An entry's node that was just created.
+struct NewNode {
+    node: EntryNode,
+    /// The number in its name.
+    number: i64,
+}
+
+impl ZkStore {
+    /// Enters the queue at its end.
+    ///
+    /// There are four steps: the entry is recorded and the requests are
+    /// [chosen](Self::prepare_creation); they are sent; the node is
+    /// [recorded](Self::record_creation); and the queue, which is
+    /// [read](Self::queue_after_creation) if it was not yet, gives the
+    /// [answer](Self::settle_entry).
+    pub(crate) async fn enter(
+        &self,
+        claim: &Claim,
+        state: &ClaimState,
+        entry: &QueueEntry,
+    ) -> Result<Attempt, CallError> {
+        // A claim that does not queue is granted now or not at all; one that queues may be granted
+        // later.
+        let since = if claim.queues() { None } else { record::unix_seconds() };
+        for _ in 0..MAX_CREATE_ATTEMPTS {
+            let (creation, _interest) = self.prepare_creation(claim, state, entry, since);
+            let CreationReplies { created, queue, watcher } =
+                entry.session().client().call(|client| creation.send(client)).await?;
+            if let Some(watcher) = watcher {
+                entry.session().uncontended.set_watch(entry.lock_path(), watcher);
+            }
+            let Some(new) = self.record_creation(claim, state, entry, created).await? else { continue };
+            let queue = self.queue_after_creation(entry, &new, queue).await.map_err(with_unknown_effect)?;
+            return self.settle_entry(claim, state, entry, new, &queue).await;
+        }
+        let text = format!("the node of \"{}\" was deleted again and again", claim.name());
+        Err(Error::refused(ErrorKind::Unavailable, text).into())
+    }
+
+    /// Records that there may be a node from now on, and chooses the requests that create it.
+    fn prepare_creation(
+        &self,
+        claim: &Claim,
+        state: &ClaimState,
+        entry: &QueueEntry,
+        since: Option<u64>,
+    ) -> (Creation, Interest) {
+        let session = entry.session();
+        state.update(session, QueueEntry::creating);
+        let (interest, others) = session.queue_reader.announce(entry.lock_path());
+        let mut plan = session.uncontended.plan(entry.lock_path());
+        if others >= SHARED_READ_THRESHOLD && plan == Plan::CreateAndList {
+            // They share a read after all are created.
+            plan = Plan::CreateOnly;
+        }
+        let creation = Creation {
+            lock_path: entry.lock_path().to_owned(),
+            path: entry.path(&prefix(claim.holder())),
+            data: HolderRecord::encode(claim, session.ttl, since),
+            acls: self.acls,
+            plan,
+        };
+        (creation, interest)
+    }
+
+    /// Records the node that was created. If the lock node was missing, makes that and gives
+    /// `None`.
+    async fn record_creation(
+        &self,
+        claim: &Claim,
+        state: &ClaimState,
+        entry: &QueueEntry,
+        created: Result<(Stat, CreateSequence), ZkError>,
+    ) -> Result<Option<NewNode>, CallError> {
+        let session = entry.session();
+        let (stat, sequence) = match created {
+            Ok(created) => created,
+            Err(failure) => {
+                let lacks_lock_node = failure == ZkError::NoNode;
+                let failed = classify("asking for a lock", failure, true);
+                if !failed.error.may_have_taken_effect() || lacks_lock_node {
+                    state.update(session, QueueEntry::not_created);
+                }
+                if !lacks_lock_node {
+                    return Err(failed);
+                }
+                let (lock_path, acls) = (entry.lock_path().to_owned(), self.acls);
+                let make = move |client: Client| async move { make_container(&client, &lock_path, acls).await };
+                Box::pin(session.client().call(make)).await?;
+                return Ok(None);
+            }
+        };
+        if stat.ephemeral_owner != session.id || stat.is_invalid() {
+            return Err(unexpected_reply("a node of ZooKeeper was made by another session").into());
+        }
+        let node = EntryNode { name: format!("{}{sequence}", prefix(claim.holder())), czxid: stat.czxid };
+        state.update(session, |entry| entry.created(node.clone()));
+        Ok(Some(NewNode { node, number: sequence.into_i64() }))
+    }
+
+    /// The queue after the creation: as it was listed, or as the number of the node shows it; else
+    /// it is read now.
+    async fn queue_after_creation(
+        &self,
+        entry: &QueueEntry,
+        new: &NewNode,
+        listed: Option<Result<Arc<Queue>, CallError>>,
+    ) -> Result<Arc<Queue>, CallError> {
+        let session = entry.session();
+        match listed {
+            Some(queue) => queue,
+            None if session.uncontended.is_sole(entry.lock_path(), new.number) => {
+                Ok(Arc::new(Queue::of(vec![new.node.name.clone()])))
+            }
+            None => Box::pin(session.queue_reader.read(session.client(), entry.lock_path(), false)).await,
+        }
+    }
+
+    /// Answers by the position of the new node. A claim that does not queue is withdrawn unless it
+    /// is first.
+    async fn settle_entry(
+        &self,
+        claim: &Claim,
+        state: &ClaimState,
+        entry: &QueueEntry,
+        new: NewNode,
+        queue: &Queue,
+    ) -> Result<Attempt, CallError> {
+        let session = entry.session();
+        let Some(position) = queue.position_of(&new.node.name) else {
+            let text = "a node of ZooKeeper was deleted as soon as it was made";
+            return Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text).into());
+        };
+        if queue.is_single() {
+            let sole = session.uncontended.sole_entry(entry.lock_path(), new.number);
+            state.update(session, |entry| entry.set_sole(sole));
+        }
+        if position > 0 && !claim.queues() {
+            // Another claim was faster: nothing of this one may stay.
+            let path = entry.path(&new.node.name);
+            Box::pin(session.client().call(|client| delete_node(client, path, "asking for a lock"))).await?;
+            state.update(session, QueueEntry::deleted);
+        }
+        let mut entry = entry.clone();
+        entry.created(new.node);
+        self.answer(claim, state, &entry, queue, position).await.map_err(with_unknown_effect)
+    }
+}
+
+impl Creation {
+    /// Sends the requests together. Requests of one session are served in their order: the watch is
+    /// set before the creation, and the list shows the queue after it.
+    async fn send(self, client: Client) -> Result<CreationReplies, CallError> {
+        let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
+        let watch = (self.plan == Plan::CreateListAndWatch).then(|| client.check_and_watch_stat(&self.lock_path));
+        let create = client.create(&self.path, &self.data, &mode);
+        let (created, queue) = match self.plan {
+            Plan::CreateOnly => (create.await, None),
+            Plan::CreateAndList | Plan::CreateListAndWatch => {
+                let (created, queue) = join(create, read_queue(&client, &self.lock_path, false)).await;
+                (created, Some(queue.map(Arc::new)))
+            }
+        };
+        let watcher = match watch {
+            Some(watch) => watch.await.ok().and_then(|(stat, watcher)| stat.map(|_| watcher)),
+            None => None,
+        };
+        Ok(CreationReplies { created, queue, watcher })
+    }
+}
+
+/// The same failure, after the node was created: it may exist.
+fn with_unknown_effect(failed: CallError) -> CallError {
+    let error = Error::new(failed.error.kind(), Effect::Unknown, failed.error.to_string());
+    CallError { error, ..failed }
+}
