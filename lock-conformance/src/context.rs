@@ -1,4 +1,4 @@
-//! [`Context`]: what a case works with.
+//! [`Context`]: the deployment and the steps of a case.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use lock_core::{
     ReleaseOutcome, RenewalBatch, RenewalOutcome, Session,
 };
 
-use crate::case::{Proof, ensure};
-use crate::{Deployment, Failure};
+use crate::ensure::{CaseResult, ensure};
+use crate::factory::{Deployment, Failure};
 
-/// What a case works with: a deployment of its own.
+/// A deployment that only this case uses, and the steps that many cases share.
 pub(crate) struct Context {
     deployment: Arc<dyn Deployment>,
     pub(crate) guarantees: Guarantees,
     pub(crate) clock: Clock,
-    /// The TTL of leases whose end the case waits for.
+    /// The short TTL, for leases whose end the case waits for.
     pub(crate) ttl: Duration,
 }
 
-/// A lease with what is needed to judge it.
-pub(crate) struct Granted {
+/// A granted lease and its times.
+pub(crate) struct GrantedLease {
     pub(crate) lease: Lease,
     pub(crate) sent: Moment,
-    /// Until when its holder may believe in it.
+    /// The end of its validity for its holder.
     pub(crate) valid_until: Moment,
 }
 
@@ -38,34 +38,34 @@ impl Context {
         &*self.deployment
     }
 
-    /// The TTL of leases whose end the case does not wait for.
-    pub(crate) fn long(&self) -> Duration {
+    /// The long TTL, for leases whose end the case does not wait for.
+    pub(crate) fn long_ttl(&self) -> Duration {
         (self.ttl * 20).max(Duration::from_secs(40))
     }
 
-    /// What is far less than [`Context::long`] and far more than any store needs: who is served within it did not wait
-    /// for the end of a lease.
-    pub(crate) fn soon(&self) -> Duration {
-        self.long() / 2
+    /// Far less than [`Context::long_ttl`] and far more than any store needs: a waiter that is served within it did not
+    /// wait for the end of a lease.
+    pub(crate) fn prompt_timeout(&self) -> Duration {
+        self.long_ttl() / 2
     }
 
-    /// Within this after its TTL, a lease that nobody renews must have ended.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Time limit, after its TTL, for the end of a lease that is not renewed.
+    pub(crate) fn expiry_timeout(&self) -> Duration {
         self.ttl * 4 + Duration::from_secs(2)
     }
 
-    /// Another process's handle.
+    /// Opens a handle, as another process would.
     pub(crate) async fn open(&self) -> Result<Arc<dyn LockStore>, Failure> {
         self.deployment.open().await
     }
 
-    /// Another process's locks, with the long TTL.
+    /// Opens locks with the long TTL, as another process would.
     pub(crate) async fn locks(&self) -> Result<Locks, Failure> {
         Ok(self.locks_on(self.open().await?))
     }
 
     pub(crate) fn locks_on(&self, store: Arc<dyn LockStore>) -> Locks {
-        Locks::builder_of(store).ttl(self.long()).holder_info("conformance").build()
+        Locks::builder_of(store).ttl(self.long_ttl()).holder_info("conformance").build()
     }
 
     pub(crate) fn has_tokens(&self) -> bool {
@@ -74,84 +74,88 @@ impl Context {
 
     /// A claim with the long TTL.
     pub(crate) fn claim(&self, name: &LockName) -> Claim {
-        Claim::new(name.clone(), self.long())
+        Claim::new(name.clone(), self.long_ttl())
     }
 
-    /// A claim with the long TTL that queues.
-    pub(crate) fn queueing(&self, name: &LockName) -> Claim {
-        Claim::queueing(name.clone(), self.long())
+    /// A queueing claim with the long TTL.
+    pub(crate) fn queueing_claim(&self, name: &LockName) -> Claim {
+        Claim::queueing(name.clone(), self.long_ttl())
     }
 
     /// A claim with the short TTL.
-    pub(crate) fn brief(&self, name: &LockName) -> Claim {
+    pub(crate) fn short_claim(&self, name: &LockName) -> Claim {
         Claim::new(name.clone(), self.ttl)
     }
 
-    /// Asks once.
-    pub(crate) async fn ask(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Answer, Failure> {
+    /// Requests the lock once.
+    pub(crate) async fn request(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<RequestOutcome, Failure> {
         let sent = self.clock.now();
         match store.request(claim).await? {
-            Attempt::Held(waiting) => Ok(Answer::Held(waiting)),
+            Attempt::Held(waiting) => Ok(RequestOutcome::Held(waiting)),
             Attempt::Granted(lease) => {
                 let valid_until = match &lease.session {
                     None => self.clock.valid_until(sent, lease.ttl),
-                    Some(session) => self.believed(session),
+                    Some(session) => self.session_valid_until(session),
                 };
-                Ok(Answer::Granted(Granted { lease, sent, valid_until }))
+                Ok(RequestOutcome::Granted(GrantedLease { lease, sent, valid_until }))
             }
         }
     }
 
-    fn believed(&self, session: &Session) -> Moment {
+    fn session_valid_until(&self, session: &Session) -> Moment {
         let now = self.clock.now();
         now.after(session.remaining())
     }
 
-    /// Asks for a lock that must be free.
-    pub(crate) async fn grant(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Granted, Failure> {
-        match self.ask(store, claim).await? {
-            Answer::Granted(granted) => Ok(granted),
-            Answer::Held(waiting) => {
+    /// Requests a lock that must be free.
+    pub(crate) async fn expect_granted(
+        &self,
+        store: &Arc<dyn LockStore>,
+        claim: &Claim,
+    ) -> Result<GrantedLease, Failure> {
+        match self.request(store, claim).await? {
+            RequestOutcome::Granted(granted) => Ok(granted),
+            RequestOutcome::Held(waiting) => {
                 Err(format!("\"{}\" must be free, and is held by {}", claim.name(), waiting.by).into())
             }
         }
     }
 
-    /// Asks for a lock that must be held.
-    pub(crate) async fn refused(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Contention, Failure> {
-        match self.ask(store, claim).await? {
-            Answer::Held(waiting) => Ok(waiting),
-            Answer::Granted(_) => {
+    /// Requests a lock that must be held by another.
+    pub(crate) async fn expect_held(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<Contention, Failure> {
+        match self.request(store, claim).await? {
+            RequestOutcome::Held(waiting) => Ok(waiting),
+            RequestOutcome::Granted(_) => {
                 Err(format!("\"{}\" is held by another, and was granted all the same", claim.name()).into())
             }
         }
     }
 
-    /// Asks again and again, until the lock is granted.
-    pub(crate) async fn grant_within(
+    /// Repeats a request until the lock is granted.
+    pub(crate) async fn acquire_within(
         &self,
         store: &Arc<dyn LockStore>,
         claim: &Claim,
         limit: Duration,
-    ) -> Result<Granted, Failure> {
-        let until = self.clock.now().after(limit);
+    ) -> Result<GrantedLease, Failure> {
+        let deadline = self.clock.now().after(limit);
         loop {
-            if let Answer::Granted(granted) = self.ask(store, claim).await? {
+            if let RequestOutcome::Granted(granted) = self.request(store, claim).await? {
                 return Ok(granted);
             }
-            ensure!(self.clock.now() < until, "\"{}\" did not become free within {limit:?}", claim.name());
+            ensure!(self.clock.now() < deadline, "\"{}\" did not become free within {limit:?}", claim.name());
             tokio::time::sleep((self.ttl / 40).max(Duration::from_millis(2))).await;
         }
     }
 
-    /// Releases what must be held.
-    pub(crate) async fn give_back(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Proof {
-        let found = store.release(claim).await?;
-        ensure!(found == ReleaseOutcome::Held, "the release of \"{}\" by its holder found {found:?}", claim.name());
+    /// Releases a lock that this claim must hold.
+    pub(crate) async fn release_held(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> CaseResult {
+        let outcome = store.release(claim).await?;
+        ensure!(outcome == ReleaseOutcome::Held, "the release of \"{}\" by its holder found {outcome:?}", claim.name());
         Ok(())
     }
 
-    /// One renewal of one claim; `None` if it was not answered.
+    /// Renews one claim once. Returns when the renewal was sent, and its answer; fails if it was not answered.
     pub(crate) async fn renew(
         &self,
         store: &Arc<dyn LockStore>,
@@ -167,8 +171,8 @@ impl Context {
         }
     }
 
-    /// The holder that the store shows must be this claim's.
-    pub(crate) async fn shows_holder(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<HeldBy, Failure> {
+    /// Checks that the store shows this claim as the holder.
+    pub(crate) async fn expect_holder(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<HeldBy, Failure> {
         let Some(by) = store.inspect(claim.name()).await? else {
             return Err(format!("\"{}\" is held, and the store shows nobody", claim.name()).into());
         };
@@ -176,42 +180,42 @@ impl Context {
         Ok(by)
     }
 
-    /// Checks that nobody holds the lock and nobody queues for it: a newcomer that does not wait gets it at once.
-    pub(crate) async fn is_free(&self, store: &Arc<dyn LockStore>, name: &LockName) -> Proof {
+    /// Checks that the lock has neither a holder nor a waiter: a newcomer that does not wait gets it at once.
+    pub(crate) async fn expect_free(&self, store: &Arc<dyn LockStore>, name: &LockName) -> CaseResult {
         let by = store.inspect(name).await?;
         ensure!(by.is_none(), "\"{name}\" must be free, and is shown as held: {by:?}");
         let claim = self.claim(name);
-        self.grant(store, &claim).await?;
-        self.give_back(store, &claim).await
+        self.expect_granted(store, &claim).await?;
+        self.release_held(store, &claim).await
     }
 
-    /// Waits until a newcomer gets the lock, without the end of a long lease.
-    pub(crate) async fn becomes_free(&self, store: &Arc<dyn LockStore>, name: &LockName) -> Proof {
+    /// Waits until a newcomer gets the lock, which must not take until the end of a long lease.
+    pub(crate) async fn expect_free_soon(&self, store: &Arc<dyn LockStore>, name: &LockName) -> CaseResult {
         let claim = self.claim(name);
-        self.grant_within(store, &claim, self.soon()).await?;
-        self.give_back(store, &claim).await
+        self.acquire_within(store, &claim, self.prompt_timeout()).await?;
+        self.release_held(store, &claim).await
     }
 }
 
-/// A store's answer.
-pub(crate) enum Answer {
-    Granted(Granted),
+/// The answer of a store to a request.
+pub(crate) enum RequestOutcome {
+    Granted(GrantedLease),
     Held(Contention),
 }
 
-impl Granted {
-    /// The token, where the store must give one.
+impl GrantedLease {
+    /// The token of a store that promises tokens.
     pub(crate) fn token(&self) -> Result<FencingToken, Failure> {
         self.lease.token.clone().ok_or_else(|| "the store claims tokens, and granted a lease without one".into())
     }
 }
 
-/// A name that is fine for every store.
+/// A lock name that every store accepts.
 pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).expect("BUG: the suite's own names are valid")
 }
 
-/// Waits until a condition holds, for as long as the case may take.
+/// Waits until a condition holds; only the deadline of the case ends it.
 pub(crate) async fn until<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
     while !holds().await {
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,4 +1,4 @@
-//! [`run`] and [`run_each`]: the suite as the main function of a store's test file.
+//! [`run`] and [`run_each`]: the main function of a store's test file.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -6,46 +6,52 @@ use std::sync::atomic::AtomicBool;
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::{Factory, Suite, cases};
+use crate::case::Case;
+use crate::cases;
+use crate::factory::Factory;
+use crate::suite::Suite;
 
-/// Runs every case as a named trial, with the arguments that `cargo test` gives on (filters, `--list`, `--exact`,
-/// `--test-threads`). Without `--test-threads` four run at the same time.
+/// Runs every case as a named trial. It takes the arguments that `cargo test` passes (filters, `--list`, `--exact`,
+/// `--test-threads`). Without `--test-threads` four cases run at the same time.
 pub fn run(factory: impl Factory) -> ExitCode {
-    conclude(trials("", Arc::new(factory)))
+    run_trials(trials("", Arc::new(factory)))
 }
 
-/// As [`run`], for a store that can be configured in several ways: the cases of each are named `way::group::sentence`.
-pub fn run_each(ways: impl IntoIterator<Item = (&'static str, Arc<dyn Factory>)>) -> ExitCode {
-    conclude(ways.into_iter().flat_map(|(way, factory)| trials(way, factory)).collect())
+/// Like [`run`], for a store with several configurations. The cases of each are named `configuration::group::sentence`.
+pub fn run_each(configurations: impl IntoIterator<Item = (&'static str, Arc<dyn Factory>)>) -> ExitCode {
+    run_trials(configurations.into_iter().flat_map(|(name, factory)| trials(name, factory)).collect())
 }
 
-fn conclude(trials: Vec<Trial>) -> ExitCode {
+fn run_trials(trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(4);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn trials(way: &str, factory: Arc<dyn Factory>) -> Vec<Trial> {
-    let named = |name: &str| if way.is_empty() { name.to_owned() } else { format!("{way}::{name}") };
-    let suite = Arc::new(Suite::of(factory));
-    let known = match suite.look() {
-        Ok(known) => known,
-        // A store that cannot be opened has failed, and was not skipped.
+fn trials(configuration: &str, factory: Arc<dyn Factory>) -> Vec<Trial> {
+    let named = |name: &str| match configuration {
+        "" => name.to_owned(),
+        _ => format!("{configuration}::{name}"),
+    };
+    let suite = Arc::new(Suite::from_factory(factory));
+    let capabilities = match suite.probe() {
+        Ok(capabilities) => capabilities,
+        // A store that cannot be opened fails the run: its cases are not skipped.
         Err(error) => {
             let failed = move || Err(format!("the store cannot be deployed and opened: {error}").into());
             return vec![Trial::test(named("deployment"), failed)];
         }
     };
-    let trial = |case: &'static crate::case::Case| match case.ruled_out(&known) {
+    let trial = |case: &'static Case| match case.skip_reason(&capabilities) {
         Some(why) => {
-            let asked = format!("the store rules this case out: {why}");
-            Trial::test(named(case.name), move || Err(asked.into())).with_kind(why).with_ignored_flag(true)
+            let message = format!("the store rules this case out: {why}");
+            Trial::test(named(case.name), move || Err(message.into())).with_kind(why).with_ignored_flag(true)
         }
         None => {
             let suite = suite.clone();
             Trial::test(named(case.name), move || {
-                let proof = suite.prove(case, &known, &AtomicBool::new(false));
-                proof.unwrap_or_else(|| Err("it was stopped".to_owned())).map_err(Into::into)
+                let result = suite.run_case(case, &capabilities, &AtomicBool::new(false));
+                result.unwrap_or_else(|| Err("it was stopped".to_owned())).map_err(Into::into)
             })
         }
     };

@@ -1,22 +1,22 @@
-//! The history checker: whether what happened to one lock was lawful.
+//! [`History`]: the record of one lock, and the checker of its laws.
 //!
-//! Fencing tokens fix the order of the leases, so one pass over them decides exactly; nothing is searched. Times are
-//! those of one clock, counted from any moment. What it cannot see: an acquire whose reply never came is left out, since
-//! nobody knows whether it was granted.
+//! Fencing tokens fix the order of the leases, so one pass over them decides exactly; nothing is searched. All times are
+//! of one clock, counted from any moment. Limit: an acquire whose reply never came is not part of a history, since it is
+//! unknown whether it was granted. Nothing here is async: a history is plain data.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What happened to one lock of one realm.
+/// The leases of one lock of one realm, and the writes that they protected.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The leases that were granted and whose grant was heard of, in any order.
+    /// The leases whose grant was observed, in any order.
     pub leases: Vec<ObservedLease>,
     /// The tokens of the writes that the protected resource accepted, in its order.
     pub accepted: Vec<u64>,
 }
 
-/// A lease as its holder knows it.
+/// A lease, as its holder observed it.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedLease {
     /// Its fencing token.
@@ -25,24 +25,24 @@ pub struct ObservedLease {
     pub invoked: Duration,
     /// When the acquire ended.
     pub returned: Duration,
-    /// The earliest moment at which the store may have ended it by time: when the last confirmed request or renewal was
-    /// sent, plus the TTL.
+    /// The earliest moment at which the store may have ended it by time: the sending of the last confirmed request or
+    /// renewal, plus the TTL.
     pub expires: Duration,
     /// When its release, or its break by an operator, began.
     pub released: Option<Duration>,
-    /// Until when its holder believed in it, at the most: the earliest of release, deadline and loss.
+    /// The end of the holder's belief in it: the earliest of release, deadline and loss.
     pub believed_until: Duration,
-    /// When calls of its holder began that the store answered with "held": renewals, and the release.
+    /// When the confirmed calls of its holder began: renewals, and the release, that the store answered with "held".
     pub confirmed: Vec<Duration>,
 }
 
-/// What was unlawful.
+/// A violated law.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
     /// Two leases have this token.
     TokenRepeats(u64),
-    /// The first lease was granted before the second was asked for, and has the greater token.
+    /// The first lease was granted before the second was requested, and has the greater token.
     TokenFell(u64, u64),
     /// The lease with the second token was granted while that with the first cannot have ended.
     TwoLeases(u64, u64),
@@ -55,18 +55,18 @@ pub enum Violation {
 }
 
 impl History {
-    /// Whether it was lawful.
+    /// Checks all laws.
     ///
     /// # Errors
     ///
-    /// The first thing that was not.
+    /// The first violation.
     pub fn check(&self) -> Result<(), Violation> {
         let mut leases: Vec<&ObservedLease> = self.leases.iter().collect();
         leases.sort_by_key(|lease| lease.token);
-        order(&leases)?;
-        one_lease_at_a_time(&leases)?;
-        one_believer_at_a_time(&leases)?;
-        no_stranger(&leases)?;
+        check_order(&leases)?;
+        check_leases(&leases)?;
+        check_beliefs(&leases)?;
+        check_confirmations(&leases)?;
         match self.accepted.windows(2).find(|pair| pair[1] < pair[0]) {
             Some(pair) => Err(Violation::FencePassed(pair[0], pair[1])),
             None => Ok(()),
@@ -76,17 +76,17 @@ impl History {
 
 impl ObservedLease {
     /// The earliest moment at which the store may have ended it.
-    fn ends(&self) -> Duration {
+    fn earliest_end(&self) -> Duration {
         self.released.map_or(self.expires, |released| released.min(self.expires))
     }
 }
 
-/// Tokens are unique, and rise in real time.
-fn order(leases: &[&ObservedLease]) -> Result<(), Violation> {
+/// Checks that tokens are unique and rise in real time.
+fn check_order(leases: &[&ObservedLease]) -> Result<(), Violation> {
     if let Some(pair) = leases.windows(2).find(|pair| pair[0].token == pair[1].token) {
         return Err(Violation::TokenRepeats(pair[0].token));
     }
-    // Of the leases with greater tokens, the one that was granted first.
+    // The lease that was granted first among those with greater tokens.
     let mut first: Option<&ObservedLease> = None;
     for lease in leases.iter().rev() {
         if let Some(later) = first.filter(|later| later.returned < lease.invoked) {
@@ -97,9 +97,9 @@ fn order(leases: &[&ObservedLease]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The exact pass: each lease is granted as early as it can have been. If that is too late for its reply, no order of
-/// events explains the history.
-fn one_lease_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
+/// Checks that no two leases overlap. The pass is exact: it grants each lease as early as possible. If that is too late
+/// for its reply, no order of events explains the history.
+fn check_leases(leases: &[&ObservedLease]) -> Result<(), Violation> {
     let mut free_from = Duration::ZERO;
     let mut before = 0;
     for lease in leases {
@@ -107,7 +107,7 @@ fn one_lease_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
         if granted > lease.returned {
             return Err(Violation::TwoLeases(before, lease.token));
         }
-        let ended = granted.max(lease.ends());
+        let ended = granted.max(lease.earliest_end());
         if ended >= free_from {
             before = lease.token;
         }
@@ -116,8 +116,8 @@ fn one_lease_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Nobody believes while another does. Empty beliefs exclude nobody.
-fn one_believer_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
+/// Checks that no two beliefs overlap. An empty belief overlaps with none.
+fn check_beliefs(leases: &[&ObservedLease]) -> Result<(), Violation> {
     let mut beliefs: Vec<_> = leases.iter().filter(|lease| lease.returned < lease.believed_until).collect();
     beliefs.sort_by_key(|lease| lease.returned);
     match beliefs.windows(2).find(|pair| pair[1].returned < pair[0].believed_until) {
@@ -126,13 +126,13 @@ fn one_believer_at_a_time(leases: &[&ObservedLease]) -> Result<(), Violation> {
     }
 }
 
-/// Nobody who is no longer the holder is told that it is.
-fn no_stranger(leases: &[&ObservedLease]) -> Result<(), Violation> {
-    // Of the leases with greater tokens, the one that was granted first.
+/// Checks that no call of a former holder was confirmed after the next grant.
+fn check_confirmations(leases: &[&ObservedLease]) -> Result<(), Violation> {
+    // The lease that was granted first among those with greater tokens.
     let mut first: Option<&ObservedLease> = None;
     for lease in leases.iter().rev() {
-        let confirmed_after = |later: &&ObservedLease| lease.confirmed.iter().any(|call| *call > later.returned);
-        if let Some(later) = first.filter(confirmed_after) {
+        let was_confirmed_after = |later: &&ObservedLease| lease.confirmed.iter().any(|call| *call > later.returned);
+        if let Some(later) = first.filter(was_confirmed_after) {
             return Err(Violation::StrangerSucceeded(lease.token, later.token));
         }
         first = first.filter(|first| first.returned <= lease.returned).or(Some(lease));
@@ -165,7 +165,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// A lease that was asked for and granted at these times, and lasts until `ends` unless something else is said.
+    /// A lease that was requested and granted at these times, and by default lasts until `ends`.
     fn lease(token: u64, invoked: u64, returned: u64, ends: u64) -> ObservedLease {
         let (invoked, returned, ends) = (at(invoked), at(returned), at(ends));
         ObservedLease { token, invoked, returned, expires: ends, believed_until: ends, ..ObservedLease::default() }
@@ -225,13 +225,13 @@ mod tests {
         assert_eq!(history.check(), Err(Violation::FencePassed(3, 2)));
     }
 
-    /// Whether any choice of grant moments explains the leases, tried one by one.
+    /// True if some choice of grant moments explains the leases; tries them one by one.
     fn explained(leases: &[ObservedLease], free_from: u64) -> bool {
         let Some((lease, rest)) = leases.split_first() else { return true };
         let (invoked, returned) = (lease.invoked.as_millis() as u64, lease.returned.as_millis() as u64);
         (invoked.max(free_from)..=returned).any(|granted| {
-            // It may last longer than it must; that explains nothing more.
-            explained(rest, granted.max(lease.ends().as_millis() as u64))
+            // A longer lease would explain nothing more.
+            explained(rest, granted.max(lease.earliest_end().as_millis() as u64))
         })
     }
 
@@ -243,7 +243,7 @@ mod tests {
             drawn in prop::collection::vec((0..12_u64, 0..6_u64, 0..8_u64, prop::option::of(0..8_u64)), 0..5),
         ) {
             let leases: Vec<ObservedLease> = drawn.iter().zip(1..).map(|((invoked, took, lasts, released), token)| ObservedLease {
-                // Beliefs are another matter.
+                // Beliefs are checked separately.
                 believed_until: Duration::ZERO,
                 released: released.map(|after| at(invoked + after)),
                 ..lease(token, *invoked, invoked + took, invoked + lasts)

@@ -45,13 +45,15 @@
 mod case;
 mod cases;
 mod context;
+mod ensure;
 mod factory;
 pub mod faults;
 mod harness;
 pub mod history;
 mod random;
 mod report;
-mod stall;
+mod requirement;
+mod stall_monitor;
 mod suite;
 
 pub use lock_core::async_trait;

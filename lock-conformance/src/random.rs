@@ -1,11 +1,11 @@
-//! [`Random`]: a small seeded source, so that a run can be repeated.
+//! [`Random`]: a seeded generator of numbers.
 
-/// A small seeded source of numbers (SplitMix64), so that a run can be repeated from its seed. No secrets.
+/// A seeded generator of numbers (SplitMix64): a run can be repeated from its seed. Not for secrets.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The source that this seed begins.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }

@@ -1,39 +1,39 @@
-//! [`Report`]: what the suite found.
+//! [`Report`]: the results of a run.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What the suite found, case by case.
+/// The results of a run, case by case.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub(crate) outcomes: Vec<Outcome>,
 }
 
-/// What one case found.
+/// The result of one case.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
     /// The case, as `group::sentence`.
     pub case: &'static str,
-    /// What it found.
+    /// Its verdict.
     pub verdict: Verdict,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
-/// What a case found.
+/// The verdict of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The store does what the case asks.
+    /// The store keeps the promise.
     Passed,
-    /// It does not, and why.
+    /// It does not; the text says why.
     Failed(String),
-    /// Its guarantees, or what its deployments can do, rule the case out, and why.
+    /// The guarantees of the store, or the abilities of its deployments, rule the case out; the text says which.
     Ignored(String),
 }
 
 impl Report {
-    /// Every case that came to a verdict.
+    /// The outcome of every case that ran or was ignored.
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
     }
@@ -44,7 +44,7 @@ impl Report {
         self.outcomes.iter().filter(failed).map(|outcome| outcome.case).collect()
     }
 
-    /// Whether cases were asked, and none of them failed.
+    /// True if at least one case passed and none failed.
     pub fn is_clean(&self) -> bool {
         self.failed().is_empty() && self.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Passed)
     }

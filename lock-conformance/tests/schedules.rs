@@ -19,8 +19,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 const TTL: Duration = Duration::from_secs(1);
-const CALL: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_millis(1500);
+const CALL_TIMEOUT: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_millis(1500);
 const CLIENTS: u64 = 4;
 const ROUNDS: u64 = 6;
 const CASES: u32 = 250;
@@ -91,14 +91,14 @@ impl World {
     }
 
     /// At this moment at most one guard is valid.
-    fn look(&self) {
+    fn assert_exclusive(&self) {
         let validities = self.validities.lock().unwrap();
         let valid: Vec<_> = validities.iter().filter(|validity| validity.is_valid()).collect();
         assert!(valid.len() <= 1, "at {:?} these are valid at once: {valid:?}", self.time());
     }
 }
 
-fn chance(random: &mut Random, one_in: u64) -> bool {
+fn one_in(random: &mut Random, one_in: u64) -> bool {
     random.below(one_in) == 0
 }
 
@@ -125,7 +125,7 @@ impl Client {
 
     async fn acquire(&mut self) -> Option<LockGuard> {
         let mut lock = self.locks.lock("job").wait(up_to(&mut self.random, 2 * TTL));
-        if chance(&mut self.random, 2) {
+        if one_in(&mut self.random, 2) {
             lock = lock.fixed();
         }
         let acquired = match self.random.below(3) {
@@ -151,14 +151,14 @@ impl Client {
     async fn hold(&mut self, guard: LockGuard, invoked: Duration) {
         let world = self.world.clone();
         world.validities.lock().unwrap().push(guard.validity());
-        world.look();
+        world.assert_exclusive();
         let token = guard.token_if_any().unwrap().clone();
         let mut heard =
             ObservedLease { token: token.number(), invoked, returned: world.time(), ..ObservedLease::default() };
         for _ in 0..self.random.below(4) {
             observe(&world, &guard, &mut heard);
             self.write(&guard, &token).await;
-            if chance(&mut self.random, 3) {
+            if one_in(&mut self.random, 3) {
                 let asked = world.time();
                 if guard.renew().await.is_ok() {
                     heard.confirmed.push(asked);
@@ -169,7 +169,7 @@ impl Client {
         let released = world.time();
         match self.random.below(4) {
             0 => drop(guard),
-            1 => drop(tokio::time::timeout(up_to(&mut self.random, CALL), guard.release()).await),
+            1 => drop(tokio::time::timeout(up_to(&mut self.random, CALL_TIMEOUT), guard.release()).await),
             2 => {
                 if guard.release().await.is_ok() {
                     heard.confirmed.push(released);
@@ -194,7 +194,7 @@ impl Client {
             return;
         }
         let (fenced, unfenced) = self.world.resource.lock().unwrap().read(token);
-        let paused = chance(&mut self.random, 3);
+        let paused = one_in(&mut self.random, 3);
         tokio::time::sleep(up_to(&mut self.random, if paused { 3 * TTL } else { TTL / 20 })).await;
         // A process that was paused does not know it, and writes.
         if !paused && !guard.is_valid() {
@@ -211,7 +211,7 @@ impl Client {
 
 /// Notes until when the lease lasts at least, and until when its holder believed in it.
 fn observe(world: &World, guard: &LockGuard, heard: &mut ObservedLease) {
-    world.look();
+    world.assert_exclusive();
     let (now, remaining) = (world.time(), guard.remaining());
     if guard.is_valid() {
         heard.believed_until = heard.believed_until.max(now);
@@ -250,22 +250,22 @@ impl Stores {
     }
 
     /// What a client has of them behind links of its own, and the links.
-    async fn linked(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
+    async fn open_faulty(&self, random: &mut Random) -> (Arc<dyn LockStore>, Vec<Arc<Faulty>>) {
         let link = |store: &MemoryStore| {
-            let mix = Mix::new(random.below(60), LONGEST);
+            let mix = Mix::new(random.below(60), MAX_DELAY);
             Faulty::random(Arc::new(store.clone()), random.next_u64(), mix)
         };
         let links: Vec<_> = self.members.iter().map(link).collect();
         let stores = links.iter().map(|link| link.clone() as Arc<dyn LockStore>).collect();
-        (Stores::joined(stores).await, links)
+        (Stores::open(stores).await, links)
     }
 
-    async fn plain(&self) -> Arc<dyn LockStore> {
-        Stores::joined(self.members.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>).collect()).await
+    async fn open_plain(&self) -> Arc<dyn LockStore> {
+        Stores::open(self.members.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>).collect()).await
     }
 
     /// A quorum is opened as often as it takes: so many calls go wrong that too few members may answer.
-    async fn joined(mut stores: Vec<Arc<dyn LockStore>>) -> Arc<dyn LockStore> {
+    async fn open(mut stores: Vec<Arc<dyn LockStore>>) -> Arc<dyn LockStore> {
         if stores.len() == 1 {
             return stores.remove(0);
         }
@@ -286,8 +286,8 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
     let mut held = Vec::new();
     let mut links = Vec::new();
     for _ in 0..CLIENTS {
-        let (store, faulty) = stores.linked(&mut random).await;
-        let locks = Locks::builder_of(store).ttl(TTL).call_timeout(CALL).build();
+        let (store, faulty) = stores.open_faulty(&mut random).await;
+        let locks = Locks::builder_of(store).ttl(TTL).call_timeout(CALL_TIMEOUT).build();
         // Beside it something is held for the whole time, so that a shared session goes on.
         held.push(locks.lock(format!("other/{}", links.len())).acquire().await.ok());
         links.push((faulty, locks.clone()));
@@ -297,7 +297,7 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
         let world = world.clone();
         async move {
             loop {
-                world.look();
+                world.assert_exclusive();
                 tokio::time::sleep(TTL / 97).await;
             }
         }
@@ -311,9 +311,9 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
     }
     links.iter().flat_map(|(faulty, _)| faulty).for_each(|link| link.heal());
     // What is still under way is applied by then, and one TTL later it must be gone.
-    tokio::time::sleep(LONGEST + TTL + TTL / 20).await;
+    tokio::time::sleep(MAX_DELAY + TTL + TTL / 20).await;
     let claim = Claim::new(LockName::new("job").unwrap(), TTL);
-    let attempt = stores.plain().await.request(&claim).await.unwrap();
+    let attempt = stores.open_plain().await.request(&claim).await.unwrap();
     assert!(matches!(attempt, Attempt::Granted(_)), "something was left behind: {attempt:?}");
     monitor.abort();
     assert!(!monitor.await.is_err_and(|error| error.is_panic()), "two guards were valid at once");
@@ -323,12 +323,12 @@ async fn schedule(stores: Stores, seed: u64) -> u64 {
     resource.unfenced.lost()
 }
 
-fn play(stores: Stores, seed: u64) -> u64 {
+fn run_schedule(stores: Stores, seed: u64) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(schedule(stores, seed))
 }
 
-fn schedules(stores: fn() -> Stores) {
+fn check_schedules(stores: fn() -> Stores) {
     let lost = AtomicU64::new(0);
     let cases =
         std::env::var("LEASEHOLD_SCHEDULES").map_or(CASES, |n| n.parse().expect("LEASEHOLD_SCHEDULES is a number"));
@@ -337,7 +337,7 @@ fn schedules(stores: fn() -> Stores) {
     let only = std::env::var("LEASEHOLD_SEED").ok().map(|seed| seed.parse().expect("LEASEHOLD_SEED is a number"));
     let seeds = only.map_or(any::<u64>().boxed(), |seed: u64| Just(seed).boxed());
     let run = TestRunner::new(config).run(&seeds, |seed| {
-        lost.fetch_add(play(stores(), seed), Ordering::Relaxed);
+        lost.fetch_add(run_schedule(stores(), seed), Ordering::Relaxed);
         Ok(())
     });
     if let Err(failure) = run {
@@ -351,22 +351,22 @@ fn schedules(stores: fn() -> Stores) {
 
 #[test]
 fn leases_with_a_ttl_of_their_own_stay_lawful() {
-    schedules(|| Stores::one(MemoryStore::new()));
+    check_schedules(|| Stores::one(MemoryStore::new()));
 }
 
 #[test]
 fn leases_on_sessions_stay_lawful() {
-    schedules(|| Stores::one(MemoryStore::with_sessions(Clock::system())));
+    check_schedules(|| Stores::one(MemoryStore::with_sessions(Clock::system())));
 }
 
 #[test]
 fn leases_of_a_quorum_stay_lawful() {
-    schedules(|| Stores::quorum(3));
+    check_schedules(|| Stores::quorum(3));
 }
 
 #[test]
 fn leases_of_a_quorum_whose_members_forget_stay_lawful() {
-    schedules(|| Stores::quorum(3).forgetful());
+    check_schedules(|| Stores::quorum(3).forgetful());
 }
 
 #[test]
@@ -374,13 +374,13 @@ fn schedules_that_once_failed_stay_lawful() {
     let sessions = || Stores::one(MemoryStore::with_sessions(Clock::system()));
     // A lease was moved to another session than the one its holder believed by.
     for seed in [1_500_203_307_265_195_755, 15_468_278_663_270_634_671] {
-        play(sessions(), seed);
+        run_schedule(sessions(), seed);
     }
     // A release that came twice took a vote of the same holder's next attempt.
     for seed in [263_482_651_582_979_545, 2_418_416_672_431_013_704] {
-        play(Stores::quorum(3), seed);
+        run_schedule(Stores::quorum(3), seed);
     }
     for seed in [13_214_049_733_422_684_750, 11_888_731_574_986_417_156] {
-        play(Stores::quorum(3).forgetful(), seed);
+        run_schedule(Stores::quorum(3).forgetful(), seed);
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use lock_core::{LockGuard, Locks};
 
-use crate::case::{Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
 use crate::faults::{Call, Disturbance, Faulty};
 
 cases! { "cancellation";
@@ -54,7 +55,7 @@ fn slow(store: Arc<dyn lock_core::LockStore>) -> Arc<Faulty> {
     slow
 }
 
-async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> Proof {
+async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> CaseResult {
     let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
     for polls in 1..MOST {
         let job = name(&format!("job/{polls}"));
@@ -63,7 +64,7 @@ async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> Proof {
         if let Some(guard) = acquired {
             ensure!(polls > 2, "the acquire has no await points");
             guard?.release().await?;
-            return cx.is_free(&b, &job).await;
+            return cx.expect_free(&b, &job).await;
         }
     }
     Err("the acquire came to no end".into())
@@ -74,11 +75,11 @@ async fn cx_free_unless(
     store: &Arc<dyn lock_core::LockStore>,
     job: &lock_core::LockName,
     acquired: bool,
-) -> Proof {
-    if acquired { Ok(()) } else { cx.becomes_free(store, job).await }
+) -> CaseResult {
+    if acquired { Ok(()) } else { cx.expect_free_soon(store, job).await }
 }
 
-async fn of_a_try_leaves_nothing(cx: Context) -> Proof {
+async fn of_a_try_leaves_nothing(cx: Context) -> CaseResult {
     let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
     for polls in 1..MOST {
         let job = name(&format!("job/{polls}"));
@@ -86,24 +87,24 @@ async fn of_a_try_leaves_nothing(cx: Context) -> Proof {
         cx_free_unless(&cx, &b, &job, tried.is_some()).await?;
         if let Some(guard) = tried {
             guard?.ok_or("a free lock was not granted")?.release().await?;
-            return cx.is_free(&b, &job).await;
+            return cx.expect_free(&b, &job).await;
         }
     }
     Err("the try came to no end".into())
 }
 
-async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> Proof {
+async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> CaseResult {
     let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
     for polls in 1..12 {
         let job = name(&format!("job/{polls}"));
         let holder = cx.claim(&job);
-        cx.grant(&b, &holder).await?;
+        cx.expect_granted(&b, &holder).await?;
         let waited = up_to(polls, locks.lock(job.as_str()).wait(cx.ttl).acquire()).await;
         ensure!(!matches!(waited, Some(Ok(_))), "a held lock was granted to a waiter");
-        cx.give_back(&b, &holder).await?;
-        cx.becomes_free(&b, &job).await?;
+        cx.release_held(&b, &holder).await?;
+        cx.expect_free_soon(&b, &job).await?;
         // Nothing comes back later either.
-        locks.lock(job.as_str()).wait(cx.soon()).acquire().await?.release().await?;
+        locks.lock(job.as_str()).wait(cx.prompt_timeout()).acquire().await?.release().await?;
         if waited.is_some() {
             break;
         }
@@ -111,7 +112,7 @@ async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_a_release_still_releases(cx: Context) -> Proof {
+async fn of_a_release_still_releases(cx: Context) -> CaseResult {
     let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
     for polls in 1..MOST {
         let job = name(&format!("job/{polls}"));
@@ -119,7 +120,7 @@ async fn of_a_release_still_releases(cx: Context) -> Proof {
         let validity = guard.validity();
         let released = up_to(polls, guard.release()).await;
         ensure!(!validity.is_valid(), "a guard is believed in whose release was begun");
-        cx.becomes_free(&b, &job).await?;
+        cx.expect_free_soon(&b, &job).await?;
         if let Some(released) = released {
             return Ok(released?);
         }
@@ -127,25 +128,25 @@ async fn of_a_release_still_releases(cx: Context) -> Proof {
     Err("the release came to no end".into())
 }
 
-async fn of_a_renewal_keeps_the_lease(cx: Context) -> Proof {
+async fn of_a_renewal_keeps_the_lease(cx: Context) -> CaseResult {
     let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
     let guard: LockGuard = locks.lock("job").acquire().await?;
     for polls in 1..MOST {
         let renewed = up_to(polls, guard.renew()).await;
         guard.check().map_err(|why| format!("a renewal that was dropped ended the lease: {why}"))?;
-        cx.refused(&b, &cx.claim(&name("job"))).await?;
+        cx.expect_held(&b, &cx.claim(&name("job"))).await?;
         if let Some(renewed) = renewed {
             renewed?;
             guard.renew().await?;
             guard.release().await?;
-            return cx.is_free(&b, &name("job")).await;
+            return cx.expect_free(&b, &name("job")).await;
         }
     }
     Err("the renewal came to no end".into())
 }
 
 /// A guard that is dropped where its runtime has gone is given back by the next runtime that uses the locks.
-async fn of_the_runtime_leaves_what_another_runtime_gives_back(cx: Context) -> Proof {
+async fn of_the_runtime_leaves_what_another_runtime_gives_back(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let locks: Locks = cx.locks_on(store.clone());
     let guard = locks.lock("job").acquire().await?;
@@ -153,5 +154,5 @@ async fn of_the_runtime_leaves_what_another_runtime_gives_back(cx: Context) -> P
     ensure!(dropped.is_ok(), "dropping a guard outside a runtime panicked");
     // Whatever comes next on these locks takes it along.
     locks.lock("other").acquire().await?.release().await?;
-    cx.becomes_free(&cx.open().await?, &name("job")).await
+    cx.expect_free_soon(&cx.open().await?, &name("job")).await
 }

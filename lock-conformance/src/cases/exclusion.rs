@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use lock_core::{Fault, LockName, LockStore};
 
-use crate::Failure;
-use crate::case::{Need, Proof, cases, ensure};
-use crate::context::{Answer, Context, name};
+use crate::case::cases;
+use crate::context::{Context, RequestOutcome, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::factory::Failure;
+use crate::requirement::Requirement;
 
 cases! { "exclusion";
     [] {
@@ -17,32 +19,32 @@ cases! { "exclusion";
         try_acquire_gives_none_while_another_holds,
         no_two_tasks_of_any_handles_are_inside_at_once,
     }
-    [Need::RecordsSurvive(Fault::Crash)] { survives_a_crash }
-    [Need::RecordsSurvive(Fault::PowerLoss)] { survives_a_power_loss }
-    [Need::RecordsSurvive(Fault::FailOver)] { survives_a_fail_over }
-    [Need::RecordsSurvive(Fault::MinorityLoss)] { survives_the_loss_of_a_minority }
-    [Need::RecordsSurvive(Fault::ClockStep)] { survives_a_clock_step }
-    [Need::RecordsSurvive(Fault::Pause)] { survives_a_pause }
+    [Requirement::RecordsSurvive(Fault::Crash)] { survives_a_crash }
+    [Requirement::RecordsSurvive(Fault::PowerLoss)] { survives_a_power_loss }
+    [Requirement::RecordsSurvive(Fault::FailOver)] { survives_a_fail_over }
+    [Requirement::RecordsSurvive(Fault::MinorityLoss)] { survives_the_loss_of_a_minority }
+    [Requirement::RecordsSurvive(Fault::ClockStep)] { survives_a_clock_step }
+    [Requirement::RecordsSurvive(Fault::Pause)] { survives_a_pause }
 }
 
-async fn a_held_lock_is_refused_on_every_handle(cx: Context) -> Proof {
+async fn a_held_lock_is_refused_on_every_handle(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let holder = cx.claim(&job);
-    cx.grant(&a, &holder).await?;
+    cx.expect_granted(&a, &holder).await?;
     for handle in [&a, &b, &cx.open().await?] {
         for _ in 0..3 {
-            cx.refused(handle, &cx.claim(&job)).await?;
+            cx.expect_held(handle, &cx.claim(&job)).await?;
         }
     }
-    cx.give_back(&a, &holder).await
+    cx.release_held(&a, &holder).await
 }
 
-async fn of_many_that_ask_at_once_one_is_granted(cx: Context) -> Proof {
+async fn of_many_that_ask_at_once_one_is_granted(cx: Context) -> CaseResult {
     let handles = [cx.open().await?, cx.open().await?, cx.open().await?];
     let cx = Arc::new(cx);
     for round in 0..5 {
         let job = name(&format!("job/{round}"));
-        let until = cx.clock.now().after(cx.soon());
+        let until = cx.clock.now().after(cx.prompt_timeout());
         loop {
             let granted = ask_at_once(&cx, &handles, &job).await?;
             ensure!(granted <= 1, "of 12 that asked at once {granted} were granted");
@@ -61,7 +63,9 @@ async fn ask_at_once(cx: &Arc<Context>, handles: &[Arc<dyn LockStore>], job: &Lo
     let asking: Vec<_> = (handles.iter().cycle().take(12).cloned())
         .map(|store| {
             let (cx, claim) = (cx.clone(), cx.claim(job));
-            tokio::spawn(async move { cx.ask(&store, &claim).await.map(|a| matches!(a, Answer::Granted(_))) })
+            tokio::spawn(
+                async move { cx.request(&store, &claim).await.map(|a| matches!(a, RequestOutcome::Granted(_))) },
+            )
         })
         .collect();
     let mut granted = 0;
@@ -71,15 +75,15 @@ async fn ask_at_once(cx: &Arc<Context>, handles: &[Arc<dyn LockStore>], job: &Lo
     Ok(granted)
 }
 
-async fn locks_of_other_names_are_free(cx: Context) -> Proof {
+async fn locks_of_other_names_are_free(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
-    cx.grant(&a, &cx.claim(&name("one"))).await?;
-    cx.grant(&a, &cx.claim(&name("two"))).await?;
-    cx.grant(&b, &cx.claim(&name("three"))).await?;
+    cx.expect_granted(&a, &cx.claim(&name("one"))).await?;
+    cx.expect_granted(&a, &cx.claim(&name("two"))).await?;
+    cx.expect_granted(&b, &cx.claim(&name("three"))).await?;
     Ok(())
 }
 
-async fn try_acquire_gives_none_while_another_holds(cx: Context) -> Proof {
+async fn try_acquire_gives_none_while_another_holds(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let guard = a.lock("job").try_acquire().await?.ok_or("a free lock was not granted")?;
     for locks in [&a, &b] {
@@ -90,7 +94,7 @@ async fn try_acquire_gives_none_while_another_holds(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> Proof {
+async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> CaseResult {
     let (inside, total) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..3 {
@@ -108,7 +112,7 @@ async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> Proof {
                     inside.fetch_sub(1, Ordering::SeqCst);
                     guard.release().await?;
                 }
-                Proof::Ok(())
+                CaseResult::Ok(())
             });
         }
     }
@@ -121,43 +125,43 @@ async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> Proof {
 }
 
 /// A lease with much time left is still its holder's after the fault.
-async fn survives(cx: Context, fault: Fault) -> Proof {
+async fn survives(cx: Context, fault: Fault) -> CaseResult {
     let job = name("job");
     let holder = cx.claim(&job);
-    let granted = cx.grant(&cx.open().await?, &holder).await?;
+    let granted = cx.expect_granted(&cx.open().await?, &holder).await?;
     cx.deployment().inflict(fault).await?;
     let store = cx.open().await?;
-    let refused = cx.refused(&store, &cx.claim(&job)).await;
+    let refused = cx.expect_held(&store, &cx.claim(&job)).await;
     // Where the fault took longer than the lease, it may have ended.
     if cx.clock.now() < granted.valid_until {
         refused?;
-        cx.shows_holder(&store, &holder).await?;
-        cx.give_back(&store, &holder).await?;
-        cx.is_free(&store, &job).await?;
+        cx.expect_holder(&store, &holder).await?;
+        cx.release_held(&store, &holder).await?;
+        cx.expect_free(&store, &job).await?;
     }
     Ok(())
 }
 
-async fn survives_a_crash(cx: Context) -> Proof {
+async fn survives_a_crash(cx: Context) -> CaseResult {
     survives(cx, Fault::Crash).await
 }
 
-async fn survives_a_power_loss(cx: Context) -> Proof {
+async fn survives_a_power_loss(cx: Context) -> CaseResult {
     survives(cx, Fault::PowerLoss).await
 }
 
-async fn survives_a_fail_over(cx: Context) -> Proof {
+async fn survives_a_fail_over(cx: Context) -> CaseResult {
     survives(cx, Fault::FailOver).await
 }
 
-async fn survives_the_loss_of_a_minority(cx: Context) -> Proof {
+async fn survives_the_loss_of_a_minority(cx: Context) -> CaseResult {
     survives(cx, Fault::MinorityLoss).await
 }
 
-async fn survives_a_clock_step(cx: Context) -> Proof {
+async fn survives_a_clock_step(cx: Context) -> CaseResult {
     survives(cx, Fault::ClockStep).await
 }
 
-async fn survives_a_pause(cx: Context) -> Proof {
+async fn survives_a_pause(cx: Context) -> CaseResult {
     survives(cx, Fault::Pause).await
 }

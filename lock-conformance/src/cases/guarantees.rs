@@ -2,8 +2,10 @@
 
 use lock_core::{Expiry, Guarantees, Locks};
 
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::requirement::Requirement;
 
 cases! { "guarantees";
     [] {
@@ -12,31 +14,31 @@ cases! { "guarantees";
         leases_are_on_a_session_if_and_only_if_sessions_end_them,
         a_lock_for_correctness_is_given_only_if_tokens_survive_enough,
     }
-    [Need::Queue] { a_queueing_claim_takes_a_place_that_newcomers_respect }
-    [Need::NoQueue] { a_queueing_claim_writes_nothing_where_there_is_no_queue }
+    [Requirement::Queue] { a_queueing_claim_takes_a_place_that_newcomers_respect }
+    [Requirement::NoQueue] { a_queueing_claim_writes_nothing_where_there_is_no_queue }
 }
 
-async fn are_the_same_on_every_handle(cx: Context) -> Proof {
+async fn are_the_same_on_every_handle(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let (here, there) = (a.guarantees(), b.guarantees());
     ensure!(here == there, "two handles promise different things: {here:?} and {there:?}");
-    cx.grant(&a, &cx.claim(&name("job"))).await?;
+    cx.expect_granted(&a, &cx.claim(&name("job"))).await?;
     ensure!(a.guarantees() == here, "the guarantees changed with use: {:?}", a.guarantees());
     Ok(())
 }
 
-async fn leases_have_tokens_if_and_only_if_tokens_are_claimed(cx: Context) -> Proof {
+async fn leases_have_tokens_if_and_only_if_tokens_are_claimed(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     for text in ["a", "b"] {
-        let lease = cx.grant(&store, &cx.claim(&name(text))).await?.lease;
+        let lease = cx.expect_granted(&store, &cx.claim(&name(text))).await?.lease;
         ensure!(lease.token.is_some() == cx.has_tokens(), "claimed: {}, given: {:?}", cx.has_tokens(), lease.token);
     }
     Ok(())
 }
 
-async fn leases_are_on_a_session_if_and_only_if_sessions_end_them(cx: Context) -> Proof {
+async fn leases_are_on_a_session_if_and_only_if_sessions_end_them(cx: Context) -> CaseResult {
     let store = cx.open().await?;
-    let lease = cx.grant(&store, &cx.claim(&name("job"))).await?.lease;
+    let lease = cx.expect_granted(&store, &cx.claim(&name("job"))).await?.lease;
     match cx.guarantees.expiry {
         Some(Expiry::Ttl(_)) => ensure!(lease.session.is_none(), "a lease with a TTL of its own is on a session"),
         Some(Expiry::Session(_)) => ensure!(lease.session.is_some(), "a lease that a session ends is on none"),
@@ -46,8 +48,8 @@ async fn leases_are_on_a_session_if_and_only_if_sessions_end_them(cx: Context) -
     Ok(())
 }
 
-async fn a_lock_for_correctness_is_given_only_if_tokens_survive_enough(cx: Context) -> Proof {
-    let locks = Locks::builder_of(cx.open().await?).ttl(cx.long()).build();
+async fn a_lock_for_correctness_is_given_only_if_tokens_survive_enough(cx: Context) -> CaseResult {
+    let locks = Locks::builder_of(cx.open().await?).ttl(cx.long_ttl()).build();
     let short = !cx.guarantees.shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty();
     match locks.for_correctness() {
         Err(_) => ensure!(short, "a store that promises enough was refused"),
@@ -61,22 +63,22 @@ async fn a_lock_for_correctness_is_given_only_if_tokens_survive_enough(cx: Conte
     Ok(())
 }
 
-async fn a_queueing_claim_takes_a_place_that_newcomers_respect(cx: Context) -> Proof {
+async fn a_queueing_claim_takes_a_place_that_newcomers_respect(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    let (holder, waiter, newcomer) = (cx.claim(&job), cx.queueing(&job), cx.claim(&job));
-    cx.grant(&a, &holder).await?;
-    cx.refused(&b, &waiter).await?;
-    cx.give_back(&a, &holder).await?;
-    cx.refused(&a, &newcomer).await?;
-    cx.grant_within(&b, &waiter, cx.soon()).await?;
-    cx.give_back(&b, &waiter).await
+    let (holder, waiter, newcomer) = (cx.claim(&job), cx.queueing_claim(&job), cx.claim(&job));
+    cx.expect_granted(&a, &holder).await?;
+    cx.expect_held(&b, &waiter).await?;
+    cx.release_held(&a, &holder).await?;
+    cx.expect_held(&a, &newcomer).await?;
+    cx.acquire_within(&b, &waiter, cx.prompt_timeout()).await?;
+    cx.release_held(&b, &waiter).await
 }
 
-async fn a_queueing_claim_writes_nothing_where_there_is_no_queue(cx: Context) -> Proof {
+async fn a_queueing_claim_writes_nothing_where_there_is_no_queue(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    let (holder, waiter) = (cx.claim(&job), cx.queueing(&job));
-    cx.grant(&a, &holder).await?;
-    cx.refused(&b, &waiter).await?;
-    cx.give_back(&a, &holder).await?;
-    cx.is_free(&a, &job).await
+    let (holder, waiter) = (cx.claim(&job), cx.queueing_claim(&job));
+    cx.expect_granted(&a, &holder).await?;
+    cx.expect_held(&b, &waiter).await?;
+    cx.release_held(&a, &holder).await?;
+    cx.expect_free(&a, &job).await
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use lock_core::{LockStore, RecordStore, StoredRecord, TokenRaiser};
 
-use crate::Failure;
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::Context;
+use crate::ensure::{CaseResult, ensure};
+use crate::factory::Failure;
+use crate::requirement::Requirement;
 
 cases! { "keeping";
-    [Need::Keeps] {
+    [Requirement::RecordStore] {
         keeps_a_text_for_every_handle,
         changes_nothing_if_another_came_first,
         says_yes_again_after_a_lost_reply,
@@ -36,7 +38,7 @@ async fn keep(store: &Arc<dyn LockStore>, before: &StoredRecord, text: &str) -> 
 /// A text as hard to keep as one can be.
 const ODD: &str = "{\"a\": [1, \"ä'\\\\ %s $1 \u{1f512}\"]}\n";
 
-async fn keeps_a_text_for_every_handle(cx: Context) -> Proof {
+async fn keeps_a_text_for_every_handle(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let nothing = kept(&a).await?;
     ensure!(nothing.text.is_none(), "it keeps {nothing:?} before anybody asked for it");
@@ -52,7 +54,7 @@ async fn keeps_a_text_for_every_handle(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn changes_nothing_if_another_came_first(cx: Context) -> Proof {
+async fn changes_nothing_if_another_came_first(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let nothing = kept(&a).await?;
     ensure!(keep(&a, &nothing, "first").await?, "nothing was kept, and still is");
@@ -64,7 +66,7 @@ async fn changes_nothing_if_another_came_first(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn says_yes_again_after_a_lost_reply(cx: Context) -> Proof {
+async fn says_yes_again_after_a_lost_reply(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let nothing = kept(&store).await?;
     for _ in 0..3 {
@@ -73,7 +75,7 @@ async fn says_yes_again_after_a_lost_reply(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn changes_nothing_after_a_new_realm_was_begun(cx: Context) -> Proof {
+async fn changes_nothing_after_a_new_realm_was_begun(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let nothing = kept(&a).await?;
     let Ok(realm) = b.new_realm().await else { return Ok(()) };
@@ -84,7 +86,7 @@ async fn changes_nothing_after_a_new_realm_was_begun(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn lets_one_of_many_that_come_at_once_change_it(cx: Context) -> Proof {
+async fn lets_one_of_many_that_come_at_once_change_it(cx: Context) -> CaseResult {
     let nothing = kept(&cx.open().await?).await?;
     let mut coming = Vec::new();
     for at in 0..8 {

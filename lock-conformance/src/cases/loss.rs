@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use lock_core::{BreakMode, ErrorKind, LossReason};
 
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
 use crate::faults::{Call, Disturbance, Faulty};
+use crate::requirement::Requirement;
 
 cases! { "loss";
-    [Need::Time] {
+    [Requirement::TimedExpiry] {
         is_on_time_when_renewals_hang,
         is_on_time_when_renewals_fail,
         is_on_time_when_replies_to_renewals_are_lost,
@@ -21,60 +23,60 @@ cases! { "loss";
         after_a_break_comes_before_a_longer_belief,
     }
     [] { comes_with_the_next_renewal_after_a_break, comes_to_every_copy_of_a_validity }
-    [Need::EndsSessions] { comes_to_all_guards_when_the_sessions_end }
+    [Requirement::EndsSessions] { comes_to_all_guards_when_the_sessions_end }
 }
 
-async fn is_on_time_when_renewals_hang(cx: Context) -> Proof {
+async fn is_on_time_when_renewals_hang(cx: Context) -> CaseResult {
     on_time(cx, Disturbance::Hang).await
 }
 
-async fn is_on_time_when_renewals_fail(cx: Context) -> Proof {
+async fn is_on_time_when_renewals_fail(cx: Context) -> CaseResult {
     on_time(cx, Disturbance::Fail).await
 }
 
-async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> Proof {
+async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> CaseResult {
     on_time(cx, Disturbance::LoseReply).await
 }
 
-async fn is_on_time_after_a_renewal_that_was_answered(cx: Context) -> Proof {
+async fn is_on_time_after_a_renewal_that_was_answered(cx: Context) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
     faulty.script(Call::Renew, [Disturbance::Pass]);
     on_time_with(cx, faulty, Disturbance::Hang).await
 }
 
-async fn on_time(cx: Context, step: Disturbance) -> Proof {
+async fn on_time(cx: Context, step: Disturbance) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
     on_time_with(cx, faulty, step).await
 }
 
 /// When renewals stop, the guard is lost before another can be granted.
-async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Disturbance) -> Proof {
+async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Disturbance) -> CaseResult {
     let (b, job) = (cx.open().await?, name("job"));
     faulty.always(Call::Renew, step);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
     let validity = guard.validity();
     let lost = tokio::spawn(async move { validity.lost().await });
     // A renewal that was applied keeps the lease in the store for another TTL.
-    let limit = guard.ttl() * 2 + cx.patience();
+    let limit = guard.ttl() * 2 + cx.expiry_timeout();
     let next = cx.claim(&job);
-    cx.grant_within(&b, &next, limit).await?;
+    cx.acquire_within(&b, &next, limit).await?;
     ensure!(!guard.is_valid(), "granted to another while the guard is believed in");
     ensure!(guard.remaining().is_zero(), "a lost guard has {:?} left", guard.remaining());
-    let why = tokio::time::timeout(cx.patience(), lost).await.map_err(|_| "nobody was told of the loss")??;
+    let why = tokio::time::timeout(cx.expiry_timeout(), lost).await.map_err(|_| "nobody was told of the loss")??;
     ensure!(matches!(why, LossReason::Expired | LossReason::SessionEnded), "it was lost otherwise: {why}");
     ensure!(faulty.calls(Call::Renew) > 0, "the lease was never renewed");
     drop(guard);
     tokio::time::sleep(cx.ttl / 4).await;
-    cx.shows_holder(&b, &next).await?;
-    cx.give_back(&b, &next).await
+    cx.expect_holder(&b, &next).await?;
+    cx.release_held(&b, &next).await
 }
 
-async fn is_final_when_the_store_answers_later(cx: Context) -> Proof {
+async fn is_final_when_the_store_answers_later(cx: Context) -> CaseResult {
     let (faulty, store) = (Faulty::new(cx.open().await?), cx.open().await?);
     let locks = cx.locks_on(faulty.clone());
     faulty.always(Call::Renew, Disturbance::DelayReply(cx.ttl * 3 / 2));
     let guard = locks.lock("job").ttl(cx.ttl).acquire().await?;
-    let limit = guard.ttl() + cx.patience();
+    let limit = guard.ttl() + cx.expiry_timeout();
     tokio::time::timeout(limit, guard.lost()).await.map_err(|_| "the guard was not lost at its end")?;
     faulty.heal();
     let until = cx.clock.now().after(guard.ttl() * 2);
@@ -86,14 +88,14 @@ async fn is_final_when_the_store_answers_later(cx: Context) -> Proof {
     ensure!(error.kind() == ErrorKind::Lost, "the renewal of a lost guard failed otherwise: {error:?}");
     let error = guard.release().await.err().ok_or("the release of a lost guard says that it was held until now")?;
     ensure!(error.kind() == ErrorKind::Lost, "the release of a lost guard failed otherwise: {error:?}");
-    cx.becomes_free(&store, &name("job")).await
+    cx.expect_free_soon(&store, &name("job")).await
 }
 
-async fn stops_work_that_needs_the_lock(cx: Context) -> Proof {
+async fn stops_work_that_needs_the_lock(cx: Context) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
     faulty.always(Call::Renew, Disturbance::Hang);
     let guard = cx.locks_on(faulty).lock("job").ttl(cx.ttl).acquire().await?;
-    let limit = guard.ttl() + cx.patience();
+    let limit = guard.ttl() + cx.expiry_timeout();
     let work = guard.while_held(std::future::pending::<()>());
     let ended = tokio::time::timeout(limit, work).await.map_err(|_| "work went on after the loss")?;
     ensure!(ended.is_err(), "work that came to no end says that it did");
@@ -102,7 +104,7 @@ async fn stops_work_that_needs_the_lock(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> Proof {
+async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
     faulty.script(Call::Renew, [Disturbance::Fail, Disturbance::FailApplied]);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
@@ -116,11 +118,11 @@ async fn is_averted_when_the_store_answers_again_in_time(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
+async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     for how in [BreakMode::Now, BreakMode::Revoke] {
         let other = locks.lock("other").ttl(cx.ttl).acquire().await?;
-        let guard = locks.lock("job").ttl(cx.ttl).wait(cx.soon()).acquire().await?;
+        let guard = locks.lock("job").ttl(cx.ttl).wait(cx.prompt_timeout()).acquire().await?;
         let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
         store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
         // Renewals go on, and say so: it is not lost by time.
@@ -134,9 +136,9 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> Proof {
 }
 
 /// The renewal that brings the loss must not extend the belief first, not even for a moment: something may hang then.
-async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> Proof {
+async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
-    let guard = locks.lock("job").ttl(cx.long()).acquire().await?;
+    let guard = locks.lock("job").ttl(cx.long_ttl()).acquire().await?;
     tokio::time::sleep(cx.ttl / 2).await;
     let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
     store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
@@ -156,7 +158,7 @@ async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> Proof {
     }
 }
 
-async fn comes_to_every_copy_of_a_validity(cx: Context) -> Proof {
+async fn comes_to_every_copy_of_a_validity(cx: Context) -> CaseResult {
     let guard = cx.locks().await?.lock("job").acquire().await?;
     let copies: Vec<_> = (0..4).map(|_| guard.validity()).collect();
     let told: Vec<_> = copies
@@ -169,12 +171,15 @@ async fn comes_to_every_copy_of_a_validity(cx: Context) -> Proof {
         ensure!(copy.check() == Err(LossReason::Released), "a copy of a released guard says {:?}", copy.check());
     }
     for told in told {
-        ensure!(tokio::time::timeout(cx.soon(), told).await?? == LossReason::Released, "a copy was told otherwise");
+        ensure!(
+            tokio::time::timeout(cx.prompt_timeout(), told).await?? == LossReason::Released,
+            "a copy was told otherwise"
+        );
     }
     Ok(())
 }
 
-async fn comes_to_all_guards_when_the_sessions_end(cx: Context) -> Proof {
+async fn comes_to_all_guards_when_the_sessions_end(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let mut guards = Vec::new();
     for i in 0..5 {
@@ -182,11 +187,11 @@ async fn comes_to_all_guards_when_the_sessions_end(cx: Context) -> Proof {
     }
     cx.deployment().end_sessions().await?;
     for guard in &guards {
-        let lost = tokio::time::timeout(cx.soon(), guard.lost()).await;
+        let lost = tokio::time::timeout(cx.prompt_timeout(), guard.lost()).await;
         let why = lost.map_err(|_| "a guard is believed in whose session has ended")?;
         ensure!(why == LossReason::SessionEnded, "it was lost otherwise: {why}");
     }
-    cx.becomes_free(&store, guards[0].name()).await?;
-    locks.lock("job/0").wait(cx.soon()).acquire().await?.release().await?;
+    cx.expect_free_soon(&store, guards[0].name()).await?;
+    locks.lock("job/0").wait(cx.prompt_timeout()).acquire().await?.release().await?;
     Ok(())
 }

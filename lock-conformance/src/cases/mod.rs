@@ -11,6 +11,7 @@ mod names;
 mod raising;
 mod release;
 mod renewal;
+mod sample_names;
 mod tokens;
 mod unknown;
 mod waiting;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use lock_core::{Claim, LockName, LockStore};
 
-use crate::Random;
-use crate::case::{Proof, cases, ensure};
+use super::sample_names::{LOOKALIKES, UNICODE_LOOKALIKES};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::factory::Failure;
+use crate::random::Random;
 
 cases! { "names";
     [] {
@@ -21,12 +24,12 @@ cases! { "names";
     }
 }
 
-/// Holds all these at once, each by a holder of its own, and checks that each is shown with its own.
-async fn kept_apart(cx: &Context, texts: impl IntoIterator<Item = String>) -> Proof {
+/// Holds all these names at once, each by its own holder, and checks that each is shown with its holder.
+async fn expect_distinct(cx: &Context, texts: impl IntoIterator<Item = String>) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let held = hold(cx, &a, texts).await?;
     for claim in held.values() {
-        cx.shows_holder(&b, claim).await?;
+        cx.expect_holder(&b, claim).await?;
     }
     let listed = b.list(None, held.len() + 1).await?;
     let names: Vec<_> = listed.iter().map(|(name, _)| name).collect();
@@ -36,7 +39,7 @@ async fn kept_apart(cx: &Context, texts: impl IntoIterator<Item = String>) -> Pr
         ensure!(by.holder == Some(claim.holder()), "{name:?} is listed with another holder: {by:?}");
     }
     for claim in held.values() {
-        cx.give_back(&a, claim).await?;
+        cx.release_held(&a, claim).await?;
     }
     Ok(())
 }
@@ -45,7 +48,7 @@ async fn hold(
     cx: &Context,
     store: &Arc<dyn LockStore>,
     texts: impl IntoIterator<Item = String>,
-) -> Result<BTreeMap<LockName, Claim>, crate::Failure> {
+) -> Result<BTreeMap<LockName, Claim>, Failure> {
     let mut held = BTreeMap::new();
     for text in texts {
         let name = name(&text);
@@ -53,7 +56,9 @@ async fn hold(
             continue;
         }
         let claim = cx.claim(&name);
-        cx.grant(store, &claim).await.map_err(|error| format!("{name:?} collides with another name: {error}"))?;
+        cx.expect_granted(store, &claim)
+            .await
+            .map_err(|error| format!("{name:?} collides with another name: {error}"))?;
         held.insert(name, claim);
     }
     Ok(held)
@@ -63,95 +68,11 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-async fn that_look_alike_are_kept_apart(cx: Context) -> Proof {
-    let alike = [
-        "a",
-        "A",
-        " a",
-        "a ",
-        "a  ",
-        "a/",
-        "/a",
-        "a/b",
-        "a//b",
-        "a/./b",
-        "a/../b",
-        "a\\b",
-        "a%2Fb",
-        "a%2fb",
-        "a%252Fb",
-        "a_b",
-        "a-b",
-        "a.b",
-        "a:b",
-        "a+b",
-        "a b",
-        "a~b",
-        "a,b",
-        ".",
-        "..",
-        "...",
-        "/",
-        "//",
-        "%",
-        "%%",
-        "%25",
-        "%00",
-        "%41",
-        "=41",
-        "\\x41",
-        "&#65;",
-        "'",
-        "\"",
-        "''",
-        "'; DROP TABLE leases; --",
-        "a'b",
-        "a\"b",
-        "`",
-        "$1",
-        "${a}",
-        "{a}",
-        "[a]",
-        "(a)",
-        "*",
-        "?",
-        "a*",
-        "a?",
-        "_",
-        "__",
-        "a{b}",
-        "0",
-        "00",
-        "0x0",
-        "1",
-        "1.0",
-        "1e0",
-        "-1",
-        "null",
-        "NULL",
-        "true",
-        "lock-0000000000",
-        "_c_a-lock-0000000001",
-        "a/694d8b2e1f",
-        "leasehold:a",
-        "key/a",
-        "#a",
-        "a#",
-        "@",
-        "!",
-        "\u{7e}",
-        "|",
-        ";",
-        "<a>",
-        "&",
-        "a\u{a0}",
-        "a\u{200b}",
-        "\u{feff}a",
-    ];
-    kept_apart(&cx, owned(&alike)).await
+async fn that_look_alike_are_kept_apart(cx: Context) -> CaseResult {
+    expect_distinct(&cx, owned(LOOKALIKES)).await
 }
 
-async fn of_every_length_are_kept_apart(cx: Context) -> Proof {
+async fn of_every_length_are_kept_apart(cx: Context) -> CaseResult {
     let mut texts = Vec::new();
     for length in [1, 2, 31, 32, 33, 62, 63, 64, 65, 127, 128, 129, 199, 200, 254, 255, 256, 257, 400, 511, 512] {
         texts.push("x".repeat(length));
@@ -160,54 +81,14 @@ async fn of_every_length_are_kept_apart(cx: Context) -> Proof {
     }
     texts.push("é".repeat(256));
     texts.push("\u{10ffff}".repeat(128));
-    kept_apart(&cx, texts).await
+    expect_distinct(&cx, texts).await
 }
 
-async fn of_other_alphabets_and_forms_are_kept_apart(cx: Context) -> Proof {
-    let alike = [
-        "é",
-        "e\u{301}",
-        "e",
-        "E\u{301}",
-        "É",
-        "ß",
-        "ss",
-        "SS",
-        "ẞ",
-        "ı",
-        "i",
-        "İ",
-        "I",
-        "i\u{307}",
-        "K",
-        "\u{212a}",
-        "k",
-        "Å",
-        "\u{212b}",
-        "A\u{30a}",
-        "ﬁ",
-        "fi",
-        "a",
-        "а",
-        "ａ",
-        "日本",
-        "日本 ",
-        "ﷺ",
-        "☃",
-        "🔒",
-        "🔓",
-        "\u{10ffff}",
-        "\u{fffd}",
-        "\u{e000}",
-        "\u{d7ff}",
-        "ὀ",
-        "ό",
-        "ό",
-    ];
-    kept_apart(&cx, owned(&alike)).await
+async fn of_other_alphabets_and_forms_are_kept_apart(cx: Context) -> CaseResult {
+    expect_distinct(&cx, owned(UNICODE_LOOKALIKES)).await
 }
 
-async fn at_random_are_kept_apart(cx: Context) -> Proof {
+async fn at_random_are_kept_apart(cx: Context) -> CaseResult {
     let mut random = Random::new(7);
     let pieces = ["a", "A", "/", "%", "%2F", "_", "'", "\\", " ", ".", "é", "e\u{301}", "0", ":", "\u{10ffff}"];
     let mut texts = Vec::new();
@@ -218,10 +99,10 @@ async fn at_random_are_kept_apart(cx: Context) -> Proof {
         texts.push(format!("{text}{}", pieces[random.below(pieces.len() as u64) as usize]));
         texts.push(text);
     }
-    kept_apart(&cx, texts).await
+    expect_distinct(&cx, texts).await
 }
 
-async fn are_listed_as_they_are_in_byte_order(cx: Context) -> Proof {
+async fn are_listed_as_they_are_in_byte_order(cx: Context) -> CaseResult {
     let texts =
         ["b", "a/b", "a", "a.b", "Z", "é", "z", "\u{10ffff}", "\u{e000}", "a b", "%", "aa", "A", "0", "a\u{7e}"];
     let store = cx.open().await?;
@@ -232,7 +113,7 @@ async fn are_listed_as_they_are_in_byte_order(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn are_listed_page_by_page(cx: Context) -> Proof {
+async fn are_listed_page_by_page(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let texts = (0..23).map(|i| format!("job/{}%{i}", if i % 2 == 0 { "a" } else { "é" }));
     let held = hold(&cx, &store, texts).await?;
@@ -257,10 +138,10 @@ async fn are_listed_page_by_page(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_free_locks_are_not_listed(cx: Context) -> Proof {
+async fn of_free_locks_are_not_listed(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let held = hold(&cx, &store, owned(&["a", "b", "c"])).await?;
-    cx.give_back(&store, &held[&name("b")]).await?;
+    cx.release_held(&store, &held[&name("b")]).await?;
     let listed: Vec<_> = store.list(None, 10).await?.into_iter().map(|(name, _)| name).collect();
     ensure!(listed == ["a", "c"].map(name), "listed: {listed:?}");
     Ok(())

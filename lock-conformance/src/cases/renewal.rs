@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use lock_core::{BreakMode, Claim, ErrorKind, LockStore, RenewalBatch, RenewalOutcome};
 
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::requirement::Requirement;
 
 cases! { "renewal";
     [] {
@@ -13,12 +15,12 @@ cases! { "renewal";
         of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back,
         of_a_released_guard_does_not_take_it_back,
     }
-    [Need::Time] {
+    [Requirement::TimedExpiry] {
         keeps_a_guard_beyond_its_ttl,
         keeps_many_guards_beyond_their_ttl,
         keeps_the_guards_of_two_users_of_one_handle,
     }
-    [Need::OwnLeases] {
+    [Requirement::TtlPerLease] {
         of_a_lock_that_was_never_held_is_refused,
         of_a_released_lease_is_refused,
         of_a_broken_lease_is_refused,
@@ -29,24 +31,24 @@ cases! { "renewal";
         of_a_thousand_entries_answers_all,
         of_an_empty_batch_does_nothing,
     }
-    [Need::Sessions] { of_a_session_keeps_what_is_granted_meanwhile, of_a_session_keeps_what_other_sessions_have }
-    [Need::OwnLeases, Need::Time] {
+    [Requirement::Sessions] { of_a_session_keeps_what_is_granted_meanwhile, of_a_session_keeps_what_other_sessions_have }
+    [Requirement::TtlPerLease, Requirement::TimedExpiry] {
         extends_the_lease_for_as_long_as_it_says,
         of_an_ended_lease_is_refused,
     }
 }
 
 /// The renewal of this claim must be answered with "not held".
-async fn refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Proof {
+async fn refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> CaseResult {
     let (_, answer) = cx.renew(store, claim).await?;
     ensure!(answer == RenewalOutcome::NotHeld, "the renewal of a lease that is not held was answered with {answer:?}");
     Ok(())
 }
 
-async fn extends_the_lease_for_as_long_as_it_says(cx: Context) -> Proof {
+async fn extends_the_lease_for_as_long_as_it_says(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    let claim = cx.brief(&job);
-    let mut valid_until = cx.grant(&a, &claim).await?.valid_until;
+    let claim = cx.short_claim(&job);
+    let mut valid_until = cx.expect_granted(&a, &claim).await?.valid_until;
     for _ in 0..3 {
         tokio::time::sleep(cx.ttl / 2).await;
         valid_until = match cx.renew(&a, &claim).await? {
@@ -59,88 +61,88 @@ async fn extends_the_lease_for_as_long_as_it_says(cx: Context) -> Proof {
     }
     ensure!(cx.clock.until(valid_until) > cx.ttl / 4, "a renewed lease lasts {:?}", cx.clock.until(valid_until));
     let next = cx.claim(&job);
-    cx.grant_within(&b, &next, cx.clock.until(valid_until) + cx.patience()).await?;
+    cx.acquire_within(&b, &next, cx.clock.until(valid_until) + cx.expiry_timeout()).await?;
     let early = valid_until.since(cx.clock.now());
     ensure!(early.is_zero(), "granted to another {early:?} before the belief of its holder ended");
     Ok(())
 }
 
-async fn of_an_ended_lease_is_refused(cx: Context) -> Proof {
+async fn of_an_ended_lease_is_refused(cx: Context) -> CaseResult {
     let (a, job) = (cx.open().await?, name("job"));
-    let claim = cx.brief(&job);
-    cx.grant(&a, &claim).await?;
-    let until = cx.clock.now().after(cx.patience());
+    let claim = cx.short_claim(&job);
+    cx.expect_granted(&a, &claim).await?;
+    let until = cx.clock.now().after(cx.expiry_timeout());
     while a.inspect(&job).await?.is_some() {
         ensure!(cx.clock.now() < until, "the lease does not end");
         tokio::time::sleep(cx.ttl / 20).await;
     }
     refused(&cx, &a, &claim).await?;
-    cx.is_free(&a, &job).await
+    cx.expect_free(&a, &job).await
 }
 
-async fn of_a_lock_that_was_never_held_is_refused(cx: Context) -> Proof {
+async fn of_a_lock_that_was_never_held_is_refused(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
-    for claim in [cx.claim(&job), cx.queueing(&job)] {
+    for claim in [cx.claim(&job), cx.queueing_claim(&job)] {
         refused(&cx, &store, &claim).await?;
-        cx.is_free(&store, &job).await?;
+        cx.expect_free(&store, &job).await?;
     }
     Ok(())
 }
 
-async fn of_a_released_lease_is_refused(cx: Context) -> Proof {
+async fn of_a_released_lease_is_refused(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let claim = cx.claim(&job);
-    cx.grant(&store, &claim).await?;
-    cx.give_back(&store, &claim).await?;
+    cx.expect_granted(&store, &claim).await?;
+    cx.release_held(&store, &claim).await?;
     refused(&cx, &store, &claim).await?;
-    cx.is_free(&store, &job).await
+    cx.expect_free(&store, &job).await
 }
 
-async fn of_a_broken_lease_is_refused(cx: Context) -> Proof {
+async fn of_a_broken_lease_is_refused(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let claim = cx.claim(&job);
-    cx.grant(&store, &claim).await?;
-    let seen = cx.shows_holder(&store, &claim).await?;
+    cx.expect_granted(&store, &claim).await?;
+    let seen = cx.expect_holder(&store, &claim).await?;
     store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     refused(&cx, &store, &claim).await?;
-    cx.is_free(&store, &job).await
+    cx.expect_free(&store, &job).await
 }
 
-async fn of_a_revoked_lease_is_refused(cx: Context) -> Proof {
+async fn of_a_revoked_lease_is_refused(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let claim = cx.claim(&job);
-    cx.grant(&store, &claim).await?;
-    let seen = cx.shows_holder(&store, &claim).await?;
+    cx.expect_granted(&store, &claim).await?;
+    let seen = cx.expect_holder(&store, &claim).await?;
     store.break_lock(&job, &seen, BreakMode::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
     refused(&cx, &store, &claim).await?;
-    cx.refused(&store, &claim).await?;
+    cx.expect_held(&store, &claim).await?;
     Ok(())
 }
 
-async fn by_a_stranger_is_refused(cx: Context) -> Proof {
+async fn by_a_stranger_is_refused(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let holder = cx.claim(&job);
-    cx.grant(&a, &holder).await?;
+    cx.expect_granted(&a, &holder).await?;
     for handle in [&a, &b] {
         refused(&cx, handle, &cx.claim(&job)).await?;
     }
     let (_, answer) = cx.renew(&a, &holder).await?;
     ensure!(answer != RenewalOutcome::NotHeld, "after a stranger's renewal the holder's was refused");
-    cx.shows_holder(&b, &holder).await?;
-    cx.give_back(&a, &holder).await
+    cx.expect_holder(&b, &holder).await?;
+    cx.release_held(&a, &holder).await
 }
 
-async fn of_a_lease_that_another_has_now_is_refused(cx: Context) -> Proof {
+async fn of_a_lease_that_another_has_now_is_refused(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let earlier = cx.claim(&job);
-    cx.grant(&a, &earlier).await?;
-    cx.give_back(&a, &earlier).await?;
-    let now = cx.brief(&job);
-    let granted = cx.grant(&b, &now).await?;
+    cx.expect_granted(&a, &earlier).await?;
+    cx.release_held(&a, &earlier).await?;
+    let now = cx.short_claim(&job);
+    let granted = cx.expect_granted(&b, &now).await?;
     refused(&cx, &a, &earlier).await?;
-    cx.shows_holder(&b, &now).await?;
+    cx.expect_holder(&b, &now).await?;
     // Nor does it keep the other's lease: that ends by its own TTL.
-    let until = granted.sent.after(granted.lease.ttl).after(cx.patience());
+    let until = granted.sent.after(granted.lease.ttl).after(cx.expiry_timeout());
     while b.inspect(&job).await?.is_some() {
         refused(&cx, &a, &earlier).await?;
         ensure!(cx.clock.now() < until, "a stranger's renewals kept the lease");
@@ -149,14 +151,14 @@ async fn of_a_lease_that_another_has_now_is_refused(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn answers_each_entry_of_a_batch_by_itself(cx: Context) -> Proof {
+async fn answers_each_entry_of_a_batch_by_itself(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let (one, two, stranger) = (cx.claim(&name("one")), cx.claim(&name("two")), cx.claim(&name("one")));
     let (unknown, released) = (cx.claim(&name("unknown")), cx.claim(&name("released")));
     for claim in [&one, &two, &released] {
-        cx.grant(&store, claim).await?;
+        cx.expect_granted(&store, claim).await?;
     }
-    cx.give_back(&store, &released).await?;
+    cx.release_held(&store, &released).await?;
     let entries = [(&unknown, false), (&one, true), (&stranger, false), (&released, false), (&two, true)];
     let batch = RenewalBatch::new(&cx.clock, entries.map(|(claim, _)| claim.clone()));
     store.renew(&batch).await;
@@ -165,18 +167,18 @@ async fn answers_each_entry_of_a_batch_by_itself(cx: Context) -> Proof {
         ensure!((answer != RenewalOutcome::NotHeld) == held, "\"{}\", held: {held}: {answer:?}", claim.name());
     }
     for claim in [&one, &two] {
-        cx.shows_holder(&store, claim).await?;
+        cx.expect_holder(&store, claim).await?;
     }
-    cx.is_free(&store, unknown.name()).await?;
-    cx.is_free(&store, released.name()).await
+    cx.expect_free(&store, unknown.name()).await?;
+    cx.expect_free(&store, released.name()).await
 }
 
-async fn of_a_thousand_entries_answers_all(cx: Context) -> Proof {
+async fn of_a_thousand_entries_answers_all(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let claims: Vec<Claim> = (0..1000).map(|i| cx.claim(&name(&format!("job/{i}")))).collect();
     // Every fifth is held; the others are unknown to the store.
     for claim in claims.iter().step_by(5) {
-        cx.grant(&store, claim).await?;
+        cx.expect_granted(&store, claim).await?;
     }
     let batch = RenewalBatch::new(&cx.clock, claims.iter().cloned());
     store.renew(&batch).await;
@@ -187,36 +189,36 @@ async fn of_a_thousand_entries_answers_all(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_an_empty_batch_does_nothing(cx: Context) -> Proof {
+async fn of_an_empty_batch_does_nothing(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let batch = RenewalBatch::new(&cx.clock, []);
     store.renew(&batch).await;
     ensure!(batch.failure().is_none(), "an empty batch failed: {:?}", batch.failure());
-    cx.is_free(&store, &name("job")).await
+    cx.expect_free(&store, &name("job")).await
 }
 
-async fn by_hand_keeps_the_lock(cx: Context) -> Proof {
+async fn by_hand_keeps_the_lock(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let guard = locks.lock("job").acquire().await?;
     for _ in 0..3 {
         guard.renew().await?;
-        cx.refused(&store, &cx.claim(&name("job"))).await?;
+        cx.expect_held(&store, &cx.claim(&name("job"))).await?;
     }
     guard.release().await?;
-    cx.is_free(&store, &name("job")).await
+    cx.expect_free(&store, &name("job")).await
 }
 
-async fn of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back(cx: Context) -> Proof {
+async fn of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     let guard = locks.lock("job").acquire().await?;
     let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
     store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let error = guard.renew().await.err().ok_or("the renewal of a broken lock says that it is held")?;
     ensure!(error.kind() == ErrorKind::Lost, "it failed otherwise: {error:?}");
-    cx.is_free(&store, &job).await
+    cx.expect_free(&store, &job).await
 }
 
-async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> Proof {
+async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     // A second lock of the same process, so that a shared session goes on being renewed.
     let other = locks.lock("other").acquire().await?;
@@ -224,21 +226,21 @@ async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> Proof {
     guard.release().await?;
     for _ in 0..3 {
         other.renew().await?;
-        cx.is_free(&store, &job).await?;
+        cx.expect_free(&store, &job).await?;
     }
     other.release().await?;
     Ok(())
 }
 
-async fn keeps_a_guard_beyond_its_ttl(cx: Context) -> Proof {
+async fn keeps_a_guard_beyond_its_ttl(cx: Context) -> CaseResult {
     keeps(cx, 1).await
 }
 
-async fn keeps_many_guards_beyond_their_ttl(cx: Context) -> Proof {
+async fn keeps_many_guards_beyond_their_ttl(cx: Context) -> CaseResult {
     keeps(cx, 40).await
 }
 
-async fn keeps(cx: Context, count: usize) -> Proof {
+async fn keeps(cx: Context, count: usize) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let mut guards = Vec::new();
     for i in 0..count {
@@ -252,7 +254,7 @@ async fn keeps(cx: Context, count: usize) -> Proof {
             guard.check().map_err(|why| format!("{} was lost although it is renewed: {why}", guard.name()))?;
         }
         let another = &guards[count / 2];
-        cx.refused(&store, &cx.claim(another.name())).await?;
+        cx.expect_held(&store, &cx.claim(another.name())).await?;
     }
     for guard in guards {
         guard.release().await?;
@@ -260,7 +262,7 @@ async fn keeps(cx: Context, count: usize) -> Proof {
     Ok(())
 }
 
-async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> Proof {
+async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let (a, b) = (cx.locks_on(store.clone()), cx.locks_on(store));
     let one = a.lock("one").ttl(cx.ttl).acquire().await?;
@@ -277,7 +279,7 @@ async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> Proof {
 }
 
 /// Whatever is granted, and given back, while a session is renewed: what is held stays held.
-async fn of_a_session_keeps_what_is_granted_meanwhile(cx: Context) -> Proof {
+async fn of_a_session_keeps_what_is_granted_meanwhile(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let (mut guards, mut count) = (Vec::new(), 0);
     let first = locks.lock("first").ttl(cx.ttl).acquire().await?;
@@ -301,7 +303,7 @@ async fn of_a_session_keeps_what_is_granted_meanwhile(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_a_session_keeps_what_other_sessions_have(cx: Context) -> Proof {
+async fn of_a_session_keeps_what_other_sessions_have(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let guards = [a.lock("a").ttl(cx.ttl).acquire().await?, b.lock("b").ttl(cx.ttl).acquire().await?];
     let store = cx.open().await?;

@@ -2,12 +2,14 @@
 
 use lock_core::{BreakMode, ErrorKind, Fault, FencingToken};
 
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::requirement::Requirement;
 
 cases! { "tokens";
     [] { the_realm_is_the_same_on_every_handle, a_new_realm_is_another }
-    [Need::Tokens] {
+    [Requirement::Tokens] {
         are_of_the_realm_of_the_store,
         rise_across_releases,
         rise_across_breaks,
@@ -17,13 +19,13 @@ cases! { "tokens";
         stay_the_same_while_a_guard_is_renewed,
         of_a_new_realm_do_not_compare_with_the_old,
     }
-    [Need::Tokens, Need::Time] { rise_across_ends_of_leases, rise_from_holder_to_waiter }
-    [Need::TokensSurvive(Fault::Crash)] { rise_across_a_crash }
-    [Need::TokensSurvive(Fault::PowerLoss)] { rise_across_a_power_loss }
-    [Need::TokensSurvive(Fault::FailOver)] { rise_across_a_fail_over }
-    [Need::TokensSurvive(Fault::MinorityLoss)] { rise_across_the_loss_of_a_minority }
-    [Need::TokensSurvive(Fault::ClockStep)] { rise_across_a_clock_step }
-    [Need::TokensSurvive(Fault::Pause)] { rise_across_a_pause }
+    [Requirement::Tokens, Requirement::TimedExpiry] { rise_across_ends_of_leases, rise_from_holder_to_waiter }
+    [Requirement::TokensSurvive(Fault::Crash)] { rise_across_a_crash }
+    [Requirement::TokensSurvive(Fault::PowerLoss)] { rise_across_a_power_loss }
+    [Requirement::TokensSurvive(Fault::FailOver)] { rise_across_a_fail_over }
+    [Requirement::TokensSurvive(Fault::MinorityLoss)] { rise_across_the_loss_of_a_minority }
+    [Requirement::TokensSurvive(Fault::ClockStep)] { rise_across_a_clock_step }
+    [Requirement::TokensSurvive(Fault::Pause)] { rise_across_a_pause }
 }
 
 /// One acquisition and release; checks that its token is greater than `last`, which it becomes.
@@ -32,14 +34,14 @@ async fn next(
     store: &std::sync::Arc<dyn lock_core::LockStore>,
     job: &lock_core::LockName,
     last: &mut Option<FencingToken>,
-) -> Proof {
+) -> CaseResult {
     let claim = cx.claim(job);
-    let token = cx.grant_within(store, &claim, cx.soon()).await?.token()?;
+    let token = cx.acquire_within(store, &claim, cx.prompt_timeout()).await?.token()?;
     rises(last, token)?;
-    cx.give_back(store, &claim).await
+    cx.release_held(store, &claim).await
 }
 
-fn rises(last: &mut Option<FencingToken>, token: FencingToken) -> Proof {
+fn rises(last: &mut Option<FencingToken>, token: FencingToken) -> CaseResult {
     if let Some(last) = last {
         ensure!(token > *last, "a later lease has token {token}, after {last}");
     }
@@ -47,7 +49,7 @@ fn rises(last: &mut Option<FencingToken>, token: FencingToken) -> Proof {
     Ok(())
 }
 
-async fn the_realm_is_the_same_on_every_handle(cx: Context) -> Proof {
+async fn the_realm_is_the_same_on_every_handle(cx: Context) -> CaseResult {
     let first = cx.open().await?;
     let realm = first.realm();
     for _ in 0..2 {
@@ -60,7 +62,7 @@ async fn the_realm_is_the_same_on_every_handle(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn a_new_realm_is_another(cx: Context) -> Proof {
+async fn a_new_realm_is_another(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let old = store.realm();
     match store.new_realm().await {
@@ -79,7 +81,7 @@ async fn a_new_realm_is_another(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_a_new_realm_do_not_compare_with_the_old(cx: Context) -> Proof {
+async fn of_a_new_realm_do_not_compare_with_the_old(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let mut last = None;
     next(&cx, &store, &job, &mut last).await?;
@@ -87,19 +89,19 @@ async fn of_a_new_realm_do_not_compare_with_the_old(cx: Context) -> Proof {
         return Ok(());
     }
     let claim = cx.claim(&job);
-    let token = cx.grant(&store, &claim).await?.token()?;
+    let token = cx.expect_granted(&store, &claim).await?.token()?;
     ensure!(token.partial_cmp(last.as_ref().ok_or("no token")?).is_none(), "{token} compares with {last:?}");
     Ok(())
 }
 
-async fn are_of_the_realm_of_the_store(cx: Context) -> Proof {
+async fn are_of_the_realm_of_the_store(cx: Context) -> CaseResult {
     let store = cx.open().await?;
-    let token = cx.grant(&store, &cx.claim(&name("job"))).await?.token()?;
+    let token = cx.expect_granted(&store, &cx.claim(&name("job"))).await?.token()?;
     ensure!(*token.realm() == store.realm(), "the token {token} is not of the realm {}", store.realm());
     Ok(())
 }
 
-async fn rise_across_releases(cx: Context) -> Proof {
+async fn rise_across_releases(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let mut last = None;
     for round in 0..20 {
@@ -108,17 +110,17 @@ async fn rise_across_releases(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn rise_across_ends_of_leases(cx: Context) -> Proof {
+async fn rise_across_ends_of_leases(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let mut last = None;
     for store in [&a, &b, &a] {
-        let claim = cx.brief(&job);
-        rises(&mut last, cx.grant_within(store, &claim, cx.patience()).await?.token()?)?;
+        let claim = cx.short_claim(&job);
+        rises(&mut last, cx.acquire_within(store, &claim, cx.expiry_timeout()).await?.token()?)?;
     }
     Ok(())
 }
 
-async fn rise_from_holder_to_waiter(cx: Context) -> Proof {
+async fn rise_from_holder_to_waiter(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let first = a.lock("job").acquire().await?;
     let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
@@ -126,7 +128,7 @@ async fn rise_from_holder_to_waiter(cx: Context) -> Proof {
         // Nobody hears the later ones.
         let _ = told.send(());
     };
-    let waiter = tokio::spawn(b.lock("job").wait(cx.soon()).on_wait(tell).acquire());
+    let waiter = tokio::spawn(b.lock("job").wait(cx.prompt_timeout()).on_wait(tell).acquire());
     hears.recv().await.ok_or("the waiter did not wait")?;
     let mut last = first.token_if_any().cloned();
     ensure!(last.is_some(), "a guard has no token");
@@ -137,19 +139,19 @@ async fn rise_from_holder_to_waiter(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn rise_across_breaks(cx: Context) -> Proof {
+async fn rise_across_breaks(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let mut last = None;
     for _ in 0..4 {
         let claim = cx.claim(&job);
-        rises(&mut last, cx.grant(&store, &claim).await?.token()?)?;
-        let seen = cx.shows_holder(&store, &claim).await?;
+        rises(&mut last, cx.expect_granted(&store, &claim).await?.token()?)?;
+        let seen = cx.expect_holder(&store, &claim).await?;
         store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     }
     next(&cx, &store, &job, &mut last).await
 }
 
-async fn rise_for_each_of_many_names(cx: Context) -> Proof {
+async fn rise_for_each_of_many_names(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let mut names: Vec<_> = (0..30).map(|i| (name(&format!("job/{i}")), None)).collect();
     for store in [&a, &b, &a] {
@@ -160,7 +162,7 @@ async fn rise_for_each_of_many_names(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn rise_when_all_handles_were_closed_and_opened_again(cx: Context) -> Proof {
+async fn rise_when_all_handles_were_closed_and_opened_again(cx: Context) -> CaseResult {
     let job = name("job");
     let mut last = None;
     for _ in 0..4 {
@@ -170,20 +172,20 @@ async fn rise_when_all_handles_were_closed_and_opened_again(cx: Context) -> Proo
     Ok(())
 }
 
-async fn stay_the_same_when_the_same_holder_asks_again(cx: Context) -> Proof {
+async fn stay_the_same_when_the_same_holder_asks_again(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let claim = cx.claim(&job);
-    let token = cx.grant(&a, &claim).await?.token()?;
+    let token = cx.expect_granted(&a, &claim).await?.token()?;
     for _ in 0..3 {
-        let again = cx.grant(&a, &claim).await?.token()?;
+        let again = cx.expect_granted(&a, &claim).await?.token()?;
         ensure!(again == token, "the same holder was given {token}, and then {again}");
         // Somebody else's try in between must not matter.
-        cx.refused(&b, &cx.claim(&job)).await?;
+        cx.expect_held(&b, &cx.claim(&job)).await?;
     }
-    cx.give_back(&a, &claim).await
+    cx.release_held(&a, &claim).await
 }
 
-async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> Proof {
+async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let guard = locks.lock("job").acquire().await?;
     let token = guard.token_if_any().cloned();
@@ -195,7 +197,7 @@ async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn survive(cx: Context, fault: Fault) -> Proof {
+async fn survive(cx: Context, fault: Fault) -> CaseResult {
     let job = name("job");
     let mut last = None;
     for _ in 0..3 {
@@ -208,26 +210,26 @@ async fn survive(cx: Context, fault: Fault) -> Proof {
     next(&cx, &cx.open().await?, &job, &mut last).await
 }
 
-async fn rise_across_a_crash(cx: Context) -> Proof {
+async fn rise_across_a_crash(cx: Context) -> CaseResult {
     survive(cx, Fault::Crash).await
 }
 
-async fn rise_across_a_power_loss(cx: Context) -> Proof {
+async fn rise_across_a_power_loss(cx: Context) -> CaseResult {
     survive(cx, Fault::PowerLoss).await
 }
 
-async fn rise_across_a_fail_over(cx: Context) -> Proof {
+async fn rise_across_a_fail_over(cx: Context) -> CaseResult {
     survive(cx, Fault::FailOver).await
 }
 
-async fn rise_across_the_loss_of_a_minority(cx: Context) -> Proof {
+async fn rise_across_the_loss_of_a_minority(cx: Context) -> CaseResult {
     survive(cx, Fault::MinorityLoss).await
 }
 
-async fn rise_across_a_clock_step(cx: Context) -> Proof {
+async fn rise_across_a_clock_step(cx: Context) -> CaseResult {
     survive(cx, Fault::ClockStep).await
 }
 
-async fn rise_across_a_pause(cx: Context) -> Proof {
+async fn rise_across_a_pause(cx: Context) -> CaseResult {
     survive(cx, Fault::Pause).await
 }

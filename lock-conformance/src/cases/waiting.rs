@@ -6,9 +6,11 @@ use lock_core::{ErrorKind, HeldBy, LockGuard, Locks};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::Failure;
-use crate::case::{Need, Proof, cases, ensure};
+use crate::case::cases;
 use crate::context::{Context, name};
+use crate::ensure::{CaseResult, ensure};
+use crate::factory::Failure;
+use crate::requirement::Requirement;
 
 cases! { "waiting";
     [] {
@@ -25,13 +27,13 @@ cases! { "waiting";
         goes_on_when_the_one_ahead_gives_up,
         ends_when_its_locks_close_and_leaves_no_place,
     }
-    [Need::Queue] {
+    [Requirement::Queue] {
         of_several_handles_is_served_in_order,
         asking_again_keeps_the_place,
         shows_how_many_are_ahead,
     }
-    [Need::Time] { passes_a_dead_holder_at_the_end_of_its_lease }
-    [Need::Queue, Need::Time] { passes_a_dead_waiter }
+    [Requirement::TimedExpiry] { passes_a_dead_holder_at_the_end_of_its_lease }
+    [Requirement::Queue, Requirement::TimedExpiry] { passes_a_dead_waiter }
 }
 
 type Waiter = JoinHandle<lock_core::Result<LockGuard>>;
@@ -43,46 +45,46 @@ async fn wait(cx: &Context, locks: &Locks, limit: Option<Duration>) -> Result<Wa
         // Nobody hears the later ones.
         let _ = told.send(());
     };
-    let limit = limit.unwrap_or(cx.long() * 4);
+    let limit = limit.unwrap_or(cx.long_ttl() * 4);
     let waiter = tokio::spawn(locks.lock("job").wait(limit).on_wait(tell).acquire());
     hears.recv().await.ok_or("the waiter ended before it waited")?;
     Ok(waiter)
 }
 
 async fn served(cx: &Context, waiter: Waiter) -> Result<LockGuard, Failure> {
-    let served = tokio::time::timeout(cx.soon(), waiter).await;
-    Ok(served.map_err(|_| format!("a waiter was not served within {:?}", cx.soon()))???)
+    let served = tokio::time::timeout(cx.prompt_timeout(), waiter).await;
+    Ok(served.map_err(|_| format!("a waiter was not served within {:?}", cx.prompt_timeout()))???)
 }
 
-async fn trying_writes_nothing_while_another_holds(cx: Context) -> Proof {
+async fn trying_writes_nothing_while_another_holds(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let holder = cx.claim(&job);
-    cx.grant(&a, &holder).await?;
+    cx.expect_granted(&a, &holder).await?;
     let tries: Vec<_> = (0..4).map(|_| cx.claim(&job)).collect();
     for claim in &tries {
-        cx.refused(&b, claim).await?;
+        cx.expect_held(&b, claim).await?;
     }
     ensure!(cx.locks().await?.lock("job").try_acquire().await?.is_none(), "a held lock was granted");
-    cx.give_back(&a, &holder).await?;
-    cx.is_free(&a, &job).await
+    cx.release_held(&a, &holder).await?;
+    cx.expect_free(&a, &job).await
 }
 
-async fn trying_does_not_extend_the_lease_in_the_way(cx: Context) -> Proof {
+async fn trying_does_not_extend_the_lease_in_the_way(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let holder = cx.claim(&job);
-    let granted = cx.grant(&a, &holder).await?;
+    let granted = cx.expect_granted(&a, &holder).await?;
     tokio::time::sleep(cx.ttl).await;
     let before = cx.clock.now().since(granted.sent);
-    cx.refused(&b, &cx.claim(&job)).await?;
-    let by = cx.shows_holder(&b, &holder).await?;
+    cx.expect_held(&b, &cx.claim(&job)).await?;
+    let by = cx.expect_holder(&b, &holder).await?;
     if let Some(remaining) = by.remaining {
         let most = granted.lease.ttl.saturating_sub(before / 2);
         ensure!(remaining <= most, "{remaining:?} of {:?} remain after {before:?} and a try", granted.lease.ttl);
     }
-    cx.give_back(&a, &holder).await
+    cx.release_held(&a, &holder).await
 }
 
-async fn ends_soon_after_a_release(cx: Context) -> Proof {
+async fn ends_soon_after_a_release(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     for _ in 0..3 {
         let holder = a.lock("job").acquire().await?;
@@ -93,7 +95,7 @@ async fn ends_soon_after_a_release(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> Proof {
+async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> CaseResult {
     let locks = cx.locks().await?;
     for _ in 0..3 {
         let holder = locks.lock("job").acquire().await?;
@@ -104,7 +106,7 @@ async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn ends_soon_after_a_drop(cx: Context) -> Proof {
+async fn ends_soon_after_a_drop(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
     let waiter = wait(&cx, &b, None).await?;
@@ -113,18 +115,18 @@ async fn ends_soon_after_a_drop(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn ends_soon_after_a_break(cx: Context) -> Proof {
+async fn ends_soon_after_a_break(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.locks().await?);
     let holder = cx.claim(&name("job"));
-    cx.grant(&a, &holder).await?;
+    cx.expect_granted(&a, &holder).await?;
     let waiter = wait(&cx, &b, None).await?;
-    let seen = cx.shows_holder(&a, &holder).await?;
+    let seen = cx.expect_holder(&a, &holder).await?;
     a.break_lock(holder.name(), &seen, lock_core::BreakMode::Now).await?.ok_or("the holder was not evicted")?;
     served(&cx, waiter).await?.release().await?;
     Ok(())
 }
 
-async fn beyond_its_limit_says_who_holds(cx: Context) -> Proof {
+async fn beyond_its_limit_says_who_holds(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
     for limit in [Duration::ZERO, cx.ttl / 2] {
@@ -138,7 +140,7 @@ async fn beyond_its_limit_says_who_holds(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn beyond_its_limit_leaves_no_place(cx: Context) -> Proof {
+async fn beyond_its_limit_leaves_no_place(cx: Context) -> CaseResult {
     let (a, b, store) = (cx.locks().await?, cx.locks().await?, cx.open().await?);
     let holder = a.lock("job").acquire().await?;
     for _ in 0..3 {
@@ -147,15 +149,15 @@ async fn beyond_its_limit_leaves_no_place(cx: Context) -> Proof {
     }
     b.close().await;
     holder.release().await?;
-    cx.is_free(&store, &name("job")).await
+    cx.expect_free(&store, &name("job")).await
 }
 
-async fn of_sixteen_serves_all(cx: Context) -> Proof {
+async fn of_sixteen_serves_all(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
     let mut waiters = tokio::task::JoinSet::new();
     for i in 0..16 {
-        let lock = if i % 2 == 0 { &a } else { &b }.lock("job").wait(cx.long() * 4);
+        let lock = if i % 2 == 0 { &a } else { &b }.lock("job").wait(cx.long_ttl() * 4);
         waiters.spawn(async move { lock.acquire().await?.release().await });
     }
     tokio::time::sleep(cx.ttl / 4).await;
@@ -166,18 +168,18 @@ async fn of_sixteen_serves_all(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn of_one_handle_is_served_in_order(cx: Context) -> Proof {
+async fn of_one_handle_is_served_in_order(cx: Context) -> CaseResult {
     let locks = cx.locks().await?;
     in_order(&cx, &locks, &[&locks, &locks, &locks, &locks, &locks]).await
 }
 
-async fn of_several_handles_is_served_in_order(cx: Context) -> Proof {
+async fn of_several_handles_is_served_in_order(cx: Context) -> CaseResult {
     let handles = [cx.locks().await?, cx.locks().await?, cx.locks().await?];
     let [a, b, c] = &handles;
     in_order(&cx, a, &[b, c, a, c, b, a]).await
 }
 
-async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> Proof {
+async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> CaseResult {
     let first = holder.lock("job").acquire().await?;
     let (done, mut order) = mpsc::unbounded_channel();
     let mut waiters = Vec::new();
@@ -189,7 +191,7 @@ async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> Proof {
             // Nobody hears it if the case has failed.
             let _ = done.send(i);
             guard.release().await?;
-            Proof::Ok(())
+            CaseResult::Ok(())
         }));
     }
     first.release().await?;
@@ -205,7 +207,7 @@ async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> Proof {
     Ok(())
 }
 
-async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> Proof {
+async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> CaseResult {
     let (a, b, c) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
     let ahead = wait(&cx, &b, None).await?;
@@ -215,12 +217,12 @@ async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> Proof {
     holder.release().await?;
     let second = served(&cx, behind);
     let third = served(&cx, same);
-    let release = |guard: LockGuard| async { Proof::Ok(guard.release().await?) };
+    let release = |guard: LockGuard| async { CaseResult::Ok(guard.release().await?) };
     let (second, third) = tokio::join!(async { release(second.await?).await }, async { release(third.await?).await });
     second.and(third)
 }
 
-async fn ends_when_its_locks_close_and_leaves_no_place(cx: Context) -> Proof {
+async fn ends_when_its_locks_close_and_leaves_no_place(cx: Context) -> CaseResult {
     let (a, closes, behind) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
     let ahead = [wait(&cx, &closes, None).await?, wait(&cx, &closes, None).await?];
@@ -237,42 +239,42 @@ async fn ends_when_its_locks_close_and_leaves_no_place(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn shows_how_many_are_ahead(cx: Context) -> Proof {
+async fn shows_how_many_are_ahead(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    let (holder, second, third) = (cx.claim(&job), cx.queueing(&job), cx.queueing(&job));
-    cx.grant(&a, &holder).await?;
-    let waiting = cx.refused(&a, &second).await?;
+    let (holder, second, third) = (cx.claim(&job), cx.queueing_claim(&job), cx.queueing_claim(&job));
+    cx.expect_granted(&a, &holder).await?;
+    let waiting = cx.expect_held(&a, &second).await?;
     ensure!(waiting.by.ahead.is_none_or(|ahead| ahead == 1), "first in the queue, and {:?} ahead", waiting.by.ahead);
-    let waiting = cx.refused(&b, &third).await?;
+    let waiting = cx.expect_held(&b, &third).await?;
     ensure!(waiting.by.ahead.is_none_or(|ahead| ahead == 2), "second in the queue, and {:?} ahead", waiting.by.ahead);
-    let again = cx.refused(&b, &third).await?;
+    let again = cx.expect_held(&b, &third).await?;
     ensure!(again.by.ahead == waiting.by.ahead, "asking again moved it to {:?}", again.by.ahead);
     b.release(&third).await?;
     a.release(&second).await?;
-    cx.give_back(&a, &holder).await?;
-    cx.is_free(&a, &job).await
+    cx.release_held(&a, &holder).await?;
+    cx.expect_free(&a, &job).await
 }
 
-async fn asking_again_keeps_the_place(cx: Context) -> Proof {
+async fn asking_again_keeps_the_place(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
-    let (holder, second, third) = (cx.claim(&job), cx.queueing(&job), cx.queueing(&job));
-    cx.grant(&a, &holder).await?;
-    cx.refused(&a, &second).await?;
-    cx.refused(&b, &third).await?;
-    cx.refused(&a, &second).await?;
-    cx.give_back(&a, &holder).await?;
-    cx.refused(&b, &third).await?;
-    cx.grant_within(&a, &second, cx.soon()).await?;
-    cx.give_back(&a, &second).await?;
-    cx.grant_within(&b, &third, cx.soon()).await?;
-    cx.give_back(&b, &third).await
+    let (holder, second, third) = (cx.claim(&job), cx.queueing_claim(&job), cx.queueing_claim(&job));
+    cx.expect_granted(&a, &holder).await?;
+    cx.expect_held(&a, &second).await?;
+    cx.expect_held(&b, &third).await?;
+    cx.expect_held(&a, &second).await?;
+    cx.release_held(&a, &holder).await?;
+    cx.expect_held(&b, &third).await?;
+    cx.acquire_within(&a, &second, cx.prompt_timeout()).await?;
+    cx.release_held(&a, &second).await?;
+    cx.acquire_within(&b, &third, cx.prompt_timeout()).await?;
+    cx.release_held(&b, &third).await
 }
 
-async fn passes_a_dead_holder_at_the_end_of_its_lease(cx: Context) -> Proof {
+async fn passes_a_dead_holder_at_the_end_of_its_lease(cx: Context) -> CaseResult {
     let (store, locks) = (cx.open().await?, cx.locks().await?);
-    let dead = cx.brief(&name("job"));
-    let granted = cx.grant(&store, &dead).await?;
-    let limit = granted.lease.ttl + cx.patience();
+    let dead = cx.short_claim(&name("job"));
+    let granted = cx.expect_granted(&store, &dead).await?;
+    let limit = granted.lease.ttl + cx.expiry_timeout();
     let guard = locks.lock("job").wait(limit).acquire().await?;
     let early = granted.valid_until.since(cx.clock.now());
     ensure!(early.is_zero(), "granted to the waiter {early:?} before the belief of the holder ended");
@@ -280,13 +282,13 @@ async fn passes_a_dead_holder_at_the_end_of_its_lease(cx: Context) -> Proof {
     Ok(())
 }
 
-async fn passes_a_dead_waiter(cx: Context) -> Proof {
+async fn passes_a_dead_waiter(cx: Context) -> CaseResult {
     let (store, locks, job) = (cx.open().await?, cx.locks().await?, name("job"));
     let (holder, dead) = (cx.claim(&job), lock_core::Claim::queueing(job.clone(), cx.ttl));
-    cx.grant(&store, &holder).await?;
-    cx.refused(&store, &dead).await?;
+    cx.expect_granted(&store, &holder).await?;
+    cx.expect_held(&store, &dead).await?;
     // A waiter looks again within its own TTL, which is another, so that no session of this program keeps the dead one.
-    let lock = locks.lock("job").ttl(cx.ttl * 2).wait(cx.soon());
+    let lock = locks.lock("job").ttl(cx.ttl * 2).wait(cx.prompt_timeout());
     let (told, mut hears) = mpsc::unbounded_channel();
     let tell = move |_: &HeldBy| {
         // Nobody hears the later ones.
@@ -294,7 +296,7 @@ async fn passes_a_dead_waiter(cx: Context) -> Proof {
     };
     let waiter = tokio::spawn(lock.on_wait(tell).acquire());
     hears.recv().await.ok_or("the waiter ended before it waited")?;
-    cx.give_back(&store, &holder).await?;
+    cx.release_held(&store, &holder).await?;
     served(&cx, waiter).await?.release().await?;
     Ok(())
 }

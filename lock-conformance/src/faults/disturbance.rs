@@ -1,10 +1,10 @@
-//! [`Step`], what happens to one call; [`Mix`], how often.
+//! [`Call`], [`Disturbance`], and [`Mix`]: which call is disturbed, how, and how often.
 
 use std::time::Duration;
 
-use crate::Random;
+use crate::random::Random;
 
-/// A kind of call to a store that faults are made for. Calls for operators are never touched.
+/// A kind of call to a store that can be disturbed. Calls of operators are never disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
@@ -16,15 +16,16 @@ pub enum Call {
     Release,
     /// [`TokenRaiser::raise`](lock_core::TokenRaiser::raise).
     Raise,
-    /// [`RecordStore::read_record`](lock_core::RecordStore::read_record) and [`RecordStore::replace_record`](lock_core::RecordStore::replace_record).
+    /// [`RecordStore::read_record`](lock_core::RecordStore::read_record) and
+    /// [`RecordStore::replace_record`](lock_core::RecordStore::replace_record).
     Record,
 }
 
-/// What happens to one call.
+/// A fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disturbance {
-    /// Nothing: it is applied and answered.
+    /// No fault: it is applied and answered.
     Pass,
     /// It reaches the store late.
     Delay(Duration),
@@ -32,34 +33,34 @@ pub enum Disturbance {
     DelayBoth(Duration),
     /// It is applied, and its reply comes late.
     DelayReply(Duration),
-    /// It does not reach the store, and an error says so.
+    /// It does not reach the store; the error says that it had no effect.
     Fail,
-    /// It is applied, and an error says that this is unknown.
+    /// It is applied; the error says that the effect is unknown.
     FailApplied,
     /// It is applied, and its reply never comes.
     LoseReply,
     /// It never reaches the store, and no reply comes.
     Hang,
-    /// An error says at once that its outcome is unknown, and it is applied this much later.
+    /// An error says at once that the effect is unknown; it is applied after this delay.
     ApplyLate(Duration),
-    /// It is applied and answered, and applied once more this much later.
+    /// It is applied and answered, and applied a second time after this delay.
     ApplyTwice(Duration),
 }
 
-/// How often what happens, in a random schedule.
+/// The fault rate and the longest delay of a random schedule.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Mix {
-    /// Of a hundred calls, how many something happens to.
+    /// Percentage of calls that are disturbed.
     pub fault_percent: u64,
     /// The longest delay.
     pub max_delay: Duration,
 }
 
 impl Mix {
-    /// Something happens to this many of a hundred calls, with delays up to `longest`.
-    pub fn new(percent: u64, longest: Duration) -> Mix {
-        Mix { fault_percent: percent, max_delay: longest }
+    /// Disturbs this percentage of the calls, with delays up to `max_delay`.
+    pub fn new(fault_percent: u64, max_delay: Duration) -> Mix {
+        Mix { fault_percent, max_delay }
     }
 
     pub(crate) fn draw(&self, random: &mut Random) -> Disturbance {

@@ -1,6 +1,5 @@
-//! [`Faulty`]: a store that its calls reach late, twice or never.
+//! [`Faulty`]: a store whose calls are delayed, repeated or lost.
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::{Future, pending};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,101 +11,68 @@ use lock_core::{
     LockStore, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, StoredRecord, TokenRaiser,
 };
 
-use crate::Random;
-use crate::faults::{Call, Disturbance, Mix};
+use super::disturbance::{Call, Disturbance, Mix};
+use super::plan::Plan;
 
-/// A store that its calls reach late, twice or never, and whose replies get lost: by a script, or by a seeded schedule.
+/// A store whose calls arrive late, twice or never, and whose replies get lost: by a script, or by a seeded schedule.
 ///
-/// Every call is owned by itself: what is applied late is applied although its caller has gone. A renewal of a *session*
-/// cannot be applied without its answer counting, so for sessions a lost reply is a call that never arrived.
+/// A call owns itself: a late call is applied even if its caller has gone. A renewal of a *session* cannot be applied
+/// without its answer counting, so for sessions a lost reply is a call that never arrived.
 pub struct Faulty {
     store: Arc<dyn LockStore>,
     plan: Mutex<Plan>,
 }
 
-#[derive(Default)]
-struct Plan {
-    next: HashMap<Call, VecDeque<Disturbance>>,
-    always: HashMap<Call, Disturbance>,
-    random: Option<(Random, Mix)>,
-    calls: HashMap<Call, usize>,
-}
-
 impl Faulty {
-    /// This store, with nothing going wrong yet.
+    /// Wraps this store, without faults so far.
     pub fn new(store: Arc<dyn LockStore>) -> Arc<Faulty> {
         Arc::new(Faulty { store, plan: Mutex::default() })
     }
 
-    /// This store, with what the seed decides going wrong.
+    /// Wraps this store, with faults that the seed decides.
     pub fn random(store: Arc<dyn LockStore>, seed: u64, mix: Mix) -> Arc<Faulty> {
-        let plan = Plan { random: Some((Random::new(seed), mix)), ..Plan::default() };
-        Arc::new(Faulty { store, plan: Mutex::new(plan) })
+        Arc::new(Faulty { store, plan: Mutex::new(Plan::random(seed, mix)) })
     }
 
-    /// What happens to the next calls of this kind, in this order.
-    pub fn script(&self, op: Call, steps: impl IntoIterator<Item = Disturbance>) {
-        self.plan().next.entry(op).or_default().extend(steps);
+    /// Disturbs the next calls of this kind, in this order.
+    pub fn script(&self, call: Call, disturbances: impl IntoIterator<Item = Disturbance>) {
+        self.plan().script(call, disturbances);
     }
 
-    /// What happens to every call of this kind from now on.
-    pub fn always(&self, op: Call, step: Disturbance) {
-        self.plan().always.insert(op, step);
+    /// Disturbs every call of this kind from now on.
+    pub fn always(&self, call: Call, disturbance: Disturbance) {
+        self.plan().always(call, disturbance);
     }
 
-    /// From now on nothing goes wrong; what is under way stays so.
+    /// Stops all faults from now on; calls in flight stay as they are.
     pub fn heal(&self) {
-        let mut plan = self.plan();
-        (plan.next, plan.always, plan.random) = Default::default();
+        self.plan().clear();
     }
 
-    /// How many calls of this kind were made.
-    pub fn calls(&self, op: Call) -> usize {
-        self.plan().calls.get(&op).copied().unwrap_or_default()
+    /// Number of calls of this kind so far.
+    pub fn calls(&self, call: Call) -> usize {
+        self.plan().count(call)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn step(&self, op: Call) -> Disturbance {
-        let mut plan = self.plan();
-        *plan.calls.entry(op).or_default() += 1;
-        if let Some(step) = plan.next.get_mut(&op).and_then(VecDeque::pop_front) {
-            return step;
-        }
-        if let Some(step) = plan.always.get(&op) {
-            return *step;
-        }
-        plan.random.as_mut().map_or(Disturbance::Pass, |(random, mix)| mix.draw(random))
-    }
-
-    async fn play<T, F>(&self, op: Call, call: impl Fn() -> F + Send) -> Result<T>
+    async fn disturb<T, F>(&self, kind: Call, call: impl Fn() -> F + Send) -> Result<T>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        match self.step(op) {
+        let disturbance = self.plan().next(kind);
+        match disturbance {
             Disturbance::Pass => call().await,
-            Disturbance::Delay(time) => {
-                tokio::time::sleep(time).await;
-                call().await
-            }
-            Disturbance::DelayBoth(time) => {
-                tokio::time::sleep(time).await;
-                let reply = call().await;
-                tokio::time::sleep(time).await;
-                reply
-            }
-            Disturbance::DelayReply(time) => {
-                let reply = call().await;
-                tokio::time::sleep(time).await;
-                reply
-            }
+            Disturbance::Delay(time) => delayed(Some(time), call(), None).await,
+            Disturbance::DelayBoth(time) => delayed(Some(time), call(), Some(time)).await,
+            Disturbance::DelayReply(time) => delayed(None, call(), Some(time)).await,
             Disturbance::Fail => Err(not_applied()),
             Disturbance::FailApplied => {
                 let _ = call().await;
-                Err(unknown())
+                Err(lost_reply())
             }
             Disturbance::LoseReply => {
                 let _ = call().await;
@@ -114,18 +80,18 @@ impl Faulty {
             }
             Disturbance::Hang => pending().await,
             Disturbance::ApplyLate(time) => {
-                later(time, call());
-                Err(unknown())
+                spawn_after(time, call());
+                Err(lost_reply())
             }
             Disturbance::ApplyTwice(time) => {
                 let reply = call().await;
-                later(time, call());
+                spawn_after(time, call());
                 reply
             }
         }
     }
 
-    /// The same leases in a batch of its own, whose answers nobody hears; `None` if a session is among them.
+    /// A batch of the same leases whose answers are discarded; `None` if the batch contains a session.
     fn copy(batch: &RenewalBatch) -> Option<RenewalBatch> {
         let claim = |beat| match beat {
             Beat::Lease(claim) => Some(claim.clone()),
@@ -140,6 +106,16 @@ impl Faulty {
         self.store.renew(&copy).await;
         Some(copy)
     }
+
+    fn spawn_renewal(&self, time: Duration, batch: &RenewalBatch) {
+        if let Some(copy) = Faulty::copy(batch) {
+            let store = self.store.clone();
+            spawn_after(time, async move {
+                store.renew(&copy).await;
+                Ok(())
+            });
+        }
+    }
 }
 
 #[async_trait]
@@ -153,7 +129,7 @@ impl LockStore for Faulty {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        self.play(Call::Request, || {
+        self.disturb(Call::Request, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move { store.request(&claim).await }
         })
@@ -165,7 +141,8 @@ impl LockStore for Faulty {
     }
 
     async fn renew(&self, batch: &RenewalBatch) {
-        match self.step(Call::Renew) {
+        let disturbance = self.plan().next(Call::Renew);
+        match disturbance {
             Disturbance::Pass => self.store.renew(batch).await,
             Disturbance::Delay(time) | Disturbance::DelayBoth(time) => {
                 tokio::time::sleep(time).await;
@@ -186,7 +163,7 @@ impl LockStore for Faulty {
             Disturbance::Fail => batch.fail(not_applied()),
             Disturbance::FailApplied => {
                 self.renew_copy(batch).await;
-                batch.fail(unknown());
+                batch.fail(lost_reply());
             }
             Disturbance::LoseReply => {
                 self.renew_copy(batch).await;
@@ -194,18 +171,18 @@ impl LockStore for Faulty {
             }
             Disturbance::Hang => pending().await,
             Disturbance::ApplyLate(time) => {
-                self.renew_later(time, batch);
-                batch.fail(unknown());
+                self.spawn_renewal(time, batch);
+                batch.fail(lost_reply());
             }
             Disturbance::ApplyTwice(time) => {
-                self.renew_later(time, batch);
+                self.spawn_renewal(time, batch);
                 self.store.renew(batch).await;
             }
         }
     }
 
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        self.play(Call::Release, || {
+        self.disturb(Call::Release, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move { store.release(&claim).await }
         })
@@ -240,7 +217,7 @@ impl LockStore for Faulty {
 #[async_trait]
 impl TokenRaiser for Faulty {
     async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
-        self.play(Call::Raise, || {
+        self.disturb(Call::Raise, || {
             let (store, claim) = (self.store.clone(), claim.clone());
             async move {
                 let raise = store.token_raiser().expect("BUG: only a store that raises is asked to");
@@ -258,42 +235,42 @@ impl TokenRaiser for Faulty {
 #[async_trait]
 impl RecordStore for Faulty {
     async fn read_record(&self) -> Result<StoredRecord> {
-        self.play(Call::Record, || {
+        self.disturb(Call::Record, || {
             let store = self.store.clone();
-            async move { keeps(&*store).read_record().await }
+            async move { record_store_of(&*store).read_record().await }
         })
         .await
     }
 
     async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
-        self.play(Call::Record, || {
+        self.disturb(Call::Record, || {
             let (store, before, text) = (self.store.clone(), before.clone(), text.to_owned());
-            async move { keeps(&*store).replace_record(&before, &text).await }
+            async move { record_store_of(&*store).replace_record(&before, &text).await }
         })
         .await
     }
 }
 
-fn keeps(store: &dyn LockStore) -> &dyn RecordStore {
+fn record_store_of(store: &dyn LockStore) -> &dyn RecordStore {
     store.token_raiser().and_then(TokenRaiser::record_store).expect("BUG: only a store that keeps is asked to")
 }
 
-impl Faulty {
-    fn renew_later(&self, time: Duration, batch: &RenewalBatch) {
-        if let Some(copy) = Faulty::copy(batch) {
-            let store = self.store.clone();
-            later(time, async move {
-                store.renew(&copy).await;
-                Ok(())
-            });
-        }
+/// Runs a call with a sleep before it, after it, or both.
+async fn delayed<T>(before: Option<Duration>, call: impl Future<Output = T>, after: Option<Duration>) -> T {
+    if let Some(time) = before {
+        tokio::time::sleep(time).await;
     }
+    let reply = call.await;
+    if let Some(time) = after {
+        tokio::time::sleep(time).await;
+    }
+    reply
 }
 
-fn later<T: Send>(time: Duration, call: impl Future<Output = Result<T>> + Send + 'static) {
+fn spawn_after<T: Send>(time: Duration, call: impl Future<Output = Result<T>> + Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(time).await;
-        // Nobody hears the reply.
+        // The reply is discarded.
         let _ = call.await;
     });
 }
@@ -302,7 +279,7 @@ fn not_applied() -> Error {
     Error::refused(ErrorKind::Unavailable, "the suite kept this call from the store")
 }
 
-fn unknown() -> Error {
+fn lost_reply() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, "the suite lost the reply to this call")
 }
 
