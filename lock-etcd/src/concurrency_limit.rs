@@ -1,22 +1,24 @@
-//! [`Turns`]: a bound on what is under way at once.
+//! [`ConcurrencyLimit`]: a limit on calls in flight.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How many calls of one kind are under way at once: enough to keep a server busy from 40 ms away (3,200 calls a second).
-/// More would not be answered sooner: etcd applies one after the other, and beyond 5,000 of all its clients it turns
-/// everybody away, those who keep their locks too. On a busy machine twice as many cost a holder its lock.
+use crate::sync::locked;
+
+/// Maximum number of calls of one kind in flight: enough to keep a server busy that is 40 ms away (3,200 calls a second).
+/// More would not be faster. Etcd applies calls one after the other, and beyond 5,000 from all clients it rejects every
+/// further one, renewals too. On a busy machine twice as many cost a holder its lock.
 pub(crate) const MAX_IN_FLIGHT: usize = 128;
 
-/// A bound on what is under way at once. Who comes when all turns are taken waits for one, in the order of coming.
+/// A limit on calls in flight. A caller that finds no free permit waits for one, first come, first served.
 ///
-/// A turn is had and waited for by futures of callers, who may stop polling them. So a turn that lasts longer than any call
-/// is passed on, and who has waited for longer than it would is passed over. A semaphore does neither.
+/// Permits are held and awaited by callers' futures, which may no longer be polled. So a permit that is held for longer
+/// than any call lasts is reclaimed, and a waiter whose time is over is skipped. A semaphore does neither.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit(Arc<Mutex<State>>);
 
@@ -24,11 +26,11 @@ pub(crate) struct ConcurrencyLimit(Arc<Mutex<State>>);
 struct State {
     free: usize,
     waiting: VecDeque<Arc<Waiter>>,
-    /// Those that are taken, and some that are over, the oldest first.
+    /// The issued permits, and some that have ended, oldest first.
     issued: VecDeque<Arc<IssuedPermit>>,
 }
 
-/// A turn, until it is dropped.
+/// The permission for one call in flight, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<Mutex<State>>,
@@ -41,7 +43,7 @@ struct IssuedPermit {
     ended: AtomicBool,
 }
 
-/// Who waits for a turn.
+/// A caller that waits for a permit.
 #[derive(Debug)]
 struct Waiter {
     deadline: Instant,
@@ -53,45 +55,42 @@ struct Waiter {
 enum Handover {
     Pending,
     Permit(Permit),
-    /// It waits no more.
+    /// The caller no longer waits.
     Abandoned,
 }
 
-/// A place among those who wait. Dropped, it is given up, and a turn that it was given goes to the next.
+/// A place in the queue of waiters. When it is dropped, a permit that was handed over to it goes to the next waiter.
 struct Ticket(Arc<Waiter>);
 
 impl ConcurrencyLimit {
     pub(crate) fn new() -> ConcurrencyLimit {
-        ConcurrencyLimit(Arc::new(Mutex::new(State {
-            free: MAX_IN_FLIGHT,
-            waiting: VecDeque::new(),
-            issued: VecDeque::new(),
-        })))
+        let state = State { free: MAX_IN_FLIGHT, waiting: VecDeque::new(), issued: VecDeque::new() };
+        ConcurrencyLimit(Arc::new(Mutex::new(state)))
     }
 
-    /// A turn, if one is free now.
+    /// A permit, if one is free now.
     pub(crate) fn try_acquire(&self) -> Option<Permit> {
         let mut state = locked(&self.0);
         state.free = state.free.checked_sub(1)?;
         Some(state.issue(&self.0))
     }
 
-    /// A turn, when one is free; `None` if that takes longer than `patience`. No call lasts longer than `longest`.
-    pub(crate) async fn acquire(&self, patience: Duration, longest: Duration) -> Option<Permit> {
+    /// Waits for a permit; `None` if none is free within `timeout`. No call lasts longer than `longest`.
+    pub(crate) async fn acquire(&self, timeout: Duration, longest: Duration) -> Option<Permit> {
         self.reclaim_overdue(longest);
         if let Some(permit) = self.try_acquire() {
             return Some(permit);
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let waiter = Arc::new(Waiter { deadline, woken: Notify::new(), handover: Mutex::new(Handover::Pending) });
-        let entry = Ticket(waiter.clone());
+        let ticket = Ticket(waiter.clone());
         locked(&self.0).enqueue(waiter, &self.0);
-        // Where it is not called in time, it may have been given one all the same.
-        _ = tokio::time::timeout(patience, entry.0.woken.notified()).await;
-        entry.abandon()
+        // After a time-out a permit may have been handed over all the same.
+        _ = tokio::time::timeout(timeout, ticket.0.woken.notified()).await;
+        ticket.abandon()
     }
 
-    /// Passes the turns on that have lasted longer than any call.
+    /// Reclaims the permits that have been held for longer than any call lasts.
     fn reclaim_overdue(&self, longest: Duration) {
         let mut state = locked(&self.0);
         while let Some(issued) = state.issued.front().cloned() {
@@ -107,7 +106,7 @@ impl ConcurrencyLimit {
 }
 
 impl State {
-    /// A turn is taken, which was free.
+    /// Issues a permit that was free.
     fn issue(&mut self, limit: &Arc<Mutex<State>>) -> Permit {
         let issued = Arc::new(IssuedPermit { since: Instant::now(), ended: AtomicBool::new(false) });
         if self.issued.len() >= 2 * MAX_IN_FLIGHT {
@@ -117,7 +116,7 @@ impl State {
         Permit { limit: limit.clone(), issued }
     }
 
-    /// A turn is over: it goes to the first who still waits.
+    /// Hands a permit that has ended over to the first that still waits.
     fn hand_over(&mut self, limit: &Arc<Mutex<State>>) {
         let now = Instant::now();
         while let Some(waiter) = self.waiting.pop_front() {
@@ -134,7 +133,7 @@ impl State {
 
     fn enqueue(&mut self, waiter: Arc<Waiter>, limit: &Arc<Mutex<State>>) {
         self.waiting.push_back(waiter);
-        // One may have become free since the look.
+        // A permit may have become free since `try_acquire`.
         if let Some(free) = self.free.checked_sub(1) {
             self.free = free;
             self.hand_over(limit);
@@ -147,7 +146,7 @@ impl IssuedPermit {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Ends it; false if it was over before.
+    /// Ends it; false if it had ended before.
     fn end(&self) -> bool {
         !self.ended.swap(true, Ordering::AcqRel)
     }
@@ -162,7 +161,7 @@ impl Drop for Permit {
 }
 
 impl Ticket {
-    /// Waits no more; gives the turn that it was given, if it was.
+    /// Stops waiting; gives the permit, if one was handed over.
     fn abandon(&self) -> Option<Permit> {
         match std::mem::replace(&mut *locked(&self.0.handover), Handover::Abandoned) {
             Handover::Permit(permit) => Some(permit),
@@ -177,17 +176,13 @@ impl Drop for Ticket {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(50);
+    const TIMEOUT: Duration = Duration::from_millis(50);
 
-    /// Polls it once.
+    /// Polls a future once.
     async fn is_pending<T>(future: impl Future<Output = T> + Unpin) -> bool {
         tokio::select! {
             biased;
@@ -197,45 +192,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_that_lasts_longer_than_any_call_is_passed_on_and_others_are_not() {
+    async fn a_permit_that_is_held_for_longer_than_any_call_is_reclaimed_and_others_are_not() {
         let limit = ConcurrencyLimit::new();
-        let issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free turn")).collect();
+        let issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free permit")).collect();
         assert!(limit.try_acquire().is_none());
-        assert!(limit.acquire(PATIENCE, Duration::from_secs(60)).await.is_none());
-        let reclaimed = limit.acquire(PATIENCE, Duration::ZERO).await;
+        assert!(limit.acquire(TIMEOUT, Duration::from_secs(60)).await.is_none());
+        let reclaimed = limit.acquire(TIMEOUT, Duration::ZERO).await;
         assert!(reclaimed.is_some());
         drop((issued, reclaimed));
-        let issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free turn")).collect();
-        assert!(limit.try_acquire().is_none(), "a turn that was passed on is given back once");
+        let issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free permit")).collect();
+        assert!(limit.try_acquire().is_none(), "a reclaimed permit is handed over once");
         drop(issued);
     }
 
     #[tokio::test]
-    async fn turns_that_come_and_go_leave_nothing() {
+    async fn ended_permits_leave_nothing() {
         let limit = ConcurrencyLimit::new();
         for _ in 0..10 * MAX_IN_FLIGHT {
-            drop(limit.try_acquire().expect("a free turn"));
+            drop(limit.try_acquire().expect("a free permit"));
         }
         assert!(locked(&limit.0).issued.len() <= 2 * MAX_IN_FLIGHT);
     }
 
     #[tokio::test]
-    async fn a_turn_goes_to_the_first_who_still_waits() {
+    async fn a_permit_goes_to_the_first_that_still_waits() {
         let limit = ConcurrencyLimit::new();
-        let mut issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free turn")).collect();
+        let mut issued: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| limit.try_acquire().expect("a free permit")).collect();
         let longest = Duration::from_secs(60);
         let mut gone = Box::pin(limit.acquire(longest, longest));
-        let mut unpolled = Box::pin(limit.acquire(PATIENCE, longest));
+        let mut unpolled = Box::pin(limit.acquire(TIMEOUT, longest));
         let mut first = Box::pin(limit.acquire(longest, longest));
         let mut second = Box::pin(limit.acquire(longest, longest));
         for waiter in [&mut gone, &mut unpolled, &mut first, &mut second] {
             assert!(is_pending(waiter).await);
         }
         drop(gone);
-        tokio::time::sleep(2 * PATIENCE).await;
+        tokio::time::sleep(2 * TIMEOUT).await;
         drop(issued.pop());
-        assert!(is_pending(&mut second).await, "it came later");
-        let permit = first.await.expect("a turn");
+        assert!(is_pending(&mut second).await, "its caller came later");
+        let permit = first.await.expect("a permit");
         drop(permit);
         assert!(second.await.is_some());
         assert!(unpolled.await.is_none());

@@ -1,4 +1,4 @@
-//! [`Link`]: what one runtime has of each member: connections, and a bound on what is under way.
+//! [`Connections`]: the connections of one runtime to each member, and its limits on calls in flight.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,39 +6,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use etcd_client::{Client, ConnectOptions};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::time::Instant;
 
-use crate::batcher::ReleaseBatcher;
-use crate::concurrency_limit::ConcurrencyLimit;
+use crate::call::CallKind;
+use crate::concurrency_limit::{ConcurrencyLimit, Permit};
+use crate::release_queue::ReleaseQueue;
 
-/// What a call is for. Each kind has a line of its own, and none stands behind another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallKind {
-    /// Asking for a lock, waiting for one, and whatever operators ask.
-    Request,
-    /// Giving back.
-    Release,
-    /// Keeping what is held: over connections of its own, past all else.
-    Heartbeat,
-}
-
-/// What one runtime has of each member. A connection works only while the runtime that made it is driven.
+/// The connections of one runtime to each member, and its limits on calls in flight. A connection works only while the
+/// runtime that made it is driven.
 pub(crate) struct Connections {
     for_calls: Vec<MemberConnection>,
     for_heartbeats: Vec<MemberConnection>,
     request_permits: ConcurrencyLimit,
     release_permits: ConcurrencyLimit,
     heartbeat_permits: ConcurrencyLimit,
-    /// Releases that found many under way.
-    pub(crate) release_queue: ReleaseBatcher,
+    /// Releases that found no free permit.
+    pub(crate) release_queue: ReleaseQueue,
 }
 
 /// The client of one member.
 #[derive(Default)]
 pub(crate) struct MemberConnection {
     client: OnceCell<Arc<Client>>,
-    /// How many logins were renewed.
+    /// Number of renewed logins.
     login_generation: AtomicU64,
     login_mutex: Mutex<()>,
+}
+
+/// Permission for one call in flight, or for several that follow each other.
+#[derive(Debug)]
+pub(crate) struct CallPermit {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) kind: CallKind,
+    /// The moment from which the caller has waited.
+    pub(crate) since: Instant,
+    _permit: Permit,
 }
 
 impl Connections {
@@ -50,7 +52,7 @@ impl Connections {
             request_permits: ConcurrencyLimit::new(),
             release_permits: ConcurrencyLimit::new(),
             heartbeat_permits: ConcurrencyLimit::new(),
-            release_queue: ReleaseBatcher::default(),
+            release_queue: ReleaseQueue::default(),
         }
     }
 
@@ -70,33 +72,43 @@ impl Connections {
     }
 }
 
+impl CallPermit {
+    pub(crate) fn new(connections: Arc<Connections>, kind: CallKind, since: Instant, permit: Permit) -> CallPermit {
+        CallPermit { connections, kind, since, _permit: permit }
+    }
+}
+
 impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("members", &self.for_calls.len()).finish_non_exhaustive()
+        f.debug_struct("Connections").field("members", &self.for_calls.len()).finish_non_exhaustive()
     }
 }
 
 impl MemberConnection {
-    /// The client. Connecting is lazy, but logs in if there is a login.
-    pub(crate) async fn client(&self, at: &str, options: &ConnectOptions) -> Result<&Arc<Client>, etcd_client::Error> {
+    /// The client. Connecting is lazy; with a login it logs in.
+    pub(crate) async fn client(
+        &self,
+        endpoint: &str,
+        options: &ConnectOptions,
+    ) -> Result<&Arc<Client>, etcd_client::Error> {
         match self.client.get() {
             Some(client) => Ok(client),
             None => {
-                let connect = || async { Client::connect([at], Some(options.clone())).await.map(Arc::new) };
+                let connect = || async { Client::connect([endpoint], Some(options.clone())).await.map(Arc::new) };
                 Box::pin(self.client.get_or_try_init(connect)).await
             }
         }
     }
 
-    /// The number of the login that calls are made with now.
+    /// The generation of the login that calls use now.
     pub(crate) fn login_generation(&self) -> u64 {
         self.login_generation.load(Ordering::Acquire)
     }
 
-    /// Logs in again, unless somebody has since `login` was found to have run out.
-    pub(crate) async fn log_in_again(&self, client: &Client, login: u64) -> Result<(), etcd_client::Error> {
+    /// Logs in again, unless another call has done so since `generation` was found to have expired.
+    pub(crate) async fn log_in_again(&self, client: &Client, generation: u64) -> Result<(), etcd_client::Error> {
         let _alone = self.login_mutex.lock().await;
-        if self.login_generation() == login {
+        if self.login_generation() == generation {
             client.refresh_token().await?;
             self.login_generation.fetch_add(1, Ordering::AcqRel);
         }

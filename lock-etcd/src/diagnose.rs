@@ -7,7 +7,7 @@ use etcd_client::{AlarmAction, AlarmType, Client};
 use lock_core::Result;
 
 use crate::EtcdStore;
-use crate::connections::CallKind;
+use crate::call::CallKind;
 use crate::session_pool::grant;
 
 /// What an operator should know of a cluster.

@@ -1,45 +1,45 @@
-//! [`judge`]: what a failed call to a member means.
+//! [`classify`]: the meaning of a failed attempt.
 
 use lock_core::{Effect, Error, ErrorKind};
 
-/// What a failed call to one member means.
+/// The failure of one attempt at one member.
 #[derive(Debug)]
 pub(crate) struct AttemptError {
     pub(crate) error: Error,
-    /// Whether another member may do better, or this one a moment later.
+    /// Another member may succeed, or this one a moment later.
     pub(crate) fail_over: bool,
-    /// Whether the member was reached.
+    /// The member was reached.
     pub(crate) reached: bool,
     /// The lease that the call was to use is gone.
     pub(crate) lease_is_gone: bool,
-    /// The login that the call was made with has run out: with a new one it may be made again.
+    /// The login of the call has expired: the call may be repeated with a new one.
     pub(crate) login_expired: bool,
 }
 
-/// What etcd means.
+/// The errors of etcd, as far as they make a difference here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ServerError {
     /// The lease that the call was to use is gone.
     LeaseNotFound,
     LoginExpired,
-    /// It cannot do it now; whether it has done it all the same.
+    /// The member cannot do it now. It may have done it all the same.
     Unavailable(Effect),
-    /// It gave up before it knew whether it was done.
+    /// The member gave up before it knew the outcome.
     TimedOut,
-    /// It cannot do it until somebody makes room.
+    /// The member cannot write until an operator makes room.
     OutOfSpace,
     Denied,
 }
 
-/// What etcd says, whatever code comes with it: it has none for many of its own errors, so that they are "unknown", and a
-/// proxy loses those that there are.
+/// Errors of etcd by a part of their text. The gRPC code is not enough: it is "unknown" for many of etcd's errors, and a
+/// proxy loses the others.
 const SERVER_ERRORS: [(&str, ServerError); 25] = [
     ("requested lease not found", ServerError::LeaseNotFound),
-    // A token of JWT names the revision of all users and roles, and any change of them makes it an old one.
+    // A JWT names the revision of all users and roles, and any change of them outdates it.
     ("revision of auth store is old", ServerError::LoginExpired),
     ("revision in header is old", ServerError::LoginExpired),
     ("invalid auth token", ServerError::LoginExpired),
-    // Turned away before it was proposed.
+    // Rejected before it was proposed.
     ("too many requests", ServerError::Unavailable(Effect::None)),
     ("no leader", ServerError::Unavailable(Effect::None)),
     ("not leader", ServerError::Unavailable(Effect::None)),
@@ -47,7 +47,7 @@ const SERVER_ERRORS: [(&str, ServerError); 25] = [
     ("unhealthy cluster", ServerError::Unavailable(Effect::None)),
     ("not supported for learner", ServerError::Unavailable(Effect::None)),
     ("learner can only serve", ServerError::Unavailable(Effect::None)),
-    // Only what reads waits for a leader's word, and is told that there is another one.
+    // Only reads wait for a leader's confirmation and can be told that it changed.
     ("leader changed", ServerError::Unavailable(Effect::None)),
     ("server stopped", ServerError::Unavailable(Effect::Unknown)),
     ("raft: stopped", ServerError::Unavailable(Effect::Unknown)),
@@ -73,7 +73,7 @@ const RESOURCE_EXHAUSTED: i32 = 8;
 const UNAVAILABLE: i32 = 14;
 const UNAUTHENTICATED: i32 = 16;
 
-/// Judges a failure of `doing` at `member`.
+/// Classifies a failure of `action` at `member`.
 pub(crate) fn classify(action: &str, member: &str, failure: &etcd_client::Error) -> AttemptError {
     let (code, causes) = match failure {
         etcd_client::Error::GRpcStatus(status) => (status.code() as i32, causes(status.message(), status)),
@@ -88,51 +88,52 @@ pub(crate) fn classify(action: &str, member: &str, failure: &etcd_client::Error)
 
 fn classify_text(action: &str, member: &str, code: i32, causes: &[String]) -> AttemptError {
     let all = causes.join(": ");
-    let says = |sign: &str| all.contains(sign);
-    let saying = SERVER_ERRORS.iter().find(|(sign, _)| says(sign)).map(|(_, saying)| *saying);
-    let server = says("etcdserver: ") || saying.is_some();
-    let (kind, effect, move_on) = match (saying, code) {
-        _ if says("certificate") || says("UnknownIssuer") => (ErrorKind::Denied, Effect::None, true),
+    let contains = |sign: &str| all.contains(sign);
+    let server_error = SERVER_ERRORS.iter().find(|(sign, _)| contains(sign)).map(|(_, server_error)| *server_error);
+    let from_server = contains("etcdserver: ") || server_error.is_some();
+    let (kind, effect, fail_over) = match (server_error, code) {
+        _ if contains("certificate") || contains("UnknownIssuer") => (ErrorKind::Denied, Effect::None, true),
         (Some(ServerError::Unavailable(effect)), _) => (ErrorKind::Unavailable, effect, true),
         (Some(ServerError::TimedOut), _) => (ErrorKind::TimedOut, Effect::Unknown, true),
         (Some(ServerError::OutOfSpace), _) => (ErrorKind::Unavailable, Effect::None, false),
         (Some(ServerError::Denied | ServerError::LoginExpired), _) => (ErrorKind::Denied, Effect::None, false),
         (Some(ServerError::LeaseNotFound), _) => (ErrorKind::Protocol, Effect::None, false),
         (None, UNAUTHENTICATED | PERMISSION_DENIED) => (ErrorKind::Denied, Effect::None, false),
-        // Never sent: nothing listens there, or it does not finish the handshake.
-        (None, UNAVAILABLE) if !server && never_sent(&all) => (ErrorKind::Unavailable, Effect::None, true),
+        // Never sent: no server listens there, or it does not finish the handshake.
+        (None, UNAVAILABLE) if !from_server && never_sent(&all) => (ErrorKind::Unavailable, Effect::None, true),
         (None, DEADLINE_EXCEEDED) => (ErrorKind::TimedOut, Effect::Unknown, true),
-        (None, UNAVAILABLE) if says("timed out") => (ErrorKind::TimedOut, Effect::Unknown, true),
+        (None, UNAVAILABLE) if contains("timed out") => (ErrorKind::TimedOut, Effect::Unknown, true),
         (None, UNAVAILABLE | CANCELLED) => (ErrorKind::Unavailable, Effect::Unknown, true),
         (None, RESOURCE_EXHAUSTED) => (ErrorKind::Unavailable, Effect::None, false),
-        (None, _) if server => (ErrorKind::Protocol, Effect::None, false),
+        (None, _) if from_server => (ErrorKind::Protocol, Effect::None, false),
         // A broken connection shows under several codes.
         (None, _) => (ErrorKind::Unavailable, Effect::Unknown, true),
     };
-    let reached = kind != ErrorKind::Denied && (server || !never_sent(&all));
+    let reached = kind != ErrorKind::Denied && (from_server || !never_sent(&all));
     let text = format!("{action} failed at the etcd member {member}: {}", message(causes));
     AttemptError {
         error: Error::new(kind, effect, text),
-        fail_over: move_on,
+        fail_over,
         reached,
-        lease_is_gone: saying == Some(ServerError::LeaseNotFound),
-        login_expired: saying == Some(ServerError::LoginExpired) || (saying.is_none() && code == UNAUTHENTICATED),
+        lease_is_gone: server_error == Some(ServerError::LeaseNotFound),
+        login_expired: server_error == Some(ServerError::LoginExpired)
+            || (server_error.is_none() && code == UNAUTHENTICATED),
     }
 }
 
-/// A member did not answer in time.
+/// No reply within the time-out `limit`.
 pub(crate) fn no_answer(action: &str, member: &str, limit: std::time::Duration) -> AttemptError {
     let text = format!("{action} brought no answer from the etcd member {member} within {limit:?}");
     let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, text);
     AttemptError { error, fail_over: true, reached: true, lease_is_gone: false, login_expired: false }
 }
 
-/// What nobody can do better.
+/// A failure that no other member can avoid.
 pub(crate) fn permanent(error: Error) -> AttemptError {
     AttemptError { error, fail_over: false, reached: true, lease_is_gone: false, login_expired: false }
 }
 
-/// An answer that etcd should never give.
+/// A reply that etcd should never give.
 pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, Effect::Unknown, text)
 }
@@ -143,14 +144,13 @@ fn never_sent(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// The texts of an error and of its causes, without those that say nothing new; none of them holds what a request
-/// carried.
+/// The texts of an error and of its causes, without repetitions. None of them contains the content of a request.
 fn causes(message: &str, error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut causes = if message.is_empty() { Vec::new() } else { vec![message.to_owned()] };
     let mut cause = if message.is_empty() { Some(error) } else { error.source() };
     while let Some(error) = cause {
         let text = error.to_string();
-        if !causes.iter().any(|said| said.contains(&text)) {
+        if !causes.iter().any(|known| known.contains(&text)) {
             causes.push(text);
         }
         cause = error.source();
@@ -158,7 +158,7 @@ fn causes(message: &str, error: &(dyn std::error::Error + 'static)) -> Vec<Strin
     causes
 }
 
-/// What people are told: what etcd said, or the innermost cause, which is the one that somebody can change.
+/// The message for people: etcd's own text, or the innermost cause, which is the one that they can remove.
 fn message(causes: &[String]) -> String {
     let Some(last) = causes.last() else { return "it says nothing".to_owned() };
     match causes.iter().any(|cause| cause.contains("dns error")) {

@@ -1,35 +1,36 @@
-//! [`Cluster`]: which cluster this is, and how far its history has come.
+//! [`ClusterIdentity`]: the cluster that a handle belongs to, and its greatest known revision.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use etcd_client::ResponseHeader;
-use etcd_client::{
-    AlarmResponse, GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse,
-    StatusResponse, TxnResponse,
-};
-use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
+use lock_core::{Beat, Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
 
-/// Which cluster a handle belongs to, and how far that cluster's history has come.
+use crate::error::unexpected_reply;
+use crate::reply::Reply;
+use crate::sync::locked;
+
+/// The cluster that a handle belongs to, and its greatest known revision.
 ///
-/// Every answer of etcd says which cluster it is from, and at which revision. Where another cluster answers, or this one
-/// from data that are older than what it has shown before, nothing that this handle believes holds there: all its locks
-/// are lost at once, and it refuses to go on. Its tokens are never mixed with those of the other data.
+/// Every reply of etcd has the id of its cluster and a revision. If another cluster replies, or this one with older data
+/// than before, nothing that this handle believes holds there: all its locks are lost at once, and it refuses every
+/// later call. Its tokens are never mixed with those of the other data.
 ///
-/// The id alone does not tell: etcd makes it of the members' addresses and of a word that nearly everybody leaves as
-/// it is, so that a cluster that begins anew at the same place, or from a backup, has its old id. What tells then is the
-/// revision, which never falls, and the realm, which is kept beside the data.
+/// The id alone is not enough. Etcd derives it from the members' addresses and from a token that is rarely changed, so
+/// that a cluster that starts anew at the same addresses, or from a backup, has its old id. Then the revision, which
+/// never falls, and the realm, which is kept beside the data, show the difference.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterIdentity {
     id: OnceLock<u64>,
-    /// The greatest revision that any answer has shown.
+    /// The greatest revision in any reply.
     revision: AtomicI64,
+    /// The reason why this handle refuses every call.
     refusal: OnceLock<Error>,
     dependents: Mutex<Dependents>,
 }
 
-/// Those who believe in leases of this cluster.
+/// The sessions and claims that are lost if another cluster replies.
 #[derive(Debug, Default)]
 struct Dependents {
     sessions: Vec<Session>,
@@ -37,43 +38,32 @@ struct Dependents {
     claims: HashMap<Holder, Claim>,
 }
 
-/// An answer to a call.
-pub(crate) trait Reply {
-    /// Whether the answer shows all that was answered before its call was sent.
-    const LINEARIZABLE: bool = false;
-    /// Whether etcd says of a login that has run out that this call is not permitted.
-    const DENIES_EXPIRED_LOGINS: bool = false;
-
-    /// Which cluster it is from; `None` for what a client has made of an answer.
-    fn header(&self) -> Option<&ResponseHeader>;
-}
-
 impl ClusterIdentity {
-    /// Its id, once it has answered.
+    /// The cluster's id; `None` before the first reply.
     pub(crate) fn id(&self) -> Option<u64> {
         self.id.get().copied()
     }
 
-    /// The greatest revision that any answer has shown: what is read from now on is at least as new.
+    /// The greatest revision in any reply: a linearizable call that is sent from now on shows at least this one.
     pub(crate) fn revision(&self) -> i64 {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Refuses where another cluster has answered before.
+    /// Fails if another cluster has replied.
     pub(crate) fn check_not_refused(&self) -> Result<()> {
         self.refusal.get().map_or(Ok(()), |refusal| Err(refusal.clone()))
     }
 
-    /// Holds an answer of `member` against what is known; `seen` was the revision when its call was sent.
-    pub(crate) fn check<T: Reply>(&self, member: &str, reply: &T, seen: i64) -> Result<()> {
+    /// Compares a reply of `member` with the known cluster; `known_revision` is the one from before its call was sent.
+    pub(crate) fn check<T: Reply>(&self, member: &str, reply: &T, known_revision: i64) -> Result<()> {
         match reply.header() {
-            Some(header) => self.compare(member, header, if T::LINEARIZABLE { seen } else { 0 }),
-            None if T::LINEARIZABLE => Err(crate::error::unexpected_reply("an answer of etcd has no header")),
+            Some(header) => self.check_header(member, header, if T::LINEARIZABLE { known_revision } else { 0 }),
+            None if T::LINEARIZABLE => Err(unexpected_reply("an answer of etcd has no header")),
             None => self.check_not_refused(),
         }
     }
 
-    fn compare(&self, member: &str, header: &ResponseHeader, least: i64) -> Result<()> {
+    fn check_header(&self, member: &str, header: &ResponseHeader, least: i64) -> Result<()> {
         let (cluster_id, revision) = (header.cluster_id(), header.revision());
         let known = *self.id.get_or_init(|| cluster_id);
         if cluster_id != known {
@@ -89,7 +79,7 @@ impl ClusterIdentity {
         self.check_not_refused()
     }
 
-    /// Ends all that this handle believes in, and refuses to go on.
+    /// Ends all sessions and claims of this handle, and refuses every later call.
     pub(crate) fn refuse(&self, reason: &str) -> Error {
         let text = format!("{reason}; all locks of this handle are lost, and the store must be opened anew");
         let refused = Error::new(ErrorKind::Protocol, Effect::None, text);
@@ -97,55 +87,35 @@ impl ClusterIdentity {
             tracing::error!(error = %refused, "another cluster of etcd answers");
             refused
         });
-        let dependents = std::mem::take(&mut *self.dependents());
+        let dependents = std::mem::take(&mut *locked(&self.dependents));
         dependents.sessions.iter().for_each(|session| session.end(LossReason::SessionEnded));
-        for entry in &RenewalBatch::new(&Clock::system(), dependents.claims.into_values()) {
-            if let lock_core::Beat::Lease(claim) = entry.of() {
-                entry.not_held(claim);
+        for renewal in &RenewalBatch::new(&Clock::system(), dependents.claims.into_values()) {
+            if let Beat::Lease(claim) = renewal.of() {
+                renewal.not_held(claim);
             }
         }
         refusal.clone()
     }
 
-    /// A session of this cluster; it is over at once if another cluster answers.
+    /// Adds a session of this cluster. It ends at once if another cluster replies.
     pub(crate) fn register_session(&self, session: &Session) {
-        let mut dependents = self.dependents();
+        let mut dependents = locked(&self.dependents);
         dependents.sessions.retain(Session::is_valid);
         dependents.sessions.push(session.clone());
         drop(dependents);
-        // Refused meanwhile: who refused may have looked before.
+        // A concurrent refusal may have read the list before.
         if self.refusal.get().is_some() {
             session.end(LossReason::SessionEnded);
         }
     }
 
-    /// A claim with an etcd lease of its own; it is lost at once if another cluster answers.
+    /// Adds a claim with an etcd lease of its own. It is lost at once if another cluster replies.
     pub(crate) fn register_claim(&self, claim: &Claim) {
-        self.dependents().claims.insert(claim.holder(), claim.clone());
+        locked(&self.dependents).claims.insert(claim.holder(), claim.clone());
     }
 
-    /// This claim is given back.
+    /// Removes a claim that is being released.
     pub(crate) fn unregister_claim(&self, claim: &Claim) {
-        self.dependents().claims.remove(&claim.holder());
-    }
-
-    fn dependents(&self) -> MutexGuard<'_, Dependents> {
-        self.dependents.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.dependents).claims.remove(&claim.holder());
     }
 }
-
-macro_rules! impl_reply {
-    ($linearizable:literal: $($reply:ty),+) => {
-        $(impl Reply for $reply {
-            const LINEARIZABLE: bool = $linearizable;
-
-            fn header(&self) -> Option<&ResponseHeader> {
-                self.header()
-            }
-        })+
-    };
-}
-
-// What goes through the log of raft, or waits for it.
-impl_reply!(true: GetResponse, TxnResponse, LeaseGrantResponse);
-impl_reply!(false: AlarmResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, StatusResponse);

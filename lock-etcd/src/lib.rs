@@ -14,13 +14,14 @@
 //! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
 //! is the revision of the reading that found the own key first in line.
 
-mod batcher;
+mod call;
 mod concurrency_limit;
 mod config;
 mod connections;
 mod diagnose;
 mod driver;
 mod error;
+mod fail_over;
 mod fence_condition;
 mod heartbeat;
 mod holder_record;
@@ -31,8 +32,12 @@ mod members;
 mod operator;
 mod queue_entry;
 mod realm_mark;
+mod release_batcher;
+mod release_queue;
+mod reply;
 mod session_pool;
 mod store;
+mod sync;
 mod transactions;
 mod watches;
 

@@ -1,35 +1,33 @@
-//! [`Members`]: the members of a cluster, and calls that move on to the next one.
+//! [`Members`]: the members of a cluster, and calls that fail over between them.
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use lock_core::runtime::PerRuntime;
-use lock_core::{Effect, Error, ErrorKind, Result};
+use lock_core::{Error, ErrorKind, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::EtcdConfig;
-use crate::concurrency_limit::{self, MAX_IN_FLIGHT};
-use crate::connections::{CallKind, Connections};
+use crate::call::{CallError, CallKind, CallReply};
+use crate::concurrency_limit::MAX_IN_FLIGHT;
+use crate::config::EtcdConfig;
+use crate::connections::{CallPermit, Connections};
 use crate::error::{AttemptError, classify, no_answer, permanent};
-use crate::identity::{ClusterIdentity, Reply};
+use crate::fail_over::{AttemptFuture, FailOver, Limits, RETRY_INTERVAL_DIVISOR, TIMEOUTS_PER_MEMBER};
+use crate::identity::ClusterIdentity;
+use crate::reply::Reply;
 
-/// The members of a cluster. A call goes to the member that answered last, and moves on to the next one when it does
-/// not: so every call that is made here must be safe to repeat. The client's own balancing would go on sending to a
-/// member that is dead.
+/// The members of a cluster.
 ///
-/// Once a call has failed at one member, the others are asked in short turns, and those asked before may still answer:
-/// while a leader is missing, a member that does not know it yet passes the call on to the dead one, where it is lost, and
-/// would be waited for in vain long after another leads. No member is asked again while it still has the call: a server
-/// that is slow is not helped by more of the same.
+/// A call goes to the preferred member, the one that replied last, and [fails over](FailOver) to the others when that
+/// one does not reply. So every call that is made here must be safe to repeat. The client's own balancing would go on
+/// sending to a member that is dead.
 ///
-/// Each runtime has connections of its own, and for each kind of call a bound on what is under way.
+/// Each runtime has connections of its own, and for each kind of call a limit on calls in flight.
 pub(crate) struct Members {
     endpoints: Vec<String>,
     options: ConnectOptions,
@@ -37,90 +35,28 @@ pub(crate) struct Members {
     timeout: Duration,
     identity: ClusterIdentity,
     connections: PerRuntime<Connections>,
+    /// The index of the preferred member.
     preferred: AtomicUsize,
-    /// Told when another member is preferred: what hangs on the old one should look after itself.
+    /// Notified when another member is preferred: a watch at the old one ends then.
     preferred_changed: Notify,
 }
 
-/// The turn of one call, or of some that follow each other. Nothing else is under way in its place.
-#[derive(Debug)]
-pub(crate) struct CallPermit {
-    connections: Arc<Connections>,
-    kind: CallKind,
-    /// Since when it was waited for.
-    since: Instant,
-    _permit: concurrency_limit::Permit,
-}
-
-/// What a call brought.
-pub(crate) struct CallReply<T> {
-    pub(crate) value: T,
-    /// A try before this one was cut off: it may have been applied, and may still be.
-    pub(crate) in_doubt: bool,
-    /// Which member answered.
-    pub(crate) member: usize,
-}
-
-/// How a call failed.
-#[derive(Debug)]
-pub(crate) struct CallError {
-    pub(crate) error: Error,
-    pub(crate) lease_is_gone: bool,
-}
-
-impl CallError {
-    /// Another failure, in which no lease is known to be gone.
-    pub(crate) fn of(error: Error) -> CallError {
-        CallError { error, lease_is_gone: false }
-    }
-}
-
-impl AttemptError {
-    /// What the whole call failed with; `cut_off` if a try of it may have been applied, or may still be.
-    fn into_call_error(self, in_doubt: bool) -> CallError {
-        let error = match in_doubt && !self.error.may_have_taken_effect() {
-            true => Error::new(self.error.kind(), Effect::Unknown, self.error.to_string()),
-            false => self.error,
-        };
-        CallError { error, lease_is_gone: self.lease_is_gone }
-    }
-}
-
-impl From<CallError> for Error {
-    fn from(failed: CallError) -> Error {
-        failed.error
-    }
-}
-
-/// Etcd refuses clients that ping more often than every five seconds.
+/// Keepalive interval. Etcd refuses clients that ping more often than every five seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 
-/// For how many time-outs each member is asked in one call. An election takes up to two election time-outs, in which
-/// nobody answers.
-const TIMEOUTS_PER_MEMBER: usize = 2;
-
-/// For how many time-outs an answer is waited for at least, with the time before it was a call's turn.
+/// Minimum of a call's time-out, in member time-outs. The wait for a permit counts too.
 const MIN_CALL_TIMEOUTS: u32 = 4;
 
-/// How often in a row a member may find the login old before that counts as its answer.
+/// Maximum number of logins in one attempt. A member that finds each of them expired counts as failed.
 const MAX_LOGINS: usize = 8;
-
-/// In trouble the next member is asked after this part of the time-out.
-const RETRY_INTERVAL_DIVISOR: u32 = 4;
-
-/// Where all have answered at once that they cannot, they are asked again after this part of the time-out.
-const BACKOFF_DIVISOR: u32 = 16;
-
-/// A try of one call at one member.
-type AttemptFuture<'a, T> = Pin<Box<dyn Future<Output = (usize, Result<T, AttemptError>)> + Send + 'a>>;
 
 impl Members {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Members> {
         if config.endpoints.is_empty() {
             return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
         }
-        // Each call has a time-out of ours: one of the client's beside it would be another timer for every call. So it is
-        // with logins that have run out: the client knows one of several signs.
+        // Not set: the client's time-out of calls, since each call has ours, and the client's renewal of expired logins,
+        // since it knows only one of their signs.
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.connect_timeout)
             .with_keep_alive(PING_INTERVAL, config.timeout)
@@ -148,17 +84,17 @@ impl Members {
         })
     }
 
-    /// Which cluster they are of.
+    /// The identity of the members' cluster.
     pub(crate) fn identity(&self) -> &ClusterIdentity {
         &self.identity
     }
 
-    /// What the current runtime has of them.
+    /// The connections of the current runtime.
     pub(crate) fn connections(&self) -> Result<Arc<Connections>> {
         self.connections.get()
     }
 
-    /// How long one member may take to answer.
+    /// Time-out of one attempt.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -171,19 +107,19 @@ impl Members {
         &self.endpoints[index]
     }
 
-    /// Which member is preferred now.
+    /// The index of the preferred member.
     pub(crate) fn preferred(&self) -> usize {
         self.preferred.load(Ordering::Acquire)
     }
 
-    /// Completes when another member than `index` is preferred.
+    /// Completes when the member `index` is no longer preferred.
     pub(crate) async fn until_not_preferred(&self, index: usize) {
         loop {
-            let moved_on = self.preferred_changed.notified();
+            let changed = self.preferred_changed.notified();
             if self.preferred() != index {
                 return;
             }
-            moved_on.await;
+            changed.await;
         }
     }
 
@@ -202,43 +138,43 @@ impl Members {
         self.call_with(&permit, action, call).await
     }
 
-    /// How long a call may take.
+    /// Time-out of a call at all members.
     fn call_timeout(&self) -> Duration {
         self.timeout * ((self.endpoints.len() * TIMEOUTS_PER_MEMBER) as u32).max(MIN_CALL_TIMEOUTS)
     }
 
-    /// A turn for a call; it comes in the order of asking.
+    /// Waits for a permit; callers get theirs in the order in which they asked.
     pub(crate) async fn acquire_permit(&self, kind: CallKind, action: &str) -> Result<CallPermit> {
         self.identity.check_not_refused()?;
         let (connections, since) = (self.connections.get()?, Instant::now());
-        if let Some(taken) = connections.permits(kind).try_acquire() {
-            return Ok(CallPermit { connections, kind, since, _permit: taken });
+        if let Some(permit) = connections.permits(kind).try_acquire() {
+            return Ok(CallPermit::new(connections, kind, since, permit));
         }
-        let call_timeout = self.timeout * MIN_CALL_TIMEOUTS;
-        // Some calls may follow each other in one turn.
+        let permit_timeout = self.timeout * MIN_CALL_TIMEOUTS;
+        // Several calls may follow each other with one permit.
         let longest = self.call_timeout() * 2;
         // Boxed, so that the future of a call that need not wait stays small.
-        match Box::pin(connections.permits(kind).acquire(call_timeout, longest)).await {
-            Some(taken) => Ok(CallPermit { connections: connections.clone(), kind, since, _permit: taken }),
+        match Box::pin(connections.permits(kind).acquire(permit_timeout, longest)).await {
+            Some(permit) => Ok(CallPermit::new(connections.clone(), kind, since, permit)),
             None => {
                 let text = format!(
-                    "{action} was not sent to etcd within {call_timeout:?}: {MAX_IN_FLIGHT} calls of this process are under way, \
-                     and others came before"
+                    "{action} was not sent to etcd within {permit_timeout:?}: {MAX_IN_FLIGHT} calls of this process \
+                     are under way, and others came before"
                 );
                 Err(Error::refused(ErrorKind::Unavailable, text))
             }
         }
     }
 
-    /// A turn for a call, if one is free now.
+    /// A permit, if one is free now.
     pub(crate) fn try_acquire_permit(&self, kind: CallKind) -> Result<Option<CallPermit>> {
         self.identity.check_not_refused()?;
         let (connections, since) = (self.connections.get()?, Instant::now());
-        let taken = connections.permits(kind).try_acquire();
-        Ok(taken.map(|taken| CallPermit { connections, kind, since, _permit: taken }))
+        let permit = connections.permits(kind).try_acquire();
+        Ok(permit.map(|permit| CallPermit::new(connections, kind, since, permit)))
     }
 
-    /// As [`call`](Members::call), in this turn.
+    /// As [`call`](Members::call), with this permit.
     pub(crate) async fn call_with<T, F>(
         &self,
         permit: &CallPermit,
@@ -249,104 +185,65 @@ impl Members {
         T: Reply + Send,
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let (connections, kind) = (&permit.connections, permit.kind);
         let first = self.preferred();
-        let mut attempt = std::pin::pin!(self.attempt(connections, kind, first, action, &call));
-        let (failed, runs) = match tokio::time::timeout(self.timeout, &mut attempt).await {
+        let mut attempt = std::pin::pin!(self.attempt(&permit.connections, permit.kind, first, action, &call));
+        let (failure, in_flight) = match tokio::time::timeout(self.timeout, &mut attempt).await {
             Ok(Ok(value)) => return Ok(CallReply { value, in_doubt: false, member: first }),
             Ok(Err(failure)) if !failure.fail_over => return Err(failure.into_call_error(false)),
             Ok(Err(failure)) => (failure, None),
             Err(_) => (no_answer(action, self.endpoint(first), self.timeout), Some(attempt)),
         };
-        // Boxed, so that the future of a call that is answered stays small.
-        let runs = runs.map(|attempt| Box::pin(async move { (first, attempt.await) }) as AttemptFuture<'_, T>);
-        Box::pin(self.fail_over(permit, first, failed, runs, action, &call)).await
+        // Boxed, so that the future of a call that succeeds at once stays small.
+        let in_flight =
+            in_flight.map(|attempt| Box::pin(async move { (first, attempt.await) }) as AttemptFuture<'_, T>);
+        Box::pin(self.fail_over(permit, first, failure, in_flight, action, &call)).await
     }
 
-    /// Goes on with a call that failed at `first`, or still runs there.
+    /// Continues a call that failed at the member `first`, or is still in flight there.
     async fn fail_over<'a, T, F>(
         &'a self,
         permit: &'a CallPermit,
         first: usize,
-        failed: AttemptError,
-        runs: Option<AttemptFuture<'a, T>>,
+        failure: AttemptError,
+        in_flight: Option<AttemptFuture<'a, T>>,
         action: &'a str,
         call: &'a (impl Fn(Arc<Client>) -> F + Sync),
     ) -> Result<CallReply<T>, CallError>
     where
-        T: Reply + Send,
-        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+        T: Reply + Send + 'a,
+        F: Future<Output = Result<T, etcd_client::Error>> + Send + 'a,
     {
         let (connections, kind) = (&*permit.connections, permit.kind);
-        let count = self.endpoints.len();
-        let most = count * TIMEOUTS_PER_MEMBER;
-        let call_timeout = self.call_timeout();
-        let until = permit.since + call_timeout;
-        // There is no use in asking the only member again before it had its time.
-        let pause = if count == 1 { self.timeout } else { self.timeout / RETRY_INTERVAL_DIVISOR };
-        let mut running = vec![false; count];
-        running[first] = runs.is_some();
-        let mut tries: FuturesUnordered<AttemptFuture<'_, T>> = runs.into_iter().collect();
-        let (mut asked, mut next, mut ask_at) = (1, first + 1, Instant::now());
-        let mut in_doubt = failed.error.may_have_taken_effect();
-        // Where nobody was reached at all, there is nothing to wait for.
-        let mut reached = failed.reached;
-        let mut last = failed;
-        loop {
-            let goes_on = if reached { Instant::now() < until } else { asked < most };
-            if !goes_on && tries.is_empty() {
-                return Err(last.into_call_error(in_doubt));
-            }
-            if !goes_on && reached {
-                return Err(no_answer(action, self.endpoint(first), call_timeout).into_call_error(true));
-            }
-            // Who still has the call is not asked again.
-            let free = (next..next + count).map(|index| index % count).find(|index| !running[*index]);
-            let failure = tokio::select! {
-                Some((index, reply)) = tries.next(), if !tries.is_empty() => {
-                    running[index] = false;
-                    match reply {
-                        Ok(value) => {
-                            self.prefer(index);
-                            return Ok(CallReply { value, in_doubt: in_doubt || !tries.is_empty(), member: index });
-                        }
-                        Err(failure) => failure,
-                    }
-                },
-                () = tokio::time::sleep_until(ask_at), if goes_on && free.is_some() => {
-                    let index = free.unwrap_or(first);
-                    running[index] = true;
-                    tries.push(Box::pin(async move { (index, self.attempt(connections, kind, index, action, call).await) }));
-                    (asked, next, ask_at) = (asked + 1, index + 1, Instant::now() + pause);
-                    continue;
-                }
-                () = tokio::time::sleep_until(until), if reached => continue,
-            };
-            tracing::debug!(error = %failure.error, "moving on to the next member of etcd");
-            in_doubt |= failure.error.may_have_taken_effect();
-            if !failure.fail_over {
-                return Err(failure.into_call_error(in_doubt || !tries.is_empty()));
-            }
-            reached |= failure.reached;
-            let breath = if asked % count == 0 { self.timeout / BACKOFF_DIVISOR } else { Duration::ZERO };
-            ask_at = ask_at.min(Instant::now() + breath);
-            last = failure;
-        }
+        let limits = Limits {
+            action,
+            members: self.len(),
+            first_endpoint: self.endpoint(first),
+            member_timeout: self.timeout,
+            call_timeout: self.call_timeout(),
+            deadline: permit.since + self.call_timeout(),
+        };
+        let attempt = |index| {
+            let attempt = self.attempt(connections, kind, index, action, call);
+            Box::pin(async move { (index, attempt.await) }) as AttemptFuture<'a, T>
+        };
+        let reply = FailOver::new(limits, first, failure, in_flight).run(attempt).await?;
+        self.prefer(reply.member);
+        Ok(reply)
     }
 
-    /// Looks whether the others are of the same cluster as the `first` that answered. Who does not answer soon is found out
-    /// when it first does.
+    /// Checks that the other members belong to the cluster of the member `first`. A member that does not reply soon is
+    /// checked when it first replies.
     pub(crate) async fn check_one_cluster(&self, first: usize) -> Result<()> {
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
-        let ask = |index| async move {
-            let asked = self.call_member(index, "connecting", &list);
-            drop(tokio::time::timeout(self.timeout / RETRY_INTERVAL_DIVISOR, asked).await);
+        let check = |index| async move {
+            let reply = self.call_member(index, "connecting", &list);
+            drop(tokio::time::timeout(self.timeout / RETRY_INTERVAL_DIVISOR, reply).await);
             match self.identity.check_not_refused() {
                 Ok(()) => Ok(()),
                 Err(_) => Err(self.endpoint(index)),
             }
         };
-        let others = (0..self.len()).filter(|index| *index != first).map(ask);
+        let others = (0..self.len()).filter(|index| *index != first).map(check);
         match futures_util::future::try_join_all(others).await {
             Ok(_) => Ok(()),
             Err(other) => {
@@ -374,7 +271,7 @@ impl Members {
         reply.unwrap_or_else(|_| Err(no_answer(action, self.endpoint(index), self.timeout)))
     }
 
-    /// Makes a call at one member until it is answered; where the login has run out, with a new one.
+    /// Makes a call at one member and waits for its reply; if the login has expired, it logs in and repeats the call.
     async fn attempt<T, F>(
         &self,
         connections: &Connections,
@@ -388,20 +285,20 @@ impl Members {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let (member, endpoint) = (connections.member(kind, index), self.endpoint(index));
-        let failed = |failure| classify(action, endpoint, &failure);
+        let classify = |failure| classify(action, endpoint, &failure);
         let mut logins = 0;
         loop {
-            let client = member.client(endpoint, &self.options).await.map_err(failed)?;
-            let (login, seen) = (member.login_generation(), self.identity.revision());
+            let client = member.client(endpoint, &self.options).await.map_err(classify)?;
+            let (generation, revision) = (member.login_generation(), self.identity.revision());
             let failure = match call(client.clone()).await {
                 Ok(reply) => {
-                    self.identity.check(endpoint, &reply, seen).map_err(permanent)?;
+                    self.identity.check(endpoint, &reply, revision).map_err(permanent)?;
                     return Ok(reply);
                 }
-                Err(failure) => failed(failure),
+                Err(failure) => classify(failure),
             };
-            let hidden = T::DENIES_EXPIRED_LOGINS && logins == 0 && failure.error.kind() == ErrorKind::Denied;
-            if !self.has_login || !(failure.login_expired || hidden) {
+            let may_be_expired = T::DENIES_EXPIRED_LOGINS && logins == 0 && failure.error.kind() == ErrorKind::Denied;
+            if !self.has_login || !(failure.login_expired || may_be_expired) {
                 return Err(failure);
             }
             if logins == MAX_LOGINS {
@@ -410,7 +307,7 @@ impl Members {
                 return Err(AttemptError { error, fail_over: true, ..failure });
             }
             logins += 1;
-            Box::pin(member.log_in_again(client, login)).await.map_err(failed)?;
+            Box::pin(member.log_in_again(client, generation)).await.map_err(classify)?;
         }
     }
 

@@ -8,7 +8,7 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder,
 use lock_core::{BreakMode, Eviction, FencingToken, HeldBy, HolderInfo, LockName, LockStore, Result};
 
 use crate::EtcdStore;
-use crate::connections::CallKind;
+use crate::call::CallKind;
 use crate::holder_record::HolderRecord;
 use crate::session_pool::grant;
 use crate::transactions::LockKey;

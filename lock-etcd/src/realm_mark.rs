@@ -5,7 +5,7 @@ use std::sync::Arc;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::{Effect, Error, ErrorKind, Holder, Realm, Result};
 
-use crate::connections::CallKind;
+use crate::call::CallKind;
 use crate::error::unexpected_reply;
 use crate::key_layout::KeyLayout;
 use crate::members::Members;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use lock_core::{Clock, Result, Session};
 
-use crate::connections::CallKind;
+use crate::call::CallKind;
 use crate::heartbeat::KeepAliveStream;
 use crate::members::Members;
 

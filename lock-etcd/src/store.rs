@@ -13,15 +13,17 @@ use lock_core::{
     RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser, WaitStyle, async_trait,
 };
 
-use crate::batcher::{ReleaseBatcher, ReleaseReply};
-use crate::connections::CallKind;
+use crate::call::{CallError, CallKind, CallReply};
+use crate::connections::CallPermit;
 use crate::heartbeat::{Heartbeat, HeartbeatOutcome};
 use crate::holder_record::HolderRecord;
 use crate::key_layout::KeyLayout;
 use crate::key_pool::KeyPool;
-use crate::members::{CallError, CallPermit, CallReply, Members};
+use crate::members::Members;
 use crate::queue_entry::{ClaimState, QueueEntry};
 use crate::realm_mark::RealmMark;
+use crate::release_batcher;
+use crate::release_queue::ReleaseReply;
 use crate::session_pool::{SessionPool, SharedLease, grant};
 use crate::transactions::{self, IfHeld, LockKey, QueueView, ReleasedEntry};
 use crate::watches::Watches;
@@ -397,7 +399,7 @@ impl EtcdStore {
     async fn send_release(&self, entry: &QueueEntry, leave: Txn) -> Result<ReleaseReply, CallError> {
         match self.members.try_acquire_permit(CallKind::Release).map_err(CallError::of)? {
             Some(permit) => self.transact_with(&permit, "releasing", leave).await.map(ReleaseReply::from),
-            None => Box::pin(ReleaseBatcher::submit(&self.members, &entry.range, leave)).await,
+            None => Box::pin(release_batcher::submit(&self.members, &entry.range, leave)).await,
         }
     }
 

@@ -9,10 +9,10 @@ use etcd_client::{Client, EventType, ResponseHeader, WatchFilterType, WatchOptio
 use lock_core::{Effect, Error, ErrorKind, HeldBy, Result};
 use tokio::sync::Notify;
 
-use crate::connections::CallKind;
-use crate::identity::Reply;
+use crate::call::CallKind;
 use crate::members::Members;
 use crate::queue_entry::{MAX_SHORT_QUEUE, QueueEntry};
+use crate::reply::Reply;
 use crate::transactions::LockKey;
 
 /// One long-lived watch for each name that somebody of this process waits for.
@@ -359,12 +359,6 @@ impl Reply for OpenedWatch {
 
     fn header(&self) -> Option<&ResponseHeader> {
         self.created.header()
-    }
-}
-
-impl Reply for WatchResponse {
-    fn header(&self) -> Option<&ResponseHeader> {
-        self.header()
     }
 }
 
