@@ -7,11 +7,13 @@ use std::time::Duration;
 use lock_core::Result;
 use redis::{Pipeline, Value};
 
-use crate::RedisConfig;
 use crate::coalescer::Coalescer;
-use crate::connector::{Connector, Endpoint};
+use crate::config::RedisConfig;
+use crate::connection::Connection;
+use crate::connector::Connector;
+use crate::endpoint::Endpoint;
 use crate::error;
-use crate::node::{Connection, Node};
+use crate::node::Node;
 
 /// That replicas have what was written. It is asked for on connections of its own: the server answers nothing else on a
 /// connection that waits for its replicas.

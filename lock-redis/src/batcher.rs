@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 
 use crate::error;
 use crate::keys::Keys;
-use crate::node::{Connection, ScriptCall};
-use crate::router::{Routed, Router};
+use crate::reply::TokenReply;
+use crate::routed::Routed;
+use crate::router::Router;
 use crate::script::Script;
+use crate::script_call::ScriptCall;
 use crate::tokens::Tokens;
-use crate::value::{holder_prefix, info_suffix, millis};
+use crate::value::{holder_prefix, info_suffix, millis, tombstone_ttl_ms};
 
 /// Requests and releases of one process that come at the same time, sent together: one call for many costs the server
 /// and this process far less than many calls.
@@ -46,7 +48,7 @@ struct SlotQueue {
 struct PendingOp {
     op: Op,
     claim: Claim,
-    reply: oneshot::Sender<Result<Option<Reply>>>,
+    reply: oneshot::Sender<Result<Option<TokenReply>>>,
     /// Where it waits, and since when.
     runtime: Handle,
     submitted_at: Instant,
@@ -61,15 +63,12 @@ pub(crate) enum Op {
     Release,
 }
 
-/// An answer, the realm whose token it may give, and on which connection it came.
-pub(crate) type Reply = (Value, Arc<str>, Arc<Connection>);
-
 /// How one that comes is sent.
 pub(crate) enum Dispatch {
     /// By itself, and alone, while this is kept.
     Alone(Permit),
     /// With others. The answer, or nothing if it is to be asked for alone after all.
-    Batched(oneshot::Receiver<Result<Option<Reply>>>),
+    Batched(oneshot::Receiver<Result<Option<TokenReply>>>),
 }
 
 /// The right to one call on a lane. When it is dropped, those that have come meanwhile are sent.
@@ -140,7 +139,7 @@ impl Batcher {
     }
 
     /// The answer to one that is sent with others.
-    pub(crate) async fn recv(reply: oneshot::Receiver<Result<Option<Reply>>>) -> Result<Option<Reply>> {
+    pub(crate) async fn recv(reply: oneshot::Receiver<Result<Option<TokenReply>>>) -> Result<Option<TokenReply>> {
         reply.await.unwrap_or_else(|_| {
             let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
             Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
@@ -159,14 +158,14 @@ impl Batcher {
     }
 
     /// The step for all of these, which are in the order of what they ask for.
-    fn batch_call(&self, slot: u16, realm: &str, known: u64, batch: &[PendingOp]) -> ScriptCall {
+    fn batch_call(&self, slot: u16, realm_id: &str, known: u64, batch: &[PendingOp]) -> ScriptCall {
         const BYTES: usize = 192;
         let of = |op| batch.iter().filter(move |pending_op| pending_op.op == op).map(|pending_op| &pending_op.claim);
         let (requested, withdrawn) = (of(Op::Request).count(), of(Op::Withdraw).count());
         let released = || of(Op::Withdraw).chain(of(Op::Release));
         let keys = 1 + requested + batch.len() + withdrawn;
         let mut call = ScriptCall::with_capacity(Script::Batch, keys, 3 * batch.len() + 3, BYTES * batch.len());
-        call.push(&self.keys.counter(slot, realm));
+        call.push(&self.keys.counter(slot, realm_id));
         of(Op::Request).for_each(|claim| call.push(&self.keys.lock(claim.name())));
         of(Op::Request).for_each(|claim| call.push(&self.keys.tombstone(slot, claim.holder())));
         released().for_each(|claim| call.push(&self.keys.lock(claim.name())));
@@ -191,15 +190,16 @@ impl Batcher {
 
     async fn send(&self, slot: u16, mut batch: Vec<PendingOp>) {
         batch.sort_by_key(|pending_op| pending_op.op);
-        let (id, known) = self.tokens.snapshot(slot);
+        let (realm_id, known) = self.tokens.snapshot(slot);
         let submitted_at = batch.iter().map(|pending_op| pending_op.submitted_at).max();
-        let call = self.batch_call(slot, &id, known, &batch);
+        let call = self.batch_call(slot, &realm_id, known, &batch);
         let action = call.script.action();
-        let replies: Result<Vec<Option<Reply>>> = match self.router.run_with_permit(slot, call, submitted_at).await {
+        let replies: Result<Vec<Option<TokenReply>>> = match self.router.run_with_permit(slot, call, submitted_at).await
+        {
             Ok(Routed::Done(Value::Array(answers), connection)) if answers.len() == batch.len() => {
                 let answers = answers.into_iter().map(|answer| match must_retry_alone(&answer) {
                     true => None,
-                    false => Some((answer, id.clone(), connection.clone())),
+                    false => Some(TokenReply { answer, realm_id: realm_id.clone(), connection: connection.clone() }),
                 });
                 Ok(answers.collect())
             }
@@ -217,13 +217,6 @@ impl Batcher {
             Err(error) => batch.into_iter().for_each(|one| drop(one.reply.send(Err(error.clone())))),
         }
     }
-}
-
-/// How long the mark of a withdrawn request is kept, in ms: as long as what it withdraws could last, and longer than a
-/// connection lives that does not answer.
-pub(crate) fn tombstone_ttl_ms(claim: &Claim) -> u64 {
-    const LONGER: Duration = Duration::from_secs(60);
-    millis(claim.ttl() + LONGER)
 }
 
 /// Sees to it that those that wait on a lane are sent, whoever keeps a turn.

@@ -1,18 +1,21 @@
-//! [`RedisConfig`]: which servers, and how to use them.
+//! [`RedisConfig`]: the settings of the store.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Result, StoreUrl};
 
-/// Which servers, and how to use them: the same as a URL such as `redis://app:secret@10.0.0.1/0?prefix=lock:`.
+use crate::topology::{Topology, invalid};
+
+/// The servers and the settings for them: the same as a URL such as
+/// `redis://app:secret@10.0.0.1/0?prefix=lock:`.
 ///
 /// `Debug` shows no password.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// Where the data is.
+    /// The servers.
     pub topology: Topology,
     /// The user; `None` for the default user.
     pub user: Option<String>,
@@ -24,46 +27,30 @@ pub struct RedisConfig {
     pub sentinel_password: Option<String>,
     /// The number of the database; a cluster has only 0.
     pub database: u32,
-    /// TLS, and by which certificates. In a URL: the scheme `rediss`, or `tls=true` with sentinels or a cluster; then
-    /// `ca`, `certificate` and `key` name files.
+    /// TLS and its certificates. In a URL: the scheme `rediss`, or `tls=true` with sentinels or a
+    /// cluster; then `ca`, `certificate` and `key` name files.
     pub tls: Option<Tls>,
-    /// What stands before each lock's name in its key, by default [`DEFAULT_PREFIX`](RedisConfig::DEFAULT_PREFIX).
+    /// The prefix of every key, before the lock's name; by default
+    /// [`DEFAULT_PREFIX`](RedisConfig::DEFAULT_PREFIX).
     pub prefix: String,
-    /// How long connecting may take, by default [`DEFAULT_CONNECT_TIMEOUT`](RedisConfig::DEFAULT_CONNECT_TIMEOUT).
+    /// Time limit for connecting, by default
+    /// [`DEFAULT_CONNECT_TIMEOUT`](RedisConfig::DEFAULT_CONNECT_TIMEOUT).
     pub connect_timeout: Duration,
-    /// How long a server may take for one step, by default
+    /// Time limit for one call to a server, by default
     /// [`DEFAULT_RESPONSE_TIMEOUT`](RedisConfig::DEFAULT_RESPONSE_TIMEOUT).
     pub response_timeout: Duration,
-    /// How many replicas must acknowledge a grant or a renewal; by default 0.
+    /// Number of replicas that must acknowledge a grant or a renewal; by default 0.
     pub wait: u32,
-    /// How long they may take for it, by default [`DEFAULT_WAIT_TIMEOUT`](RedisConfig::DEFAULT_WAIT_TIMEOUT).
+    /// Time limit for their acknowledgement, by default
+    /// [`DEFAULT_WAIT_TIMEOUT`](RedisConfig::DEFAULT_WAIT_TIMEOUT).
     pub wait_timeout: Duration,
 }
 
-/// Where the data is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Topology {
-    /// One server at a host and port: `redis://` and `rediss://`.
-    Server(String, u16),
-    /// One server of this machine at a unix socket: `redis+unix:///path`.
-    Socket(PathBuf),
-    /// The master that these sentinels name: `redis-sentinel://h1,h2,h3/service`.
-    Sentinels {
-        /// The sentinels' hosts and ports.
-        hosts: Vec<(String, u16)>,
-        /// The name by which they know the master.
-        service: String,
-    },
-    /// The cluster to which these belong: `redis-cluster://h1,h2,h3`.
-    Cluster(Vec<(String, u16)>),
-}
-
-/// By which certificates a server is believed, and this program to it.
+/// The certificates by which this program trusts a server, and a server this program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// The file with the certificates of the authorities that are trusted; those of the system if `None`.
+    /// The file with the certificates of the trusted authorities; those of the system if `None`.
     pub ca: Option<PathBuf>,
     /// The file with this program's certificate, if the server asks for one.
     pub certificate: Option<PathBuf>,
@@ -81,12 +68,12 @@ impl RedisConfig {
     /// 500 milliseconds.
     pub const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-    const PORT: u16 = 6379;
-    const SENTINEL_PORT: u16 = 26379;
+    /// The URL keys of every scheme.
     const KEYS: [&str; 5] = ["prefix", "connect_timeout", "response_timeout", "wait", "wait_timeout"];
+    /// The URL keys that only TLS has.
     const TLS_KEYS: [&str; 3] = ["ca", "certificate", "key"];
 
-    /// This place, with default settings.
+    /// These servers, with default settings.
     pub fn new(topology: Topology) -> RedisConfig {
         RedisConfig {
             topology,
@@ -104,47 +91,20 @@ impl RedisConfig {
         }
     }
 
-    /// What `url` says.
+    /// The settings of a URL.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a part that this scheme does not have, an unknown key or a value
-    /// out of range.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a part that this scheme does not
+    /// have, an unknown key or a value out of range.
     pub fn from_url(url: &StoreUrl) -> Result<RedisConfig> {
-        let mut keys = Self::KEYS.to_vec();
-        let secure = match url.scheme() {
-            "redis" => false,
-            "rediss" => true,
-            "redis+unix" => {
-                keys.push("database");
-                false
-            }
-            "redis-sentinel" => {
-                keys.extend(["tls", "database", "sentinel_user", "sentinel_password"]);
-                url.flag("tls")?.unwrap_or(false)
-            }
-            "redis-cluster" => {
-                keys.push("tls");
-                url.flag("tls")?.unwrap_or(false)
-            }
-            other => return Err(invalid(format!("the scheme {other}: is not one of Redis"))),
-        };
-        if secure {
-            keys.extend(Self::TLS_KEYS);
-        }
-        url.only_keys(&keys)?;
-        let (topology, database) = Self::topology(url)?;
+        let is_tls = Self::check_keys(url)?;
+        let (topology, database) = Topology::from_url(url)?;
         let mut config = RedisConfig::new(topology);
         config.database = database;
-        config.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
-        config.password = url.password().map(str::to_owned);
-        if config.user.is_some() && config.password.is_none() {
-            return Err(invalid(format!("{url} is not accepted: a user needs a password, as in user:password@host")));
-        }
-        config.sentinel_user = url.value("sentinel_user").map(str::to_owned);
-        config.sentinel_password = url.value("sentinel_password").map(str::to_owned);
+        config.set_logins(url)?;
         let file = |key: &str| url.value(key).map(PathBuf::from);
-        config.tls = secure.then(|| Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") });
+        config.tls = is_tls.then(|| Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") });
         if let Some(prefix) = url.value("prefix") {
             config.prefix = prefix.to_owned();
         }
@@ -165,43 +125,49 @@ impl RedisConfig {
         Ok(config)
     }
 
-    fn topology(url: &StoreUrl) -> Result<(Topology, u32)> {
-        let hosts = |port: u16| -> Vec<_> {
-            url.hosts().iter().map(|(host, own)| (host.clone(), own.unwrap_or(port))).collect()
-        };
-        let path = url.path().trim_start_matches('/');
-        let number = |text: &str| match text {
-            "" => Ok(0),
-            _ => text.parse().map_err(|_| invalid(format!("{url} is not accepted: a database is a number"))),
-        };
-        let refuse = |form: &str| Err(invalid(format!("{url} is not accepted: it takes {form}")));
-        match url.scheme() {
-            "redis" | "rediss" => match &hosts(Self::PORT)[..] {
-                [(host, port)] => Ok((Topology::Server(host.clone(), *port), number(path)?)),
-                _ => refuse("one host, as in redis://host:6379/0"),
-            },
-            "redis+unix" => match (url.hosts(), url.path()) {
-                ([], path) if path.starts_with('/') => {
-                    Ok((Topology::Socket(path.into()), number(url.value("database").unwrap_or_default())?))
-                }
-                _ => refuse("the path of a socket, as in redis+unix:///run/redis.sock"),
-            },
-            "redis-sentinel" => {
-                let hosts = hosts(Self::SENTINEL_PORT);
-                if hosts.is_empty() || path.is_empty() {
-                    return refuse("sentinels and a service, as in redis-sentinel://h1,h2,h3/service");
-                }
-                let topology = Topology::Sentinels { hosts, service: path.to_owned() };
-                Ok((topology, number(url.value("database").unwrap_or_default())?))
+    /// Checks that the scheme is one of Redis and has all keys of the URL; true if it uses TLS.
+    fn check_keys(url: &StoreUrl) -> Result<bool> {
+        let mut keys = Self::KEYS.to_vec();
+        let is_tls = match url.scheme() {
+            "redis" => false,
+            "rediss" => true,
+            "redis+unix" => {
+                keys.push("database");
+                false
             }
-            _ => match hosts(Self::PORT) {
-                hosts if !hosts.is_empty() && path.is_empty() => Ok((Topology::Cluster(hosts), 0)),
-                _ => refuse("some of the cluster's hosts and no path, as in redis-cluster://h1,h2,h3"),
-            },
+            "redis-sentinel" => {
+                keys.extend(["tls", "database", "sentinel_user", "sentinel_password"]);
+                url.flag("tls")?.unwrap_or(false)
+            }
+            "redis-cluster" => {
+                keys.push("tls");
+                url.flag("tls")?.unwrap_or(false)
+            }
+            other => return Err(invalid(format!("the scheme {other}: is not one of Redis"))),
+        };
+        if is_tls {
+            keys.extend(Self::TLS_KEYS);
         }
+        url.only_keys(&keys)?;
+        Ok(is_tls)
     }
 
-    /// Checks what can be checked without asking a server.
+    fn set_logins(&mut self, url: &StoreUrl) -> Result<()> {
+        self.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
+        self.password = url.password().map(str::to_owned);
+        if self.user.is_some() && self.password.is_none() {
+            return Err(invalid(format!("{url} is not accepted: a user needs a password, as in user:password@host")));
+        }
+        self.sentinel_user = url.value("sentinel_user").map(str::to_owned);
+        self.sentinel_password = url.value("sentinel_password").map(str::to_owned);
+        Ok(())
+    }
+
+    /// Checks all that needs no server.
+    ///
+    /// # Errors
+    ///
+    /// Invalid configuration.
     pub(crate) fn check(&self) -> Result<()> {
         for (key, time) in [
             ("connect_timeout", self.connect_timeout),
@@ -242,12 +208,10 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-fn invalid(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
-}
-
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn read(url: &str) -> Result<RedisConfig> {

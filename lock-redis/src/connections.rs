@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use lock_core::Result;
 
-use crate::RedisConfig;
 use crate::acknowledgement::Acknowledgement;
 use crate::batcher::Batcher;
+use crate::config::RedisConfig;
 use crate::connector::Connector;
 use crate::keys::Keys;
 use crate::router::Router;

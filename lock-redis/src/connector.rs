@@ -1,7 +1,6 @@
-//! [`Connector`]: how a connection is made.
+//! [`Connector`]: opens connections.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +8,18 @@ use lock_core::{Effect, Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    TlsCertificates,
 };
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{RedisConfig, Topology};
+use crate::config::RedisConfig;
+use crate::endpoint::Endpoint;
 use crate::error;
 use crate::subscriptions::Subscriptions;
+use crate::tls::load_certificates;
+use crate::topology::Topology;
 
-/// How a connection is made: to whom, as whom, and how long it may take.
+/// Opens connections to one endpoint: address, login, TLS and time limit.
 #[derive(Clone)]
 pub(crate) struct Connector {
     endpoint: Endpoint,
@@ -31,30 +30,9 @@ pub(crate) struct Connector {
     is_cluster: bool,
 }
 
-/// To whom.
-#[derive(Clone, Debug)]
-pub(crate) enum Endpoint {
-    Address(String, u16),
-    Socket(std::path::PathBuf),
-    /// Whom the sentinels call the master.
-    Master {
-        sentinels: Vec<(String, u16)>,
-        service: String,
-    },
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Endpoint::Address(host, port) if host.contains(':') => write!(f, "redis at [{host}]:{port}"),
-            Endpoint::Address(host, port) => write!(f, "redis at {host}:{port}"),
-            Endpoint::Socket(path) => write!(f, "redis at {}", path.display()),
-            Endpoint::Master { service, .. } => write!(f, "the redis master of {service}"),
-        }
-    }
-}
-
 impl Connector {
+    /// A connector for a configuration. For a cluster it leads to the first seed.
+    ///
     /// # Errors
     ///
     /// Invalid configuration if the certificates cannot be read.
@@ -92,12 +70,12 @@ impl Connector {
         })
     }
 
-    /// The same for another server.
+    /// The same settings for another server.
     pub(crate) fn for_address(&self, host: &str, port: u16) -> Connector {
         self.for_endpoint(Endpoint::Address(host.to_owned(), port))
     }
 
-    /// The same for whom this connection leads to.
+    /// The same settings for another endpoint.
     pub(crate) fn for_endpoint(&self, endpoint: Endpoint) -> Connector {
         Connector { endpoint, ..self.clone() }
     }
@@ -106,17 +84,18 @@ impl Connector {
         &self.endpoint
     }
 
-    /// How long connecting may take.
+    /// Time limit for connecting.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Whether it leads to the members of a cluster.
+    /// True if the servers are nodes of a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.is_cluster
     }
 
-    /// Connects, and says to whom, within the connect time-out however many servers are asked on the way.
+    /// Connects, and returns the endpoint that was reached: with sentinels the address of the
+    /// master. The connect time-out covers all servers that are asked on the way.
     ///
     /// # Errors
     ///
@@ -152,7 +131,7 @@ impl Connector {
         subscriptions: Arc<Subscriptions>,
     ) -> Result<MultiplexedConnection> {
         let failed = |error: redis::RedisError| error::classify_connect(&self.endpoint.to_string(), &error);
-        // Small messages must not wait for each other, and a host that vanished must be noticed.
+        // No Nagle delay for small messages; keepalive notices a host that vanished.
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2));
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         let is_tls = matches!(address, ConnectionAddr::TcpTls { .. });
@@ -162,7 +141,7 @@ impl Connector {
             Some(certificates) if is_tls => Client::build_with_tls(info, certificates.clone()),
             _ => Client::open(info),
         };
-        // Every call has a deadline of ours.
+        // Each call sets its own deadline.
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
@@ -173,8 +152,9 @@ impl Connector {
         client.map_err(failed)?.get_multiplexed_async_connection_with_config(&settings).await.map_err(failed)
     }
 
-    /// Asks all sentinels at once who is the master, and takes whom most of them name, if it thinks so itself. A
-    /// sentinel can be behind, and a master of before that has come back does not know yet that it is none.
+    /// Asks all sentinels at once for the master, and connects to the one that most of them name
+    /// and that reports the role of a master itself. A sentinel can be behind, and a former
+    /// master that comes back still takes itself for one.
     async fn connect_to_master(
         &self,
         sentinels: &[(String, u16)],
@@ -200,8 +180,8 @@ impl Connector {
         Err(last)
     }
 
-    /// Whom the sentinels name, first whom most name. As soon as more than half of them agree, the others are not
-    /// waited for; nor longer than half of the time, as one of them may be gone.
+    /// The masters that the sentinels name, by votes, most first. Polling stops when more than half
+    /// of the sentinels agree, or after half of the connect time-out, since one may be gone.
     async fn nominated_masters(&self, sentinels: &[(String, u16)], service: &str, last: &mut Error) -> Vec<Connector> {
         let mut queries = tokio::task::JoinSet::new();
         for (host, port) in sentinels {
@@ -224,7 +204,7 @@ impl Connector {
                 }
             }
         };
-        // What was told until then counts.
+        // On a time-out the votes that have arrived count.
         let _ = tokio::time::timeout(self.timeout / 2, polling).await;
         votes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         votes.into_iter().map(|((host, port), _)| self.for_address(&host, port)).collect()
@@ -243,52 +223,11 @@ impl Connector {
     }
 }
 
-/// What a server thinks that it is; `None` if this user may not ask, and the first write will tell.
+/// The role that a server reports; `None` if this user may not ask. The first write then fails on
+/// a replica.
 pub(crate) async fn query_role(connection: &mut MultiplexedConnection) -> Option<String> {
     let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(connection).await.ok()?;
     redis::from_redis_value(role.into_iter().next()?).ok()
-}
-
-/// What the files hold, each of them checked: a file without what it is named for would be believed in silence, and then
-/// refuse every server.
-fn load_certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {
-    let Some(tls) = &config.tls else { return Ok(None) };
-    // The client takes the provider that the program chose; if it chose none, this one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let root_cert = tls.ca.as_deref().map(|path| read_pem(path, check_authorities)).transpose()?;
-    let certificate = tls.certificate.as_deref().map(|path| read_pem(path, check_chain)).transpose()?;
-    let key = tls.key.as_deref().map(|path| read_pem(path, check_key)).transpose()?;
-    let client_tls = certificate.zip(key).map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-    Ok(Some(TlsCertificates { client_tls, root_cert }))
-}
-
-/// A file, if it `holds` what it is for; else that says what it has not.
-fn read_pem(path: &Path, check: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
-    let refused = |why: String| Error::refused(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    match check(&bytes) {
-        Ok(()) => Ok(bytes),
-        Err(what) => Err(refused(format!("is not accepted: it holds no {what}"))),
-    }
-}
-
-fn check_authorities(bytes: &[u8]) -> Result<(), &'static str> {
-    const WHAT: &str = "certificates of authorities in PEM";
-    let mut authorities = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bytes) {
-        authorities.add(certificate.map_err(|_| WHAT)?).map_err(|_| WHAT)?;
-    }
-    if authorities.is_empty() { Err(WHAT) } else { Ok(()) }
-}
-
-fn check_chain(bytes: &[u8]) -> Result<(), &'static str> {
-    const WHAT: &str = "certificate in PEM";
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-    chain.ok().filter(|chain| !chain.is_empty()).map(drop).ok_or(WHAT)
-}
-
-fn check_key(bytes: &[u8]) -> Result<(), &'static str> {
-    PrivateKeyDer::from_pem_slice(bytes).map(drop).map_err(|_| "private key in PEM")
 }
 
 impl fmt::Debug for Connector {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
-use crate::{RedisConfig, RedisStore, server_info};
+use crate::config::RedisConfig;
+use crate::guarantees::BEST_GUARANTEES;
+use crate::store::RedisStore;
 
 /// Opens `redis://`, `rediss://`, `redis+unix:`, `redis-sentinel://` and `redis-cluster://`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +18,7 @@ impl Driver for RedisDriver {
         StoreKind {
             schemes: &["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster"],
             example: "redis://10.0.0.1:6379/0",
-            at_best: server_info::BEST_GUARANTEES,
+            at_best: BEST_GUARANTEES,
             provided: "one server that syncs every write and has no replica",
         }
     }

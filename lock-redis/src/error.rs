@@ -1,4 +1,4 @@
-//! From the client's errors to ours.
+//! Classification of the client crate's errors: their kind, and whether anything was done.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -6,72 +6,99 @@ use std::sync::Arc;
 use lock_core::{Effect, Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind};
 
-/// What the server said, by its first word.
+/// The failure of a call.
+pub(crate) enum CallError {
+    /// From the server or the connection.
+    Redis(RedisError),
+    /// An error of the contract already.
+    Converted(Error),
+}
+
+impl CallError {
+    /// The node that a cluster redirects to, if it does.
+    pub(crate) fn redirection(&self) -> Option<Redirection> {
+        match self {
+            CallError::Redis(error) => redirection(error),
+            CallError::Converted(_) => None,
+        }
+    }
+
+    /// The error of the contract, for a call to `server`.
+    pub(crate) fn into_error(self, server: &str, action: &str) -> Error {
+        match self {
+            CallError::Converted(error) => error,
+            CallError::Redis(error) => classify(server, action, error),
+        }
+    }
+}
+
+/// The error code, which is the first word of the server's error; empty if it has none.
 fn code(error: &RedisError) -> &str {
     error.code().unwrap_or_default()
 }
 
-/// Whether a script is not known, so that nothing was run.
+/// `NOSCRIPT`: the server does not have the script, and nothing was run.
 pub(crate) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Words by which a server says that it did nothing, and may do it later.
+/// Error codes of a server that did nothing and may do it later.
 const RETRYABLE_CODES: [&str; 9] =
     ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM", "MISCONF", "NOREPLICAS"];
-/// The same in sentences, whatever their first word: of servers, and of what stands before them.
+/// Phrases of an overloaded server or proxy, whatever the error code.
 const OVERLOAD_PHRASES: [&str; 7] =
     ["max number of clients", "too many", "too busy", "overload", "try again", "not ready", "max clients"];
 
-/// The word by which the server says that it did nothing and may do it later. Servers before 7.0 have it within the
-/// sentence in which a script failed, after a dash.
+/// The code of [`RETRYABLE_CODES`] in an error. Servers before 7.0 have it after a dash, within the
+/// sentence that reports the failure of a script.
 fn retryable_code(error: &RedisError) -> Option<&'static str> {
     let known = |word: &str| RETRYABLE_CODES.into_iter().find(|known| *known == word);
     let embedded = || error.detail()?.split_whitespace().find_map(|word| known(word.strip_prefix('-')?));
     known(code(error)).or_else(embedded)
 }
 
-/// Whether the server, or what stands before it, says in a sentence that it has too much to do.
+/// True if the server, or a proxy before it, reports that it is overloaded.
 fn is_overloaded(error: &RedisError) -> bool {
     let Some(detail) = error.detail() else { return false };
     let detail = detail.to_ascii_lowercase();
     OVERLOAD_PHRASES.iter().any(|words| detail.contains(words))
 }
 
-/// Whether the connection is of no more use: it is broken, or leads to a server that may not write.
+/// True if the connection is of no more use: it broke, or its server may not write.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
     code(error).is_empty() || matches!(retryable_code(error), Some("READONLY" | "MASTERDOWN" | "LOADING"))
 }
 
-/// Whether it is a member of a cluster that answers so, to who takes it for a server by itself.
+/// True if only a cluster node answers so: it was given as a single server.
 pub(crate) fn is_cluster_reply(error: &RedisError) -> bool {
     matches!(code(error), "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN")
 }
 
-/// Whether a server answers so that is no member of a cluster.
+/// True if the server is no cluster node.
 pub(crate) fn is_cluster_disabled(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("cluster support disabled"))
 }
 
-/// Whether the keys of a step are at two members, while their slot is on its way. Nothing was run.
+/// `TRYAGAIN`: the slot migrates and its keys are on two nodes. The script did not run.
 pub(crate) fn is_tryagain(error: &RedisError) -> bool {
     code(error) == "TRYAGAIN"
 }
 
-/// Whether a cluster did nothing, and may do it soon: a slot is on its way, has nobody, or is sought in circles.
+/// True if a cluster did nothing and may do it soon: the slot migrates or has no owner, or nodes
+/// redirect to each other.
 pub(crate) fn is_cluster_retry(error: &RedisError) -> bool {
     matches!(code(error), "TRYAGAIN" | "CLUSTERDOWN" | "MOVED" | "ASK")
 }
 
-/// Where a cluster keeps what was asked for.
+/// The node that a cluster redirects to.
 pub(crate) enum Redirection {
-    /// There, from now on.
+    /// `MOVED`: the slot has another owner.
     Moved(String, u16),
-    /// There, for this once: the slot is on its way.
+    /// `ASK`: the slot migrates, and this one call goes to the target.
     Ask(String, u16),
 }
 
-pub(crate) fn redirection(error: &RedisError) -> Option<Redirection> {
+fn redirection(error: &RedisError) -> Option<Redirection> {
     let (host, port) = error.redirect_node().and_then(|(node, _)| node.rsplit_once(':'))?;
     let (host, port) = (host.to_owned(), port.parse().ok()?);
     match error.kind() {
@@ -84,12 +111,13 @@ pub(crate) fn redirection(error: &RedisError) -> Option<Redirection> {
 const NOT_NOW: &str = "it cannot do it now";
 const DENIED: &str = "this user may not: it needs the lock keys, their channels and the commands that are used";
 
-/// Whether a script met what its user may not do. Redis 7.0 has no word for that, and says it in a sentence.
+/// True if a script did what its user may not. Redis 7.0 has no error code for it, only a sentence.
 fn is_denied_in_script(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.starts_with("The user executing the script can't"))
 }
 
-/// The error of a step. What the server refused by a word of its own it did not do.
+/// The error of a call. A refusal with an error code means that nothing was done; without a code
+/// the connection broke, and the outcome is unknown.
 pub(crate) fn classify(server: &str, action: &str, error: RedisError) -> Error {
     let (kind, what) = match code(&error) {
         "" => {
@@ -109,7 +137,7 @@ pub(crate) fn classify(server: &str, action: &str, error: RedisError) -> Error {
                 "its slot is on its way to another member, which takes until all keys are there",
             ),
             Some(_) => (ErrorKind::Unavailable, NOT_NOW),
-            // Whoever says this may stand before the server.
+            // A proxy may say this after the server has done it.
             None if is_overloaded(&error) => {
                 let text = format!("{server}: {action}: {NOT_NOW}; the outcome is unknown");
                 return Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error);
@@ -120,11 +148,11 @@ pub(crate) fn classify(server: &str, action: &str, error: RedisError) -> Error {
     Error::refused(kind, format!("{server}: {action}: {what}")).with_source(error)
 }
 
-/// The error of connecting. Old servers repeat the words of a login that they do not know, so that nothing of what the
-/// server said is shown but its first word.
+/// The error of connecting. Only the error code is shown of the server's text, since old servers
+/// repeat the words of a login that they do not know.
 ///
-/// Only what is known to need somebody's hand is final. An `ERR` can be anything, such as that the server has no
-/// connection left.
+/// An error is final only if it is known to need an operator. A plain `ERR` can be anything, such as
+/// no connection left.
 pub(crate) fn classify_connect(server: &str, error: &RedisError) -> Error {
     const LOGIN: &str = "it refuses this user or password";
     let says = |words: &str| error.detail().is_some_and(|detail| detail.contains(words));
@@ -153,9 +181,9 @@ pub(crate) fn classify_connect(server: &str, error: &RedisError) -> Error {
 
 const TOO_OLD: &str = "it is older than Redis 6";
 
-/// Which side does not believe the other, if it came to no TLS between them.
+/// The reason for which a TLS handshake failed, and on which side; `None` for another failure.
 fn tls_failure(error: &RedisError) -> Option<String> {
-    // The client shares what it met.
+    // The client wraps the cause in a shared pointer.
     let cause = error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?;
     let io_cause = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
     let tls = io_cause.and_then(|error| error.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>())?;
@@ -171,7 +199,7 @@ pub(crate) fn timed_out(server: &str, action: &str, limit: std::time::Duration, 
     Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
 }
 
-/// An answer that none of our scripts gives.
+/// The error for a reply that no script gives.
 pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
     Error::new(
         ErrorKind::Protocol,
@@ -186,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// What the client makes of a server's words.
+    /// The client's error for a server's error reply.
     fn server_error(words: &str) -> RedisError {
         redis::parse_redis_value(format!("-{words}\r\n").as_bytes()).and_then(Value::extract_error).unwrap_err()
     }

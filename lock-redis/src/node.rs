@@ -1,72 +1,50 @@
-//! [`Node`]: the connection to one server, made again when it is needed.
+//! [`Node`]: one server, with a connection that is made again when needed.
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
-use lock_core::{Effect, Error, ErrorKind, Result, Retention};
-use redis::aio::MultiplexedConnection;
-use redis::{Arg, Cmd, Pipeline, RedisError, Value};
+use lock_core::{Effect, Error, ErrorKind, Result};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::coalescer::Coalescer;
-use crate::connector::{Connector, Endpoint};
-use crate::error::{self, Redirection};
+use crate::connection::Connection;
+use crate::connector::Connector;
+use crate::detached::{StartFlag, run_detached};
+use crate::error::{self, CallError};
 use crate::script::Script;
+use crate::script_call::{ScriptCall, set_hashes};
 use crate::server_info::ServerInfo;
 use crate::subscriptions::{Channel, Subscriptions};
 
-/// The connection to one server, shared by everybody and made again when it is needed. Nothing is ever sent twice here.
+/// One server, with a connection that all callers share and that is made again when needed.
+/// Nothing is ever sent twice here.
 #[derive(Debug)]
 pub(crate) struct Node {
     connector: Connector,
     name: String,
     response_timeout: Duration,
     current: Mutex<Option<Arc<Connection>>>,
-    /// Held by the one who connects; the last failure is that of all who waited for it.
+    /// Held while one task connects. The last failure, and when it was noted, is shared by all who
+    /// waited for that task.
     connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
-    /// Channels that are to be heard.
+    /// Channels to subscribe to.
     subscribing: Arc<Coalescer<String, Arc<Channel>>>,
-    /// The steps that may be under way besides those of the lanes, which bound theirs.
+    /// Bounds the script calls in flight, except those of the batcher, which has a bound of its
+    /// own.
     permits: Semaphore,
-    /// Those that are for renewals: what is held must not wait for a crowd.
+    /// The same for renewals: a held lock must not wait for a crowd of requests.
     renewal_permits: Semaphore,
-    /// Steps are run on it: the server must be one for them, and know their scripts.
-    runs_steps: bool,
+    /// True if scripts run here: then the server is checked and the scripts are loaded at connect.
+    runs_scripts: bool,
 }
 
-/// One connection.
-pub(crate) struct Connection {
-    redis: MultiplexedConnection,
-    /// To whom it leads, which sentinels may tell otherwise later.
-    pub(crate) endpoint: Endpoint,
-    pub(crate) subscriptions: Arc<Subscriptions>,
-    /// How far back the server remembered, and when that was known.
-    retention: OnceLock<(Retention, Instant)>,
-}
-
-/// One step on the server: a script, its keys, and then its arguments.
-pub(crate) struct ScriptCall {
-    pub(crate) script: Script,
-    pub(crate) keys: usize,
-    command: Cmd,
-}
-
-/// Why a step brought no answer.
-pub(crate) enum CallError {
-    /// The server's, or the connection's, words.
-    Redis(RedisError),
-    /// It is an error of ours already.
-    Converted(Error),
-}
-
-/// So many steps are under way at a server besides those of the lanes: it works on them for a few milliseconds.
+/// Limit of script calls in flight at one server, besides the batcher's: a few milliseconds of
+/// work.
 const MAX_IN_FLIGHT: usize = 256;
-/// So many channels are subscribed to with one command.
+/// Limit of channels in one `SUBSCRIBE`.
 const MAX_SUBSCRIBE_BATCH: usize = 512;
 
 impl Node {
@@ -80,16 +58,16 @@ impl Node {
             subscribing: Coalescer::with_max_batch(MAX_SUBSCRIBE_BATCH),
             permits: Semaphore::new(MAX_IN_FLIGHT),
             renewal_permits: Semaphore::new(MAX_IN_FLIGHT),
-            runs_steps: true,
+            runs_scripts: true,
         }
     }
 
-    /// One to a server that is known, for commands that are no steps.
+    /// A node for plain commands: the server is known already and runs no scripts over it.
     pub(crate) fn for_commands(connector: Connector, response_timeout: Duration) -> Node {
-        Node { runs_steps: false, ..Node::new(connector, response_timeout) }
+        Node { runs_scripts: false, ..Node::new(connector, response_timeout) }
     }
 
-    /// Who is at the other end, for error texts.
+    /// The server's name in error texts.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -98,6 +76,14 @@ impl Node {
         &self.connector
     }
 
+    /// The error of a call to this node.
+    pub(crate) fn error(&self, action: &'static str, failure: CallError) -> Error {
+        failure.into_error(&self.name, action)
+    }
+}
+
+/// Connecting.
+impl Node {
     fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,12 +92,8 @@ impl Node {
         self.current().as_ref().filter(|connection| !connection.subscriptions.is_closed()).cloned()
     }
 
-    /// The mark of a channel, if there is a connection, without making one.
-    pub(crate) fn channel_version(&self, channel: &str) -> u64 {
-        self.live_connection().map_or(0, |connection| connection.subscriptions.version(channel))
-    }
-
-    /// The connection; made now if there is none. Who waits while another connects shares what comes of it.
+    /// The connection, which is made if there is none. Callers that arrive while one connects share
+    /// its outcome.
     pub(crate) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>> {
         match self.live_connection() {
             Some(connection) => Ok(connection),
@@ -119,10 +101,11 @@ impl Node {
         }
     }
 
-    /// Connects for who `came` at this moment: whoever came before somebody failed to connect has failed with them.
+    /// Connects for a caller that arrived at `submitted_at`. An attempt that failed after that
+    /// moment is this caller's failure too, so that a crowd does not try one after the other.
     async fn connect_shared(self: &Arc<Self>, submitted_at: Instant) -> Result<Arc<Connection>> {
-        let (node, flag) = (self.clone(), StartFlag::already_set());
-        run_detached("connecting", flag, async move {
+        let node = self.clone();
+        run_detached("connecting", StartFlag::already_set(), async move {
             let mut last_failure = node.connecting.lock().await;
             if let Some(connection) = node.live_connection() {
                 return Ok(connection);
@@ -143,103 +126,62 @@ impl Node {
     async fn connect(&self) -> Result<Arc<Connection>> {
         let subscriptions = Arc::new(Subscriptions::default());
         let (redis, endpoint) = self.connector.connect(subscriptions.clone()).await?;
-        let connection = Arc::new(Connection { redis, endpoint, subscriptions, retention: OnceLock::new() });
-        if self.runs_steps {
+        let connection = Arc::new(Connection::new(redis, endpoint, subscriptions));
+        if self.runs_scripts {
             self.prepare(&connection).await?;
         }
         Ok(connection)
     }
 
-    /// Looks at the server, and loads the scripts, in one round trip.
+    /// Reads the server's state and settings, and loads the scripts, in one round trip.
     async fn prepare(&self, connection: &Arc<Connection>) -> Result<()> {
         const ACTION: &str = "looking at the server and loading scripts";
         let mut pipeline = ServerInfo::queries();
-        let queries = pipeline.len();
+        let query_count = pipeline.len();
         for script in Script::ALL {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(script.text());
         }
-        let answers = self.send_pipeline(connection, ACTION, &pipeline).await;
+        let answers = self.within(ACTION, connection, connection.send_pipeline(&pipeline)).await;
         let mut answers = answers.map_err(|failure| self.error(ACTION, failure))?;
-        let loaded = answers.split_off(queries.min(answers.len()));
-        // A user who may not ask has a member that has no vote.
+        let loaded = answers.split_off(query_count.min(answers.len()));
+        // A refused query is no error: that server has no known retention, and no vote in a quorum.
         let server = ServerInfo::parse(&self.name, answers);
         if let Some(text) = server.topology_mismatch(&self.connector) {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
-        let _ = connection.retention.set((server.retention(), Instant::now()));
+        connection.set_retention(server.retention());
         let hashes = loaded.into_iter().map(|hash| redis::from_redis_value(hash.extract_error()?).map_err(Into::into));
         let hashes: Result<Vec<String>, RedisError> = hashes.collect();
-        let _ = HASHES.set(hashes.map_err(|error| self.error(ACTION, CallError::Redis(error)))?);
+        set_hashes(hashes.map_err(|error| self.error(ACTION, CallError::Redis(error)))?);
         Ok(())
     }
 
-    /// Sends commands that are no steps; an answer that is an error stands where the others do.
-    async fn send_pipeline(
-        &self,
-        connection: &Arc<Connection>,
-        action: &'static str,
-        all: &Pipeline,
-    ) -> Result<Vec<Value>, CallError> {
-        self.within(action, connection, async {
-            connection.redis.clone().send_packed_commands(all, 0, all.len()).await
-        })
-        .await
-    }
-
-    /// This connection is of no more use; who waits on it looks again.
+    /// Gives up a connection that is of no more use. Its waiters ask the store again.
     fn retire(&self, connection: &Arc<Connection>) {
         self.current().take_if(|current| Arc::ptr_eq(current, connection));
         connection.subscriptions.close();
     }
+}
 
-    /// Runs `call` within our own deadline. The connection is left if it did not keep it.
-    async fn within<T>(
-        &self,
-        action: &'static str,
-        connection: &Arc<Connection>,
-        call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, CallError> {
-        self.handle_outcome(action, connection, timeout(self.response_timeout, call).await)
-    }
-
-    /// What a call brought. The connection is left if it is of no more use.
-    fn handle_outcome<T>(
-        &self,
-        action: &'static str,
-        connection: &Arc<Connection>,
-        answer: Result<Result<T, RedisError>, Elapsed>,
-    ) -> Result<T, CallError> {
-        match answer {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                if error::ends_connection(&error) {
-                    self.retire(connection);
-                }
-                Err(CallError::Redis(error))
-            }
-            Err(_) => {
-                self.retire(connection);
-                Err(CallError::Converted(error::timed_out(&self.name, action, self.response_timeout, Effect::Unknown)))
-            }
-        }
-    }
-
-    /// Runs a step, and says on which connection. The caller bounds how many are under way, and says when it came if that
-    /// is a while ago.
+/// Calling.
+impl Node {
+    /// Runs a script, and returns the connection that was used. The caller bounds the calls in
+    /// flight; one that has queued the call says since when.
     pub(crate) async fn run(
         self: &Arc<Self>,
         call: &ScriptCall,
         submitted_at: Option<Instant>,
     ) -> Result<(Value, Arc<Connection>), CallError> {
-        // What is rarely done is boxed, and what is always done has no future of its own: this is most of what a lock costs.
+        // This is most of the cost of a lock: rare paths are boxed, and the common path awaits no
+        // future of its own.
         let connection = match self.live_connection() {
             Some(connection) => connection,
             None => Box::pin(self.connect_shared(submitted_at.unwrap_or_else(Instant::now)))
                 .await
                 .map_err(CallError::Converted)?,
         };
-        let mut redis = connection.redis.clone();
-        let answer = timeout(self.response_timeout, redis.send_packed_command(&call.command)).await;
+        let mut redis = connection.redis();
+        let answer = timeout(self.response_timeout, redis.send_packed_command(call.command())).await;
         let answer = answer.map(|answer| answer.and_then(Value::extract_error));
         let answer = match self.handle_outcome(call.script.action(), &connection, answer) {
             Err(CallError::Redis(error)) if error::is_noscript(&error) => {
@@ -250,23 +192,23 @@ impl Node {
         Ok((answer, connection))
     }
 
-    /// Runs a step when there is a place for it; `asking` tells a member of a cluster that it is sent there although the
-    /// slot is on its way.
+    /// Runs a script as soon as there is a permit, and then sets `started`. With `asking`, this
+    /// node is the target of a slot migration.
     pub(crate) async fn run_bounded(
         self: &Arc<Self>,
         call: &ScriptCall,
         asking: bool,
-        flag: &StartFlag,
+        started: &StartFlag,
     ) -> Result<(Value, Arc<Connection>), CallError> {
         let submitted_at = Instant::now();
         let permits = if call.script == Script::Renew { &self.renewal_permits } else { &self.permits };
         let _permit = permits.acquire().await;
-        flag.set();
+        started.set();
         if !asking {
             return self.run(call, Some(submitted_at)).await;
         }
         let connection = self.connection().await.map_err(CallError::Converted)?;
-        let answer = match self.send(call.script.action(), &connection, &call.command, true).await {
+        let answer = match self.send(call.script.action(), &connection, call.command(), true).await {
             Err(CallError::Redis(error)) if error::is_noscript(&error) => {
                 self.run_as_text(&connection, call, true).await?
             }
@@ -275,7 +217,7 @@ impl Node {
         Ok((answer, connection))
     }
 
-    /// Runs a step whose script the server does not know, and so has not run. The text loads the script as well.
+    /// Runs a script after `NOSCRIPT`, which means that it has not run. The text loads it as well.
     async fn run_as_text(
         &self,
         connection: &Arc<Connection>,
@@ -298,49 +240,87 @@ impl Node {
         }
     }
 
-    /// Runs a command that is no step.
+    /// Runs a plain command.
     pub(crate) async fn command(self: &Arc<Self>, action: &'static str, command: &Cmd) -> Result<Value, CallError> {
         let connection = self.connection().await.map_err(CallError::Converted)?;
         self.send(action, &connection, command, false).await
     }
 
-    /// Runs commands that are no steps; an answer that is an error stands where the others do.
+    /// Runs plain commands; an error stands in the place of its answer.
     pub(crate) async fn commands(
         self: &Arc<Self>,
         action: &'static str,
-        all: &Pipeline,
+        pipeline: &Pipeline,
     ) -> Result<Vec<Value>, CallError> {
         let connection = self.connection().await.map_err(CallError::Converted)?;
-        self.send_pipeline(&connection, action, all).await
+        self.within(action, &connection, connection.send_pipeline(pipeline)).await
     }
 
-    /// Runs commands that are no steps; the first error is that of all.
+    /// Runs plain commands; the first error is the error of the whole.
     pub(crate) async fn commands_or_error(
         self: &Arc<Self>,
         action: &'static str,
-        all: &Pipeline,
+        pipeline: &Pipeline,
     ) -> Result<Vec<Value>, CallError> {
         let connection = self.connection().await.map_err(CallError::Converted)?;
-        let answers = async {
-            let answers = connection.redis.clone().send_packed_commands(all, 0, all.len()).await?;
-            answers.into_iter().map(Value::extract_error).collect()
-        };
+        let answers =
+            async { connection.send_pipeline(pipeline).await?.into_iter().map(Value::extract_error).collect() };
         self.within(action, &connection, answers).await
     }
 
-    pub(crate) fn error(&self, action: &'static str, failure: CallError) -> Error {
-        match failure {
-            CallError::Converted(error) => error,
-            CallError::Redis(error) => error::classify(&self.name, action, error),
-        }
+    /// The server's state and settings, as far as this user may ask.
+    pub(crate) async fn server_info(self: &Arc<Self>) -> ServerInfo {
+        let answers = self.commands("looking at the server", &ServerInfo::queries()).await;
+        ServerInfo::parse(&self.name, answers.unwrap_or_default())
     }
 
-    /// The channel, and whether it is heard since before this call. Those that are asked for while others are being
-    /// subscribed to go together.
+    /// Runs `call` within the response time-out. A connection that exceeds it is given up.
+    async fn within<T>(
+        &self,
+        action: &'static str,
+        connection: &Arc<Connection>,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, CallError> {
+        self.handle_outcome(action, connection, timeout(self.response_timeout, call).await)
+    }
+
+    /// The result of a call. The connection is given up if it is of no more use.
+    fn handle_outcome<T>(
+        &self,
+        action: &'static str,
+        connection: &Arc<Connection>,
+        outcome: Result<Result<T, RedisError>, Elapsed>,
+    ) -> Result<T, CallError> {
+        match outcome {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if error::ends_connection(&error) {
+                    self.retire(connection);
+                }
+                Err(CallError::Redis(error))
+            }
+            Err(_) => {
+                self.retire(connection);
+                Err(CallError::Converted(error::timed_out(&self.name, action, self.response_timeout, Effect::Unknown)))
+            }
+        }
+    }
+}
+
+/// Subscribing.
+impl Node {
+    /// The version of a channel on the current connection; 0 without one. Makes no connection.
+    pub(crate) fn channel_version(&self, channel: &str) -> u64 {
+        self.live_connection().map_or(0, |connection| connection.subscriptions.version(channel))
+    }
+
+    /// The channel, and true if it was subscribed to before this call. Channels that are asked for
+    /// while a `SUBSCRIBE` is in flight share the next one.
     ///
     /// # Cancel safety
     ///
-    /// A channel whose subscription is not confirmed is forgotten, and who waits on it looks again.
+    /// A channel whose subscription is not confirmed is forgotten, and its waiters ask the store
+    /// again.
     pub(crate) async fn subscribe(self: &Arc<Self>, channel: &str) -> Result<(Arc<Channel>, bool)> {
         let subscribed = self.live_connection().and_then(|connection| connection.subscriptions.find(channel));
         if let Some(subscribed) = subscribed {
@@ -354,17 +334,17 @@ impl Node {
         Ok((self.subscribing.submit(channel.to_owned(), call).await?, false))
     }
 
-    /// Begins to hear these, and leaves those that nobody waits on.
+    /// Subscribes to these channels, and unsubscribes from those that are idle.
     async fn subscribe_batch(self: &Arc<Self>, channels: Vec<String>) -> Vec<Result<Arc<Channel>>> {
         let connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => return channels.iter().map(|_| Err(error.clone())).collect(),
         };
         let answer = self.subscribe_to(&connection, connection.subscriptions.remove_idle(), &channels).await;
-        let denied = |error: &Error| error.kind() == ErrorKind::Denied && channels.len() > 1;
+        let is_denied = |error: &Error| error.kind() == ErrorKind::Denied && channels.len() > 1;
         match answer {
-            Err(error) if denied(&error) => {
-                // The server refuses all of a command for one.
+            Err(error) if is_denied(&error) => {
+                // One forbidden channel makes the server refuse the whole command.
                 let mut answers = Vec::with_capacity(channels.len());
                 for channel in channels.chunks(1) {
                     let answer = self.subscribe_to(&connection, Vec::new(), channel).await;
@@ -385,149 +365,18 @@ impl Node {
     ) -> Result<Vec<Arc<Channel>>> {
         const ACTION: &str = "subscribing";
         let subscribed: Vec<_> = channels.iter().map(|channel| connection.subscriptions.add(channel)).collect();
-        let (mut unsubscriber, mut subscriber) = (connection.redis.clone(), connection.redis.clone());
+        let (mut unsubscriber, mut subscriber) = (connection.redis(), connection.redis());
         let unsubscribing =
             async move { if idle.is_empty() { Ok(()) } else { unsubscriber.unsubscribe(&idle[..]).await } };
-        // They are sent in this order, so that no channel is left that is heard again.
+        // In this order: a channel that was idle and is wanted again must end up subscribed.
         let both = async { join(unsubscribing, subscriber.subscribe(channels)).await };
         let outcome = self.within(ACTION, connection, async { both.await.1 }).await;
         if let Err(failure) = outcome {
             channels.iter().for_each(|channel| connection.subscriptions.remove(channel));
             return Err(self.error(ACTION, failure));
         }
-        // A release may have come before it was heard: who has looked already looks again.
+        // A release may have been published before the subscription: earlier waiters ask again.
         subscribed.iter().for_each(|channel| channel.notify());
         Ok(subscribed)
     }
 }
-
-/// Does it in a task of its own, so that it comes to its end whether or not the caller looks. What has not begun when the
-/// caller goes away is not done.
-pub(crate) async fn run_detached<T: Send + 'static>(
-    action: &'static str,
-    flag: StartFlag,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let mut task = AbortIfUnstarted { task: tokio::spawn(work), flag };
-    (&mut task.task).await.unwrap_or_else(|_| {
-        let text = format!("redis: the runtime ended while {action}; the outcome is unknown");
-        Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, text))
-    })
-}
-
-/// Whether a task has begun with what it is for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StartFlag(Arc<AtomicBool>);
-
-impl StartFlag {
-    /// It begins as soon as it runs.
-    pub(crate) fn already_set() -> StartFlag {
-        StartFlag(Arc::new(AtomicBool::new(true)))
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-struct AbortIfUnstarted<T> {
-    task: JoinHandle<T>,
-    flag: StartFlag,
-}
-
-impl<T> Drop for AbortIfUnstarted<T> {
-    fn drop(&mut self) {
-        if !self.flag.0.load(Ordering::Acquire) {
-            self.task.abort();
-        }
-    }
-}
-
-impl CallError {
-    /// Where a cluster keeps what was asked for, if that is why.
-    pub(crate) fn redirection(&self) -> Option<Redirection> {
-        match self {
-            CallError::Redis(error) => error::redirection(error),
-            CallError::Converted(_) => None,
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.subscriptions.close();
-    }
-}
-
-impl Connection {
-    /// How far back the server remembers that runs a step which was sent over this connection at this moment. It was
-    /// asked when the connection was made, and a server that was started since has another.
-    pub(crate) fn retention_at(&self, sent: Instant) -> Retention {
-        match self.retention.get() {
-            Some((Retention::Complete, _)) => Retention::Complete,
-            Some((Retention::Since(time), known)) => Retention::Since(*time + sent.saturating_duration_since(*known)),
-            None => Retention::Since(Duration::ZERO),
-        }
-    }
-
-    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.redis.clone().send_packed_command(command).await?.extract_error()
-    }
-
-    /// Sends it to a member of a cluster to which the slot is on its way.
-    async fn send_asking(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let mut both = redis::pipe();
-        both.cmd("ASKING").add_command(command.clone());
-        let answers: (Value, Value) = both.query_async(&mut self.redis.clone()).await?;
-        Ok(answers.1)
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("subscriptions", &self.subscriptions).finish_non_exhaustive()
-    }
-}
-
-impl ScriptCall {
-    pub(crate) fn new<W: AsRef<str>>(script: Script, keys: &[W], arguments: &[W]) -> ScriptCall {
-        let bytes = keys.iter().chain(arguments).map(|word| word.as_ref().len()).sum();
-        let mut call = ScriptCall::with_capacity(script, keys.len(), arguments.len(), bytes);
-        keys.iter().chain(arguments).for_each(|word| call.push(word.as_ref()));
-        call
-    }
-
-    /// A step with so many keys, and as many arguments and bytes of both as are expected, to which they are added.
-    pub(crate) fn with_capacity(script: Script, keys: usize, arguments: usize, bytes: usize) -> ScriptCall {
-        const FIRST: usize = 3;
-        const BYTES: usize = 64;
-        let mut call =
-            ScriptCall { script, keys, command: Cmd::with_capacity(FIRST + keys + arguments, BYTES + bytes) };
-        match HASHES.get().and_then(|hashes| hashes.get(script as usize)) {
-            Some(hash) => ["EVALSHA", hash].map(|word| call.push(word)),
-            None => ["EVAL", &script.text()].map(|word| call.push(word)),
-        };
-        call.push(itoa::Buffer::new().format(keys));
-        call
-    }
-
-    /// Adds the next key; or the next argument, after the last key.
-    pub(crate) fn push(&mut self, word: &str) {
-        self.command.arg(word);
-    }
-
-    /// With the script's text instead of its hash.
-    fn to_eval(&self) -> Cmd {
-        let mut command = redis::cmd("EVAL");
-        command.arg(self.script.text());
-        for argument in self.command.args_iter().skip(2) {
-            if let Arg::Simple(word) = argument {
-                command.arg(word);
-            }
-        }
-        command
-    }
-}
-
-/// By which the server knows our scripts: the same at every server, and learnt from the first.
-static HASHES: OnceLock<Vec<String>> = OnceLock::new();

@@ -1,9 +1,11 @@
 //! [`RequestReply`]: what a request brought.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value as Answer;
 
+use crate::connection::Connection;
 use crate::value::LockValue;
 
 /// What a request brought.
@@ -15,6 +17,15 @@ pub(crate) enum RequestReply {
     Held { by: LockValue, remaining: Option<Duration>, counter: u64 },
     /// It was withdrawn before the server came to it.
     Withdrawn,
+}
+
+/// The reply of a script that may give a token.
+#[derive(Debug)]
+pub(crate) struct TokenReply {
+    pub(crate) answer: Answer,
+    /// The id of the realm of that token.
+    pub(crate) realm_id: Arc<str>,
+    pub(crate) connection: Arc<Connection>,
 }
 
 impl RequestReply {

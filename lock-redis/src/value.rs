@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lock_core::{FencingToken, HeldBy, Holder, HolderInfo, Realm};
+use lock_core::{Claim, FencingToken, HeldBy, Holder, HolderInfo, Realm};
 
 /// What the key of a held lock holds: `<32 hexadecimal digits>.<token>[.<information>]`. One key with one expiry
 /// answers a retry with the same token, and excludes clients that keep another text at the same key.
@@ -54,6 +54,13 @@ pub(crate) fn flag(yes: bool) -> &'static str {
 /// A time as the server counts it; what is shorter than its unit is one unit.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
+}
+
+/// Lifetime of the tombstone of a withdrawn request, in ms: longer than the lease that it withdraws
+/// could last, and than a connection lives that does not answer.
+pub(crate) fn tombstone_ttl_ms(claim: &Claim) -> u64 {
+    const MARGIN: Duration = Duration::from_secs(60);
+    millis(claim.ttl() + MARGIN)
 }
 
 impl LockValue {

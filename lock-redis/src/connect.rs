@@ -1,0 +1,91 @@
+//! Opening a store, and its diagnosis.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use lock_core::runtime::PerRuntime;
+use lock_core::{Error, ErrorKind, Guarantees, Result};
+
+use crate::config::RedisConfig;
+use crate::connections::Connections;
+use crate::connector::Connector;
+use crate::finding::Finding;
+use crate::guarantees::guarantees;
+use crate::keys::Keys;
+use crate::server_info::ServerInfo;
+use crate::store::RedisStore;
+use crate::tokens::Tokens;
+use crate::topology::Topology;
+use crate::value::InfoSuffixCache;
+
+impl RedisStore {
+    /// Connects, reads the server's state, its settings and the realm of its data, and warns of
+    /// everything that endangers locks.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, a server that is
+    /// too old, or one that is a replica; [`Denied`](ErrorKind::Denied) for a wrong login or one that
+    /// lacks a right; [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut)
+    /// within the connect time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// At most an identity of the data was written, which is used again.
+    pub async fn connect(config: RedisConfig) -> Result<RedisStore> {
+        config.check()?;
+        let keys = Keys::new(&config.prefix, matches!(config.topology, Topology::Cluster(_)))?;
+        let (connector, tokens) = (Connector::new(&config)?, Arc::new(Tokens::default()));
+        let connections = {
+            let (config, keys, tokens) = (config.clone(), keys.clone(), tokens.clone());
+            Arc::new(PerRuntime::new(move || Connections::new(&config, &connector, &keys, &tokens)))
+        };
+        let mut store = RedisStore {
+            config,
+            keys,
+            tokens,
+            connections,
+            guarantees: Guarantees::NONE,
+            info_suffixes: InfoSuffixCache::default(),
+            has_warned_of_token: AtomicBool::new(false),
+            is_background_warm: AtomicBool::new(false),
+        };
+        let servers = store.query_servers().await?;
+        if let Some(replica) = servers.iter().find(|server| server.is_replica) {
+            let text = format!("{} is a replica, and may not write: give the address of its master", replica.name);
+            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        }
+        // Sentinels and clusters fail over, whatever replicas there are now.
+        let may_fail_over = matches!(store.config.topology, Topology::Sentinels { .. } | Topology::Cluster(_));
+        store.guarantees = guarantees(&servers, may_fail_over);
+        for finding in servers.iter().flat_map(|server| server.findings(store.config.wait)) {
+            tracing::warn!(target: "leasehold", store = "redis", "{finding}");
+        }
+        let id = store.read_realm(false).await?;
+        store.tokens.adopt(&id);
+        Ok(store)
+    }
+
+    /// Findings about the servers, read anew.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable, timed out or denied.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let servers = self.query_servers().await?;
+        Ok(servers.iter().flat_map(|server| server.findings(self.config.wait)).collect())
+    }
+
+    async fn query_servers(&self) -> Result<Vec<ServerInfo>> {
+        let mut servers = Vec::new();
+        for node in self.connections()?.router.all().await? {
+            node.connection().await?;
+            servers.push(node.server_info().await);
+        }
+        Ok(servers)
+    }
+}
