@@ -35,7 +35,8 @@ impl Case {
     }
 }
 
-/// Defines the cases of one group. Each list of requirements applies to the cases in the braces after it.
+/// Defines the cases of one group. Each list of requirements applies to the cases in the braces
+/// after it.
 macro_rules! cases {
     ($group:literal; $($requirements:tt { $($case:ident),+ $(,)? })+) => {
         /// The cases of this group.

@@ -43,8 +43,8 @@ impl Context {
         (self.ttl * 20).max(Duration::from_secs(40))
     }
 
-    /// Far less than [`Context::long_ttl`] and far more than any store needs: a waiter that is served within it did not
-    /// wait for the end of a lease.
+    /// Far less than [`Context::long_ttl`] and far more than any store needs: a waiter that is
+    /// served within it did not wait for the end of a lease.
     pub(crate) fn prompt_timeout(&self) -> Duration {
         self.long_ttl() / 2
     }
@@ -155,7 +155,8 @@ impl Context {
         Ok(())
     }
 
-    /// Renews one claim once. Returns when the renewal was sent, and its answer; fails if it was not answered.
+    /// Renews one claim once. Returns when the renewal was sent, and its answer; fails if it was
+    /// not answered.
     pub(crate) async fn renew(
         &self,
         store: &Arc<dyn LockStore>,
@@ -180,7 +181,8 @@ impl Context {
         Ok(by)
     }
 
-    /// Checks that the lock has neither a holder nor a waiter: a newcomer that does not wait gets it at once.
+    /// Checks that the lock has neither a holder nor a waiter: a newcomer that does not wait gets
+    /// it at once.
     pub(crate) async fn expect_free(&self, store: &Arc<dyn LockStore>, name: &LockName) -> CaseResult {
         let by = store.inspect(name).await?;
         ensure!(by.is_none(), "\"{name}\" must be free, and is shown as held: {by:?}");

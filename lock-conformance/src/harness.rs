@@ -11,13 +11,15 @@ use crate::cases;
 use crate::factory::Factory;
 use crate::suite::Suite;
 
-/// Runs every case as a named trial. It takes the arguments that `cargo test` passes (filters, `--list`, `--exact`,
-/// `--test-threads`). Without `--test-threads` four cases run at the same time.
+/// Runs every case as a named trial. It takes the arguments that `cargo test` passes (filters,
+/// `--list`, `--exact`, `--test-threads`). Without `--test-threads` four cases run at the same
+/// time.
 pub fn run(factory: impl Factory) -> ExitCode {
     run_trials(trials("", Arc::new(factory)))
 }
 
-/// Like [`run`], for a store with several configurations. The cases of each are named `configuration::group::sentence`.
+/// Like [`run`], for a store with several configurations. The cases of each are named
+/// `configuration::group::sentence`.
 pub fn run_each(configurations: impl IntoIterator<Item = (&'static str, Arc<dyn Factory>)>) -> ExitCode {
     run_trials(configurations.into_iter().flat_map(|(name, factory)| trials(name, factory)).collect())
 }

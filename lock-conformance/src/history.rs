@@ -1,8 +1,9 @@
 //! [`History`]: the record of one lock, and the checker of its laws.
 //!
-//! Fencing tokens fix the order of the leases, so one pass over them decides exactly; nothing is searched. All times are
-//! of one clock, counted from any moment. Limit: an acquire whose reply never came is not part of a history, since it is
-//! unknown whether it was granted. Nothing here is async: a history is plain data.
+//! Fencing tokens fix the order of the leases, so one pass over them decides exactly; nothing is
+//! searched. All times are of one clock, counted from any moment. Limit: an acquire whose reply
+//! never came is not part of a history, since it is unknown whether it was granted. Nothing here is
+//! async: a history is plain data.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,14 +26,15 @@ pub struct ObservedLease {
     pub invoked: Duration,
     /// When the acquire ended.
     pub returned: Duration,
-    /// The earliest moment at which the store may have ended it by time: the sending of the last confirmed request or
-    /// renewal, plus the TTL.
+    /// The earliest moment at which the store may have ended it by time: the sending of the last
+    /// confirmed request or renewal, plus the TTL.
     pub expires: Duration,
     /// When its release, or its break by an operator, began.
     pub released: Option<Duration>,
     /// The end of the holder's belief in it: the earliest of release, deadline and loss.
     pub believed_until: Duration,
-    /// When the confirmed calls of its holder began: renewals, and the release, that the store answered with "held".
+    /// When the confirmed calls of its holder began: renewals, and the release, that the store
+    /// answered with "held".
     pub confirmed: Vec<Duration>,
 }
 
@@ -97,8 +99,8 @@ fn check_order(leases: &[&ObservedLease]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Checks that no two leases overlap. The pass is exact: it grants each lease as early as possible. If that is too late
-/// for its reply, no order of events explains the history.
+/// Checks that no two leases overlap. The pass is exact: it grants each lease as early as possible.
+/// If that is too late for its reply, no order of events explains the history.
 fn check_leases(leases: &[&ObservedLease]) -> Result<(), Violation> {
     let mut free_from = Duration::ZERO;
     let mut before = 0;

@@ -1,8 +1,10 @@
-//! The conformance suite of leasehold: what every store must do, as named cases that one short test file runs.
+//! The conformance suite of leasehold: what every store must do, as named cases that one short test
+//! file runs.
 //!
-//! A store that passes keeps the promises that users of a lock rely on: exclusion, true validity, rising fencing tokens,
-//! single steps on the server, cancel safety, honest guarantees. The suite uses only the public interface of
-//! `lock-core`, so that a store outside this workspace runs the same cases as those inside.
+//! A store that passes keeps the promises that users of a lock rely on: exclusion, true validity,
+//! rising fencing tokens, single steps on the server, cancel safety, honest guarantees. The suite
+//! uses only the public interface of `lock-core`, so that a store outside this workspace runs the
+//! same cases as those inside.
 //!
 //! A store's whole test file, with `harness = false` in its manifest:
 //!
@@ -38,9 +40,10 @@
 //! }
 //! ```
 //!
-//! A case that the store's [guarantees](lock_core::Guarantees) rule out is shown as *ignored*, with the reason; it never
-//! counts as passed. [`Suite`] runs the same cases inside a program and gives a [`Report`]. [`faults`] has the wrappers
-//! that delay, lose and repeat what a store does; [`history`] decides whether a history of acquisitions was lawful.
+//! A case that the store's [guarantees](lock_core::Guarantees) rule out is shown as *ignored*, with
+//! the reason; it never counts as passed. [`Suite`] runs the same cases inside a program and gives
+//! a [`Report`]. [`faults`] has the wrappers that delay, lose and repeat what a store does;
+//! [`history`] decides whether a history of acquisitions was lawful.
 
 mod case;
 mod cases;

@@ -1,6 +1,7 @@
 //! [`Random`]: a seeded generator of numbers.
 
-/// A seeded generator of numbers (SplitMix64): a run can be repeated from its seed. Not for secrets.
+/// A seeded generator of numbers (SplitMix64): a run can be repeated from its seed. Not for
+/// secrets.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

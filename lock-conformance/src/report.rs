@@ -28,7 +28,8 @@ pub enum Verdict {
     Passed,
     /// It does not; the text says why.
     Failed(String),
-    /// The guarantees of the store, or the abilities of its deployments, rule the case out; the text says which.
+    /// The guarantees of the store, or the abilities of its deployments, rule the case out; the
+    /// text says which.
     Ignored(String),
 }
 

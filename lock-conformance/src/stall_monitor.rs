@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Measures scheduling delays of this machine while a case runs. A failure during a delay that is long compared to the
-/// TTL says nothing about the store.
+/// Measures scheduling delays of this machine while a case runs. A failure during a delay that is
+/// long compared to the TTL says nothing about the store.
 pub(crate) struct StallMonitor {
     longest: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,

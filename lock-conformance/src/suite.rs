@@ -17,7 +17,8 @@ use crate::report::{Outcome, Report, Verdict};
 use crate::requirement::Capabilities;
 use crate::stall_monitor::StallMonitor;
 
-/// Runs the cases inside a program and returns a [`Report`]. [`run`](crate::run) is for the test file of a store.
+/// Runs the cases inside a program and returns a [`Report`]. [`run`](crate::run) is for the test
+/// file of a store.
 pub struct Suite {
     factory: Arc<dyn Factory>,
     deadline: Duration,
@@ -40,7 +41,8 @@ impl Suite {
         Suite { factory, deadline, threads: 4, to_first_failure: false, filter: None }
     }
 
-    /// Sets the time limit of one case; by default one minute and thirty TTLs. A case that takes longer has failed.
+    /// Sets the time limit of one case; by default one minute and thirty TTLs. A case that takes
+    /// longer has failed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Suite {
         self.deadline = deadline;
@@ -133,8 +135,8 @@ impl Suite {
         })
     }
 
-    /// Runs one case; `None` if the run was stopped. A failure while the machine stalled does not count: the case runs
-    /// again with longer times.
+    /// Runs one case; `None` if the run was stopped. A failure while the machine stalled does not
+    /// count: the case runs again with longer times.
     pub(crate) fn run_case(
         &self,
         case: &Case,
@@ -155,7 +157,8 @@ impl Suite {
         None
     }
 
-    /// Runs one case on its own thread and runtime, so that a case that hangs or blocks its thread fails alone.
+    /// Runs one case on its own thread and runtime, so that a case that hangs or blocks its thread
+    /// fails alone.
     fn run_once(
         &self,
         case: &Case,

@@ -1,4 +1,4 @@
-//! P6: whatever is dropped, at whatever await point, leaves nothing behind.
+//! P6: a future that is dropped at any await point leaves nothing behind.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -25,10 +25,11 @@ cases! { "cancellation";
 }
 
 /// More await points than any of these futures has.
-const MOST: usize = 200;
+const MAX_POLLS: usize = 200;
 
-/// Polls `work` up to `polls` times, each time that it is woken, and drops it; gives its output if it was done by then.
-async fn up_to<F: Future>(polls: usize, work: F) -> Option<F::Output> {
+/// Polls `work` at most `polls` times, once per wake-up, and drops it; returns its output if it
+/// completed.
+async fn poll_at_most<F: Future>(polls: usize, work: F) -> Option<F::Output> {
     let mut left = polls;
     let mut work = pin!(work);
     poll_fn(|context| {
@@ -38,7 +39,7 @@ async fn up_to<F: Future>(polls: usize, work: F) -> Option<F::Output> {
         left -= 1;
         match work.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            // Dropped here, at the await point where it stands.
+            // It is dropped at this await point.
             Poll::Pending if left == 0 => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
@@ -46,21 +47,21 @@ async fn up_to<F: Future>(polls: usize, work: F) -> Option<F::Output> {
     .await
 }
 
-/// A store whose every call has an await point before and after it is applied.
-fn slow(store: Arc<dyn lock_core::LockStore>) -> Arc<Faulty> {
-    let slow = Faulty::new(store);
-    slow.always(Call::Request, Disturbance::DelayBoth(Duration::from_millis(2)));
-    slow.always(Call::Renew, Disturbance::Delay(Duration::from_millis(2)));
-    slow.always(Call::Release, Disturbance::DelayBoth(Duration::from_millis(2)));
-    slow
+/// Wraps a store so that every call has an await point before and after it is applied.
+fn with_await_points(store: Arc<dyn lock_core::LockStore>) -> Arc<Faulty> {
+    let faulty = Faulty::new(store);
+    faulty.always(Call::Request, Disturbance::DelayBoth(Duration::from_millis(2)));
+    faulty.always(Call::Renew, Disturbance::Delay(Duration::from_millis(2)));
+    faulty.always(Call::Release, Disturbance::DelayBoth(Duration::from_millis(2)));
+    faulty
 }
 
 async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> CaseResult {
-    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
-    for polls in 1..MOST {
+    let (locks, b) = (cx.locks_on(with_await_points(cx.open().await?)), cx.open().await?);
+    for polls in 1..MAX_POLLS {
         let job = name(&format!("job/{polls}"));
-        let acquired = up_to(polls, locks.lock(job.as_str()).acquire()).await;
-        cx_free_unless(&cx, &b, &job, acquired.is_some()).await?;
+        let acquired = poll_at_most(polls, locks.lock(job.as_str()).acquire()).await;
+        expect_free_unless(&cx, &b, &job, acquired.is_some()).await?;
         if let Some(guard) = acquired {
             ensure!(polls > 2, "the acquire has no await points");
             guard?.release().await?;
@@ -70,7 +71,7 @@ async fn of_an_acquire_of_a_free_lock_leaves_nothing(cx: Context) -> CaseResult 
     Err("the acquire came to no end".into())
 }
 
-async fn cx_free_unless(
+async fn expect_free_unless(
     cx: &Context,
     store: &Arc<dyn lock_core::LockStore>,
     job: &lock_core::LockName,
@@ -80,11 +81,11 @@ async fn cx_free_unless(
 }
 
 async fn of_a_try_leaves_nothing(cx: Context) -> CaseResult {
-    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
-    for polls in 1..MOST {
+    let (locks, b) = (cx.locks_on(with_await_points(cx.open().await?)), cx.open().await?);
+    for polls in 1..MAX_POLLS {
         let job = name(&format!("job/{polls}"));
-        let tried = up_to(polls, locks.lock(job.as_str()).try_acquire()).await;
-        cx_free_unless(&cx, &b, &job, tried.is_some()).await?;
+        let tried = poll_at_most(polls, locks.lock(job.as_str()).try_acquire()).await;
+        expect_free_unless(&cx, &b, &job, tried.is_some()).await?;
         if let Some(guard) = tried {
             guard?.ok_or("a free lock was not granted")?.release().await?;
             return cx.expect_free(&b, &job).await;
@@ -94,16 +95,16 @@ async fn of_a_try_leaves_nothing(cx: Context) -> CaseResult {
 }
 
 async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> CaseResult {
-    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    let (locks, b) = (cx.locks_on(with_await_points(cx.open().await?)), cx.open().await?);
     for polls in 1..12 {
         let job = name(&format!("job/{polls}"));
         let holder = cx.claim(&job);
         cx.expect_granted(&b, &holder).await?;
-        let waited = up_to(polls, locks.lock(job.as_str()).wait(cx.ttl).acquire()).await;
+        let waited = poll_at_most(polls, locks.lock(job.as_str()).wait(cx.ttl).acquire()).await;
         ensure!(!matches!(waited, Some(Ok(_))), "a held lock was granted to a waiter");
         cx.release_held(&b, &holder).await?;
         cx.expect_free_soon(&b, &job).await?;
-        // Nothing comes back later either.
+        // Nothing appears later either.
         locks.lock(job.as_str()).wait(cx.prompt_timeout()).acquire().await?.release().await?;
         if waited.is_some() {
             break;
@@ -113,12 +114,12 @@ async fn of_a_waiting_acquire_leaves_no_place(cx: Context) -> CaseResult {
 }
 
 async fn of_a_release_still_releases(cx: Context) -> CaseResult {
-    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
-    for polls in 1..MOST {
+    let (locks, b) = (cx.locks_on(with_await_points(cx.open().await?)), cx.open().await?);
+    for polls in 1..MAX_POLLS {
         let job = name(&format!("job/{polls}"));
         let guard = locks.lock(job.as_str()).acquire().await?;
         let validity = guard.validity();
-        let released = up_to(polls, guard.release()).await;
+        let released = poll_at_most(polls, guard.release()).await;
         ensure!(!validity.is_valid(), "a guard is believed in whose release was begun");
         cx.expect_free_soon(&b, &job).await?;
         if let Some(released) = released {
@@ -129,10 +130,10 @@ async fn of_a_release_still_releases(cx: Context) -> CaseResult {
 }
 
 async fn of_a_renewal_keeps_the_lease(cx: Context) -> CaseResult {
-    let (locks, b) = (cx.locks_on(slow(cx.open().await?)), cx.open().await?);
+    let (locks, b) = (cx.locks_on(with_await_points(cx.open().await?)), cx.open().await?);
     let guard: LockGuard = locks.lock("job").acquire().await?;
-    for polls in 1..MOST {
-        let renewed = up_to(polls, guard.renew()).await;
+    for polls in 1..MAX_POLLS {
+        let renewed = poll_at_most(polls, guard.renew()).await;
         guard.check().map_err(|why| format!("a renewal that was dropped ended the lease: {why}"))?;
         cx.expect_held(&b, &cx.claim(&name("job"))).await?;
         if let Some(renewed) = renewed {
@@ -145,14 +146,15 @@ async fn of_a_renewal_keeps_the_lease(cx: Context) -> CaseResult {
     Err("the renewal came to no end".into())
 }
 
-/// A guard that is dropped where its runtime has gone is given back by the next runtime that uses the locks.
+/// A guard that is dropped after its runtime has ended is released by the next runtime that uses
+/// the locks.
 async fn of_the_runtime_leaves_what_another_runtime_gives_back(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let locks: Locks = cx.locks_on(store.clone());
     let guard = locks.lock("job").acquire().await?;
     let dropped = std::thread::spawn(move || drop(guard)).join();
     ensure!(dropped.is_ok(), "dropping a guard outside a runtime panicked");
-    // Whatever comes next on these locks takes it along.
+    // The next call on these locks releases it.
     locks.lock("other").acquire().await?.release().await?;
     cx.expect_free_soon(&cx.open().await?, &name("job")).await
 }

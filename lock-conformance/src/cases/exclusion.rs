@@ -1,4 +1,4 @@
-//! One holder at a time.
+//! Exclusion: one holder at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -46,20 +46,21 @@ async fn of_many_that_ask_at_once_one_is_granted(cx: Context) -> CaseResult {
         let job = name(&format!("job/{round}"));
         let until = cx.clock.now().after(cx.prompt_timeout());
         loop {
-            let granted = ask_at_once(&cx, &handles, &job).await?;
+            let granted = request_at_once(&cx, &handles, &job).await?;
             ensure!(granted <= 1, "of 12 that asked at once {granted} were granted");
             if granted == 1 {
                 break;
             }
-            // Voters can split between those who ask, and then refuse them all; but not for ever.
+            // The members of a quorum can split their votes and refuse all claims; but not for
+            // ever.
             ensure!(cx.clock.now() < until, "of 12 that asked at once, again and again, none was ever granted");
         }
     }
     Ok(())
 }
 
-/// How many of twelve that ask at once are granted.
-async fn ask_at_once(cx: &Arc<Context>, handles: &[Arc<dyn LockStore>], job: &LockName) -> Result<usize, Failure> {
+/// Requests the lock by twelve claims at once; returns the number of grants.
+async fn request_at_once(cx: &Arc<Context>, handles: &[Arc<dyn LockStore>], job: &LockName) -> Result<usize, Failure> {
     let asking: Vec<_> = (handles.iter().cycle().take(12).cloned())
         .map(|store| {
             let (cx, claim) = (cx.clone(), cx.claim(job));
@@ -124,15 +125,15 @@ async fn no_two_tasks_of_any_handles_are_inside_at_once(cx: Context) -> CaseResu
     Ok(())
 }
 
-/// A lease with much time left is still its holder's after the fault.
-async fn survives(cx: Context, fault: Fault) -> CaseResult {
+/// Checks that a lease with much time left still belongs to its holder after the fault.
+async fn expect_survival(cx: Context, fault: Fault) -> CaseResult {
     let job = name("job");
     let holder = cx.claim(&job);
     let granted = cx.expect_granted(&cx.open().await?, &holder).await?;
     cx.deployment().inflict(fault).await?;
     let store = cx.open().await?;
     let refused = cx.expect_held(&store, &cx.claim(&job)).await;
-    // Where the fault took longer than the lease, it may have ended.
+    // The lease may have ended if the fault took longer than it.
     if cx.clock.now() < granted.valid_until {
         refused?;
         cx.expect_holder(&store, &holder).await?;
@@ -143,25 +144,25 @@ async fn survives(cx: Context, fault: Fault) -> CaseResult {
 }
 
 async fn survives_a_crash(cx: Context) -> CaseResult {
-    survives(cx, Fault::Crash).await
+    expect_survival(cx, Fault::Crash).await
 }
 
 async fn survives_a_power_loss(cx: Context) -> CaseResult {
-    survives(cx, Fault::PowerLoss).await
+    expect_survival(cx, Fault::PowerLoss).await
 }
 
 async fn survives_a_fail_over(cx: Context) -> CaseResult {
-    survives(cx, Fault::FailOver).await
+    expect_survival(cx, Fault::FailOver).await
 }
 
 async fn survives_the_loss_of_a_minority(cx: Context) -> CaseResult {
-    survives(cx, Fault::MinorityLoss).await
+    expect_survival(cx, Fault::MinorityLoss).await
 }
 
 async fn survives_a_clock_step(cx: Context) -> CaseResult {
-    survives(cx, Fault::ClockStep).await
+    expect_survival(cx, Fault::ClockStep).await
 }
 
 async fn survives_a_pause(cx: Context) -> CaseResult {
-    survives(cx, Fault::Pause).await
+    expect_survival(cx, Fault::Pause).await
 }

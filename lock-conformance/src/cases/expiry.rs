@@ -1,4 +1,5 @@
-//! P1: a lease is kept for as long as its holder may believe in it, and freed afterwards though nobody renews it.
+//! P1: a lease is kept for as long as its holder may believe in it, and is freed afterwards without
+//! a renewal.
 
 use lock_core::{ErrorKind, Expiry, LossReason, Moment};
 
@@ -18,8 +19,8 @@ cases! { "expiry";
     [] { a_guard_is_believed_in_for_less_than_the_ttl_that_was_granted }
 }
 
-/// Asks on `handle` until the lock is granted, which must not be before `valid_until`, and must be soon after.
-async fn freed_no_earlier(
+/// Requests the lock on `handle` until it is granted, which must be after `valid_until`, and soon.
+async fn expect_freed_on_time(
     cx: &Context,
     handle: &std::sync::Arc<dyn lock_core::LockStore>,
     job: &lock_core::LockName,
@@ -37,7 +38,7 @@ async fn a_lease_is_kept_while_it_may_be_believed_in_and_freed_afterwards(cx: Co
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     for claim in [cx.short_claim(&job), cx.short_claim(&job)] {
         let granted = cx.expect_granted(&a, &claim).await?;
-        freed_no_earlier(&cx, &b, &job, granted.valid_until).await?;
+        expect_freed_on_time(&cx, &b, &job, granted.valid_until).await?;
     }
     Ok(())
 }
@@ -49,7 +50,7 @@ async fn a_lease_that_ended_is_granted_to_the_next_on_another_handle(cx: Context
     let next = cx.claim(&job);
     cx.acquire_within(&b, &next, cx.expiry_timeout()).await?;
     cx.expect_holder(&a, &next).await?;
-    // The one whose lease ended is now a stranger.
+    // The former holder is a stranger now.
     cx.expect_held(&a, &earlier).await?;
     cx.release_held(&b, &next).await
 }
@@ -63,7 +64,7 @@ async fn asking_again_gives_a_full_ttl(cx: Context) -> CaseResult {
     if matches!(cx.guarantees.expiry, Some(Expiry::Ttl(_))) {
         ensure!(again.lease.ttl >= cx.ttl, "asked for {:?}, and given {:?}", cx.ttl, again.lease.ttl);
     }
-    freed_no_earlier(&cx, &b, &job, again.valid_until).await
+    expect_freed_on_time(&cx, &b, &job, again.valid_until).await
 }
 
 async fn a_fixed_lease_is_lost_at_its_end_and_freed(cx: Context) -> CaseResult {
@@ -97,7 +98,7 @@ async fn a_guard_is_believed_in_for_less_than_the_ttl_that_was_granted(cx: Conte
     let sent = cx.clock.now();
     let guard = locks.lock("job").acquire().await?;
     let believed = cx.clock.now().after(guard.remaining());
-    // Renewed in between at most: then the TTL counts from now.
+    // A renewal may have come in between: then the TTL counts from now.
     let limit = sent.after(guard.ttl() + cx.clock.now().since(sent));
     ensure!(believed <= limit, "it is believed in {:?} beyond its TTL", believed.since(limit));
     ensure!(guard.is_valid(), "a fresh guard is lost: {:?}", guard.check());

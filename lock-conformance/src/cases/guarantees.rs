@@ -1,4 +1,4 @@
-//! P7: the store does what its guarantees say, and no less.
+//! P7: the store keeps its guarantees.
 
 use lock_core::{Expiry, Guarantees, Locks};
 

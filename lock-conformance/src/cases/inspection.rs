@@ -1,4 +1,4 @@
-//! What operators see, and what they may break.
+//! P3 and P7: inspection and breaking of locks by operators.
 
 use lock_core::{BreakMode, Locks};
 

@@ -1,4 +1,4 @@
-//! P2: loss is on time, and final.
+//! P2: a loss is on time and final.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,36 +27,36 @@ cases! { "loss";
 }
 
 async fn is_on_time_when_renewals_hang(cx: Context) -> CaseResult {
-    on_time(cx, Disturbance::Hang).await
+    expect_loss_on_time(cx, Disturbance::Hang).await
 }
 
 async fn is_on_time_when_renewals_fail(cx: Context) -> CaseResult {
-    on_time(cx, Disturbance::Fail).await
+    expect_loss_on_time(cx, Disturbance::Fail).await
 }
 
 async fn is_on_time_when_replies_to_renewals_are_lost(cx: Context) -> CaseResult {
-    on_time(cx, Disturbance::LoseReply).await
+    expect_loss_on_time(cx, Disturbance::LoseReply).await
 }
 
 async fn is_on_time_after_a_renewal_that_was_answered(cx: Context) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
     faulty.script(Call::Renew, [Disturbance::Pass]);
-    on_time_with(cx, faulty, Disturbance::Hang).await
+    expect_loss_on_time_with(cx, faulty, Disturbance::Hang).await
 }
 
-async fn on_time(cx: Context, step: Disturbance) -> CaseResult {
+async fn expect_loss_on_time(cx: Context, step: Disturbance) -> CaseResult {
     let faulty = Faulty::new(cx.open().await?);
-    on_time_with(cx, faulty, step).await
+    expect_loss_on_time_with(cx, faulty, step).await
 }
 
-/// When renewals stop, the guard is lost before another can be granted.
-async fn on_time_with(cx: Context, faulty: Arc<Faulty>, step: Disturbance) -> CaseResult {
+/// Checks that a guard whose renewals stop is lost before another claim can be granted.
+async fn expect_loss_on_time_with(cx: Context, faulty: Arc<Faulty>, step: Disturbance) -> CaseResult {
     let (b, job) = (cx.open().await?, name("job"));
     faulty.always(Call::Renew, step);
     let guard = cx.locks_on(faulty.clone()).lock("job").ttl(cx.ttl).acquire().await?;
     let validity = guard.validity();
     let lost = tokio::spawn(async move { validity.lost().await });
-    // A renewal that was applied keeps the lease in the store for another TTL.
+    // An applied renewal keeps the lease in the store for another TTL.
     let limit = guard.ttl() * 2 + cx.expiry_timeout();
     let next = cx.claim(&job);
     cx.acquire_within(&b, &next, limit).await?;
@@ -125,7 +125,7 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> CaseResult {
         let guard = locks.lock("job").ttl(cx.ttl).wait(cx.prompt_timeout()).acquire().await?;
         let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
         store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
-        // Renewals go on, and say so: it is not lost by time.
+        // Renewals are answered, so it is not lost by time.
         let lost = tokio::time::timeout(guard.ttl() * 2 + Duration::from_secs(5), guard.lost()).await;
         let why = lost.map_err(|_| format!("after {how:?} the guard is still believed in"))?;
         ensure!(why == LossReason::NotHeld, "after {how:?} it was lost otherwise: {why}");
@@ -135,7 +135,8 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> CaseResult {
     Ok(())
 }
 
-/// The renewal that brings the loss must not extend the belief first, not even for a moment: something may hang then.
+/// The renewal that reports the loss must not extend the belief first, not even for a moment: a
+/// hang in between would keep the extended belief.
 async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     let guard = locks.lock("job").ttl(cx.long_ttl()).acquire().await?;
@@ -161,7 +162,7 @@ async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> CaseResult {
 async fn comes_to_every_copy_of_a_validity(cx: Context) -> CaseResult {
     let guard = cx.locks().await?.lock("job").acquire().await?;
     let copies: Vec<_> = (0..4).map(|_| guard.validity()).collect();
-    let told: Vec<_> = copies
+    let losses: Vec<_> = copies
         .iter()
         .map(lock_core::Validity::validity)
         .map(|copy| tokio::spawn(async move { copy.lost().await }))
@@ -170,9 +171,9 @@ async fn comes_to_every_copy_of_a_validity(cx: Context) -> CaseResult {
     for copy in copies {
         ensure!(copy.check() == Err(LossReason::Released), "a copy of a released guard says {:?}", copy.check());
     }
-    for told in told {
+    for loss in losses {
         ensure!(
-            tokio::time::timeout(cx.prompt_timeout(), told).await?? == LossReason::Released,
+            tokio::time::timeout(cx.prompt_timeout(), loss).await?? == LossReason::Released,
             "a copy was told otherwise"
         );
     }

@@ -1,4 +1,4 @@
-//! The cases, a file per group.
+//! The cases: one file per group.
 
 mod cancellation;
 mod exclusion;
@@ -18,7 +18,7 @@ mod waiting;
 
 use crate::case::Case;
 
-/// Every case; those that take no time come first.
+/// All cases; the groups that take no time come first.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
     let groups = [
         guarantees::CASES,

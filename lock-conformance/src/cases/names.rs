@@ -1,4 +1,4 @@
-//! P9: no name collides with another's, and every name comes back as it was.
+//! P9: no two names collide, and every name is listed unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ cases! { "names";
     }
 }
 
-/// Holds all these names at once, each by its own holder, and checks that each is shown with its holder.
+/// Holds all these names at once, each by its own holder, and checks that each is shown with its
+/// holder.
 async fn expect_distinct(cx: &Context, texts: impl IntoIterator<Item = String>) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.open().await?);
     let held = hold(cx, &a, texts).await?;
@@ -95,7 +96,7 @@ async fn at_random_are_kept_apart(cx: Context) -> CaseResult {
     for _ in 0..60 {
         let length = 1 + random.below(8);
         let text: String = (0..length).map(|_| pieces[random.below(pieces.len() as u64) as usize]).collect();
-        // Its neighbour differs in one piece only.
+        // The second name has one piece more.
         texts.push(format!("{text}{}", pieces[random.below(pieces.len() as u64) as usize]));
         texts.push(text);
     }

@@ -1,4 +1,4 @@
-//! What makes a store a voter of a quorum: tokens that can be raised, and an honest memory.
+//! The duties of a quorum member: tokens that can be raised, and honest retention.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ cases! { "raising";
 }
 
 async fn raise(store: &Arc<dyn LockStore>, claim: &Claim, number: u64) -> Result<RaiseOutcome, Failure> {
-    let raises = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
-    Ok(raises.raise(claim, number).await?)
+    let raiser = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
+    Ok(raiser.raise(claim, number).await?)
 }
 
-/// The number of the token that the store shows for this claim.
-async fn shown(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<u64, Failure> {
+/// The token number that the store shows for this claim.
+async fn shown_token(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<u64, Failure> {
     let by = cx.expect_holder(store, claim).await?;
     Ok(by.token.ok_or("a lease is shown without its token")?.number())
 }
@@ -38,7 +38,7 @@ async fn shown(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> Resul
 async fn a_store_whose_records_survive_a_crash_and_a_power_loss_remembers_everything(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let lease = cx.expect_granted(&store, &cx.claim(&name("job"))).await?.lease;
-    // A store that survives only one of them cannot know which it was that ended it.
+    // A store that survives only one of the two cannot know which one ended it.
     let survives = cx.guarantees.records_survive.contains(Faults::of(&[Fault::Crash, Fault::PowerLoss]));
     ensure!(!survives || lease.retention == Retention::Complete, "it says that it remembers {:?}", lease.retention);
     Ok(())
@@ -52,7 +52,7 @@ async fn gives_the_lease_the_token_and_later_leases_greater_ones(cx: Context) ->
         raise(&b, &claim, number).await? == RaiseOutcome::Raised,
         "a lease that is held was not raised to {number}"
     );
-    ensure!(shown(&cx, &a, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
+    ensure!(shown_token(&cx, &a, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
     let again = cx.expect_granted(&a, &claim).await?.token()?.number();
     ensure!(again == number, "raised to {number}, the same holder is given {again}");
     cx.release_held(&a, &claim).await?;
@@ -64,12 +64,12 @@ async fn gives_the_lease_the_token_and_later_leases_greater_ones(cx: Context) ->
 async fn to_the_same_token_again_changes_nothing(cx: Context) -> CaseResult {
     let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
     let number = cx.expect_granted(&store, &claim).await?.token()?.number();
-    // Other names may share the counter: what they are given meanwhile is no reason to refuse.
+    // Other names may share the counter: tokens granted to them meanwhile are no reason to refuse.
     let other = cx.claim(&name("other"));
     cx.expect_granted(&store, &other).await?;
     for number in [number, number, number + 7, number + 7] {
         ensure!(raise(&store, &claim, number).await? == RaiseOutcome::Raised, "it was not raised to {number}");
-        ensure!(shown(&cx, &store, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
+        ensure!(shown_token(&cx, &store, &claim).await? == number, "it was raised to {number}, and is shown otherwise");
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ async fn below_the_counter_lowers_nothing(cx: Context) -> CaseResult {
     let (store, claim, other) = (cx.open().await?, cx.claim(&name("job")), name("other"));
     let number = cx.expect_granted(&store, &claim).await?.token()?.number();
     let mut before = number;
-    // Names may share a counter: a raise that sets it, and does not only lift it, gives a token twice.
+    // Names may share a counter: a raise that lowers it would grant a token twice.
     for _ in 0..3 {
         let next = cx.claim(&other);
         before = cx.expect_granted(&store, &next).await?.token()?.number();
@@ -95,7 +95,7 @@ async fn below_the_token_of_the_lease_is_refused(cx: Context) -> CaseResult {
     let number = cx.expect_granted(&store, &claim).await?.token()?.number() + 10;
     raise(&store, &claim, number).await?;
     ensure!(raise(&store, &claim, number - 1).await? == RaiseOutcome::Refused, "a token was lowered");
-    ensure!(shown(&cx, &store, &claim).await? == number, "a refused raise changed the token");
+    ensure!(shown_token(&cx, &store, &claim).await? == number, "a refused raise changed the token");
     Ok(())
 }
 
@@ -107,7 +107,7 @@ async fn by_a_stranger_is_refused_and_changes_nothing(cx: Context) -> CaseResult
         let answer = raise(&b, &stranger, number + 100).await?;
         ensure!(answer == RaiseOutcome::Refused, "a stranger's raise was acknowledged");
     }
-    ensure!(shown(&cx, &a, &holder).await? == number, "a stranger's raise changed the token of the holder");
+    ensure!(shown_token(&cx, &a, &holder).await? == number, "a stranger's raise changed the token of the holder");
     cx.expect_free(&a, &name("free")).await?;
     cx.release_held(&a, &holder).await
 }
@@ -131,12 +131,12 @@ async fn of_a_lease_that_was_given_back_or_broken_is_refused(cx: Context) -> Cas
 async fn beyond_what_a_token_can_follow_is_no_success(cx: Context) -> CaseResult {
     let (store, claim) = (cx.open().await?, cx.claim(&name("job")));
     let number = cx.expect_granted(&store, &claim).await?.token()?.number();
-    let raises = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
-    match raises.raise(&claim, u64::MAX).await {
+    let raiser = store.token_raiser().ok_or("one handle raises tokens, and another does not")?;
+    match raiser.raise(&claim, u64::MAX).await {
         Ok(answer) => ensure!(answer == RaiseOutcome::Refused, "the greatest number was acknowledged"),
         Err(error) => ensure!(error.kind() == ErrorKind::Protocol, "it failed otherwise: {error:?}"),
     }
-    ensure!(shown(&cx, &store, &claim).await? == number, "a raise that failed changed the token");
+    ensure!(shown_token(&cx, &store, &claim).await? == number, "a raise that failed changed the token");
     cx.release_held(&store, &claim).await?;
     cx.expect_free(&store, &name("job")).await
 }

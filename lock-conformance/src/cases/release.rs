@@ -1,4 +1,4 @@
-//! P3 and P6: a release gives back what its own holder has, and all of it.
+//! P3 and P6: a release frees the lock of its own holder, completely.
 
 use lock_core::{Claim, ErrorKind, ReleaseOutcome};
 
@@ -87,7 +87,7 @@ async fn stale_release(cx: Context, same: bool) -> CaseResult {
     cx.expect_granted(holder, &now).await?;
     let found = a.release(&earlier).await?;
     ensure!(found == ReleaseOutcome::NotHeld, "a stale release found {found:?}");
-    // A store that repeats releases by itself would do it within this time.
+    // A store that retries releases by itself would do so within this time.
     tokio::time::sleep(cx.ttl / 2).await;
     cx.expect_holder(&b, &now).await?;
     cx.expect_held(&b, &cx.claim(&job)).await?;

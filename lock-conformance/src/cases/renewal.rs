@@ -1,4 +1,4 @@
-//! P2 and P3: a renewal extends what is held, and never acquires.
+//! P2 and P3: a renewal extends a held lease and never acquires.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ cases! { "renewal";
     }
 }
 
-/// The renewal of this claim must be answered with "not held".
-async fn refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> CaseResult {
+/// Checks that the renewal of this claim is answered with "not held".
+async fn expect_refused(cx: &Context, store: &Arc<dyn LockStore>, claim: &Claim) -> CaseResult {
     let (_, answer) = cx.renew(store, claim).await?;
     ensure!(answer == RenewalOutcome::NotHeld, "the renewal of a lease that is not held was answered with {answer:?}");
     Ok(())
@@ -76,14 +76,14 @@ async fn of_an_ended_lease_is_refused(cx: Context) -> CaseResult {
         ensure!(cx.clock.now() < until, "the lease does not end");
         tokio::time::sleep(cx.ttl / 20).await;
     }
-    refused(&cx, &a, &claim).await?;
+    expect_refused(&cx, &a, &claim).await?;
     cx.expect_free(&a, &job).await
 }
 
 async fn of_a_lock_that_was_never_held_is_refused(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     for claim in [cx.claim(&job), cx.queueing_claim(&job)] {
-        refused(&cx, &store, &claim).await?;
+        expect_refused(&cx, &store, &claim).await?;
         cx.expect_free(&store, &job).await?;
     }
     Ok(())
@@ -94,7 +94,7 @@ async fn of_a_released_lease_is_refused(cx: Context) -> CaseResult {
     let claim = cx.claim(&job);
     cx.expect_granted(&store, &claim).await?;
     cx.release_held(&store, &claim).await?;
-    refused(&cx, &store, &claim).await?;
+    expect_refused(&cx, &store, &claim).await?;
     cx.expect_free(&store, &job).await
 }
 
@@ -104,7 +104,7 @@ async fn of_a_broken_lease_is_refused(cx: Context) -> CaseResult {
     cx.expect_granted(&store, &claim).await?;
     let seen = cx.expect_holder(&store, &claim).await?;
     store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
-    refused(&cx, &store, &claim).await?;
+    expect_refused(&cx, &store, &claim).await?;
     cx.expect_free(&store, &job).await
 }
 
@@ -114,7 +114,7 @@ async fn of_a_revoked_lease_is_refused(cx: Context) -> CaseResult {
     cx.expect_granted(&store, &claim).await?;
     let seen = cx.expect_holder(&store, &claim).await?;
     store.break_lock(&job, &seen, BreakMode::Revoke).await?.ok_or("the holder that was seen was not evicted")?;
-    refused(&cx, &store, &claim).await?;
+    expect_refused(&cx, &store, &claim).await?;
     cx.expect_held(&store, &claim).await?;
     Ok(())
 }
@@ -124,7 +124,7 @@ async fn by_a_stranger_is_refused(cx: Context) -> CaseResult {
     let holder = cx.claim(&job);
     cx.expect_granted(&a, &holder).await?;
     for handle in [&a, &b] {
-        refused(&cx, handle, &cx.claim(&job)).await?;
+        expect_refused(&cx, handle, &cx.claim(&job)).await?;
     }
     let (_, answer) = cx.renew(&a, &holder).await?;
     ensure!(answer != RenewalOutcome::NotHeld, "after a stranger's renewal the holder's was refused");
@@ -139,12 +139,12 @@ async fn of_a_lease_that_another_has_now_is_refused(cx: Context) -> CaseResult {
     cx.release_held(&a, &earlier).await?;
     let now = cx.short_claim(&job);
     let granted = cx.expect_granted(&b, &now).await?;
-    refused(&cx, &a, &earlier).await?;
+    expect_refused(&cx, &a, &earlier).await?;
     cx.expect_holder(&b, &now).await?;
-    // Nor does it keep the other's lease: that ends by its own TTL.
+    // It does not extend the lease of the other holder either: that ends by its own TTL.
     let until = granted.sent.after(granted.lease.ttl).after(cx.expiry_timeout());
     while b.inspect(&job).await?.is_some() {
-        refused(&cx, &a, &earlier).await?;
+        expect_refused(&cx, &a, &earlier).await?;
         ensure!(cx.clock.now() < until, "a stranger's renewals kept the lease");
         tokio::time::sleep(cx.ttl / 10).await;
     }
@@ -220,7 +220,7 @@ async fn of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back(cx: Co
 
 async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
-    // A second lock of the same process, so that a shared session goes on being renewed.
+    // A second lock of the same process keeps a shared session renewed.
     let other = locks.lock("other").acquire().await?;
     let guard = locks.lock("job").acquire().await?;
     guard.release().await?;
@@ -233,14 +233,14 @@ async fn of_a_released_guard_does_not_take_it_back(cx: Context) -> CaseResult {
 }
 
 async fn keeps_a_guard_beyond_its_ttl(cx: Context) -> CaseResult {
-    keeps(cx, 1).await
+    expect_all_kept(cx, 1).await
 }
 
 async fn keeps_many_guards_beyond_their_ttl(cx: Context) -> CaseResult {
-    keeps(cx, 40).await
+    expect_all_kept(cx, 40).await
 }
 
-async fn keeps(cx: Context, count: usize) -> CaseResult {
+async fn expect_all_kept(cx: Context, count: usize) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let mut guards = Vec::new();
     for i in 0..count {
@@ -269,7 +269,7 @@ async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> CaseResult 
     let two = b.lock("two").ttl(cx.ttl).acquire().await?;
     tokio::time::sleep(one.ttl() * 2).await;
     one.check().map_err(|why| format!("the first was lost although it is renewed: {why}"))?;
-    // Its end must not be the end of the other's renewals.
+    // Its end must not stop the renewals of the other.
     one.release().await?;
     drop(a);
     tokio::time::sleep(two.ttl() * 2).await;
@@ -278,7 +278,8 @@ async fn keeps_the_guards_of_two_users_of_one_handle(cx: Context) -> CaseResult 
     Ok(())
 }
 
-/// Whatever is granted, and given back, while a session is renewed: what is held stays held.
+/// Checks that held locks stay held while others are granted and released during the renewals of a
+/// session.
 async fn of_a_session_keeps_what_is_granted_meanwhile(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let (mut guards, mut count) = (Vec::new(), 0);

@@ -28,8 +28,8 @@ cases! { "tokens";
     [Requirement::TokensSurvive(Fault::Pause)] { rise_across_a_pause }
 }
 
-/// One acquisition and release; checks that its token is greater than `last`, which it becomes.
-async fn next(
+/// Acquires and releases once; checks that the token is greater than `last`, and stores it there.
+async fn acquire_next(
     cx: &Context,
     store: &std::sync::Arc<dyn lock_core::LockStore>,
     job: &lock_core::LockName,
@@ -37,11 +37,11 @@ async fn next(
 ) -> CaseResult {
     let claim = cx.claim(job);
     let token = cx.acquire_within(store, &claim, cx.prompt_timeout()).await?.token()?;
-    rises(last, token)?;
+    expect_greater(last, token)?;
     cx.release_held(store, &claim).await
 }
 
-fn rises(last: &mut Option<FencingToken>, token: FencingToken) -> CaseResult {
+fn expect_greater(last: &mut Option<FencingToken>, token: FencingToken) -> CaseResult {
     if let Some(last) = last {
         ensure!(token > *last, "a later lease has token {token}, after {last}");
     }
@@ -72,7 +72,7 @@ async fn a_new_realm_is_another(cx: Context) -> CaseResult {
             let later = cx.open().await?.realm();
             ensure!(later == new, "a handle that was opened after {new} began is of {later}");
         }
-        // Where the server decides, it stays.
+        // Where the server decides the realm, it cannot be replaced.
         Err(error) => {
             ensure!(error.kind() == ErrorKind::InvalidConfig, "beginning a realm failed: {error:?}");
             ensure!(store.realm() == old, "beginning a realm was refused, and changed it to {}", store.realm());
@@ -84,7 +84,7 @@ async fn a_new_realm_is_another(cx: Context) -> CaseResult {
 async fn of_a_new_realm_do_not_compare_with_the_old(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
     let mut last = None;
-    next(&cx, &store, &job, &mut last).await?;
+    acquire_next(&cx, &store, &job, &mut last).await?;
     if store.new_realm().await.is_err() {
         return Ok(());
     }
@@ -105,7 +105,7 @@ async fn rise_across_releases(cx: Context) -> CaseResult {
     let (a, b, job) = (cx.open().await?, cx.open().await?, name("job"));
     let mut last = None;
     for round in 0..20 {
-        next(&cx, if round % 3 == 0 { &a } else { &b }, &job, &mut last).await?;
+        acquire_next(&cx, if round % 3 == 0 { &a } else { &b }, &job, &mut last).await?;
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ async fn rise_across_ends_of_leases(cx: Context) -> CaseResult {
     let mut last = None;
     for store in [&a, &b, &a] {
         let claim = cx.short_claim(&job);
-        rises(&mut last, cx.acquire_within(store, &claim, cx.expiry_timeout()).await?.token()?)?;
+        expect_greater(&mut last, cx.acquire_within(store, &claim, cx.expiry_timeout()).await?.token()?)?;
     }
     Ok(())
 }
@@ -123,18 +123,18 @@ async fn rise_across_ends_of_leases(cx: Context) -> CaseResult {
 async fn rise_from_holder_to_waiter(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let first = a.lock("job").acquire().await?;
-    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let tell = move |_: &lock_core::HeldBy| {
-        // Nobody hears the later ones.
-        let _ = told.send(());
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let on_wait = move |_: &lock_core::HeldBy| {
+        // Only the first is awaited.
+        let _ = sender.send(());
     };
-    let waiter = tokio::spawn(b.lock("job").wait(cx.prompt_timeout()).on_wait(tell).acquire());
-    hears.recv().await.ok_or("the waiter did not wait")?;
+    let waiter = tokio::spawn(b.lock("job").wait(cx.prompt_timeout()).on_wait(on_wait).acquire());
+    receiver.recv().await.ok_or("the waiter did not wait")?;
     let mut last = first.token_if_any().cloned();
     ensure!(last.is_some(), "a guard has no token");
     first.release().await?;
     let second = waiter.await??;
-    rises(&mut last, second.token_if_any().cloned().ok_or("a guard has no token")?)?;
+    expect_greater(&mut last, second.token_if_any().cloned().ok_or("a guard has no token")?)?;
     second.release().await?;
     Ok(())
 }
@@ -144,11 +144,11 @@ async fn rise_across_breaks(cx: Context) -> CaseResult {
     let mut last = None;
     for _ in 0..4 {
         let claim = cx.claim(&job);
-        rises(&mut last, cx.expect_granted(&store, &claim).await?.token()?)?;
+        expect_greater(&mut last, cx.expect_granted(&store, &claim).await?.token()?)?;
         let seen = cx.expect_holder(&store, &claim).await?;
         store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     }
-    next(&cx, &store, &job, &mut last).await
+    acquire_next(&cx, &store, &job, &mut last).await
 }
 
 async fn rise_for_each_of_many_names(cx: Context) -> CaseResult {
@@ -156,7 +156,7 @@ async fn rise_for_each_of_many_names(cx: Context) -> CaseResult {
     let mut names: Vec<_> = (0..30).map(|i| (name(&format!("job/{i}")), None)).collect();
     for store in [&a, &b, &a] {
         for (job, last) in &mut names {
-            next(&cx, store, job, last).await?;
+            acquire_next(&cx, store, job, last).await?;
         }
     }
     Ok(())
@@ -167,7 +167,7 @@ async fn rise_when_all_handles_were_closed_and_opened_again(cx: Context) -> Case
     let mut last = None;
     for _ in 0..4 {
         let store = cx.open().await?;
-        next(&cx, &store, &job, &mut last).await?;
+        acquire_next(&cx, &store, &job, &mut last).await?;
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ async fn stay_the_same_when_the_same_holder_asks_again(cx: Context) -> CaseResul
     for _ in 0..3 {
         let again = cx.expect_granted(&a, &claim).await?.token()?;
         ensure!(again == token, "the same holder was given {token}, and then {again}");
-        // Somebody else's try in between must not matter.
+        // A try of another claim in between must not matter.
         cx.expect_held(&b, &cx.claim(&job)).await?;
     }
     cx.release_held(&a, &claim).await
@@ -197,39 +197,39 @@ async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> CaseResult {
     Ok(())
 }
 
-async fn survive(cx: Context, fault: Fault) -> CaseResult {
+async fn expect_survival(cx: Context, fault: Fault) -> CaseResult {
     let job = name("job");
     let mut last = None;
     for _ in 0..3 {
         let store = cx.open().await?;
         for _ in 0..3 {
-            next(&cx, &store, &job, &mut last).await?;
+            acquire_next(&cx, &store, &job, &mut last).await?;
         }
         cx.deployment().inflict(fault).await?;
     }
-    next(&cx, &cx.open().await?, &job, &mut last).await
+    acquire_next(&cx, &cx.open().await?, &job, &mut last).await
 }
 
 async fn rise_across_a_crash(cx: Context) -> CaseResult {
-    survive(cx, Fault::Crash).await
+    expect_survival(cx, Fault::Crash).await
 }
 
 async fn rise_across_a_power_loss(cx: Context) -> CaseResult {
-    survive(cx, Fault::PowerLoss).await
+    expect_survival(cx, Fault::PowerLoss).await
 }
 
 async fn rise_across_a_fail_over(cx: Context) -> CaseResult {
-    survive(cx, Fault::FailOver).await
+    expect_survival(cx, Fault::FailOver).await
 }
 
 async fn rise_across_the_loss_of_a_minority(cx: Context) -> CaseResult {
-    survive(cx, Fault::MinorityLoss).await
+    expect_survival(cx, Fault::MinorityLoss).await
 }
 
 async fn rise_across_a_clock_step(cx: Context) -> CaseResult {
-    survive(cx, Fault::ClockStep).await
+    expect_survival(cx, Fault::ClockStep).await
 }
 
 async fn rise_across_a_pause(cx: Context) -> CaseResult {
-    survive(cx, Fault::Pause).await
+    expect_survival(cx, Fault::Pause).await
 }

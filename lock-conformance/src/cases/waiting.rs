@@ -1,4 +1,4 @@
-//! P8: who waits is served, in order, and does not trust in hints.
+//! P8: waiters are served, in order, and do not rely on notifications.
 
 use std::time::Duration;
 
@@ -38,20 +38,20 @@ cases! { "waiting";
 
 type Waiter = JoinHandle<lock_core::Result<LockGuard>>;
 
-/// Begins to wait, and comes back when the waiter was told who is ahead.
-async fn wait(cx: &Context, locks: &Locks, limit: Option<Duration>) -> Result<Waiter, Failure> {
-    let (told, mut hears) = mpsc::unbounded_channel();
-    let tell = move |_: &HeldBy| {
-        // Nobody hears the later ones.
-        let _ = told.send(());
+/// Starts a waiter, and returns when its `on_wait` was called.
+async fn start_waiter(cx: &Context, locks: &Locks, limit: Option<Duration>) -> Result<Waiter, Failure> {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let on_wait = move |_: &HeldBy| {
+        // Only the first is awaited.
+        let _ = sender.send(());
     };
     let limit = limit.unwrap_or(cx.long_ttl() * 4);
-    let waiter = tokio::spawn(locks.lock("job").wait(limit).on_wait(tell).acquire());
-    hears.recv().await.ok_or("the waiter ended before it waited")?;
+    let waiter = tokio::spawn(locks.lock("job").wait(limit).on_wait(on_wait).acquire());
+    receiver.recv().await.ok_or("the waiter ended before it waited")?;
     Ok(waiter)
 }
 
-async fn served(cx: &Context, waiter: Waiter) -> Result<LockGuard, Failure> {
+async fn expect_served(cx: &Context, waiter: Waiter) -> Result<LockGuard, Failure> {
     let served = tokio::time::timeout(cx.prompt_timeout(), waiter).await;
     Ok(served.map_err(|_| format!("a waiter was not served within {:?}", cx.prompt_timeout()))???)
 }
@@ -88,9 +88,9 @@ async fn ends_soon_after_a_release(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     for _ in 0..3 {
         let holder = a.lock("job").acquire().await?;
-        let waiter = wait(&cx, &b, None).await?;
+        let waiter = start_waiter(&cx, &b, None).await?;
         holder.release().await?;
-        served(&cx, waiter).await?.release().await?;
+        expect_served(&cx, waiter).await?.release().await?;
     }
     Ok(())
 }
@@ -99,9 +99,9 @@ async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> CaseResult
     let locks = cx.locks().await?;
     for _ in 0..3 {
         let holder = locks.lock("job").acquire().await?;
-        let waiter = wait(&cx, &locks, None).await?;
+        let waiter = start_waiter(&cx, &locks, None).await?;
         holder.release().await?;
-        served(&cx, waiter).await?.release().await?;
+        expect_served(&cx, waiter).await?.release().await?;
     }
     Ok(())
 }
@@ -109,9 +109,9 @@ async fn ends_soon_after_a_release_on_the_same_handle(cx: Context) -> CaseResult
 async fn ends_soon_after_a_drop(cx: Context) -> CaseResult {
     let (a, b) = (cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
-    let waiter = wait(&cx, &b, None).await?;
+    let waiter = start_waiter(&cx, &b, None).await?;
     drop(holder);
-    served(&cx, waiter).await?.release().await?;
+    expect_served(&cx, waiter).await?.release().await?;
     Ok(())
 }
 
@@ -119,10 +119,10 @@ async fn ends_soon_after_a_break(cx: Context) -> CaseResult {
     let (a, b) = (cx.open().await?, cx.locks().await?);
     let holder = cx.claim(&name("job"));
     cx.expect_granted(&a, &holder).await?;
-    let waiter = wait(&cx, &b, None).await?;
+    let waiter = start_waiter(&cx, &b, None).await?;
     let seen = cx.expect_holder(&a, &holder).await?;
     a.break_lock(holder.name(), &seen, lock_core::BreakMode::Now).await?.ok_or("the holder was not evicted")?;
-    served(&cx, waiter).await?.release().await?;
+    expect_served(&cx, waiter).await?.release().await?;
     Ok(())
 }
 
@@ -170,25 +170,25 @@ async fn of_sixteen_serves_all(cx: Context) -> CaseResult {
 
 async fn of_one_handle_is_served_in_order(cx: Context) -> CaseResult {
     let locks = cx.locks().await?;
-    in_order(&cx, &locks, &[&locks, &locks, &locks, &locks, &locks]).await
+    expect_served_in_order(&cx, &locks, &[&locks, &locks, &locks, &locks, &locks]).await
 }
 
 async fn of_several_handles_is_served_in_order(cx: Context) -> CaseResult {
     let handles = [cx.locks().await?, cx.locks().await?, cx.locks().await?];
     let [a, b, c] = &handles;
-    in_order(&cx, a, &[b, c, a, c, b, a]).await
+    expect_served_in_order(&cx, a, &[b, c, a, c, b, a]).await
 }
 
-async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> CaseResult {
+async fn expect_served_in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> CaseResult {
     let first = holder.lock("job").acquire().await?;
     let (done, mut order) = mpsc::unbounded_channel();
     let mut waiters = Vec::new();
     for (i, locks) in handles.iter().enumerate() {
-        let waiter = wait(cx, locks, None).await?;
+        let waiter = start_waiter(cx, locks, None).await?;
         let done = done.clone();
         waiters.push(tokio::spawn(async move {
             let guard = waiter.await??;
-            // Nobody hears it if the case has failed.
+            // The receiver is gone if the case has failed.
             let _ = done.send(i);
             guard.release().await?;
             CaseResult::Ok(())
@@ -210,13 +210,13 @@ async fn in_order(cx: &Context, holder: &Locks, handles: &[&Locks]) -> CaseResul
 async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> CaseResult {
     let (a, b, c) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
-    let ahead = wait(&cx, &b, None).await?;
-    let behind = wait(&cx, &c, None).await?;
-    let same = wait(&cx, &b, None).await?;
+    let ahead = start_waiter(&cx, &b, None).await?;
+    let behind = start_waiter(&cx, &c, None).await?;
+    let same = start_waiter(&cx, &b, None).await?;
     ahead.abort();
     holder.release().await?;
-    let second = served(&cx, behind);
-    let third = served(&cx, same);
+    let second = expect_served(&cx, behind);
+    let third = expect_served(&cx, same);
     let release = |guard: LockGuard| async { CaseResult::Ok(guard.release().await?) };
     let (second, third) = tokio::join!(async { release(second.await?).await }, async { release(third.await?).await });
     second.and(third)
@@ -225,17 +225,17 @@ async fn goes_on_when_the_one_ahead_gives_up(cx: Context) -> CaseResult {
 async fn ends_when_its_locks_close_and_leaves_no_place(cx: Context) -> CaseResult {
     let (a, closes, behind) = (cx.locks().await?, cx.locks().await?, cx.locks().await?);
     let holder = a.lock("job").acquire().await?;
-    let ahead = [wait(&cx, &closes, None).await?, wait(&cx, &closes, None).await?];
-    let waiter = wait(&cx, &behind, None).await?;
+    let ahead = [start_waiter(&cx, &closes, None).await?, start_waiter(&cx, &closes, None).await?];
+    let waiter = start_waiter(&cx, &behind, None).await?;
     closes.close().await;
     for ended in ahead {
-        let ended = served(&cx, ended).await;
+        let ended = expect_served(&cx, ended).await;
         let error = ended.err().ok_or("it was served after its locks were closed")?;
         ensure!(error.to_string().contains("closed"), "it ended otherwise: {error}");
     }
     holder.release().await?;
-    // Nothing of those that closed is in the way, also while their process lives on.
-    served(&cx, waiter).await?.release().await?;
+    // The entries of closed locks are not in the way, even while their process lives on.
+    expect_served(&cx, waiter).await?.release().await?;
     Ok(())
 }
 
@@ -287,16 +287,17 @@ async fn passes_a_dead_waiter(cx: Context) -> CaseResult {
     let (holder, dead) = (cx.claim(&job), lock_core::Claim::queueing(job.clone(), cx.ttl));
     cx.expect_granted(&store, &holder).await?;
     cx.expect_held(&store, &dead).await?;
-    // A waiter looks again within its own TTL, which is another, so that no session of this program keeps the dead one.
+    // A waiter polls within its own TTL. It has another TTL, so that no session of this process
+    // keeps the dead waiter.
     let lock = locks.lock("job").ttl(cx.ttl * 2).wait(cx.prompt_timeout());
-    let (told, mut hears) = mpsc::unbounded_channel();
-    let tell = move |_: &HeldBy| {
-        // Nobody hears the later ones.
-        let _ = told.send(());
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let on_wait = move |_: &HeldBy| {
+        // Only the first is awaited.
+        let _ = sender.send(());
     };
-    let waiter = tokio::spawn(lock.on_wait(tell).acquire());
-    hears.recv().await.ok_or("the waiter ended before it waited")?;
+    let waiter = tokio::spawn(lock.on_wait(on_wait).acquire());
+    receiver.recv().await.ok_or("the waiter ended before it waited")?;
     cx.release_held(&store, &holder).await?;
-    served(&cx, waiter).await?.release().await?;
+    expect_served(&cx, waiter).await?.release().await?;
     Ok(())
 }

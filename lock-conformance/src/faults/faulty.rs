@@ -14,10 +14,12 @@ use lock_core::{
 use super::disturbance::{Call, Disturbance, Mix};
 use super::plan::Plan;
 
-/// A store whose calls arrive late, twice or never, and whose replies get lost: by a script, or by a seeded schedule.
+/// A store whose calls arrive late, twice or never, and whose replies get lost: by a script, or by
+/// a seeded schedule.
 ///
-/// A call owns itself: a late call is applied even if its caller has gone. A renewal of a *session* cannot be applied
-/// without its answer counting, so for sessions a lost reply is a call that never arrived.
+/// A call owns itself: a late call is applied even if its caller has gone. A renewal of a *session*
+/// cannot be applied without its answer counting, so for sessions a lost reply is a call that never
+/// arrived.
 pub struct Faulty {
     store: Arc<dyn LockStore>,
     plan: Mutex<Plan>,
@@ -91,7 +93,8 @@ impl Faulty {
         }
     }
 
-    /// A batch of the same leases whose answers are discarded; `None` if the batch contains a session.
+    /// A batch of the same leases whose answers are discarded; `None` if the batch contains a
+    /// session.
     fn copy(batch: &RenewalBatch) -> Option<RenewalBatch> {
         let claim = |beat| match beat {
             Beat::Lease(claim) => Some(claim.clone()),

@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use super::disturbance::{Call, Disturbance, Mix};
 use crate::random::Random;
 
-/// The disturbances to come, and the number of calls so far. A script goes first, then what is set for every call, then
-/// the random schedule.
+/// The disturbances to come, and the number of calls so far. A script goes first, then what is set
+/// for every call, then the random schedule.
 #[derive(Default)]
 pub(super) struct Plan {
     script: HashMap<Call, VecDeque<Disturbance>>,
