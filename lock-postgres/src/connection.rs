@@ -7,45 +7,45 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::statement::{Statement, Value};
 
-/// How steps go over a connection.
+/// The way in which steps go over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionKind {
-    /// The connection is ours: it has the settings that we gave it, and remembers what was prepared.
+    /// A server connection of its own: it keeps its settings and its prepared statements.
     Direct,
-    /// Each transaction may go over another server connection: every step is one message that says all it needs.
+    /// A pooler may route each transaction to another server connection: each step is one self-contained message.
     Pooled,
 }
 
 /// One connection to the primary.
 pub(crate) struct Connection {
     pub(crate) client: PgConnection,
-    /// What `pg_control_system()` says of the data; empty if this user may not ask.
+    /// The system identifier from `pg_control_system()`; empty if this user may not read it.
     pub(crate) system: Arc<str>,
-    /// Where it leads to, for people.
+    /// The server and the database, for messages.
     pub(crate) server: Arc<str>,
-    /// How it was reached; for a connection that listens.
+    /// The options that it was opened with, for a second connection that listens.
     pub(crate) options: PgConnectOptions,
 }
 
-/// What the words of our statements mean is the server's to say, and nobody else's: a function or an operator of the same
-/// name in a schema that a user's path has first could put the clock forward. Temporary things, which are otherwise looked
-/// for first, come last.
+/// The search path of all statements: only the system catalog, so that no function or operator of the same name in
+/// another schema of the user's path is called instead, one that puts the clock forward, say. The temporary schema, which
+/// is otherwise searched first, comes last.
 pub(crate) const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog,pg_temp");
 
-/// The settings under which steps run, whatever the defaults of the database and of the user are.
+/// The settings of every step, whatever the defaults of the database and of the user are.
 ///
-/// `synchronous_commit`: a grant that was answered is on the disk. `lock_timeout`: no step waits for a row for long.
+/// `synchronous_commit`: a grant is on the disk before it is answered. `lock_timeout` limits the wait for a row.
 pub(crate) const SETTINGS: [(&str, &str); 4] =
     [SEARCH_PATH, ("synchronous_commit", "on"), ("lock_timeout", "1s"), ("idle_in_transaction_session_timeout", "10s")];
 
-/// The statement that makes a setting for the rest of a transaction.
+/// The statement that sets this for the rest of a transaction.
 pub(crate) fn set_local((name, value): (&str, &str)) -> String {
     let words: Vec<_> = value.split(',').map(|word| format!("'{word}'")).collect();
     format!("set local {name} = {}", words.join(", "))
 }
 
 impl Connection {
-    /// One statement, without a bound.
+    /// Runs one statement, without a time limit.
     pub(crate) async fn run(
         &mut self,
         kind: ConnectionKind,
@@ -67,7 +67,7 @@ impl Connection {
             }
             ConnectionKind::Pooled => {
                 // One message is one transaction, and one transaction is on one server connection. The settings are
-                // its own and end with it.
+                // local to it.
                 let text = format!(
                     "set transaction isolation level read committed, read write; {}; {}",
                     SETTINGS.map(set_local).join("; "),

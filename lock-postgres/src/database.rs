@@ -1,4 +1,4 @@
-//! [`Database`]: the connections to the primary, and how a step goes over one.
+//! [`Database`]: the connections to the primary.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::pool::{IDLE_TIMEOUT, Pool, Reply};
 use crate::primary::{connect, detect_pooler};
 use crate::statement::{Statement, Value};
 
-/// The connections to the primary. Each runtime has its own; and on each, renewals have theirs, which no other step
-/// waits for or holds up.
+/// The connections to the primary. Each runtime has its own pools: one for renewals, and one for all other steps, so that
+/// neither delays the other.
 #[derive(Debug)]
 pub(crate) struct Database {
     config: Arc<PostgresConfig>,
@@ -29,11 +29,11 @@ struct Pools {
     renewals: Arc<Pool>,
 }
 
-/// So many connections renew at most; each renews hundreds of leases at once.
+/// Maximum number of connections for renewals; each renews hundreds of leases at once.
 const MAX_RENEWAL_CONNECTIONS: usize = 4;
 
 impl Database {
-    /// Finds out what is in the way to the server, unless it is told.
+    /// Opens a first connection, and detects a pooler unless the configuration says whether there is one.
     pub(crate) async fn open(config: &PostgresConfig) -> Result<Database> {
         let kind = match config.pooler {
             Some(true) => ConnectionKind::Pooled,
@@ -49,7 +49,7 @@ impl Database {
             }
         });
         let database = Database { config, kind, pools };
-        // Fails here, and not at the first lock.
+        // So that a failure is reported here, and not at the first lock.
         drop(database.steps()?.acquire().await?);
         Ok(database)
     }
@@ -62,17 +62,17 @@ impl Database {
         &self.config
     }
 
-    /// A new connection to the primary, of this runtime.
+    /// Opens a connection to the primary outside the pools, on this runtime.
     pub(crate) async fn connect(&self) -> Result<Connection> {
         connect(&self.config, self.kind).await
     }
 
-    /// The connections of this runtime for all but renewals.
+    /// The pool of this runtime for all steps but renewals.
     pub(crate) fn steps(&self) -> Result<Arc<Pool>> {
         Ok(self.pools.get()?.steps.clone())
     }
 
-    /// One step.
+    /// Runs one statement.
     pub(crate) async fn run(&self, statement: &Statement, values: &[Value]) -> Result<Reply, StepError> {
         self.steps().map_err(StepError::for_all)?.run(statement, values).await
     }
@@ -88,7 +88,7 @@ impl Database {
         }
     }
 
-    /// One step that renews.
+    /// Runs one statement that renews.
     pub(crate) async fn renew(&self, statement: &Statement, values: &[Value]) -> Result<Reply, StepError> {
         let pools = self.pools.get().map_err(StepError::for_all)?;
         pools.renewals.run(statement, values).await

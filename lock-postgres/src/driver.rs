@@ -1,4 +1,4 @@
-//! [`PostgresDriver`].
+//! [`PostgresDriver`]: opens stores by URL.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::config::{Mode, PostgresConfig};
 use crate::store::PostgresStore;
 use crate::{schema, server_status, tables};
 
-/// Opens `postgres://` and `postgresql://`, and makes their tables.
+/// Opens the URLs `postgres://` and `postgresql://`, and creates their tables.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostgresDriver;
 

@@ -1,4 +1,4 @@
-//! From the client's errors to ours.
+//! Errors: how those of the client are classified.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(DatabaseError::code).map(|sqlstate| sqlstate.into_owned())
 }
 
-/// Whether the connection is of no more use: it is broken, or leads to a server that ends or may not write, or
-/// remembers a statement that the server has forgotten.
+/// Whether the connection is of no more use: it is broken, the server shuts down or may not write, or the client refers to
+/// a prepared statement that the server has forgotten.
 pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
     match sqlstate(error) {
         None => true,
@@ -27,26 +27,26 @@ pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the server said that it ends the connection, which it does not say in the middle of a step that goes on.
+/// Whether the server announced that it ends the connection. It does not do so in the middle of a step that goes on.
 pub(crate) fn is_termination_notice(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("57P01" | "57P02" | "57P05"))
 }
 
-/// Why a step failed.
+/// The error of a step.
 pub(crate) struct StepError {
     pub(crate) error: Error,
-    /// Whether a step of many may have failed because of one of them, and was undone.
+    /// A batch may have failed because of one of its entries, and was rolled back.
     pub(crate) may_concern_one_entry: bool,
 }
 
 impl StepError {
-    /// Whatever was asked for failed for the same reason.
+    /// The error of all entries of a batch.
     pub(crate) fn for_all(error: Error) -> StepError {
         StepError { error, may_concern_one_entry: false }
     }
 
     pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> StepError {
-        // A row that somebody keeps locked, too many for the time there was, a value that is none, a rule of the table.
+        // A row that stays locked, too many entries for the time limit, an invalid value, a constraint of the table.
         let of_one =
             |sqlstate: String| ["55P03", "57014"].contains(&&*sqlstate) || ["22", "23", "P0"].contains(&&sqlstate[..2]);
         let may_concern_one_entry =
@@ -61,12 +61,12 @@ impl From<StepError> for Error {
     }
 }
 
-/// Whether the same statement may succeed at once: it met another transaction, and was undone.
+/// Whether the statement conflicted with another transaction and was rolled back: an immediate retry may succeed.
 pub(crate) fn is_serialization_conflict(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
-/// The error of a step. What the server refused it did not do, except where it ended meanwhile.
+/// The error of a step. A refusal of the server means that nothing was changed, except where the server was shutting down.
 pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> Error {
     let Some(sqlstate) = sqlstate(&error) else {
         let text = format!("{server}: the connection broke while {action}; the outcome is unknown");
@@ -93,7 +93,7 @@ pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> Error 
     Error::refused(kind, format!("{server}: {action}: {what} ({sqlstate})")).with_source(message(&error))
 }
 
-/// The error of connecting.
+/// The error of an attempt to connect.
 pub(crate) fn classify_connect(server: &str, error: &sqlx::Error) -> Error {
     let (kind, what) = match sqlstate(error).as_deref() {
         Some(sqlstate) if sqlstate.starts_with("28") => {
@@ -113,7 +113,7 @@ pub(crate) fn classify_connect(server: &str, error: &sqlx::Error) -> Error {
     Error::refused(kind, format!("{server}: {what}: {}", message(error)))
 }
 
-/// Whether one side does not believe the other: the handshake's own failures come as data that cannot be read.
+/// Whether TLS failed between the two sides. Failures of the handshake itself are reported as invalid data.
 fn is_tls_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
@@ -122,8 +122,8 @@ fn is_tls_error(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What the client or the server said, in one line. No statement of ours holds a secret, and neither does what a server
-/// says of one; details may quote values, and are left out.
+/// The message of the client or the server, in one line. No statement of ours holds a secret, and no message about one
+/// does; details may quote values, and are left out.
 fn message(error: &sqlx::Error) -> String {
     match error.as_database_error() {
         Some(said) => said.message().to_owned(),
@@ -135,19 +135,19 @@ pub(crate) fn timed_out(server: &str, action: &str, limit: Duration, effect: Eff
     Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
 }
 
-/// The runtime that was to send something has ended.
+/// The error of a step whose runtime has ended.
 pub(crate) fn runtime_ended() -> Error {
     let text = "postgres: the runtime that asks for this has ended; the outcome is unknown";
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
-/// What a step did not find that was asked for twice: the first may have done it.
+/// The error of a step that was sent twice and found nothing: the first time may have had its effect.
 pub(crate) fn in_doubt(server: &str, action: &str) -> Error {
     let text = format!("{server}: it ended the connection while {action}; the outcome is unknown");
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
-/// An answer that none of our statements gives.
+/// The error of a reply that none of our statements produces.
 pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
     Error::new(
         ErrorKind::Protocol,

@@ -1,4 +1,4 @@
-//! [`FenceCondition`]: the fence in the caller's own transaction, as data.
+//! [`FenceCondition`]: the fence in the caller's own transaction.
 
 use lock_core::Result;
 
@@ -6,8 +6,8 @@ use crate::table::Table;
 
 /// The fence in the caller's own transaction, as statements for any client.
 ///
-/// The data that a lock protects is in the same database: then the transaction that writes it reads the lease row first,
-/// and holds on to it until it ends. A later holder's grant waits for that end; a renewal does not.
+/// It is for data in the same database: the transaction that writes the data first reads and locks the lease row. A later
+/// holder's grant waits until the transaction ends; a renewal does not.
 ///
 /// ```
 /// let fence = lock_postgres::FenceCondition::of_table("public.leasehold")?;
@@ -24,11 +24,11 @@ pub struct FenceCondition {
 }
 
 impl FenceCondition {
-    /// The fence by the leases of this table.
+    /// The fence for the leases of this table.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a name that is none of a table of leases.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a name that no table of leases can have.
     pub fn of_table(name: &str) -> Result<FenceCondition> {
         Ok(FenceCondition::of(&Table::parse(name)?))
     }
@@ -48,13 +48,14 @@ impl FenceCondition {
     /// `$3` its holder as text. One row: this holder has the lock until the transaction ends, whatever its clock says.
     /// No row: it has not; roll back.
     ///
-    /// Token *and* holder: after a release, or where an operator broke the lock, the token alone may still be the row's.
+    /// It compares token *and* holder: after a release, or after an operator broke the lock, the row may still have the
+    /// token.
     pub fn check(&self) -> &str {
         &self.check
     }
 
     /// The same as a statement that fails (SQLSTATE 22012, division by zero) where [`check`](FenceCondition::check) gives no
-    /// row, so that the transaction cannot commit though nobody looks at its answers.
+    /// row, so that the transaction cannot commit even if the caller ignores the results.
     pub fn demand(&self) -> &str {
         &self.demand
     }

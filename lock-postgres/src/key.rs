@@ -1,4 +1,4 @@
-//! [`KeyForm`]: how the name of a lock becomes the key of an advisory lock.
+//! [`KeyForm`]: the mapping of lock names to the keys of advisory locks.
 
 use lock_core::{LockName, Result};
 use sha1::{Digest as _, Sha1};
@@ -6,7 +6,7 @@ use sqlx::postgres::PgAdvisoryLockKey;
 
 use crate::error::invalid_config;
 
-/// How the name of a lock becomes the key of an advisory lock: as the code does that is to be excluded. In a URL:
+/// The mapping of lock names to the keys of advisory locks: that of the code that is to be excluded. In a URL:
 /// `mode=advisory&key=FORM`.
 ///
 /// Keys are shorter than names: two names can have one key, and then exclude each other though they need not.
@@ -71,7 +71,7 @@ impl AdvisoryKey {
 }
 
 fn raw(text: &str) -> Option<AdvisoryKey> {
-    // One text for one key: "+1", "01" and " 1" would be other names with the same key.
+    // Only one spelling of each key: "+1", "01" and " 1" would be other names with the same key.
     let canonical = |part: &str, value: String| (part == value).then_some(());
     match text.split_once(',') {
         None => {
@@ -88,7 +88,7 @@ fn raw(text: &str) -> Option<AdvisoryKey> {
     }
 }
 
-/// Of the first eight bytes that HKDF-SHA256 makes of the name, with the crate's own words as its information.
+/// The first eight bytes of the HKDF-SHA256 of the name, with a context string of the crate.
 fn sqlx_key(text: &str) -> AdvisoryKey {
     match sqlx::postgres::PgAdvisoryLock::new(text).key() {
         PgAdvisoryLockKey::IntPair(first, second) => AdvisoryKey::Two(*first, *second),
@@ -96,17 +96,17 @@ fn sqlx_key(text: &str) -> AdvisoryKey {
     }
 }
 
-/// The lowest 31 bits of a CRC-32, and the number that stands in the environment's prefix, which is 0 without one.
+/// The lowest 31 bits of the CRC-32 of the name, and the number in the environment's prefix, which is 0 without one.
 fn with_advisory_lock(text: &str) -> AdvisoryKey {
     let hash = crc32fast::hash(text.as_bytes()) & 0x7fff_ffff;
     AdvisoryKey::Two(i32::from_ne_bytes(hash.to_ne_bytes()), 0)
 }
 
-/// Up to nine ASCII characters are the key itself; so are 16 hexadecimal digits, or two times eight with a comma; of
-/// anything else the first eight bytes of its SHA-1 are, the lowest first.
+/// Up to nine ASCII characters are the key itself; so are 16 hexadecimal digits, or two times eight with a comma. For any
+/// other name the key is the first eight bytes of its SHA-1, as a little-endian number.
 fn madelson(text: &str) -> AdvisoryKey {
     if text.len() <= 9 && text.is_ascii() {
-        // Seven bits each, then a 0, and 1s to the end: so that texts of different lengths are told apart.
+        // Seven bits each, then a 0, then 1s to the end: this distinguishes texts of different lengths.
         let packed = text.bytes().fold(0_u64, |packed, byte| packed << 7 | u64::from(byte)) << 1;
         let padded = (text.len()..9).fold(packed, |packed, _| packed << 7 | 0x7f);
         return halves(padded);

@@ -1,8 +1,8 @@
 //! The store of leasehold in PostgreSQL: lease rows in a table, or advisory locks.
 //!
-//! A lock is one row, which stays when the lock is free, so that its token goes on rising. Every step is one statement;
-//! none that grants waits for a row; every time is the server's. Waiters are told of a release by a message. Where the
-//! data that a lock protects is in the same database, [`FenceCondition`] fences it in its own transaction.
+//! A lock is one row, which stays when the lock is free, so that its token goes on rising. Every step is one statement; no
+//! statement that grants waits for a row; all times are the server's. Waiters are notified of a release. For data in the
+//! same database, [`FenceCondition`] is a fence in the caller's own transaction.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -19,11 +19,31 @@
 //!
 //! # Limits
 //!
-//! - A lease ends by the server's wall clock. If that is set forward, leases end early while their holders still
-//!   believe; if it is set back, they end late.
-//! - A fail-over to a standby that lags forgets grants, and can give a token twice. [`PostgresStore`] looks for standbys
-//!   and declares no more than they allow.
-//! - Nobody's turn is kept across processes: whoever asks first after a release has the lock.
+//! - A lease ends by the server's wall clock. If that is set forward, leases end early while their holders still rely on
+//!   them; if it is set back, they end late.
+//! - A fail-over to a standby that lags loses grants, and can give a token twice. [`PostgresStore`] looks for standbys and
+//!   declares no more guarantees than they allow.
+//! - No fairness across processes: the first request after a release gets the lock.
+//!
+//! # Files
+//!
+//! | file | contents |
+//! |---|---|
+//! | `config`, `table`, `key` | the configuration, the name of the table, the keys of advisory locks |
+//! | `driver` | opening stores by URL |
+//! | `connect`, `connect_options`, `primary`, `relay` | opening a store; connecting to the primary |
+//! | `connection`, `pool`, `database` | one connection; a pool of them; the pools of a store |
+//! | `statement`, `statements` | a statement with its parameters; the SQL for lease rows |
+//! | `store` | [`PostgresStore`], the contract |
+//! | `batcher` | requests and releases in batches |
+//! | `row`, `row_decoder`, `realm_cache` | from a row to the outcome of a request |
+//! | `renew`, `operator`, `pruner` | renewing leases, breaking locks, removing old rows |
+//! | `wakeups` | notifications of releases |
+//! | `fence` | [`FenceCondition`] |
+//! | `schema`, `tables` | the layout of the tables; checking and creating them |
+//! | `server_status`, `finding` | guarantees of a server, and findings for operators |
+//! | `advisory` | [`AdvisoryStore`], the store with advisory locks |
+//! | `error` | classifying errors |
 
 mod advisory;
 mod batcher;

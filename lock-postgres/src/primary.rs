@@ -1,4 +1,4 @@
-//! [`connect`]: a new connection to the primary.
+//! [`connect`]: opens a connection to the primary.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ const SERVER_CHECK: &str = "select current_setting('leasehold.connection', true)
      current_setting('server_encoding') as encoding, current_setting('transaction_isolation') as isolation, \
      has_function_privilege('pg_control_system()', 'execute') as may_ask";
 
-/// Connects to the primary among the hosts; each has the connect time-out.
+/// Connects to the primary among the hosts. Each host has the whole connect time-out.
 pub(crate) async fn connect(config: &PostgresConfig, kind: ConnectionKind) -> Result<Connection> {
     let mut refusal = None;
     let hosts: Vec<_> = config.hosts.iter().map(Some).chain(config.hosts.is_empty().then_some(None)).collect();
     for host in hosts {
         match connect_to_host(config, host, kind).await {
             Ok(connection) => return Ok(connection),
-            // A host that is up and refuses says more than one that is down.
+            // The refusal of a host that is up explains more than the silence of one that is down.
             Err(error) if is_final(&error) => refusal = Some(error),
             Err(error) => drop(refusal.get_or_insert(error)),
         }
@@ -34,7 +34,7 @@ pub(crate) async fn connect(config: &PostgresConfig, kind: ConnectionKind) -> Re
     Err(refusal.unwrap_or_else(|| Error::refused(ErrorKind::InvalidConfig, "there is no host")))
 }
 
-/// Finds out what is in the way to the server.
+/// Detects whether a pooler that shares connections is in the way.
 pub(crate) async fn detect_pooler(config: &PostgresConfig) -> Result<ConnectionKind> {
     match connect(config, ConnectionKind::Direct).await {
         Ok(_) => Ok(ConnectionKind::Direct),
@@ -43,7 +43,7 @@ pub(crate) async fn detect_pooler(config: &PostgresConfig) -> Result<ConnectionK
     }
 }
 
-/// Whether another server of the same name would say the same.
+/// Whether another address of the same name would refuse for the same reason.
 fn is_final(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut)
 }
@@ -66,19 +66,19 @@ async fn connect_to_host(config: &PostgresConfig, host: Host<'_>, kind: Connecti
         .map_err(|late| late.unwrap_or_else(|| error::timed_out(&server, "connecting", limit, Effect::None)))
 }
 
-/// The addresses of a host whose name has several.
+/// The addresses of a host whose name has several; else none.
 async fn resolve(options: &PgConnectOptions) -> Vec<SocketAddr> {
     if options.get_socket().is_some() || options.get_host().starts_with('/') {
         return Vec::new();
     }
-    // A name that cannot be resolved fails when it is connected to, and says so.
+    // For a name that cannot be resolved, the client reports the error when it connects.
     let found = tokio::net::lookup_host((options.get_host(), options.get_port())).await;
     let found: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
     if found.len() > 1 { found } else { Vec::new() }
 }
 
-/// Connects to the addresses in turn, each with its part of the time that is left, until one is the primary's. `Err(None)`:
-/// none answered.
+/// Connects to the addresses in turn, each with an equal share of the remaining time, until one is the primary's.
+/// `Err(None)`: none answered.
 async fn connect_to_addresses(
     config: &PostgresConfig,
     host: Host<'_>,
@@ -102,7 +102,8 @@ async fn connect_to_addresses(
     Err(failure)
 }
 
-/// Connects by what `sslmode` says; the client knows no `allow`, by which the server decides.
+/// Connects as `sslmode` demands. With `allow` the server decides, which the client does not support: here it is a plain
+/// connection first, and a second one with TLS if the server insists.
 async fn connect_by_ssl_mode(
     config: &PostgresConfig,
     host: Host<'_>,
@@ -116,7 +117,7 @@ async fn connect_by_ssl_mode(
     let allows = matches!(options.get_ssl_mode(), PgSslMode::Allow);
     let plain = if allows { options.clone().ssl_mode(PgSslMode::Disable) } else { options.clone() };
     let client = match open_client(plain, address, limit).await {
-        // It has no rule for a connection without TLS.
+        // The server has no rule that admits a connection without TLS.
         Err(failure) if allows && error::sqlstate(&failure).as_deref() == Some("28000") => {
             open_client(options.ssl_mode(PgSslMode::Require), address, limit).await
         }
@@ -124,7 +125,7 @@ async fn connect_by_ssl_mode(
     };
     match client {
         Ok((client, options)) => check_server(client, options, server, kind, &mark).await,
-        // What a pooler answers to settings that it does not pass on.
+        // A pooler refuses settings that it does not pass on.
         Err(failure) if kind == ConnectionKind::Direct && error::sqlstate(&failure).as_deref() == Some("08P01") => {
             Err(pooler_error(&server))
         }
@@ -132,7 +133,7 @@ async fn connect_by_ssl_mode(
     }
 }
 
-/// Connects to this address of the name, or to the name.
+/// Connects to this address of the name; without one, to the name.
 async fn open_client(
     options: PgConnectOptions,
     address: Option<SocketAddr>,
@@ -145,14 +146,14 @@ async fn open_client(
         let options = options.host(&address.ip().to_string()).port(address.port());
         return Ok((PgConnection::connect_with(&options).await?, options));
     }
-    // The name stays, for TLS.
+    // The client still gets the name, which TLS checks.
     let relay = Relay::connect(address, options.get_port(), limit).await?;
     let through = options.clone().socket(relay.folder());
     let client = PgConnection::connect_with(&through).await?;
     Ok((client, options))
 }
 
-/// Looks at where a new connection leads.
+/// Checks that a new connection leads to the primary, in the way that was expected.
 async fn check_server(
     mut client: PgConnection,
     options: PgConnectOptions,
@@ -189,7 +190,7 @@ async fn check_server(
     Ok(Connection { client, system: Arc::from(system), server: Arc::from(server), options })
 }
 
-/// That settings did not reach the server; and how the caller tells it from other refusals.
+/// The error if settings did not reach the server. [`detect_pooler`] knows it by its kind.
 fn pooler_error(server: &str) -> Error {
     Error::refused(ErrorKind::TooWeak, format!("{server}: a pooler that shares connections is in the way"))
 }

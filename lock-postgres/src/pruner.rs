@@ -1,4 +1,4 @@
-//! [`Pruner`]: removing the rows of names that nobody locks any more.
+//! [`Pruner`]: removes the rows of names that nobody locks any more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,22 +15,23 @@ use crate::row::to_micros;
 use crate::statement::Value;
 use crate::statements::Statements;
 
-/// Removing the rows of names that nobody has locked for a while, in small steps along the names.
+/// Removes the rows of names that nobody has locked for a while, in small steps along the names.
 ///
-/// Every new name may bring a step, by chance, from where the last one of any process ended: so it goes on with processes
-/// that live for one lock only, and ten rows are looked at for each that comes. A whole walk is for an operator to ask for.
+/// Each new name triggers a step by chance. It starts where the last step of any process ended, so that pruning advances
+/// also with processes that live for one lock only; on average ten rows are visited for each new name. An operator can ask
+/// for a whole pass.
 #[derive(Debug)]
 pub(crate) struct Pruner {
     sql: Arc<Statements>,
-    /// For how long nobody has locked what is removed.
+    /// Time without a lock after which a row is removed.
     idle: Duration,
-    /// The last step failed, and that was said.
+    /// The last step failed, and the warning was logged.
     is_failing: AtomicBool,
 }
 
-/// So many rows are looked at in one step: it takes milliseconds.
+/// Number of rows that one step visits: it takes milliseconds.
 const PRUNE_BATCH_ROWS: i64 = 1_000;
-/// One of so many new names brings a step.
+/// Number of new names per step, on average.
 const NEW_NAMES_PER_PRUNE: u128 = 100;
 
 impl Pruner {
@@ -38,7 +39,7 @@ impl Pruner {
         Pruner { sql: sql.clone(), idle: config.prune_after, is_failing: AtomicBool::new(false) }
     }
 
-    /// Perhaps one step, after `added` names got their first row.
+    /// Runs one step by chance, after `added` names got their first row.
     pub(crate) async fn maybe_prune(&self, connection: &mut PooledConnection, added: usize) {
         let is_due = (0..added).any(|_| Holder::fresh().as_u128().is_multiple_of(NEW_NAMES_PER_PRUNE));
         if !is_due || self.idle.is_zero() {
@@ -57,7 +58,7 @@ impl Pruner {
         }
     }
 
-    /// All that nobody has locked for `idle`, step by step; gives how many rows were removed.
+    /// Removes all rows of names that nobody has locked for `idle`, step by step; returns how many.
     pub(crate) async fn prune_all(&self, database: &Database, idle: Duration) -> Result<u64> {
         let (mut after, mut removed) = (String::new(), 0);
         loop {

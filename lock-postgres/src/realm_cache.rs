@@ -1,4 +1,4 @@
-//! [`RealmCache`]: whose tokens these are.
+//! [`RealmCache`]: the realm of the data, as it was read last.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,8 +6,9 @@ use lock_core::{FencingToken, Realm};
 
 use crate::pool::Reply;
 
-/// The realm of the data: what the table says, and the identifier of the database system, so that data which was copied
-/// into another system is another realm by itself. It is read in the same step as each token.
+/// The realm of the data, as it was read last: the identity in the table together with the identifier of the database
+/// system, so that data which is copied into another system becomes another realm by itself. It is read in the same
+/// statement as each token.
 #[derive(Debug)]
 pub(crate) struct RealmCache(Mutex<Realm>);
 
@@ -21,7 +22,7 @@ impl RealmCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The realm of what was just read.
+    /// The realm of a row that was just read.
     pub(crate) fn update(&self, reply: &Reply, id: &str) -> Realm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let realm_text = realm_text(&reply.system, id);
@@ -31,7 +32,7 @@ impl RealmCache {
         known.clone()
     }
 
-    /// This is the realm that was just read; the same as was known is given back as it is.
+    /// Stores the realm that was just read. If it is the known one, that is returned, which shares its text.
     pub(crate) fn adopt(&self, realm: Realm) -> Realm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != realm {
@@ -40,12 +41,13 @@ impl RealmCache {
         known.clone()
     }
 
-    /// A token that was just read.
+    /// The token of a row that was just read.
     pub(crate) fn token(&self, reply: &Reply, id: &str, number: u64) -> FencingToken {
         FencingToken::new(self.update(reply, id), number)
     }
 }
 
+/// The realm of this system identifier, if it is known, and this identity in the table.
 pub(crate) fn realm_text(system: &str, id: &str) -> String {
     match system {
         "" => format!("postgres:{id}"),

@@ -1,4 +1,4 @@
-//! [`Relay`]: a way to one address of a name, for a client that connects to names.
+//! [`Relay`]: a local socket that leads to one address of a host.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,15 +10,16 @@ use lock_core::Holder;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 
-/// A socket that leads to one address of a name. The client of the database connects to names only, and to the first
-/// address of one; but by the name it checks a certificate. So where another address is to be tried, it connects to this
-/// socket, in a folder that only this user can enter.
+/// A local socket that leads to one address of a host. The client connects only to the first address of a name, but needs
+/// the name to check a certificate. To try another address, it connects to this socket, in a folder that only this user
+/// can enter.
 pub(crate) struct Relay {
     folder: PathBuf,
 }
 
 impl Relay {
-    /// Connects to the address, and waits for the client, which adds the port to the folder, for as long as `limit`.
+    /// Connects to the address, and accepts the client within `limit`. The client derives the socket's file from its folder
+    /// and the port.
     pub(crate) async fn connect(address: SocketAddr, port: u16, limit: Duration) -> io::Result<Relay> {
         let far = TcpStream::connect(address).await?;
         far.set_nodelay(true)?;
@@ -28,7 +29,7 @@ impl Relay {
         tokio::spawn(async move {
             if let Ok(Ok((near, _))) = timeout(limit, listener.accept()).await {
                 drop(listener);
-                carry(near, far).await;
+                copy_both_ways(near, far).await;
             }
         });
         Ok(relay)
@@ -40,15 +41,15 @@ impl Relay {
     }
 }
 
-/// Once the client has connected, or has given up, nothing of it is needed.
+/// Removes the folder: after the client has connected or given up, nobody needs it.
 impl Drop for Relay {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Carries both ways until one side ends.
-async fn carry(mut near: UnixStream, mut far: TcpStream) {
+/// Copies in both directions until one side ends.
+async fn copy_both_ways(mut near: UnixStream, mut far: TcpStream) {
     let (mut from_near, mut to_near) = near.split();
     let (mut from_far, mut to_far) = far.split();
     tokio::select! {

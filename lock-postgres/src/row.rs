@@ -1,4 +1,4 @@
-//! [`Row`]: what the table keeps for one name.
+//! [`Row`]: the row of one name.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use lock_core::{HeldBy, Holder, HolderInfo, LockName};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-/// What the table keeps for one name, as a statement showed it.
+/// The row of one name, as a statement returned it.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) holder: Option<Holder>,
@@ -17,12 +17,12 @@ pub(crate) struct Row {
     /// Zero if the lease has ended.
     pub(crate) remaining: Duration,
     pub(crate) realm: String,
-    /// How long the server has run.
+    /// Time since the server's start.
     pub(crate) up: Duration,
 }
 
 impl Row {
-    /// Reads what every statement shows of a row; `None` if it is none that we wrote.
+    /// Decodes the columns that every statement returns; `None` if they are corrupt.
     pub(crate) fn read(row: &PgRow) -> Option<Row> {
         let holder: Option<String> = row.try_get("holder").ok()?;
         let info: Option<String> = row.try_get("info").ok()?;
@@ -30,7 +30,7 @@ impl Row {
         Some(Row {
             holder: holder.map(|holder| holder.parse()).transpose().ok()?,
             token: u64::try_from(row.try_get::<i64, _>("token").ok()?).ok()?,
-            // It is for people and decides nothing, so that one that cannot be read is left out.
+            // It is for people and decides nothing: one that cannot be parsed is left out.
             info: info.and_then(|info| serde_json::from_str(&info).ok()),
             revoked: row.try_get("revoked").ok()?,
             held_for: micros("held_for")?,
@@ -40,13 +40,13 @@ impl Row {
         })
     }
 
-    /// As [`Row::read`], with the name that it is kept for.
+    /// As [`Row::read`], with the name of the lock.
     pub(crate) fn named(row: &PgRow) -> Option<(LockName, Row)> {
         let name: String = row.try_get("name").ok()?;
         Some((LockName::new(name).ok()?, Row::read(row)?))
     }
 
-    /// What people see of its holder. The token is put in by who knows the realm.
+    /// The holder, for people. The caller, who knows the realm, adds the token.
     pub(crate) fn held_by(&self) -> HeldBy {
         let mut by = self.holder.map(HeldBy::holder).unwrap_or_default();
         by.info = self.info.clone();
@@ -61,9 +61,8 @@ fn micros(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// A time as the table counts it; what is shorter than its unit is one unit, and what is longer than a thousand years is
-/// that.
+/// A time in microseconds, the unit of the table: at least one, and at most a thousand years.
 pub(crate) fn to_micros(time: Duration) -> i64 {
-    const LONGEST: i64 = 1_000 * 366 * 86_400 * 1_000_000;
-    i64::try_from(time.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST)
+    const MAX_MICROS: i64 = 1_000 * 366 * 86_400 * 1_000_000;
+    i64::try_from(time.as_micros()).unwrap_or(MAX_MICROS).clamp(1, MAX_MICROS)
 }

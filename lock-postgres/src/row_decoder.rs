@@ -1,4 +1,4 @@
-//! [`RowDecoder`]: from what a row says to what a claim has.
+//! [`RowDecoder`]: derives the outcome of a request from a row.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::pool::Reply;
 use crate::realm_cache::RealmCache;
 use crate::row::Row;
 
-/// From what a row says to what a claim has.
+/// Derives the outcome of a request from a row.
 #[derive(Debug)]
 pub(crate) struct RowDecoder {
     pub(crate) realm: RealmCache,
-    /// The server keeps every write.
+    /// The server keeps every commit, also through a power loss.
     pub(crate) retains_all: bool,
-    /// How soon a waiter looks again that cannot be told.
+    /// Poll interval of waiters; `None` if they are notified.
     pub(crate) poll_interval: Option<Duration>,
 }
 
-/// What is seen of a name, after a claim was granted or not.
+/// The row of a name, after a claim was granted or not.
 #[derive(Debug)]
 pub(crate) struct ObservedRow {
     granted: bool,
@@ -29,14 +29,14 @@ pub(crate) struct ObservedRow {
 }
 
 impl RowDecoder {
-    /// What a row of an answer says; `None` if it is none that we wrote.
+    /// Decodes a row of a reply; `None` if it is corrupt.
     pub(crate) fn decode(&self, reply: &Reply, row: &PgRow) -> Option<ObservedRow> {
         let granted = row.try_get("granted").ok()?;
         let row = Row::read(row)?;
         Some(ObservedRow { granted, token: self.realm.token(reply, &row.realm, row.token), row })
     }
 
-    /// What this claim has by that; `None` if another transaction is at work on the row.
+    /// The outcome for this claim; `None` if another transaction is changing the row.
     pub(crate) fn attempt(&self, claim: &Claim, seen: &ObservedRow) -> Option<Attempt> {
         let (row, is_own) = (&seen.row, seen.row.holder == Some(claim.holder()));
         if seen.granted && is_own {
@@ -46,13 +46,13 @@ impl RowDecoder {
         if is_own || row.holder.is_none() || row.remaining.is_zero() {
             return None;
         }
-        let look_again = self.poll_interval.map_or(row.remaining, |poll_interval| poll_interval.min(row.remaining));
+        let retry_in = self.poll_interval.map_or(row.remaining, |poll_interval| poll_interval.min(row.remaining));
         let mut by = row.held_by();
         by.token = Some(seen.token.clone());
-        Some(Attempt::Held(Contention::new(by, look_again)))
+        Some(Attempt::Held(Contention::new(by, retry_in)))
     }
 
-    /// What people see of the holder.
+    /// The holder, for people.
     pub(crate) fn held_by(&self, reply: &Reply, row: &Row) -> HeldBy {
         let mut by = row.held_by();
         by.token = Some(self.realm.token(reply, &row.realm, row.token));

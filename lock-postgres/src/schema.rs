@@ -1,16 +1,17 @@
-//! The layout of the tables, and how they are made.
+//! The layout of the tables, and the script that creates them.
 
 use lock_core::Holder;
 
 use crate::config::{Mode, PostgresConfig};
 use crate::table::Table;
 
-/// The layout that this program knows.
+/// The layout version of this program.
 pub(crate) const VERSION: i32 = 2;
 
-/// Free rows stay, so that their tokens go on rising, until they are pruned. Of `unique (name, token)` the fence lives:
-/// because the token is part of a key, a statement that changes it waits for those who have read the row `for key share`,
-/// and a renewal does not. There is no index on `expires_at`, which each renewal would have to change as well.
+/// The script. Free rows stay until they are pruned, so that their tokens go on rising. The fence depends on
+/// `unique (name, token)`: because the token is part of a key, a statement that changes it waits for transactions that
+/// have read the row `for key share`, and a renewal does not. There is no index on `expires_at`, which each renewal would
+/// have to update.
 const SCHEMA: &str = "begin;
 set local search_path = pg_catalog, pg_temp;
 -- Two who do this at once do it one after the other.
@@ -50,17 +51,16 @@ end $$;
 commit;
 ";
 
-/// The server shall clean up early, since each change of a row leaves a dead one; and not give the end of the file back to
-/// the system, for which it would lock everybody out.
+/// Storage options. The server vacuums early, since each change leaves a dead row; and it does not truncate the file, for
+/// which it would lock the whole table.
 const TABLE_OPTIONS: &str = "fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off";
 
-/// The statements that make the tables of this configuration, or bring those of an older layout up to date. Where they are
-/// as they shall be already, they change nothing.
+/// The statements that create the tables of this configuration, or migrate those of an older layout. They are idempotent.
 pub(crate) fn script(config: &PostgresConfig) -> String {
     let table = &config.table;
     let schema = match table.schema() {
-        // It is there, and not everybody may make one.
+        // It exists, and not every user may create a schema.
         "public" => SCHEMA.replace("create schema if not exists \"{schema}\";\n", ""),
         other => SCHEMA.replace("{schema}", other),
     };
@@ -72,7 +72,7 @@ pub(crate) fn script(config: &PostgresConfig) -> String {
         .replace("{realm}", &Holder::fresh().to_string())
 }
 
-/// The word for the mode in the table: the two do not exclude each other, and do not share one.
+/// The text for the mode in the table. A table belongs to one mode, since the two do not exclude each other.
 pub(crate) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Rows => "rows",
@@ -80,7 +80,7 @@ pub(crate) fn mode(mode: Mode) -> &'static str {
     }
 }
 
-/// What is wrong with tables of this version and mode, if something is.
+/// The reason why tables of this version and mode cannot be used, if there is one.
 pub(crate) fn mismatch(table: &Table, wanted: Mode, version: i32, found: &str) -> Option<String> {
     if version > VERSION {
         return Some(format!(

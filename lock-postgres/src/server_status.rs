@@ -1,4 +1,4 @@
-//! [`ServerStatus`]: what a server says of itself, and what that promises.
+//! [`ServerStatus`]: the settings and standbys of a server, and the guarantees that follow from them.
 
 use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 use sqlx::Row as _;
@@ -10,20 +10,20 @@ use crate::error;
 use crate::finding::{Finding, FindingKind};
 use crate::statement::Statement;
 
-/// What a server says of itself. What is not known promises nothing.
+/// The settings and standbys of a server. What is unknown counts as the worst.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerStatus {
     server: String,
     has_fsync: bool,
     has_full_page_writes: bool,
     synchronous_names: String,
-    /// Servers that are fed by this one: how many in all, and how many of these it waits for.
+    /// Number of connected standbys, and how many of them are synchronous.
     standbys: i64,
     synchronous_standbys: i64,
-    /// Places kept for servers that are fed, also while they are away.
+    /// Replication slots, which stay while their standby is away.
     replication_slots: i64,
-    /// What tells of such servers in the past.
-    standby_traces: Vec<&'static str>,
+    /// Signs of standbys in the past.
+    standby_signs: Vec<&'static str>,
     version: i32,
     has_several_hosts: bool,
     declared: Option<FailOver>,
@@ -31,7 +31,7 @@ pub(crate) struct ServerStatus {
     is_logged: bool,
 }
 
-/// What lease rows promise on a server that syncs every commit, and is replaced by no server that lacks one.
+/// The guarantees of lease rows on a server that syncs every commit, where no standby that lacks a commit can take over.
 ///
 /// A lease ends by the server's wall clock, so that a step of that clock ends or prolongs it, and a pause of the machine
 /// may be followed by one; a token does not notice.
@@ -56,8 +56,8 @@ const READ_STATUS: &str = "select current_setting('fsync') = 'on' as syncs,
     (select count(*) from pg_replication_slots where slot_type = 'physical') as slots,
     current_setting('server_version_num')::integer as version";
 
-/// What may tell of a server that is fed, or was, and is away just now: each with what it says to people.
-const STANDBY_TRACES: [(&str, &str); 5] = [
+/// Signs of a standby that is away: the column, and the text for people.
+const STANDBY_SIGNS: [(&str, &str); 5] = [
     ("was_seen", "one was seen before"),
     ("took_over", "its data has a timeline of a server that took over"),
     ("was_fed", "primary_conninfo says by whom it was fed itself"),
@@ -65,8 +65,8 @@ const STANDBY_TRACES: [(&str, &str); 5] = [
     ("keeps_log", "wal_keep_size keeps the log for one"),
 ];
 
-/// Not every service lets everybody ask this.
-const READ_STANDBY_TRACES: &str = "select
+/// Reads the signs; some managed services do not allow it to every user.
+const READ_STANDBY_SIGNS: &str = "select
     (select standby_seen is not null from {m} where id = 1) as was_seen,
     left(pg_walfile_name(pg_current_wal_lsn()), 8) > '00000001' as took_over,
     case when pg_has_role('pg_read_all_settings', 'usage')
@@ -74,12 +74,12 @@ const READ_STANDBY_TRACES: &str = "select
     exists (select from pg_roles where rolreplication and rolcanlogin and not rolsuper) as has_role,
     coalesce(current_setting('wal_keep_size', true), '0') <> '0' as keeps_log";
 
-/// Remembers that a server that is fed was seen, for those who look while it is away.
+/// Records that a standby was seen, for processes that connect while it is away.
 const RECORD_STANDBY: &str = "update {m} set standby_seen = clock_timestamp()
     where id = 1 and (standby_seen is null or standby_seen < clock_timestamp() - interval '1 day')";
 
 impl ServerStatus {
-    /// Asks the server; `is_logged`: the table is written to its log.
+    /// Reads the status; `is_logged`: writes to the table go to the server's log (WAL).
     pub(crate) async fn read(database: &Database, is_logged: bool) -> Result<ServerStatus> {
         let statement = Statement::new("looking at the server", READ_STATUS);
         let reply = database.run(&statement, &[]).await?;
@@ -95,7 +95,7 @@ impl ServerStatus {
             standbys: row.try_get("fed").map_err(unexpected)?,
             synchronous_standbys: row.try_get("waited_for").map_err(unexpected)?,
             replication_slots: row.try_get("slots").map_err(unexpected)?,
-            standby_traces: Vec::new(),
+            standby_signs: Vec::new(),
             version: row.try_get("version").map_err(unexpected)?,
             has_several_hosts: config.hosts.len() > 1,
             declared: config.failover,
@@ -104,7 +104,7 @@ impl ServerStatus {
         };
         match server.has_standbys() {
             true => record_standby(database).await,
-            false => server.standby_traces = standby_traces(database).await,
+            false => server.standby_signs = standby_signs(database).await,
         }
         Ok(server)
     }
@@ -117,20 +117,20 @@ impl ServerStatus {
         !self.synchronous_names.trim().is_empty()
     }
 
-    /// How it fails over, as it was declared or as it looks.
+    /// The kind of fail-over, declared or detected.
     fn failover(&self) -> FailOver {
         match self.declared {
             Some(declared) => declared,
-            // Every server that is fed is waited for, so that whichever takes over has every commit.
+            // Every standby is synchronous, so that whichever takes over has every commit.
             None if self.is_synchronous() && self.standbys > 0 && self.standbys == self.synchronous_standbys => {
                 FailOver::Synchronous
             }
-            None if !self.has_standbys() && self.standby_traces.is_empty() && !self.has_several_hosts => FailOver::None,
+            None if !self.has_standbys() && self.standby_signs.is_empty() && !self.has_several_hosts => FailOver::None,
             None => FailOver::Asynchronous,
         }
     }
 
-    /// What it promises.
+    /// The guarantees of a store on this server.
     pub(crate) fn guarantees(&self, mode: Mode) -> Guarantees {
         let mut lost = Faults::NONE;
         if !self.has_fsync || !self.has_full_page_writes {
@@ -176,12 +176,12 @@ impl ServerStatus {
             add(FindingKind::NotPersisted, text);
         }
         if self.failover() == FailOver::Asynchronous {
-            let standby_traces = match self.standby_traces.is_empty() {
+            let signs = match self.standby_signs.is_empty() {
                 true => String::new(),
-                false => format!(" (none is there now, but {})", self.standby_traces.join(", ")),
+                false => format!(" (none is there now, but {})", self.standby_signs.join(", ")),
             };
             let text = format!(
-                "a standby could take over that lags, or it is unknown whether one could{standby_traces}: two holders, and a \
+                "a standby could take over that lags, or it is unknown whether one could{signs}: two holders, and a \
                  token given twice; wait for it (synchronous_standby_names), or say what is so with failover="
             );
             add(FindingKind::AsynchronousStandby, &text);
@@ -198,9 +198,9 @@ impl ServerStatus {
     }
 }
 
-/// What tells of a server that was fed before. Where it may not be asked, nothing does.
-async fn standby_traces(database: &Database) -> Vec<&'static str> {
-    let statement = Statement::new("looking at the server", database.config().table.with_names(READ_STANDBY_TRACES));
+/// The signs of earlier standbys; none where they may not be read.
+async fn standby_signs(database: &Database) -> Vec<&'static str> {
+    let statement = Statement::new("looking at the server", database.config().table.with_names(READ_STANDBY_SIGNS));
     let reply = match database.run(&statement, &[]).await {
         Ok(reply) => reply,
         Err(failed) => {
@@ -211,7 +211,7 @@ async fn standby_traces(database: &Database) -> Vec<&'static str> {
     };
     let row = reply.rows.first();
     let says = |column: &str| row.and_then(|row| row.try_get::<Option<bool>, _>(column).ok().flatten()) == Some(true);
-    STANDBY_TRACES.into_iter().filter(|(column, _)| says(column)).map(|(_, text)| text).collect()
+    STANDBY_SIGNS.into_iter().filter(|(column, _)| says(column)).map(|(_, text)| text).collect()
 }
 
 async fn record_standby(database: &Database) {
@@ -235,7 +235,7 @@ mod tests {
             standbys: 0,
             synchronous_standbys: 0,
             replication_slots: 0,
-            standby_traces: Vec::new(),
+            standby_signs: Vec::new(),
             version: 150_000,
             has_several_hosts: false,
             declared: None,
@@ -262,7 +262,7 @@ mod tests {
             ServerStatus { standbys: 2, synchronous_standbys: 1, synchronous_names: "a".to_owned(), ..server() };
         let away = ServerStatus { replication_slots: 1, ..server() };
         let hosts = ServerStatus { has_several_hosts: true, ..server() };
-        let before = ServerStatus { standby_traces: vec!["one was seen before"], ..server() };
+        let before = ServerStatus { standby_signs: vec!["one was seen before"], ..server() };
         for server in [lags, one_lags, away, hosts, before] {
             assert!(!tokens(&server).contains(Fault::FailOver.into()), "{server:?}");
             assert_eq!(server.findings()[0].kind, FindingKind::AsynchronousStandby);

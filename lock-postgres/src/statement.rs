@@ -1,17 +1,17 @@
-//! [`Statement`]: one message to the server, in both forms of the protocol.
+//! [`Statement`]: one statement, for both forms of the protocol.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// One statement, with places `$1`, `$2`, … for values.
+/// One statement, with the parameters `$1`, `$2`, …
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
-    /// What it does, for people.
+    /// The action, for messages.
     pub(crate) action: &'static str,
     pub(crate) sql: Arc<str>,
 }
 
-/// What stands in a place.
+/// The value of a parameter.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     Text(String),
@@ -25,7 +25,7 @@ impl Statement {
         Statement { action, sql: sql.into() }
     }
 
-    /// The statement with its values in it, for the protocol that knows no places. Texts are hexadecimal digits, so
+    /// The statement with its values as literals, for the protocol without parameters. Texts are hexadecimal digits, so
     /// that nothing in them is ever read as SQL, whatever the server's settings for strings are.
     pub(crate) fn inlined(&self, values: &[Value]) -> String {
         let mut text = String::with_capacity(self.sql.len() + 64 * values.len());
@@ -34,8 +34,9 @@ impl Statement {
             text.push_str(&rest[..at]);
             rest = &rest[at + 1..];
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let place = rest[..digits].parse::<usize>().expect("BUG: a $ of our statements is followed by a number");
-            values[place - 1].write_literal(&mut text);
+            let parameter =
+                rest[..digits].parse::<usize>().expect("BUG: a $ of our statements is followed by a number");
+            values[parameter - 1].write_literal(&mut text);
             rest = &rest[digits..];
         }
         text.push_str(rest);

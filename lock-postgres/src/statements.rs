@@ -1,8 +1,8 @@
-//! [`Statements`]: the statements, each one check-and-act on the table.
+//! [`Statements`]: the SQL for lease rows. Each statement checks and acts in one step.
 //!
-//! They run in transactions of their own, READ COMMITTED: a statement that waits for a row looks at it again as it is
-//! then. None that grants waits. Every time is the server's clock, read when the row is: `now()` is the time at which a
-//! transaction began.
+//! Each runs in a transaction of its own, READ COMMITTED: a statement that waited for a row evaluates its conditions again
+//! on the new version. No statement that grants waits. Times are those of the server's clock at the moment when the row is
+//! read: `now()` would be the start of the transaction.
 
 use crate::statement::Statement;
 use crate::table::Table;
@@ -25,21 +25,21 @@ pub(crate) struct Statements {
     pub(crate) revoke: Statement,
     pub(crate) free: Statement,
     pub(crate) new_realm: Statement,
-    /// Of the rows after `$2`.
+    /// Prunes rows after `$3`.
     pub(crate) prune: Statement,
-    /// Of the rows after those that were looked at last, by whomever.
+    /// Prunes rows after those that any process visited last.
     pub(crate) prune_next: Statement,
 }
 
-/// A statement for one claim, and the same for many at once: its text differs only in where the claims come from, so that
-/// there is one rule, and one that is asked for alone costs no more than it must.
+/// A statement for one claim, and the same for a batch. The text differs only in the source of the claims, so that the
+/// rule is the same, and a single request costs no more than it must.
 #[derive(Clone, Debug)]
 pub(crate) struct SingleOrBatch {
     pub(crate) single: Statement,
     pub(crate) batch: Statement,
 }
 
-/// What all rows are shown by: who holds it, since when and for how long, in microseconds.
+/// The columns that every row is returned with: the holder, and the times in microseconds.
 macro_rules! row_columns {
     () => {
         "l.holder, l.token, l.info, l.revoked,
@@ -54,16 +54,16 @@ const META: &str = "select version, mode, realm,
      where n.nspname = $1 and c.relname = $2) as persistence
     from {m} where id = 1";
 
-/// Where claims come from: `$1` their names, `$2` their holders, `$3` their TTLs, `$4` what is known of their holders.
+/// The source of claims: `$1` the names, `$2` the holders, `$3` the TTLs, `$4` the holder information.
 const SINGLE_CLAIM: &str = "not materialized (
          select $1::text as name, $2::text as holder, $3::bigint as ttl, $4::text as info, 1::bigint as entry)";
 const CLAIM_BATCH: &str = "materialized (
          select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
              with ordinality as w(name, holder, ttl, info, entry))";
 
-/// Takes what is free, has ended, or is the own; else shows who is in the way. No row at all: there is none yet.
-/// Rows that another transaction has locked are skipped, not waited for: who waits is granted after it gave up. Of many
-/// claims no two have the same name.
+/// Grants a lock that is free, has expired, or is the claim's own; else returns the row of its holder. Nothing is returned
+/// for a name that has no row yet. Rows that another transaction has locked are skipped: a statement that waits could be
+/// granted after its caller gave up. The claims of a batch have different names.
 const REQUEST: &str = concat!(
     "with w as {claims},
      c as materialized (
@@ -90,9 +90,9 @@ const REQUEST: &str = concat!(
     " from w join {t} l on l.name = w.name, {m} m where m.id = 1 and not exists (select from u where u.entry = w.entry)"
 );
 
-/// The first row of a name: its token is above every token that a row had that was removed. The floor is read under a
-/// lock that removing waits for, and only where there is no row; what a plain upsert would insert can be too low. In the
-/// order of their names, so that two that wait for each other's rows cannot.
+/// Inserts the first row of a name. Its token is above those of all rows that were removed. The floor is read under a lock
+/// that pruning waits for, and only if there is no row; a plain upsert could insert too low a token. Rows are inserted in
+/// the order of their names, so that two statements cannot deadlock.
 const INSERT: &str = concat!(
     "with w as {claims},
      i as (
@@ -109,16 +109,16 @@ const INSERT: &str = concat!(
     " from i l join w on w.name = l.name, {m} m where m.id = 1"
 );
 
-/// Says on the lease that was seen that somebody waits for its end; whether that is said now. If it is, the release has
-/// not been done yet, and will tell.
+/// Registers a waiter on the lease that was seen; returns whether one is registered now. If so, the lock has not been
+/// released yet, and the release will send a notification.
 const REGISTER_WAITER: &str = "with u as (
         update {t} set waited_for = true
         where name = $1 and holder = $2 and not waited_for and expires_at > clock_timestamp() returning 1)
     select exists (select from u)
         or exists (select from {t} where name = $1 and holder = $2 and waited_for) as announced";
 
-/// Renews what is held and has not ended. A row that another transaction has locked is left out, so that it does not hold
-/// up the others: it is neither renewed nor lost.
+/// Renews leases that are held and have not expired. A row that another transaction has locked is left out, so that it
+/// does not delay the others: it is neither renewed nor lost.
 const RENEW: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as w(name, holder, ttl, entry)),
     c as materialized (
@@ -134,8 +134,8 @@ const RENEW: &str = "with w as materialized (
             and l.expires_at > clock_timestamp()) as locked
     from w";
 
-/// The same for those that were locked: it waits for them, for as long as a step waits for a row. In the order of their
-/// names, so that two that wait cannot wait for each other.
+/// The same for rows that were locked: it waits for them, up to `lock_timeout`. Rows are locked in the order of their
+/// names, so that two statements cannot deadlock.
 const RENEW_BLOCKING: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as w(name, holder, ttl, entry)),
     c as materialized (
@@ -151,14 +151,14 @@ const RENEW_BLOCKING: &str = "with w as materialized (
     select w.entry, exists (select from u where u.entry = w.entry) as renewed, false as locked
     from w";
 
-/// Gives back what is held; tells those who said that they wait, and nobody else: every message of every transaction of
-/// a server goes through one queue.
+/// Releases a lock. It sends a notification only if a waiter is registered: all notifications of a server go through one
+/// queue.
 const RELEASE: &str = "with u as (
         update {t} set holder = null, info = null, revoked = false
         where name = $1 and holder = $2 returning expires_at > clock_timestamp() as held, waited_for)
     select 1::bigint as entry, held, false as locked, case when waited_for then pg_notify($3, $1) end from u";
 
-/// The same for many. A row that another transaction has locked is left out, so that it does not hold up the others.
+/// The same for a batch. A row that another transaction has locked is left out, so that it does not delay the others.
 const RELEASE_BATCH: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
     c as materialized (
@@ -172,7 +172,7 @@ const RELEASE_BATCH: &str = "with w as materialized (
         u.entry is null and exists (select from {t} l where l.name = w.name and l.holder = w.holder) as locked
     from w left join u on u.entry = w.entry";
 
-/// The same for those that were locked: it waits for them, for as long as a step waits for a row.
+/// The same for rows that were locked: it waits for them, up to `lock_timeout`.
 const RELEASE_BLOCKING: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
     c as materialized (
@@ -186,6 +186,7 @@ const RELEASE_BLOCKING: &str = "with w as materialized (
     select w.entry, u.held, case when u.waited_for then pg_notify($3, u.name) end, false as locked
     from w left join u on u.entry = w.entry";
 
+/// Raises the token of a lease that is held and has not expired.
 const RAISE: &str = "with u as (
         update {t} set token = greatest(token, $3)
         where name = $1 and holder = $2 and token <= $3 and expires_at > clock_timestamp() returning 1)
@@ -204,8 +205,8 @@ const LIST: &str = concat!(
      order by l.name limit $2"
 );
 
-/// Uses up a token and puts nobody in the holder's place, until the lease would have ended. It waits for a transaction
-/// that is fenced by this lease.
+/// Uses up a token and puts a holder that does not exist in the row, until the lease would have ended. It waits for a
+/// transaction that is fenced by this lease.
 const REVOKE: &str = concat!(
     "with o as materialized (
          select * from {t} where name = $1 and holder = $2 and expires_at > clock_timestamp() for update),
@@ -231,9 +232,9 @@ const FREE: &str = concat!(
 
 const NEW_REALM: &str = "update {m} set realm = $1 where id = 1 returning realm";
 
-/// One step of removing the rows of names that nobody has locked for `$1` microseconds: of the next `$2` rows in the order
-/// of their names. The floor is raised to their tokens in the same transaction, so that none is given again. A row that
-/// another transaction has locked stays; and who reads the floor waits for this small step only.
+/// One step of pruning: of the next `$2` rows in the order of names, removes those that nobody has locked for `$1`
+/// microseconds. The floor is raised to their tokens in the same transaction, so that no token is given twice. A row that
+/// another transaction has locked stays. A statement that reads the floor waits only for this small step.
 const PRUNE: &str = "with w as materialized (
         select l.name from {t} l where l.name > {after} order by l.name limit $2),
     c as materialized (

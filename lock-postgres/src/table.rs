@@ -1,4 +1,4 @@
-//! [`Table`]: where the leases are.
+//! [`Table`]: the name of the table of leases.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use lock_core::Result;
 
 use crate::error::invalid_config;
 
-/// Where the leases are: a table in a schema. Beside it is a table of one row, of the same name and `_meta`.
+/// The table of leases, in a schema. Beside it is a table of one row, of the same name and `_meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     schema: String,
@@ -19,11 +19,11 @@ impl Table {
     /// `public.leasehold_advisory`.
     pub const DEFAULT_ADVISORY: &str = "public.leasehold_advisory";
 
-    /// PostgreSQL cuts names after 63 bytes; `_meta` and the names of indexes are longer by up to ten.
+    /// PostgreSQL truncates names to 63 bytes; `_meta` and the names of indexes add up to ten.
     const MAX_NAME_BYTES: usize = 50;
 
-    /// The table with this name: `name`, in the schema `public`, or `schema.name`. A connection's search path does not
-    /// matter: behind a pooler it may be another's.
+    /// The table with this name: `name`, in the schema `public`, or `schema.name`. The search path of a connection does not
+    /// matter: behind a pooler it may be that of another client.
     ///
     /// # Errors
     ///
@@ -68,12 +68,12 @@ impl Table {
         format!("\"{}\".\"{}_meta\"", self.schema, self.name)
     }
 
-    /// The channel on which releases are told, the same for the whole table. A channel has at most 63 bytes.
+    /// The channel for notifications of releases, one for the whole table. A channel name has at most 63 bytes.
     pub(crate) fn channel(&self) -> String {
         format!("leasehold_{:08x}", crc32fast::hash(self.to_string().as_bytes()))
     }
 
-    /// `sql`, with the names of the tables in the places of `{t}` and `{m}`.
+    /// `sql`, with the names of the tables for `{t}` and `{m}`.
     pub(crate) fn with_names(&self, sql: &str) -> String {
         sql.replace("{t}", &self.leases()).replace("{m}", &self.meta())
     }

@@ -1,4 +1,4 @@
-//! [`read`] and [`init`]: the tables as they are, and as they are made.
+//! [`read`] and [`init`]: check the tables, and create them.
 
 use lock_core::{Error, ErrorKind, Realm, Result};
 use sqlx::Row as _;
@@ -9,15 +9,15 @@ use crate::statement::Value;
 use crate::statements::Statements;
 use crate::{error, realm_cache, schema};
 
-/// What the tables say of themselves.
+/// The facts about the tables.
 #[derive(Debug)]
 pub(crate) struct TableInfo {
     pub(crate) realm: Realm,
-    /// What is written to them is written to the server's log.
+    /// Writes to them go to the server's log (WAL).
     pub(crate) is_logged: bool,
 }
 
-/// Looks whether the tables are there, and are what this configuration needs.
+/// Checks that the tables exist, and are those that this configuration needs.
 pub(crate) async fn read(database: &Database) -> Result<TableInfo> {
     let (table, mode) = (&database.config().table, database.config().mode);
     let statement = Statements::new(table).meta;
@@ -42,18 +42,17 @@ pub(crate) async fn read(database: &Database) -> Result<TableInfo> {
     })
 }
 
-/// Makes the tables of this configuration where they are missing; changes nothing where they are there. `leasehold init`
-/// does it.
+/// Creates the tables of this configuration where they are missing; it is idempotent. `leasehold init` does it.
 ///
 /// # Errors
 ///
 /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and tables of a newer program or of the
-/// other mode; [`Denied`](ErrorKind::Denied) if this user may not make tables; [`Unavailable`](ErrorKind::Unavailable)
+/// other mode; [`Denied`](ErrorKind::Denied) if this user may not create tables; [`Unavailable`](ErrorKind::Unavailable)
 /// or [`TimedOut`](ErrorKind::TimedOut).
 ///
 /// # Cancel safety
 ///
-/// All of it is made, or nothing.
+/// All of it is created, or nothing.
 pub async fn init(config: PostgresConfig) -> Result<()> {
     config.check()?;
     let database = Database::open(&config).await?;

@@ -1,10 +1,10 @@
-//! [`AdvisoryStatements`]: the statements beside the locks.
+//! [`AdvisoryStatements`]: the SQL for advisory locks and their rows.
 
 use crate::statement::Statement;
 use crate::table::Table;
 
-/// The statements beside the locks. Rows are written by who has the lock, on the connection that has it; they decide
-/// nothing but the token, and say who holds it.
+/// The statements for advisory locks and their rows. A row is written only by the holder of the lock, on the connection
+/// that has it. Rows decide nothing but the token, and say who holds the lock.
 #[derive(Clone, Debug)]
 pub(crate) struct AdvisoryStatements {
     pub(crate) lock_one: Statement,
@@ -24,7 +24,7 @@ pub(crate) struct AdvisoryStatements {
     pub(crate) new_realm: Statement,
 }
 
-/// What is shown of a row: a lock has no end by time, and `remaining` is for those that were revoked.
+/// The columns that every row is returned with. A lock does not expire: `remaining` is for one that was revoked.
 macro_rules! row_columns {
     () => {
         "l.holder, l.token, l.info, l.revoked, m.realm, l.place,
@@ -34,7 +34,7 @@ macro_rules! row_columns {
     };
 }
 
-/// The advisory locks of this database that are held, each with the connection that has it.
+/// The advisory locks of this database that are held, with their connections.
 macro_rules! held_locks {
     () => {
         "(select k.pid, concat_ws(':', k.classid, k.objid, k.objsubid) as key,
@@ -44,8 +44,8 @@ macro_rules! held_locks {
     };
 }
 
-/// The next token of a name, for who has its lock. `$5` is the key. A row that another transaction has locked is left as it
-/// is: all other locks of this connection would wait as well.
+/// Takes the next token of a name, for the holder of its lock. `$5` is the key. It does not wait for a row that another
+/// transaction has locked: all other locks of this connection would wait as well.
 const TAKE_ROW: &str = concat!(
     "with c as materialized (select l.name from {t} l where l.name = $1 for update of l skip locked),
      u as (
@@ -57,6 +57,7 @@ const TAKE_ROW: &str = concat!(
     " from u l, {m} m where m.id = 1"
 );
 
+/// Inserts the first row of a name, with a token above those of all rows that were removed.
 const INSERT_ROW: &str = concat!(
     "with i as (
          insert into {t} (name, holder, token, since, expires_at, info, place)
@@ -69,7 +70,7 @@ const INSERT_ROW: &str = concat!(
     " from i l, {m} m where m.id = 1"
 );
 
-/// The row of who has it on this connection.
+/// The row of a holder whose lock is on this connection.
 const READ_OWN_ROW: &str = concat!(
     "select ",
     row_columns!(),
@@ -79,7 +80,7 @@ const READ_OWN_ROW: &str = concat!(
     " k where k.place = l.place and k.pid = pg_backend_pid())"
 );
 
-/// The heartbeat: what this connection has, and whose rows these are now.
+/// The heartbeat: the locks of this connection, and the holders in their rows.
 const HEARTBEAT: &str = concat!(
     "select k.key, l.holder, l.revoked,
          (extract(epoch from l.expires_at - clock_timestamp()) * 1000000)::bigint as remaining
@@ -88,7 +89,7 @@ const HEARTBEAT: &str = concat!(
     " k left join {t} l on l.place = k.place where k.pid = pg_backend_pid()"
 );
 
-/// A row that another transaction has locked is left as it is.
+/// Removes the holder from the row. It does not wait for a row that another transaction has locked.
 const FREE: &str = "with c as materialized (
         select l.name from {t} l where l.name = $1 and l.holder = $2 for no key update of l skip locked),
     u as (
@@ -97,7 +98,7 @@ const FREE: &str = "with c as materialized (
     select exists (select from u) as freed,
         not exists (select from u) and exists (select from {t} l where l.name = $1 and l.holder = $2) as locked";
 
-/// Who has the lock with this key: the row, if it is of who has it; else another program has it.
+/// The holder of the lock with this key: with a row if the row is the holder's; else another program has the lock.
 const INSPECT: &str = concat!(
     "select ",
     row_columns!(),
@@ -117,8 +118,8 @@ const LIST: &str = concat!(
      order by l.name limit $2"
 );
 
-/// Uses up a token and puts nobody in the holder's place. The lock stays where it is until the holder's connection has
-/// noticed, and for as long as the holder may believe.
+/// Uses up a token and puts a holder that does not exist in the row. The connection keeps the lock until it has noticed,
+/// and for as long as the holder may rely on its lease.
 const REVOKE: &str = concat!(
     "with o as materialized (
          select * from {t} l where name = $1 and holder = $2
@@ -135,14 +136,14 @@ const REVOKE: &str = concat!(
     " from o l, u, {m} m where m.id = 1"
 );
 
-/// Whether a connection still has a lock; ends that connection if it is told to.
+/// Checks whether a connection still has a lock; with `$2` > 0 it terminates that connection.
 const PROBE: &str = concat!(
     "select k.place, case when $2 > 0 then pg_terminate_backend(k.pid) end from ",
     held_locks!(),
     " k where k.place = $1"
 );
 
-/// Uses up a token and says that nobody holds it: whose connection has the lock gives it up when it notices.
+/// Uses up a token and removes the holder from the row: the connection unlocks the lock when it notices.
 const EVICT: &str = concat!(
     "with o as materialized (
          select * from {t} l where name = $1 and holder = $2
