@@ -1,9 +1,9 @@
-//! The suite on lease rows, straight to the server.
+//! The suite on lease rows, directly on the server.
 
 use std::process::ExitCode;
 
-mod served;
+mod conformance_on;
 
 fn main() -> ExitCode {
-    lock_conformance::run(served::Served::directly(""))
+    lock_conformance::run(conformance_on::PostgresFactory::directly(""))
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-mod served;
+mod conformance_on;
 
 fn main() -> ExitCode {
-    lock_conformance::run(served::Served::pooled(""))
+    lock_conformance::run(conformance_on::PostgresFactory::pooled(""))
 }

@@ -4,10 +4,10 @@ use lock_core::{Claim, ErrorKind, Fault, FencingToken, Guarantees, LockStore, Lo
 use lock_postgres::FindingKind;
 use lock_testkit::PostgresServer;
 
-use crate::bed::{LONG, eventually, grant, init, locks, name, open, try_open};
+use crate::fixture::{LONG, grant, init, locks, name, open, try_open, until};
 
-/// What a resource makes of a later holder and an earlier one: whether it refuses the earlier.
-async fn fences(later: &FencingToken, earlier: &FencingToken) -> bool {
+/// Whether a resource that has seen the later token refuses the earlier one.
+async fn refuses(later: &FencingToken, earlier: &FencingToken) -> bool {
     let resource = lock_core::Fence::in_memory();
     drop(resource.enter(&name("job"), later).await.unwrap());
     resource.enter(&name("job"), earlier).await.is_err()
@@ -22,7 +22,7 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
 
     let standby = PostgresServer::standby_of(&primary, &[]);
     let both = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", primary.port(), standby.port());
-    // Said beforehand, whether it is looked up or seen from the URL.
+    // Declared in advance, whether it is detected at the server or in the URL.
     for url in [&primary.url(), &both] {
         let store = open(url).await;
         let tokens = store.guarantees().tokens_survive.unwrap();
@@ -36,12 +36,11 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
     let claim = Claim::new(name("job"), LONG);
     let first = grant(&*near, &claim).await;
     near.release(&claim).await.unwrap();
-    eventually("the standby's copy", || standby.psql("select count(*) from leasehold where holder is null") == "1")
-        .await;
-    // The link is cut; what is granted now the standby never hears of.
+    until("the standby's copy", || standby.psql("select count(*) from leasehold where holder is null") == "1").await;
+    // Replication is cut: the standby never receives what is granted now.
     standby.psql("alter system set primary_conninfo = ''");
     standby.psql("select pg_reload_conf()");
-    eventually("the end of the link", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
+    until("the end of the link", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
     let guard = locks(&near).lock("job").acquire().await.unwrap();
     let old = guard.token_if_any().unwrap().clone();
     assert!(old > first);
@@ -52,8 +51,8 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
     let new = grant(&*far, &Claim::new(name("job"), LONG)).await;
     assert!(guard.is_valid(), "and the first still believes");
     assert_eq!(new, old, "the token is given twice");
-    assert!(!fences(&new, &old).await, "and no fence tells them apart");
-    // The old holder's process finds the new primary by itself, and learns what became of its lease.
+    assert!(!refuses(&new, &old).await, "and no fence tells them apart");
+    // The old holder's process finds the new primary by itself, and learns that its lease is lost.
     let started = std::time::Instant::now();
     while guard.is_valid() {
         assert!(guard.renew().await.is_err(), "a lease that another has cannot be renewed");
@@ -72,10 +71,10 @@ async fn what_an_operator_declares_is_believed_and_a_standby_alone_is_refused() 
     let error = try_open(&standby.url()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("standby"), "{error}");
-    // A primary that waits for its standby: looked up.
+    // A primary that waits for its standby: this is detected.
     primary.psql("alter system set synchronous_standby_names = '*'");
     primary.psql("select pg_reload_conf()");
-    eventually("a standby that is waited for", || {
+    until("a standby that is waited for", || {
         primary.psql("select count(*) from pg_stat_replication where sync_state = 'sync'") == "1"
     })
     .await;
@@ -93,7 +92,7 @@ async fn a_standby_that_is_away_just_now_is_not_forgotten() {
     let mut standby = PostgresServer::standby_of(&primary, &[]);
     assert!(!guarantees().await.contains(Fault::FailOver.into()), "it is there");
     standby.kill();
-    eventually("its absence", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
+    until("its absence", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
     assert!(!guarantees().await.contains(Fault::FailOver.into()), "and may come back");
     let found = open(&primary.url()).await.diagnose().await.unwrap();
     assert!(found[0].kind == FindingKind::AsynchronousStandby && found[0].text.contains("seen before"), "{found:?}");
@@ -121,7 +120,7 @@ async fn what_a_standby_leaves_behind_tells_of_it() {
                 assert!(!store.guarantees().tokens_survive.unwrap().contains(Fault::FailOver.into()), "{change}");
                 break;
             }
-            // The server reads its settings again soon.
+            // The server reloads its settings soon.
             assert!(started.elapsed() < lock_testkit::WAIT_TIMEOUT, "{change} tells nothing");
         }
     }

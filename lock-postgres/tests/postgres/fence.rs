@@ -9,19 +9,19 @@ use lock_postgres::{FenceCondition, PostgresStore};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::bed::{LONG, Table, grant, grant_at_last, name};
+use crate::fixture::{LONG, Table, grant, grant_eventually, name};
 
 const SCHEDULES: u64 = 1_000;
-/// So many schedules at a time.
-const AT_ONCE: usize = 16;
-/// Short, so that a pause is often longer: each is up to twice this.
+/// Number of schedules that run at the same time.
+const MAX_CONCURRENT: usize = 16;
+/// Short, so that a pause, which is up to twice as long, often exceeds it.
 const TTL: Duration = Duration::from_millis(20);
 
-/// When the statement of the fence comes.
+/// The point at which the statement of the fence is run.
 #[derive(Clone, Copy, Debug)]
-enum Fenced {
+enum FencePoint {
     Never,
-    /// First, as users are told.
+    /// First, as the documentation says.
     BeforeReading,
     BeforeWriting,
 }
@@ -35,9 +35,9 @@ struct Resource {
     accounts: String,
 }
 
-/// What one holder does, and how long it pauses before each step.
+/// The transaction of one holder, with its pauses before each step.
 struct Write {
-    fenced: Fenced,
+    fence_point: FencePoint,
     isolation: &'static str,
     pauses: [Duration; 3],
 }
@@ -51,7 +51,8 @@ impl Resource {
             "create table {accounts} (id bigint primary key, value bigint not null);
              insert into {accounts} select n, 0 from generate_series(1, {SCHEDULES}) n"
         ));
-        let pool = PgPoolOptions::new().max_connections(2 * AT_ONCE as u32).connect(&table.server.url()).await.unwrap();
+        let pool =
+            PgPoolOptions::new().max_connections(2 * MAX_CONCURRENT as u32).connect(&table.server.url()).await.unwrap();
         let fence = store.fence_condition();
         Arc::new(Resource { table, store, pool, fence, accounts })
     }
@@ -68,20 +69,24 @@ impl Resource {
         Ok(check.fetch_optional(&mut **transaction).await?.is_some())
     }
 
-    /// Reads, and writes what was read and one more; whether that was committed.
+    /// Reads the value and writes it plus one; returns whether that was committed.
     async fn add_one(&self, id: u64, claim: &Claim, token: &FencingToken, write: &Write) -> Result<bool, sqlx::Error> {
         tokio::time::sleep(write.pauses[0]).await;
         let mut transaction = self.pool.begin().await?;
         let isolation = format!("set transaction isolation level {}", write.isolation);
         sqlx::raw_sql(AssertSqlSafe(isolation)).execute(&mut *transaction).await?;
-        if matches!(write.fenced, Fenced::BeforeReading) && !self.passes(&mut transaction, claim, token).await? {
+        if matches!(write.fence_point, FencePoint::BeforeReading)
+            && !self.passes(&mut transaction, claim, token).await?
+        {
             return Ok(false);
         }
         let read = format!("select value from {} where id = $1", self.accounts);
         let read = sqlx::query(AssertSqlSafe(read)).bind(id as i64).fetch_one(&mut *transaction).await?;
         let value: i64 = read.try_get(0)?;
         tokio::time::sleep(write.pauses[1]).await;
-        if matches!(write.fenced, Fenced::BeforeWriting) && !self.passes(&mut transaction, claim, token).await? {
+        if matches!(write.fence_point, FencePoint::BeforeWriting)
+            && !self.passes(&mut transaction, claim, token).await?
+        {
             return Ok(false);
         }
         let update = format!("update {} set value = $2 where id = $1", self.accounts);
@@ -91,17 +96,18 @@ impl Resource {
         transaction.commit().await.map(|()| true)
     }
 
-    /// Two holders after each other, of whom the first pauses, perhaps for longer than it may: which of them committed.
-    async fn schedule(&self, id: u64, fenced: Option<Fenced>) -> [bool; 2] {
+    /// Two holders after each other, of which the first pauses, perhaps for longer than its lease; returns which of them
+    /// committed.
+    async fn schedule(&self, id: u64, fence_point: Option<FencePoint>) -> [bool; 2] {
         let mut random = Random::new(id);
         let mut write = |longest: Duration| Write {
-            fenced: fenced.unwrap_or(match random.below(2) {
-                0 => Fenced::BeforeReading,
-                _ => Fenced::BeforeWriting,
+            fence_point: fence_point.unwrap_or(match random.below(2) {
+                0 => FencePoint::BeforeReading,
+                _ => FencePoint::BeforeWriting,
             }),
-            isolation: match fenced {
-                // Above it the database itself refuses many a lost update.
-                Some(Fenced::Never) => "read committed",
+            isolation: match fence_point {
+                // At a higher level the database itself would refuse many lost updates.
+                Some(FencePoint::Never) => "read committed",
                 _ => ["read committed", "repeatable read", "serializable"][random.below(3) as usize],
             },
             pauses: [(); 3].map(|()| Duration::from_micros(random.below(longest.as_micros() as u64))),
@@ -112,15 +118,15 @@ impl Resource {
         let token = grant(&*self.store, &claims[0]).await;
         let paused = self.add_one(id, &claims[0], &token, &first);
         let next = async {
-            let token = grant_at_last(&*self.store, &claims[1]).await;
+            let token = grant_eventually(&*self.store, &claims[1]).await;
             self.add_one(id, &claims[1], &token, &second).await
         };
         let (paused, next) = tokio::join!(paused, next);
         [committed(paused), committed(next)]
     }
 
-    /// Runs all schedules; how many updates of first and of second holders were committed, and how many the table has.
-    async fn run(self: &Arc<Self>, fenced: Option<Fenced>) -> ([i64; 2], i64) {
+    /// Runs all schedules; returns the committed updates of first and of second holders, and the sum in the table.
+    async fn run(self: &Arc<Self>, fence_point: Option<FencePoint>) -> ([i64; 2], i64) {
         let mut commits = [0; 2];
         let mut count = |[first, second]: [bool; 2]| {
             commits[0] += i64::from(first);
@@ -128,11 +134,11 @@ impl Resource {
         };
         let mut running = tokio::task::JoinSet::new();
         for id in 1..=SCHEDULES {
-            if running.len() >= AT_ONCE {
+            if running.len() >= MAX_CONCURRENT {
                 count(running.join_next().await.unwrap().unwrap());
             }
             let resource = self.clone();
-            running.spawn(async move { resource.schedule(id, fenced).await });
+            running.spawn(async move { resource.schedule(id, fence_point).await });
         }
         while let Some(more) = running.join_next().await {
             count(more.unwrap());
@@ -142,10 +148,10 @@ impl Resource {
     }
 }
 
-/// Whether it committed; what the database itself refused did not.
+/// Whether the transaction committed; a serialization failure counts as a refusal.
 fn committed(added: Result<bool, sqlx::Error>) -> bool {
     added.unwrap_or_else(|error| {
-        let code = error.as_database_error().and_then(|said| said.code().map(|code| code.into_owned()));
+        let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         assert!(matches!(code.as_deref(), Some("40001")), "{error}");
         false
     })
@@ -159,14 +165,14 @@ async fn no_update_is_lost_behind_the_fence_in_a_thousand_schedules() {
     println!("{first} first holders wrote in time, and {second} second ones");
     let all = SCHEDULES as i64;
     assert!(first > 0 && first < all, "some first holders wrote in time, and some came late: {first}");
-    // What the database itself refuses, since another transaction was under way, is few.
+    // The database itself refuses few, because of a concurrent transaction.
     assert!(second > all / 2, "{second} second holders wrote");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_fence_the_same_schedules_lose_updates() {
     let resource = Resource::new().await;
-    let ([first, second], value) = resource.run(Some(Fenced::Never)).await;
+    let ([first, second], value) = resource.run(Some(FencePoint::Never)).await;
     let commits = first + second;
     assert_eq!(commits, 2 * SCHEDULES as i64, "nobody is refused");
     assert!(value < commits, "no update was lost: these schedules prove nothing");
@@ -187,11 +193,11 @@ async fn a_fenced_transaction_lets_renewals_and_its_release_pass_and_a_takeover_
     store.release(&claim).await.unwrap();
     let next = Claim::new(name("job"), LONG);
     for _ in 0..3 {
-        let asked = store.request(&next).await.unwrap();
-        assert!(matches!(asked, lock_core::Attempt::Held(_)), "granted beside a fenced transaction: {asked:?}");
+        let attempt = store.request(&next).await.unwrap();
+        assert!(matches!(attempt, lock_core::Attempt::Held(_)), "granted beside a fenced transaction: {attempt:?}");
     }
     transaction.commit().await.unwrap();
-    assert!(grant_at_last(&**store, &next).await > token);
+    assert!(grant_eventually(&**store, &next).await > token);
     let mut late = resource.pool.begin().await.unwrap();
     assert!(!resource.passes(&mut late, &claim, &token).await.unwrap(), "the earlier holder is refused");
 }

@@ -1,13 +1,13 @@
-//! Connections that nobody uses for a while.
+//! Idle connections.
 
 use std::time::Duration;
 
 use lock_core::{Attempt, Claim, LockStore, ReleaseOutcome};
 use lock_testkit::PostgresServer;
 
-use crate::bed::{LONG, Table, eventually, grant, init, name, open};
+use crate::fixture::{LONG, Table, grant, init, name, open, until};
 
-/// Ends the connections of a table, as an operator or a limit does.
+/// Terminates the connections of a table, as an operator or a time limit does.
 fn end_connections(table: &Table) {
     let of = format!("application_name = 'leasehold {}'", table.name);
     table.server.psql(&format!("select pg_terminate_backend(pid) from pg_stat_activity where {of}"));
@@ -39,7 +39,7 @@ async fn a_server_that_crashed_while_nobody_asked_fails_no_step() {
     grant(&*store, &claim).await;
     let since = std::time::Instant::now();
     server.restart();
-    // Within less than that nothing is tried before it is used.
-    eventually("a while without use", || since.elapsed() > Duration::from_millis(1_100)).await;
+    // After a shorter time, a connection is used without a ping.
+    until("a while without use", || since.elapsed() > Duration::from_millis(1_100)).await;
     assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
 }

@@ -1,4 +1,4 @@
-//! Many at once, over a network that takes long.
+//! Many concurrent calls, over a slow network.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,11 @@ use lock_postgres::PostgresStore;
 use lock_testkit::{PgBouncer, Proxy};
 use tokio::task::JoinSet;
 
-use crate::bed::{LONG, Table, locks, name, open};
+use crate::fixture::{LONG, Table, locks, name, open};
 use crate::rows::{lock_row, until_locked};
 
-/// The table through a link that takes this long each way.
-async fn far(table: &Table, delay: Duration, keys: &str) -> (Proxy, Arc<PostgresStore>) {
+/// A store over a connection with this delay each way.
+async fn open_slow(table: &Table, delay: Duration, keys: &str) -> (Proxy, Arc<PostgresStore>) {
     let proxy = Proxy::to(table.server.port());
     proxy.delay(delay);
     let own = format!(":{}/", table.server.port());
@@ -25,32 +25,32 @@ async fn far(table: &Table, delay: Duration, keys: &str) -> (Proxy, Arc<Postgres
 async fn renewals_wait_for_nobody_however_many_ask() {
     const TTL: Duration = Duration::from_secs(3);
     let table = Table::new().await;
-    let (_proxy, store) = far(&table, Duration::from_millis(20), "").await;
+    let (_proxy, store) = open_slow(&table, Duration::from_millis(20), "").await;
     let locks = Locks::builder_of(store).ttl(TTL).build();
     let mut held = Vec::new();
     for number in 0..50 {
         held.push(locks.lock(format!("held {number}")).acquire().await.unwrap());
     }
     let over = Arc::new(AtomicBool::new(false));
-    let mut crowd = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for number in 0..1_000 {
         let (locks, over) = (locks.clone(), over.clone());
-        crowd.spawn(async move {
+        tasks.spawn(async move {
             let mut failed = 0;
             while !over.load(Ordering::Relaxed) {
                 match locks.lock(format!("held {}", number % 50)).try_acquire().await {
-                    Ok(asked) => assert!(asked.is_none(), "it is held"),
+                    Ok(attempt) => assert!(attempt.is_none(), "it is held"),
                     Err(_) => failed += 1,
                 }
             }
             failed
         });
     }
-    // Each is renewed at least once, or is lost.
+    // By then each lease was renewed at least once, or is lost.
     tokio::time::sleep(TTL * 3 / 2).await;
     let lost = held.iter().filter(|guard| !guard.is_valid()).count();
     over.store(true, Ordering::Relaxed);
-    let failed: usize = crowd.join_all().await.into_iter().sum();
+    let failed: usize = tasks.join_all().await.into_iter().sum();
     assert_eq!((lost, failed), (0, 0), "lost, and questions without an answer, at a server that is well");
 }
 
@@ -58,20 +58,20 @@ async fn renewals_wait_for_nobody_however_many_ask() {
 async fn all_of_many_that_are_given_back_at_once_are_given_back() {
     const MANY: usize = 2_000;
     let table = Table::new().await;
-    let (proxy, store) = far(&table, Duration::ZERO, "").await;
+    let (proxy, store) = open_slow(&table, Duration::ZERO, "").await;
     let locks = locks(&store);
-    let mut asking = JoinSet::new();
+    let mut requests = JoinSet::new();
     for number in 0..MANY {
-        asking.spawn(locks.lock(format!("job {number}")).acquire());
-        if asking.len() == 100 {
-            drop(asking.join_next().await.unwrap().unwrap().unwrap());
+        requests.spawn(locks.lock(format!("job {number}")).acquire());
+        if requests.len() == 100 {
+            drop(requests.join_next().await.unwrap().unwrap().unwrap());
         }
     }
-    let kept: Vec<_> = asking.join_all().await.into_iter().map(Result::unwrap).collect();
-    // Those before were given back by being dropped.
+    let guards: Vec<_> = requests.join_all().await.into_iter().map(Result::unwrap).collect();
+    // The guards before were released when they were dropped.
     locks.close().await;
     let held = format!("select count(*) from {} where holder is not null", table.name);
-    assert_eq!(table.server.psql(&held), kept.len().to_string());
+    assert_eq!(table.server.psql(&held), guards.len().to_string());
     let claims: Vec<_> = (0..MANY).map(|number| Claim::new(name(&format!("claim {number}")), LONG)).collect();
     let mut granted = JoinSet::new();
     for claim in &claims {
@@ -92,17 +92,17 @@ async fn all_of_many_that_are_given_back_at_once_are_given_back() {
     assert_eq!(failed, 0, "of {MANY}");
 }
 
-/// All of these at once, over one connection.
-async fn ask_all(store: &Arc<PostgresStore>, claims: &[Claim]) -> Vec<lock_core::Result<Attempt>> {
-    let asked = claims.iter().map(|claim| {
+/// Requests all of these concurrently, over one connection.
+async fn request_all(store: &Arc<PostgresStore>, claims: &[Claim]) -> Vec<lock_core::Result<Attempt>> {
+    let requests = claims.iter().map(|claim| {
         let (store, claim) = (store.clone(), claim.clone());
         tokio::spawn(async move { store.request(&claim).await })
     });
-    let mut answers = Vec::new();
-    for one in asked.collect::<Vec<_>>() {
-        answers.push(one.await.unwrap());
+    let mut attempts = Vec::new();
+    for request in requests.collect::<Vec<_>>() {
+        attempts.push(request.await.unwrap());
     }
-    answers
+    attempts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,14 +112,14 @@ async fn of_many_that_ask_for_one_name_at_once_one_gets_it_and_the_others_hear_w
     let direct = open(&table.url("&connections=1")).await;
     let pooled = open(&format!("{}?table={}&connections=1", pooler.url(), table.name)).await;
     for (turn, store) in [&direct, &pooled, &direct, &pooled].into_iter().enumerate() {
-        // The first time there is no row yet.
+        // In the first turn there is no row yet.
         let claims: Vec<_> = (0..40).map(|number| Claim::new(name(&format!("job {}", number % 2)), LONG)).collect();
-        let answers = ask_all(store, &claims).await;
+        let attempts = request_all(store, &claims).await;
         let mut tokens = Vec::new();
         let holders: Vec<_> = claims
             .iter()
-            .zip(&answers)
-            .filter_map(|(claim, answer)| match answer.as_ref().unwrap() {
+            .zip(&attempts)
+            .filter_map(|(claim, attempt)| match attempt.as_ref().unwrap() {
                 Attempt::Granted(lease) => {
                     tokens.push(lease.token.clone().unwrap().number());
                     Some(claim.holder())
@@ -129,14 +129,14 @@ async fn of_many_that_ask_for_one_name_at_once_one_gets_it_and_the_others_hear_w
             .collect();
         assert_eq!(holders.len(), 2, "two names");
         assert!(tokens.iter().all(|token| *token == turn as u64 + 1), "{tokens:?} at turn {turn}");
-        for answer in &answers {
-            if let Attempt::Held(held) = answer.as_ref().unwrap() {
+        for attempt in &attempts {
+            if let Attempt::Held(held) = attempt.as_ref().unwrap() {
                 assert!(holders.contains(&held.by.holder.unwrap()));
             }
         }
-        // Asked again, by those who have it and by those who do not: nothing changes.
-        for (claim, answer) in claims.iter().zip(ask_all(store, &claims).await) {
-            assert_eq!(matches!(answer.unwrap(), Attempt::Granted(_)), holders.contains(&claim.holder()));
+        // A second request of every claim changes nothing.
+        for (claim, attempt) in claims.iter().zip(request_all(store, &claims).await) {
+            assert_eq!(matches!(attempt.unwrap(), Attempt::Granted(_)), holders.contains(&claim.holder()));
         }
         let mut released = JoinSet::new();
         for claim in claims {
@@ -160,13 +160,13 @@ async fn one_that_fails_harms_no_other_that_goes_along() {
          create trigger refuse before insert or update on {} for each row execute function {schema}.refuse()",
         table.name
     ));
-    for (number, answer) in ask_all(&store, &claims).await.into_iter().enumerate() {
-        match (number, answer) {
-            (7, answer) => assert_eq!(answer.unwrap_err().kind(), ErrorKind::Protocol, "its error is its own"),
-            (_, answer) => assert!(matches!(answer.unwrap(), Attempt::Granted(_)), "job {number}"),
+    for (number, attempt) in request_all(&store, &claims).await.into_iter().enumerate() {
+        match (number, attempt) {
+            (7, attempt) => assert_eq!(attempt.unwrap_err().kind(), ErrorKind::Protocol, "its error is its own"),
+            (_, attempt) => assert!(matches!(attempt.unwrap(), Attempt::Granted(_)), "job {number}"),
         }
     }
-    // A row that somebody has locked is waited for, and nobody waits along.
+    // The release of a locked row waits, and no other release waits with it.
     let other = lock_row(&table, "job 9");
     until_locked(&table, "job 9").await;
     let mut released = JoinSet::new();

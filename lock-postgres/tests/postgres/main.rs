@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod advisory;
-mod bed;
 mod failover;
 mod faults;
 mod fence;
+mod fixture;
 mod idle;
 mod load;
 mod pooler;

@@ -4,7 +4,7 @@ use lock_core::{Claim, ErrorKind, LockStore, WaitStyle};
 use lock_postgres::FindingKind;
 use lock_testkit::PgBouncer;
 
-use crate::bed::{LONG, Table, grant, init, locks, name, open, open_any, shared};
+use crate::fixture::{LONG, Table, grant, init, locks, name, open, open_any, shared_server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_is_found_out_and_said() {
@@ -12,7 +12,7 @@ async fn a_pooler_is_found_out_and_said() {
     let server = &*table.server;
     let direct = table.open().await;
     assert_eq!(direct.guarantees().waiting, WaitStyle::Notified);
-    // One refuses settings that it does not know; the other swallows them.
+    // One refuses settings that it does not know; the other ignores them.
     for pooler in [PgBouncer::start(server), PgBouncer::start_ignoring_options(server)] {
         let pooled = open(&format!("{}?table={}", pooler.url(), table.name)).await;
         assert_eq!(pooled.guarantees().waiting, WaitStyle::Polled);
@@ -58,7 +58,7 @@ async fn many_clients_at_once_get_answers_to_their_own_questions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn advisory_locks_are_refused() {
-    let server = shared();
+    let server = shared_server();
     let keys = "?table=refused.lease&mode=advisory";
     init(&format!("{}{keys}", server.url())).await.unwrap();
     for pooler in [PgBouncer::start(&server), PgBouncer::start_ignoring_options(&server)] {

@@ -1,11 +1,11 @@
-//! Who may what, and what nobody sees.
+//! Rights, and secrets that must not be shown.
 
 use std::os::unix::fs::PermissionsExt as _;
 
 use lock_core::{Claim, ErrorKind, LockStore, ReleaseOutcome};
 use lock_testkit::PostgresServer;
 
-use crate::bed::{LONG, Table, grant, init, name, try_open};
+use crate::fixture::{LONG, Table, grant, init, name, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rights_that_the_page_lists_are_enough_and_fewer_are_denied() {
@@ -39,8 +39,8 @@ async fn a_wrong_password_is_denied_and_shown_nowhere() {
     let url = server.url().replace("postgres@", "postgres:hunter2@");
     let error = try_open(&url).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    let shown = format!("{error} {error:?}");
-    assert!(!shown.contains("hunter2"), "{shown}");
+    let texts = format!("{error} {error:?}");
+    assert!(!texts.contains("hunter2"), "{texts}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! What the statements do beside other transactions.
+//! The statements beside other transactions.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -9,19 +9,19 @@ use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome};
 use lock_postgres::PostgresStore;
 use lock_testkit::{PgBouncer, PostgresServer, Process};
 
-use crate::bed::{LONG, Table, eventually, grant, grant_at_last, init, name, open};
+use crate::fixture::{LONG, Table, grant, grant_eventually, init, name, open, until};
 
-/// A transaction of somebody else that stays open.
-pub(crate) struct Transaction(Process);
+/// A transaction of another client that stays open.
+pub(crate) struct OpenTransaction(Process);
 
-impl Transaction {
-    fn begin(server: &PostgresServer, statement: &str) -> Transaction {
+impl OpenTransaction {
+    fn begin(server: &PostgresServer, statement: &str) -> OpenTransaction {
         let mut command = server.psql_command();
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command);
         let text = format!("begin; {statement}; select 'mark of {statement_len}';\n", statement_len = statement.len());
         process.child().stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-        Transaction(process)
+        OpenTransaction(process)
     }
 
     pub(crate) fn end(mut self) {
@@ -36,11 +36,11 @@ pub(crate) async fn until_locked(table: &Table, row: &str) {
         "select count(*) from (select 1 from {} where name = '{row}' for update skip locked) as free",
         table.name
     );
-    eventually("the lock of the row", || table.server.psql(&free) == "0").await;
+    until("the lock of the row", || table.server.psql(&free) == "0").await;
 }
 
-pub(crate) fn lock_row(table: &Table, row: &str) -> Transaction {
-    Transaction::begin(&table.server, &format!("select 1 from {} where name = '{row}' for update", table.name))
+pub(crate) fn lock_row(table: &Table, row: &str) -> OpenTransaction {
+    OpenTransaction::begin(&table.server, &format!("select 1 from {} where name = '{row}' for update", table.name))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +56,7 @@ async fn asking_waits_for_no_row_that_another_transaction_has_locked() {
     assert!(matches!(store.request(&claim).await.unwrap(), Attempt::Held(_)));
     store.release(&claim).await.unwrap();
     other.end();
-    // It was not granted behind its back.
+    // It was not granted after the request had returned.
     assert_eq!(table.server.psql(&format!("select holder is null from {}", table.name)), "t");
     grant(&*store, &Claim::new(name("job"), LONG)).await;
 }
@@ -84,27 +84,27 @@ async fn a_row_that_is_locked_holds_up_no_other_renewal() {
     assert_eq!(again.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(LONG)));
 }
 
-/// Many holders take turns on few names, while rows are removed: no token twice, none falls.
-async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
+/// Many holders take turns on few names, while rows are pruned: no token is given twice, and none is lower than before.
+async fn take_turns(stores: &[Arc<PostgresStore>], pruned: bool) {
     let mut tasks = tokio::task::JoinSet::new();
-    let (removed, seen) = tokio::sync::watch::channel(0);
+    let (removed, pruned_count) = tokio::sync::watch::channel(0);
     let half_way = Arc::new(tokio::sync::Barrier::new(8));
     for number in 0..8_usize {
         let store = stores[number % stores.len()].clone();
-        let (mut seen, half_way) = (seen.clone(), half_way.clone());
+        let (mut pruned_count, half_way) = (pruned_count.clone(), half_way.clone());
         tasks.spawn(async move {
             let mut tokens = Vec::new();
             for turn in 0..40 {
-                // All rows are free for once. Before and after it depends on chance whether one is, when it is looked at.
+                // All rows are free once. Before and after, it depends on chance whether pruning finds a free row.
                 if pruned && turn == 20 {
                     half_way.wait().await;
-                    seen.wait_for(|count| *count > 0).await.unwrap();
+                    pruned_count.wait_for(|count| *count > 0).await.unwrap();
                 }
                 let job = (number + turn) % 2;
-                // So short that the row is old at once: its lease may well have ended when it is given back.
+                // So short that the row is old at once: the lease may have ended before its release.
                 let ttl = if pruned { Duration::from_millis(10) } else { LONG };
                 let claim = Claim::new(name(&format!("job {job}")), ttl);
-                tokens.push((job, grant_at_last(&*store, &claim).await.number()));
+                tokens.push((job, grant_eventually(&*store, &claim).await.number()));
                 store.release(&claim).await.unwrap();
             }
             tokens
@@ -115,7 +115,7 @@ async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
         let (store, over) = (stores[0].clone(), over.clone());
         async move {
             while pruned && !over.load(std::sync::atomic::Ordering::Relaxed) {
-                // An idle time that is over at once: every row that is free.
+                // With this idle time every free row is old.
                 match store.prune(Duration::ZERO).await {
                     Ok(count) => removed.send_modify(|all| *all += count),
                     Err(error) => assert!(error.is_retryable(), "{error}"),
@@ -144,7 +144,7 @@ async fn turns(stores: &[Arc<PostgresStore>], pruned: bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_rise_while_rows_are_removed() {
     let table = Table::new().await;
-    turns(&[table.open().await, table.open().await], true).await;
+    take_turns(&[table.open().await, table.open().await], true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +176,7 @@ async fn every_default_of_the_database_will_do() {
         server.psql("alter role postgres set synchronous_commit = 'off'");
         let direct = open(&format!("{}?table=lease", server.url())).await;
         let pooled = open(&format!("{}?table=lease", pooler.url())).await;
-        turns(&[direct, pooled], false).await;
+        take_turns(&[direct, pooled], false).await;
     }
 }
 
@@ -185,7 +185,7 @@ async fn what_comes_first_in_the_path_of_the_user_decides_nothing() {
     let server = PostgresServer::start(&[]);
     let pooler = PgBouncer::start(&server);
     init(&format!("{}?table=lease", server.url())).await.unwrap();
-    // A clock that is an hour ahead, and a comparison that everything passes.
+    // A clock that is an hour ahead, and a comparison that is always true.
     server.psql(
         "create schema evil;
          create function evil.clock_timestamp() returns timestamptz language sql
@@ -195,14 +195,14 @@ async fn what_comes_first_in_the_path_of_the_user_decides_nothing() {
          alter role postgres set search_path = evil, pg_catalog;
          alter database postgres set search_path = evil, pg_catalog",
     );
-    for (way, url) in [("direct", server.url()), ("pooled", pooler.url())] {
+    for (kind, url) in [("direct", server.url()), ("pooled", pooler.url())] {
         let store = open(&format!("{url}?table=lease")).await;
-        let claim = Claim::new(name(way), LONG);
+        let claim = Claim::new(name(kind), LONG);
         grant(&*store, &claim).await;
-        let other = store.request(&Claim::new(name(way), LONG)).await.unwrap();
-        assert!(matches!(other, Attempt::Held(_)), "{way}: it is held, and was taken: {other:?}");
+        let other = store.request(&Claim::new(name(kind), LONG)).await.unwrap();
+        assert!(matches!(other, Attempt::Held(_)), "{kind}: it is held, and was taken: {other:?}");
         let seen = store.inspect(claim.name()).await.unwrap().unwrap();
-        assert!(seen.remaining.unwrap() <= LONG, "{way}: {seen:?}");
+        assert!(seen.remaining.unwrap() <= LONG, "{kind}: {seen:?}");
         assert_eq!(store.release(&claim).await.unwrap(), lock_core::ReleaseOutcome::Held);
     }
 }

@@ -1,9 +1,9 @@
-//! The tables: how they are made, and what is refused.
+//! The tables: their creation, and which are refused.
 
 use lock_core::{Claim, ErrorKind, LockStore, Registry};
 use lock_postgres::PostgresDriver;
 
-use crate::bed::{LONG, Table, grant, init, name, open, open_any, shared, try_open};
+use crate::fixture::{LONG, Table, grant, init, name, open, open_any, shared_server, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn making_them_again_or_at_the_same_time_changes_nothing() {
@@ -11,14 +11,14 @@ async fn making_them_again_or_at_the_same_time_changes_nothing() {
     let store = table.open().await;
     let claim = Claim::new(name("job"), LONG);
     let token = grant(&*store, &claim).await;
-    let many: Vec<_> = (0..6)
+    let tasks: Vec<_> = (0..6)
         .map(|_| {
             let url = table.url("");
             tokio::spawn(async move { init(&url).await })
         })
         .collect();
-    for one in many {
-        one.await.unwrap().unwrap();
+    for task in tasks {
+        task.await.unwrap().unwrap();
     }
     let again = open(&table.url("")).await;
     assert_eq!(again.realm(), store.realm());
@@ -27,7 +27,7 @@ async fn making_them_again_or_at_the_same_time_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_printed_statements_make_them_by_hand() {
-    let server = shared();
+    let server = shared_server();
     let url = format!("{}?table=by_hand.lease", server.url());
     let script = Registry::new().with(PostgresDriver).init_script(&url.parse().unwrap()).unwrap().unwrap();
     server.psql(&script);

@@ -1,4 +1,4 @@
-//! TLS: whom the store believes, and who believes it.
+//! TLS: which certificates are trusted.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use lock_core::{Claim, ErrorKind};
 use lock_testkit::PostgresServer;
 
-use crate::bed::{LONG, grant, init, name, open, try_open};
+use crate::fixture::{LONG, grant, init, name, open, try_open};
 
 fn run(program: &str, folder: &Path, words: &str) {
     let mut command = Command::new(program);
@@ -15,7 +15,7 @@ fn run(program: &str, folder: &Path, words: &str) {
     assert!(done.is_ok_and(|status| status.success()), "{program} {words}; ./test.sh installs what the tests need");
 }
 
-/// An authority, and certificates that it gave; one of them ten days ago, for two days.
+/// An authority and its certificates; `expired` was issued ten days ago, for two days.
 fn authority(folder: &Path, names: &[(&str, &str)]) {
     run("openssl", folder, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2");
     for (file, host) in names {
@@ -30,7 +30,7 @@ fn authority(folder: &Path, names: &[(&str, &str)]) {
             _ => run("openssl", folder, &sign),
         }
     }
-    // The server is another user, and takes a key only if nobody else can read it.
+    // The server runs as another user, and accepts a key only if nobody else can read it.
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     for (file, _) in names {
         PostgresServer::give_to_server_user(&folder.join(format!("{file}.key")));
@@ -81,7 +81,7 @@ async fn every_mode_does_what_it_says_where_a_program_links_two_kinds_of_tls() {
     let server = PostgresServer::start(&["ssl=on", &keys[0], &keys[1], &format!("hba_file={rules}")]);
     let url = |mode: &str| format!("{}?sslmode={mode}&sslrootcert={}", server.url(), file("ca.pem"));
     init(&url("require")).await.unwrap();
-    // Its certificate is of the authority, and of another name.
+    // Its certificate is of the trusted authority, but for another name.
     for (mode, accepted) in [
         ("disable", false),
         ("allow", true),
@@ -101,7 +101,7 @@ async fn every_mode_does_what_it_says_where_a_program_links_two_kinds_of_tls() {
             }
         }
     }
-    // Where the server does not insist, it goes without.
+    // With `allow`, a server that does not insist gets a plain connection.
     let plain = PostgresServer::start(&["ssl=on", &keys[0], &keys[1]]);
     init(&plain.url()).await.unwrap();
     let held = open(&format!("{}?sslmode=allow", plain.url())).await;

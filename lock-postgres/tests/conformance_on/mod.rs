@@ -1,4 +1,4 @@
-//! Deployments on one server: each is a schema of its own.
+//! The deployments of the conformance suite: each is a schema of its own on one server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use lock_testkit::{PgBouncer, PostgresServer};
 
 /// One server for all cases.
 #[allow(dead_code, reason = "each test file that uses this uses one way to it")]
-pub(crate) struct Served {
+pub(crate) struct PostgresFactory {
     url: String,
     keys: &'static str,
     deployments: AtomicU32,
@@ -20,18 +20,18 @@ pub(crate) struct Served {
 }
 
 #[allow(dead_code, reason = "each test file that uses this uses one way to it")]
-impl Served {
-    /// Straight to the server, with these keys of a URL.
-    pub(crate) fn directly(keys: &'static str) -> Served {
+impl PostgresFactory {
+    /// Directly to the server, with these keys of a URL.
+    pub(crate) fn directly(keys: &'static str) -> PostgresFactory {
         let server = Arc::new(PostgresServer::start(&[]));
-        Served { url: server.url(), keys, deployments: AtomicU32::new(0), _pooler: None, server }
+        PostgresFactory { url: server.url(), keys, deployments: AtomicU32::new(0), _pooler: None, server }
     }
 
     /// Through a pooler that shares connections.
-    pub(crate) fn pooled(keys: &'static str) -> Served {
+    pub(crate) fn pooled(keys: &'static str) -> PostgresFactory {
         let server = Arc::new(PostgresServer::start(&[]));
         let pooler = PgBouncer::start(&server);
-        Served { url: pooler.url(), keys, deployments: AtomicU32::new(0), _pooler: Some(pooler), server }
+        PostgresFactory { url: pooler.url(), keys, deployments: AtomicU32::new(0), _pooler: Some(pooler), server }
     }
 }
 
@@ -42,7 +42,7 @@ struct Schema {
 }
 
 #[async_trait]
-impl Factory for Served {
+impl Factory for PostgresFactory {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
         let name = format!("s{}", self.deployments.fetch_add(1, Ordering::Relaxed));
         let url = match self.ends_sessions() {

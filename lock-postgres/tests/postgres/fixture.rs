@@ -1,4 +1,4 @@
-//! What the tests begin with.
+//! The fixture of the tests: a server, tables, stores, and steps.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, Clock, FencingToken, LockName, LockStore, Locks, Registry, Result};
 use lock_postgres::{PostgresConfig, PostgresDriver, PostgresStore};
-use lock_testkit::{WAIT_TIMEOUT, PostgresServer};
+use lock_testkit::{PostgresServer, WAIT_TIMEOUT};
 
-/// Far longer than any test: what ends within it did not wait for the end of a lease.
+/// Far longer than any test: a test that passes did not wait for the end of such a lease.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// One server for all tests that harm none; it ends with the last of those that run at the same time.
-pub(crate) fn shared() -> Arc<PostgresServer> {
+/// One server for all tests that do not harm it; it ends with the last of the concurrent tests.
+pub(crate) fn shared_server() -> Arc<PostgresServer> {
     static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
@@ -26,7 +26,7 @@ pub(crate) fn shared() -> Arc<PostgresServer> {
     })
 }
 
-/// A table that no other test uses, with the server that it is on.
+/// A table of one test, and its server.
 pub(crate) struct Table {
     pub(crate) server: Arc<PostgresServer>,
     pub(crate) name: String,
@@ -36,7 +36,8 @@ impl Table {
     /// A new table on the shared server.
     pub(crate) async fn new() -> Table {
         static TABLES: AtomicU32 = AtomicU32::new(0);
-        let table = Table { server: shared(), name: format!("t{}.lease", TABLES.fetch_add(1, Ordering::Relaxed)) };
+        let table =
+            Table { server: shared_server(), name: format!("t{}.lease", TABLES.fetch_add(1, Ordering::Relaxed)) };
         init(&table.url("")).await.unwrap();
         table
     }
@@ -63,7 +64,7 @@ pub(crate) async fn open(url: &str) -> Arc<PostgresStore> {
     try_open(url).await.unwrap()
 }
 
-/// Whatever the URL opens.
+/// Opens the store of this URL, in either mode.
 pub(crate) async fn open_any(url: &str) -> Result<Arc<dyn LockStore>> {
     Registry::new().with(PostgresDriver).open(&url.parse()?, &Clock::system()).await
 }
@@ -72,8 +73,8 @@ pub(crate) fn locks(store: &Arc<PostgresStore>) -> Locks {
     Locks::builder_of(store.clone()).ttl(LONG).build()
 }
 
-/// Asks until the store answers: a connection that was lost is noticed by the first who uses it.
-pub(crate) async fn ask(store: &dyn LockStore, claim: &Claim) -> Attempt {
+/// Requests until the store replies: a lost connection is noticed by the first step over it.
+pub(crate) async fn request(store: &dyn LockStore, claim: &Claim) -> Attempt {
     let started = Instant::now();
     loop {
         match store.request(claim).await {
@@ -85,17 +86,17 @@ pub(crate) async fn ask(store: &dyn LockStore, claim: &Claim) -> Attempt {
 }
 
 pub(crate) async fn grant(store: &dyn LockStore, claim: &Claim) -> FencingToken {
-    match ask(store, claim).await {
+    match request(store, claim).await {
         Attempt::Granted(lease) => lease.token.unwrap(),
         Attempt::Held(by) => panic!("it must be free, and is held by {by:?}"),
     }
 }
 
-/// Asks until it is granted.
-pub(crate) async fn grant_at_last(store: &dyn LockStore, claim: &Claim) -> FencingToken {
+/// Requests until the lock is granted.
+pub(crate) async fn grant_eventually(store: &dyn LockStore, claim: &Claim) -> FencingToken {
     let started = Instant::now();
     loop {
-        if let Attempt::Granted(lease) = ask(store, claim).await {
+        if let Attempt::Granted(lease) = request(store, claim).await {
             return lease.token.unwrap();
         }
         assert!(started.elapsed() < WAIT_TIMEOUT, "\"{}\" does not become free", claim.name());
@@ -103,10 +104,10 @@ pub(crate) async fn grant_at_last(store: &dyn LockStore, claim: &Claim) -> Fenci
     }
 }
 
-/// Waits until `look` says so.
-pub(crate) async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+/// Polls until `holds` is true.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
-    while !look() {
+    while !holds() {
         assert!(started.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
