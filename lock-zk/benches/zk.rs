@@ -1,5 +1,5 @@
-//! The store in ZooKeeper against the bare client, the client's own recipe and Curator, on a real
-//! server.
+//! Rates of the store in ZooKeeper against the bare client, the client's own recipe and Curator, on
+//! a real server.
 //!
 //! `cargo bench -p lock-zk --bench zk [PART]`, where a part is `cycle`, `many-names`, `one-name` or
 //! `many-locks`; it prints rates and ratios, and asserts nothing: the machine may be busy.
@@ -21,7 +21,7 @@ const ROUNDS: usize = 7;
 const CYCLES: u32 = 300;
 const TASKS: usize = 64;
 const WAITERS: usize = 16;
-const TIME: Duration = Duration::from_secs(3);
+const MEASURED_TIME: Duration = Duration::from_secs(3);
 const TTL: Duration = Duration::from_secs(60);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -32,9 +32,9 @@ async fn main() {
     let store = Arc::new(ZkStore::connect(config, &Clock::system()).await.unwrap());
     let locks = Locks::builder_of(store).ttl(TTL).build();
     let client = Client::connector().with_session_timeout(TTL).connect(&zookeeper.endpoints()[0]).await.unwrap();
-    // The server's virtual machine compiles what is used often, which takes a while.
-    for_a_while(WAITERS, &own_of_many(&locks)).await;
-    for_a_while(WAITERS, &recipe_of_many(&client)).await;
+    // Warm-up: the server's virtual machine compiles code that runs often.
+    measure_rate(WAITERS, &own_of_many(&locks)).await;
+    measure_rate(WAITERS, &recipe_of_many(&client)).await;
     let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     if is_wanted("cycle") {
@@ -47,7 +47,7 @@ async fn main() {
         one_name(&locks, &client, &zookeeper).await;
     }
     if is_wanted("many-locks") {
-        many(&locks, &client).await;
+        many_locks(&locks, &client).await;
     }
 }
 
@@ -55,8 +55,10 @@ async fn main() {
 async fn cycles(locks: &Locks, client: &Client) {
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(rate(CYCLES, || async { locks.lock("job").acquire().await.unwrap().release().await.unwrap() }).await);
-        bare.push(rate(CYCLES, || bare_cycle(client)).await);
+        ours.push(
+            cycle_rate(CYCLES, || async { locks.lock("job").acquire().await.unwrap().release().await.unwrap() }).await,
+        );
+        bare.push(cycle_rate(CYCLES, || bare_cycle(client)).await);
     }
     let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare).collect();
     println!("cycle, one task, one key: {:.0}/s; bare create and delete: {:.0}/s", median(ours), median(bare));
@@ -73,8 +75,8 @@ async fn bare_cycle(client: &Client) {
 async fn many_names(locks: &Locks, client: &Client) {
     let (mut ours, mut recipe) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(for_a_while(TASKS, &own_of_many(locks)).await);
-        recipe.push(for_a_while(TASKS, &recipe_of_many(client)).await);
+        ours.push(measure_rate(TASKS, &own_of_many(locks)).await);
+        recipe.push(measure_rate(TASKS, &recipe_of_many(client)).await);
     }
     let ratios: Vec<f64> = ours.iter().zip(&recipe).map(|(ours, recipe)| ours / recipe).collect();
     println!("{TASKS} tasks, a key each: {:.0}/s; the client's lock(): {:.0}/s", median(ours), median(recipe));
@@ -101,8 +103,8 @@ fn recipe_of_many(client: &Client) -> impl Fn(usize) -> Cycle + Clone + Send + '
 
 type Cycle = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The client's own lock. It releases on drop only, so that the deletion is made here, where it can
-/// be awaited.
+/// One cycle of the client's own lock. That releases on drop only, so that the node is deleted
+/// here, where it can be awaited.
 async fn recipe(client: &Client, folder: &str) {
     let parents = CreateMode::Container.with_acls(Acls::anyone_all());
     let options = zookeeper_client::LockOptions::new(Acls::anyone_all()).with_ancestor_options(parents).unwrap();
@@ -132,8 +134,8 @@ async fn one_name(locks: &Locks, client: &Client, zookeeper: &ZooKeeper) {
     curator.rate();
     let (mut ours, mut recipes, mut curators) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(for_a_while(WAITERS, &own).await);
-        recipes.push(for_a_while(WAITERS, &theirs).await);
+        ours.push(measure_rate(WAITERS, &own).await);
+        recipes.push(measure_rate(WAITERS, &theirs).await);
         curators.push(curator.rate());
     }
     let ratio = |others: &[f64]| median(ours.iter().zip(others).map(|(ours, other)| ours / other).collect());
@@ -192,8 +194,8 @@ impl Curator {
     }
 }
 
-/// How many cycles a second so many tasks make.
-async fn for_a_while(tasks: usize, cycle: &(impl Fn(usize) -> Cycle + Clone + Send + 'static)) -> f64 {
+/// The rate of cycles a second that this number of tasks reaches.
+async fn measure_rate(tasks: usize, cycle: &(impl Fn(usize) -> Cycle + Clone + Send + 'static)) -> f64 {
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut running = tokio::task::JoinSet::new();
     for task in 0..tasks {
@@ -205,10 +207,10 @@ async fn for_a_while(tasks: usize, cycle: &(impl Fn(usize) -> Cycle + Clone + Se
             }
         });
     }
-    // The first part is for all of them to come.
-    tokio::time::sleep(TIME / 6).await;
+    // The first part is for all tasks to start.
+    tokio::time::sleep(MEASURED_TIME / 6).await;
     let (from, before) = (Instant::now(), done.load(Ordering::Relaxed));
-    tokio::time::sleep(TIME).await;
+    tokio::time::sleep(MEASURED_TIME).await;
     let rate = (done.load(Ordering::Relaxed) - before) as f64 / from.elapsed().as_secs_f64();
     over.store(true, Ordering::Relaxed);
     while running.join_next().await.is_some() {}
@@ -216,7 +218,7 @@ async fn for_a_while(tasks: usize, cycle: &(impl Fn(usize) -> Cycle + Clone + Se
 }
 
 /// Ten thousand renewed locks: one round renews them all.
-async fn many(locks: &Locks, client: &Client) {
+async fn many_locks(locks: &Locks, client: &Client) {
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for first in 0..100 {
@@ -254,7 +256,7 @@ async fn many(locks: &Locks, client: &Client) {
     locks.close().await;
 }
 
-async fn rate<F: Future<Output = ()>>(times: u32, cycle: impl Fn() -> F) -> f64 {
+async fn cycle_rate<F: Future<Output = ()>>(times: u32, cycle: impl Fn() -> F) -> f64 {
     let begun = Instant::now();
     for _ in 0..times {
         cycle().await;

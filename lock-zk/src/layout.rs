@@ -142,15 +142,15 @@ mod tests {
             "%realm",
         ];
         for layout in [Layout::new("").unwrap(), Layout::new("/app").unwrap()] {
-            let mut folders = std::collections::HashSet::new();
+            let mut paths = std::collections::HashSet::new();
             for text in texts {
                 let path = layout.lock_path(&name(text));
-                let node = folder.rsplit_once('/').unwrap();
+                let node = path.rsplit_once('/').unwrap();
                 assert_eq!(node.0, layout.base, "{text} is right below the base");
                 assert_eq!(layout.name_of(node.1), Some(name(text)), "{text}");
                 assert!(node.1.chars().all(is_accepted) && node.1 != "zookeeper" || !layout.base.is_empty(), "{text}");
-                assert!(folder != layout.realm_path() && folder != layout.sessions_path());
-                assert!(folders.insert(folder), "{text}");
+                assert!(path != layout.realm_path() && path != layout.sessions_path());
+                assert!(paths.insert(path), "{text}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The suite on ZooKeeper: with one server, and with an ensemble of three.
+//! The conformance suite on ZooKeeper: with one server, and with an ensemble of three.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +12,13 @@ use lock_zk::{ZkConfig, ZkStore};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use zookeeper_client::Client;
 
-/// An ensemble of so many servers, which all cases share; each has a path of its own. Of three
-/// servers, one is killed halfway, between the cases.
+/// An ensemble that all cases share; each has a path of its own. With three servers, one is killed
+/// halfway, between two cases.
 struct Ensemble {
     count: usize,
     zookeeper: OnceLock<Arc<Mutex<ZooKeeper>>>,
     deployed: AtomicUsize,
-    /// Read-locked by every case.
+    /// Read-locked during every case, and write-locked to kill a server.
     cases: Arc<RwLock<()>>,
 }
 
@@ -28,8 +28,8 @@ struct Path {
     _case: OwnedRwLockReadGuard<()>,
 }
 
-/// Before which case a server is killed.
-const HALFWAY: usize = 60;
+/// The case before which a server is killed.
+const KILL_BEFORE_CASE: usize = 60;
 
 #[async_trait]
 impl Factory for Ensemble {
@@ -37,7 +37,7 @@ impl Factory for Ensemble {
         let start = || Arc::new(Mutex::new(ZooKeeper::start(self.count)));
         let zookeeper = self.zookeeper.get_or_init(start).clone();
         let case = self.deployed.fetch_add(1, Ordering::Relaxed);
-        if case == HALFWAY && self.count > 1 {
+        if case == KILL_BEFORE_CASE && self.count > 1 {
             let _none_runs = self.cases.write().await;
             let mut zookeeper = locked(&zookeeper);
             let follower = (zookeeper.leader() + 1) % self.count;
@@ -47,7 +47,8 @@ impl Factory for Ensemble {
         Ok(Arc::new(Path { zookeeper, path: format!("/case{case}"), _case: running }))
     }
 
-    /// A renewal takes a tick, and a case lets two of them fail before one that must come in time.
+    /// Six ticks: a renewal takes one, and a case lets two of them fail before one that must come
+    /// in time.
     fn ttl(&self) -> Duration {
         ZooKeeper::TICK * 6
     }

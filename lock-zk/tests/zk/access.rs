@@ -1,4 +1,4 @@
-//! Who gets in: TLS, client certificates, users; and who may touch what.
+//! Authentication by TLS, client certificates and users; access control of the nodes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,8 +16,9 @@ fn openssl(folder: &Path, line: &str) {
     assert!(command.status().unwrap().success(), "openssl {line}");
 }
 
-/// An authority `NAME.pem`, and what it has signed: `NAME-server` and `NAME-client`.
-fn authority(folder: &Path, name: &str, host: &str) {
+/// Makes an authority `NAME.pem`, and the certificates `NAME-server` and `NAME-client` that it
+/// signs.
+fn make_authority(folder: &Path, name: &str, host: &str) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(folder, &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
     std::fs::write(folder.join("ext"), format!("subjectAltName={host}\nbasicConstraints=CA:FALSE\n")).unwrap();
@@ -35,9 +36,9 @@ async fn open(url: &str) -> Result<Locks> {
     Ok(locks)
 }
 
-/// Holds a lock by this URL, and checks that somebody who has not logged in can neither delete the
-/// holder's node, nor take a place in the line, nor delete what is above it.
-async fn is_closed_to_others(zookeeper: &ZooKeeper, locks: &Locks) {
+/// Holds a lock, and checks that a client without a login can neither delete the holder's node, nor
+/// enter the queue, nor delete the nodes above.
+async fn assert_closed_to_others(zookeeper: &ZooKeeper, locks: &Locks) {
     let guard = locks.lock("job").acquire().await.unwrap();
     let stranger = client(zookeeper).await;
     let node = match stranger.list_children("/app/job").await {
@@ -57,8 +58,8 @@ async fn is_closed_to_others(zookeeper: &ZooKeeper, locks: &Locks) {
 async fn with_tls_a_wrong_authority_a_wrong_name_no_certificate_and_a_downgrade_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |file: &str| folder.path().join(file).display().to_string();
-    authority(folder.path(), "right", "IP:127.0.0.1");
-    authority(folder.path(), "wrong", "IP:127.0.0.1");
+    make_authority(folder.path(), "right", "IP:127.0.0.1");
+    make_authority(folder.path(), "wrong", "IP:127.0.0.1");
     let both = [at("right-server.pem"), at("right-server.key")].map(|file| std::fs::read_to_string(file).unwrap());
     std::fs::write(at("server.pem"), both.concat()).unwrap();
     let port = free_port();
@@ -79,11 +80,11 @@ async fn with_tls_a_wrong_authority_a_wrong_name_no_certificate_and_a_downgrade_
         format!("zks://{host}:{port}/app?tick=500ms&ca={ca}&cert={cert}&key={key}")
     };
     let good = url("127.0.0.1", "right", "right");
-    // It listens there after it does without TLS.
+    // The server opens this port after that without TLS.
     until("a lock over TLS", || async { open(&good).await.is_ok() }).await;
     let locks = open(&good).await.unwrap();
-    // The certificate says who it is.
-    is_closed_to_others(&zookeeper, &locks).await;
+    // The certificate authenticates the client.
+    assert_closed_to_others(&zookeeper, &locks).await;
 
     let none = format!("zks://127.0.0.1:{port}/app?tick=500ms&ca={}", at("right.pem"));
     for (url, what) in [
@@ -104,7 +105,7 @@ async fn what_a_user_makes_is_closed_to_others_and_no_text_shows_the_password() 
     let endpoint = &zookeeper.endpoints()[0];
     let good = format!("zk://app:s3cret@{endpoint}/app?tick=500ms");
     let locks = open(&good).await.unwrap();
-    is_closed_to_others(&zookeeper, &locks).await;
+    assert_closed_to_others(&zookeeper, &locks).await;
     for (url, what) in [
         (format!("zk://app:wr0ng@{endpoint}/app?tick=500ms"), "a wrong password"),
         (format!("zk://{endpoint}/app?tick=500ms"), "nobody"),
@@ -116,7 +117,7 @@ async fn what_a_user_makes_is_closed_to_others_and_no_text_shows_the_password() 
     }
     let store = Registry::new().with(ZkDriver).open(&good.parse().unwrap(), &Clock::system()).await.unwrap();
     assert!(!format!("{store:?}").contains("s3cret"));
-    // Where nobody logs in, everybody may.
+    // Without a login the nodes are open to all.
     let open_to_all = open(&format!("zk://{endpoint}/open?tick=500ms")).await.unwrap();
     let guard = open_to_all.lock("job").acquire().await.unwrap();
     let (acl, _) = client(&zookeeper).await.get_acl("/open/job").await.unwrap();
@@ -136,7 +137,7 @@ async fn a_user_that_the_servers_know_gets_in_by_sasl_and_one_that_they_do_not_k
     );
     let endpoint = &zookeeper.endpoints()[0];
     let locks = open(&format!("zk://app:s3cret@{endpoint}/app?tick=500ms&auth=sasl")).await.unwrap();
-    is_closed_to_others(&zookeeper, &locks).await;
+    assert_closed_to_others(&zookeeper, &locks).await;
     assert!(nodes(&client(&zookeeper).await, "other").await.is_empty());
     let error = open(&format!("zk://app:wr0ng@{endpoint}/app?tick=500ms&auth=sasl")).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied), "{error:?}");

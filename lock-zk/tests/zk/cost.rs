@@ -1,12 +1,12 @@
-//! What a lock costs the ensemble.
+//! The writes that a lock costs the ensemble.
 
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::fixture::{client, locks, secs};
 
-/// The number of the last transaction, which this one is.
-async fn last(client: &Client) -> i64 {
+/// Makes a transaction, and gives its number.
+async fn next_zxid(client: &Client) -> i64 {
     match client.set_data("/count", b"", None).await {
         Ok(stat) => stat.mzxid,
         Err(_) => {
@@ -21,20 +21,20 @@ async fn a_lock_that_is_free_costs_two_writes_and_a_try_for_a_held_one_costs_non
     let zookeeper = ZooKeeper::start(1);
     let (ours, theirs) = (locks(zookeeper.endpoints(), secs(100)).await, locks(zookeeper.endpoints(), secs(100)).await);
     let client = client(&zookeeper).await;
-    // Opens the sessions, and makes the folder.
+    // Opens the sessions, and makes the lock node.
     ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     let held = theirs.lock("held").acquire().await.unwrap();
 
-    let before = last(&client).await;
+    let before = next_zxid(&client).await;
     for _ in 0..50 {
         ours.lock("job").acquire().await.unwrap().release().await.unwrap();
     }
-    assert_eq!(last(&client).await - before - 1, 100, "50 cycles");
+    assert_eq!(next_zxid(&client).await - before - 1, 100, "50 cycles");
 
-    let before = last(&client).await;
+    let before = next_zxid(&client).await;
     for _ in 0..50 {
         assert!(ours.lock("held").try_acquire().await.unwrap().is_none());
     }
-    assert_eq!(last(&client).await - before - 1, 0, "50 tries");
+    assert_eq!(next_zxid(&client).await - before - 1, 0, "50 tries");
     held.release().await.unwrap();
 }

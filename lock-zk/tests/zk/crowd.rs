@@ -1,4 +1,4 @@
-//! Many tasks of one process at once: their own crowd costs them no lock.
+//! Many tasks of one process at once: their load costs the process no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::fixture::{locks, secs, within_bound};
 
-/// So short that a heartbeat which stands behind a crowd comes too late.
+/// Short: a heartbeat that waits for all requests of the crowd comes too late.
 const TTL: Duration = secs(6);
 
-/// So many guards of names of their own.
-async fn held(locks: &Locks, count: usize) -> Vec<LockGuard> {
+/// Acquires this number of locks.
+async fn acquire_many(locks: &Locks, count: usize) -> Vec<LockGuard> {
     let mut acquiring = JoinSet::new();
     for task in 0..50 {
         let locks = locks.clone();
@@ -58,11 +58,11 @@ async fn releasing_three_thousand_locks_at_once_costs_another_nothing() {
     let zookeeper = ZooKeeper::start(1);
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let stays = locks.lock("stays").acquire().await.unwrap();
-    let guards = held(&locks, 3_000).await;
+    let guards = acquire_many(&locks, 3_000).await;
     let mut releasing: JoinSet<_> = guards.into_iter().map(LockGuard::release).collect();
     while let Some(released) = within_bound("a release", releasing.join_next()).await {
         if let Err(error) = released.unwrap() {
-            // On a busy machine the last may wait too long for its turn. None is lost.
+            // On a busy machine the last one may wait too long for its permit. No lock is lost.
             assert!(error.is_retryable(), "{error:?}");
         }
         assert!(stays.is_valid(), "{:?}", stays.check());
@@ -75,7 +75,7 @@ async fn dropping_four_thousand_guards_at_once_costs_another_nothing() {
     let zookeeper = ZooKeeper::start(1);
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let stays = locks.lock("stays").acquire().await.unwrap();
-    drop(held(&locks, 4_000).await);
+    drop(acquire_many(&locks, 4_000).await);
     let closing = within_bound("the end of all", locks.close());
     let watching = async {
         loop {

@@ -1,5 +1,5 @@
-//! Curator's `InterProcessMutex` excludes us and is excluded, in one queue, and tokens rise over
-//! all.
+//! Interoperation: Curator's `InterProcessMutex` and this store exclude each other, in one queue,
+//! and tokens rise over both.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::fixture::{client, locks, nodes, secs, shared_server, start_waiting, unique_name, until, within_bound};
 
-/// What Debian has of Curator, and what that needs.
+/// Debian's jars of Curator, and of its dependencies.
 const JARS: [&str; 7] =
     ["curator-recipes", "curator-framework", "curator-client", "zookeeper", "zookeeper-jute", "guava", "slf4j-nop"];
 
@@ -50,8 +50,8 @@ impl Curator {
         self.lines.recv_timeout(WAIT_TIMEOUT * 2).expect("Curator says something")
     }
 
-    /// Waits for its turn; gives the transaction that made its node.
-    fn held(&self, id: &str) -> u64 {
+    /// Waits until Curator holds the lock; gives the transaction that made its node.
+    fn wait_until_held(&self, id: &str) -> u64 {
         let line = self.read_line();
         let czxid = line.strip_prefix(&format!("held {id} ")).unwrap_or_else(|| panic!("{id}: {line}"));
         czxid.parse().unwrap()
@@ -81,7 +81,7 @@ async fn curator_waits_for_ours_and_ours_for_curator_in_the_order_of_their_comin
 
     let mut tokens = vec![first.token_if_any().unwrap().number()];
     first.release().await.unwrap();
-    tokens.push(curator.held("a"));
+    tokens.push(curator.wait_until_held("a"));
     assert!(!third.is_finished(), "we hold what Curator holds");
     let by = locks.inspect(&name).await.unwrap().unwrap();
     assert_eq!(by.holder, None, "another program holds it: {by:?}");
@@ -94,7 +94,7 @@ async fn curator_waits_for_ours_and_ours_for_curator_in_the_order_of_their_comin
     tokens.push(third.token_if_any().unwrap().number());
     assert!(curator.is_quiet(), "Curator holds what we hold");
     third.release().await.unwrap();
-    tokens.push(curator.held("b"));
+    tokens.push(curator.wait_until_held("b"));
     curator.send("release b");
     assert_eq!(curator.read_line(), "released b");
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
@@ -137,7 +137,7 @@ async fn a_holder_of_another_program_can_be_broken_and_no_other() {
     let locks = locks(zookeeper.endpoints(), secs(60)).await;
     let mut curator = Curator::start();
     curator.send(&format!("acquire a /app/{name}"));
-    curator.held("a");
+    curator.wait_until_held("a");
     let seen = locks.inspect(&name).await.unwrap().unwrap();
     let broken = locks.break_lock(&name, &seen, lock_core::BreakMode::Now).await.unwrap().unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();

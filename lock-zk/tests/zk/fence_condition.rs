@@ -1,4 +1,4 @@
-//! Fenced writes inside ZooKeeper, and what is told of an ensemble.
+//! Fenced writes inside ZooKeeper; the diagnosis of an ensemble.
 
 use lock_core::{BreakMode, Clock, LockStore};
 use lock_testkit::ZooKeeper;
@@ -7,7 +7,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::fixture::{client, locks_on, nodes, secs, shared_server, store, unique_name};
 
-/// A write by another client under this proof; gives whether it was committed.
+/// Writes by another client under this condition; `true` if it was committed.
 async fn write(client: &Client, condition: &FenceCondition) -> bool {
     let mut writer = client.new_multi_writer();
     writer.add_check_version(&condition.path, condition.version).unwrap();
@@ -15,7 +15,7 @@ async fn write(client: &Client, condition: &FenceCondition) -> bool {
     writer.commit().await.is_ok()
 }
 
-async fn target(client: &Client) {
+async fn create_target(client: &Client) {
     // Another test may have made it.
     let _ = client.create("/target", b"", &CreateMode::Persistent.with_acls(Acls::anyone_all())).await;
 }
@@ -24,7 +24,7 @@ async fn target(client: &Client) {
 async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let (zookeeper, name) = (shared_server(), unique_name("proof"));
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
-    target(&client).await;
+    create_target(&client).await;
     let locks = locks_on(&store, secs(30));
     for how in [BreakMode::Now, BreakMode::Revoke] {
         let guard = locks.lock(&name).acquire().await.unwrap();
@@ -43,13 +43,13 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
 async fn a_released_holder_cannot_write_also_where_the_next_has_a_node_of_the_same_version() {
     let (zookeeper, name) = (shared_server(), unique_name("proof"));
     let (store, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
-    target(&client).await;
+    create_target(&client).await;
     let locks = locks_on(&store, secs(30));
     let guard = locks.lock(&name).acquire().await.unwrap();
     let condition = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
     guard.release().await.unwrap();
     assert!(!write(&client, &condition).await);
-    // The count of the folder begins anew, and so does the version.
+    // The numbers below the lock node begin anew, and so does the version.
     client.delete(&format!("/app/{name}"), None).await.unwrap();
     let next = locks.lock(&name).acquire().await.unwrap();
     let other = store.fence_condition(&name, next.holder()).await.unwrap().unwrap();
@@ -76,7 +76,7 @@ async fn a_waiter_has_no_proof() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diagnosis_tells_servers_versions_quorum_and_limits() {
     let mut zookeeper = ZooKeeper::start(3);
-    // Without being told the tick.
+    // Without a configured tick.
     let store = ZkStore::connect(ZkConfig::new(zookeeper.endpoints(), "/app"), &Clock::system()).await.unwrap();
     assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "zk");
     let leader = zookeeper.leader();

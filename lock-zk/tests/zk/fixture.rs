@@ -1,4 +1,4 @@
-//! What the tests work with.
+//! The fixture of the tests: a shared server, stores, and waiting for conditions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use lock_zk::{ZkConfig, ZkStore};
 use tokio::task::JoinHandle;
 use zookeeper_client::Client;
 
-/// One server that all tests share which do it no harm.
+/// One server that all tests share that do not disturb it.
 pub(crate) fn shared_server() -> &'static ZooKeeper {
     static SHARED: OnceLock<ZooKeeper> = OnceLock::new();
     SHARED.get_or_init(|| ZooKeeper::start(1))
@@ -49,7 +49,7 @@ pub(crate) async fn client(zookeeper: &ZooKeeper) -> Client {
     Client::connector().with_session_timeout(secs(60)).connect(&zookeeper.endpoints().join(",")).await.unwrap()
 }
 
-/// The paths of a lock's nodes, as any client sees them, in the order of their making.
+/// The paths of a lock's entries, as any client sees them, in the order of their creation.
 pub(crate) async fn nodes(client: &Client, name: &str) -> Vec<String> {
     let folder = format!("/app/{name}");
     client.sync(&folder).await.unwrap();
@@ -68,7 +68,7 @@ pub(crate) async fn session_of(client: &Client, path: &str) -> i64 {
     client.check_stat(path).await.unwrap().unwrap().ephemeral_owner
 }
 
-/// Begins to wait, and comes back when the waiter was told who is ahead.
+/// Starts a waiter, and returns when it was notified of the holder.
 pub(crate) async fn start_waiting(locks: &Locks, name: &LockName) -> JoinHandle<lock_core::Result<LockGuard>> {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let on_wait = move |_: &HeldBy| {
@@ -92,7 +92,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
     }
 }
 
-/// Waits for what must come.
+/// Awaits a future that must complete.
 pub(crate) async fn within_bound<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,

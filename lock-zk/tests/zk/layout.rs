@@ -1,4 +1,4 @@
-//! What is where in ZooKeeper, as other programs see it and make it.
+//! The layout in ZooKeeper, as other programs see it and make it.
 
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, CreateMode};
@@ -10,11 +10,11 @@ async fn a_holders_node_is_named_as_curator_names_it_and_its_czxid_is_the_token(
     let (zookeeper, name) = (shared_server(), unique_name("layout"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
-    let stands = nodes(&client, name.as_str()).await;
+    let entries = nodes(&client, name.as_str()).await;
     let digits = guard.holder().to_string();
     let guid = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
-    assert_eq!(stands, [format!("/app/{name}/_c_{guid}-lock-0000000000")]);
-    let stat = client.check_stat(&stands[0]).await.unwrap().unwrap();
+    assert_eq!(entries, [format!("/app/{name}/_c_{guid}-lock-0000000000")]);
+    let stat = client.check_stat(&entries[0]).await.unwrap().unwrap();
     assert_eq!(guard.token_if_any().unwrap().number(), stat.czxid.unsigned_abs());
     guard.release().await.unwrap();
 }
@@ -64,17 +64,17 @@ async fn a_waiter_watches_the_one_ahead_of_it_and_no_other() {
     for _ in 0..5 {
         waiters.push(start_waiting(&locks, &name).await);
     }
-    let stands = nodes(&client, name.as_str()).await;
-    assert_eq!(stands.len(), 6);
-    // One in the middle goes: who is behind it looks, and has still to wait.
-    client.delete(&stands[2], None).await.unwrap();
+    let entries = nodes(&client, name.as_str()).await;
+    assert_eq!(entries.len(), 6);
+    // An entry in the middle goes: the one behind it reads the queue, and has still to wait.
+    client.delete(&entries[2], None).await.unwrap();
     holder.release().await.unwrap();
     for (i, waiter) in waiters.into_iter().enumerate() {
         if i != 1 {
             within_bound("a turn", waiter).await.unwrap().unwrap().release().await.unwrap();
             continue;
         }
-        // Its node was deleted under it: it takes another, behind the others.
+        // Its node was deleted: it makes another, behind the others.
         tokio::spawn(async move { within_bound("a turn", waiter).await.unwrap().unwrap().release().await });
     }
     locks.close().await;
@@ -85,7 +85,7 @@ async fn a_holder_that_another_program_asks_to_give_back_is_shown_with_that() {
     let (zookeeper, name) = (shared_server(), unique_name("revoke"));
     let (locks, client) = (locks(zookeeper.endpoints(), secs(30)).await, client(zookeeper).await);
     let guard = locks.lock(&name).acquire().await.unwrap();
-    // What Curator's Revoker does.
+    // As Curator's Revoker does it.
     client.set_data(&nodes(&client, name.as_str()).await[0], b"__REVOKE__", None).await.unwrap();
     let by = locks.inspect(&name).await.unwrap().unwrap();
     assert_eq!(by.holder, Some(guard.holder()));

@@ -1,4 +1,4 @@
-//! ZooKeeper itself, with real servers: what other programs see, and what faults do.
+//! Tests with real servers: the view of other programs, and faults.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 

@@ -1,11 +1,12 @@
-//! Nodes that are gone, and nodes that nobody claims.
+//! Nodes that were deleted, and nodes without a claim.
 
 use lock_core::{BreakMode, LossReason};
 use lock_testkit::ZooKeeper;
 use zookeeper_client::{Acls, CreateMode};
 
 use crate::fixture::{
-    client, locks, locks_on, nodes, secs, session_of, shared_server, store, unique_name, until, within_bound,
+    client, locks, locks_on, nodes, secs, session_of, shared_server, start_waiting, store, unique_name, until,
+    within_bound,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +64,7 @@ async fn many_locks_cost_one_heartbeat() {
         sessions.insert(session_of(&client, &nodes(&client, guard.name().as_str()).await[0]).await);
     }
     assert_eq!(sessions.len(), 1, "one session carries all");
-    // Rounds in which is written, in some nodes each, since when the locks are held.
+    // Rounds that write the times of the grants, into some nodes each.
     for _ in 0..100 / 16 + 2 {
         guards[0].renew().await.unwrap();
     }
@@ -83,11 +84,11 @@ async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not
     let (ours, theirs) = (locks(zookeeper.endpoints(), secs(4)).await, locks(zookeeper.endpoints(), secs(4)).await);
     let client = client(zookeeper).await;
     let guard = ours.lock(&name).acquire().await.unwrap();
-    let waiter = crate::fixture::start_waiting(&theirs, &name).await;
+    let waiter = start_waiting(&theirs, &name).await;
     let seen = theirs.inspect(&name).await.unwrap().unwrap();
     let broken = theirs.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.free_in >= guard.ttl(), "{broken:?}");
-    // The node that blocks stands where the holder's stood.
+    // The blocking node has the place of the holder's.
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
     assert!(theirs.inspect(&name).await.unwrap().unwrap().revoked);
     let believed = guard.remaining();
@@ -114,7 +115,7 @@ async fn folders_that_are_empty_do_not_pile_up() {
         left == ["held"]
     })
     .await;
-    // A folder that goes in the middle of things is made again.
+    // A lock node that is deleted meanwhile is made again.
     let over = std::time::Instant::now() + secs(1);
     while std::time::Instant::now() < over {
         locks.lock("job").acquire().await.unwrap().release().await.unwrap();
@@ -128,17 +129,17 @@ async fn a_node_of_an_older_session_of_the_same_holder_is_no_lease() {
     let (zookeeper, name) = (shared_server(), unique_name("dying"));
     let (ours, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     let claim = lock_core::Claim::queueing(name.clone(), secs(30));
-    // As if it had been made on a session that dies: this one's.
+    // As if it had been made on an older session: this client's.
     let digits = claim.holder().to_string();
     let guid = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
     client.mkdir(&format!("/app/{name}"), &CreateMode::Container.with_acls(Acls::anyone_all())).await.unwrap();
-    let dying = format!("/app/{name}/_c_{guid}-lock-");
-    client.create(&dying, b"", &CreateMode::EphemeralSequential.with_acls(Acls::anyone_all())).await.unwrap();
+    let old = format!("/app/{name}/_c_{guid}-lock-");
+    client.create(&old, b"", &CreateMode::EphemeralSequential.with_acls(Acls::anyone_all())).await.unwrap();
     let other = lock_core::Claim::queueing(name.clone(), secs(30));
     assert!(matches!(lock_core::LockStore::request(&*ours, &other).await, Ok(lock_core::Attempt::Held(_))));
-    // Its own first request takes a place of its own, behind.
+    // Its first request makes an entry of its own, at the end.
     assert!(matches!(lock_core::LockStore::request(&*ours, &claim).await, Ok(lock_core::Attempt::Held(_))));
-    let stands = nodes(&client, name.as_str()).await;
-    assert_eq!(stands.len(), 3);
-    assert_ne!(session_of(&client, &stands[2]).await, session_of(&client, &stands[0]).await);
+    let entries = nodes(&client, name.as_str()).await;
+    assert_eq!(entries.len(), 3);
+    assert_ne!(session_of(&client, &entries[2]).await, session_of(&client, &entries[0]).await);
 }

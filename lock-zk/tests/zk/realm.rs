@@ -1,4 +1,4 @@
-//! Whose tokens they are: an open handle gives none of another ensemble's, or of older data.
+//! Realms: an open store gives no tokens of another ensemble, or of older data.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use lock_zk::ZkStore;
 
 use crate::fixture::{config, locks_on, secs, store, unique_name, within_bound};
 
-/// Asks until the answer is none that may pass.
+/// Acquires, and retries as long as the error is retryable.
 async fn final_answer(locks: &Locks, name: &str) -> Result<LockGuard, Error> {
     let asking = async {
         loop {
@@ -23,18 +23,18 @@ async fn final_answer(locks: &Locks, name: &str) -> Result<LockGuard, Error> {
     within_bound("an answer", asking).await
 }
 
-fn refused(answer: Result<LockGuard, Error>, why: &str) {
+fn assert_refused(answer: Result<LockGuard, Error>, why: &str) {
     let error = answer.expect_err("a lock of other data was granted");
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     assert!(error.to_string().contains(why), "{error}");
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_directory(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
 }
 
-/// A store that was used, and a lock that is held there.
-async fn used(zookeeper: &ZooKeeper) -> (Arc<ZkStore>, Locks, LockGuard) {
+/// A store that was used, and a held lock in it.
+async fn used_store(zookeeper: &ZooKeeper) -> (Arc<ZkStore>, Locks, LockGuard) {
     let store = store(zookeeper.endpoints()).await;
     let locks = locks_on(&store, secs(2));
     for _ in 0..10 {
@@ -44,8 +44,8 @@ async fn used(zookeeper: &ZooKeeper) -> (Arc<ZkStore>, Locks, LockGuard) {
     (store, locks, held)
 }
 
-/// The server comes back with nothing at all, at the same address.
-fn empty(zookeeper: &mut ZooKeeper) {
+/// Restarts the server without any data, at the same address.
+fn restart_empty(zookeeper: &mut ZooKeeper) {
     let server = zookeeper.server_mut(0);
     server.kill();
     std::fs::remove_dir_all(server.data()).unwrap();
@@ -55,11 +55,11 @@ fn empty(zookeeper: &mut ZooKeeper) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_handle_is_refused_by_an_ensemble_that_was_emptied() {
     let mut zookeeper = ZooKeeper::start(1);
-    let (store, locks, held) = used(&zookeeper).await;
-    empty(&mut zookeeper);
+    let (store, locks, held) = used_store(&zookeeper).await;
+    restart_empty(&mut zookeeper);
     assert!(matches!(within_bound("the loss", held.lost()).await, LossReason::Expired | LossReason::SessionEnded));
-    refused(final_answer(&locks, "job").await, "realm");
-    // Neither is anything seen there taken for what it was, nor anything made.
+    assert_refused(final_answer(&locks, "job").await, "realm");
+    // A read is refused too, and nothing is made there.
     let seen = within_bound("a look", async {
         loop {
             match store.inspect(&LockName::new("job").unwrap()).await {
@@ -76,15 +76,15 @@ async fn an_open_handle_is_refused_by_an_ensemble_that_was_emptied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_handle_is_refused_by_another_ensemble_at_the_same_address() {
     let mut zookeeper = ZooKeeper::start(1);
-    let (old, locks, _held) = used(&zookeeper).await;
-    empty(&mut zookeeper);
+    let (old, locks, _held) = used_store(&zookeeper).await;
+    restart_empty(&mut zookeeper);
     let new = store(zookeeper.endpoints()).await;
     assert_ne!(new.realm(), old.realm());
     let theirs = locks_on(&new, secs(60)).lock("theirs").acquire().await.unwrap();
-    refused(final_answer(&locks, "job").await, new.realm().as_str());
-    refused(final_answer(&locks, "theirs").await, "realm");
+    assert_refused(final_answer(&locks, "job").await, new.realm().as_str());
+    assert_refused(final_answer(&locks, "theirs").await, "realm");
     assert!(old.fence_condition(&LockName::new("theirs").unwrap(), theirs.holder()).await.is_err());
-    // Opened anew, they are of that ensemble.
+    // Opened anew, the store is of that ensemble.
     let anew = locks_on(&store(zookeeper.endpoints()).await, secs(2));
     let guard = anew.lock("job").acquire().await.unwrap();
     assert_eq!(guard.token_if_any().unwrap().realm(), &new.realm());
@@ -95,22 +95,22 @@ async fn an_open_handle_is_refused_by_another_ensemble_at_the_same_address() {
 async fn an_open_handle_is_refused_by_data_that_are_older_than_what_it_saw() {
     let mut zookeeper = ZooKeeper::start(1);
     let backup = tempfile::tempdir().unwrap();
-    // The realm is there, and no session is.
+    // The backup has the realm, and no session.
     drop(store(zookeeper.endpoints()).await);
     zookeeper.server_mut(0).kill();
-    copy(&zookeeper.server(0).data(), &backup.path().join("version-2"));
+    copy_directory(&zookeeper.server(0).data(), &backup.path().join("version-2"));
     zookeeper.server_mut(0).start();
-    let (store, locks, held) = used(&zookeeper).await;
+    let (store, locks, held) = used_store(&zookeeper).await;
     let token = held.token_if_any().unwrap().clone();
     zookeeper.server_mut(0).kill();
     std::fs::remove_dir_all(zookeeper.server(0).data()).unwrap();
-    copy(&backup.path().join("version-2"), &zookeeper.server(0).data());
+    copy_directory(&backup.path().join("version-2"), &zookeeper.server(0).data());
     zookeeper.server_mut(0).start();
     let again = self::store(zookeeper.endpoints()).await;
     assert_eq!(again.realm(), store.realm(), "the realm was restored with the rest");
     match final_answer(&locks, "job").await {
         Ok(guard) => panic!("{} was granted after {token}", guard.token_if_any().unwrap()),
-        refusal => refused(refusal, "older"),
+        refusal => assert_refused(refusal, "older"),
     }
 }
 
@@ -118,7 +118,7 @@ async fn an_open_handle_is_refused_by_data_that_are_older_than_what_it_saw() {
 async fn a_server_of_another_ensemble_among_those_that_are_named_is_refused() {
     let (one, other) = (ZooKeeper::start(1), ZooKeeper::start(1));
     let (ours, theirs) = (one.endpoints().remove(0), other.endpoints().remove(0));
-    // Both are in use.
+    // Both have a realm.
     drop((store(one.endpoints()).await, store(other.endpoints()).await));
     for servers in [vec![ours.clone(), theirs.clone()], vec![theirs.clone(), ours.clone()]] {
         let error = ZkStore::connect(config(servers), &Clock::system()).await.unwrap_err();
@@ -130,8 +130,8 @@ async fn a_server_of_another_ensemble_among_those_that_are_named_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_handle_that_begins_a_realm_goes_on_in_it_and_others_are_opened_anew() {
     let zookeeper = ZooKeeper::start(1);
-    let (ours, locks, held) = used(&zookeeper).await;
-    let (theirs, other_locks, other_held) = used(&zookeeper).await;
+    let (ours, locks, held) = used_store(&zookeeper).await;
+    let (theirs, other_locks, other_held) = used_store(&zookeeper).await;
     drop((held, other_held));
     let before = theirs.realm();
     let new = ours.new_realm().await.unwrap();
@@ -144,7 +144,7 @@ async fn an_open_handle_that_begins_a_realm_goes_on_in_it_and_others_are_opened_
         ours.release(&claim).await.unwrap();
     }
     drop(locks);
-    // A session that the other opens finds that its realm is over.
+    // A session that the other store opens finds another realm.
     let refusal = other_locks.lock(&name).ttl(secs(9)).acquire().await;
-    refused(refusal, new.as_str());
+    assert_refused(refusal, new.as_str());
 }

@@ -13,7 +13,7 @@ async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
     let (ours, client) = (store(zookeeper.proxy_endpoints()).await, client(&zookeeper).await);
     let name = LockName::new("job").unwrap();
     let (first, claim) = (Claim::queueing(LockName::new("first").unwrap(), secs(60)), Claim::queueing(name, secs(60)));
-    // The session is open, and the folder is there.
+    // The session is open, and the lock node exists.
     assert!(matches!(ours.request(&first).await.unwrap(), Attempt::Granted(_)));
     locks_on(&ours, secs(60)).lock("job").acquire().await.unwrap().release().await.unwrap();
     zookeeper.server(0).proxy().lose_replies();
@@ -82,7 +82,7 @@ async fn an_acquire_that_is_dropped_while_the_connection_is_down_leaves_nothing(
     tokio::time::sleep(Duration::from_millis(200)).await;
     acquire.abort();
     zookeeper.server(0).proxy().forward();
-    // What was asked for before on this session has been done when this is answered.
+    // Older requests of this session have been served when this one is answered.
     within_bound("a renewal", async { while other.renew().await.is_err() {} }).await;
     until("its end", || async { nodes(&client, "job").await.is_empty() }).await;
     assert!(other.is_valid());

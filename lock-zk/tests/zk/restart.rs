@@ -1,10 +1,10 @@
-//! All servers end and come back from their disks.
+//! Restart of all servers from their disks.
 
 use lock_testkit::ZooKeeper;
 
 use crate::fixture::{locks, secs, within_bound};
 
-async fn survives(servers: usize) {
+async fn assert_locks_survive(servers: usize) {
     let mut zookeeper = ZooKeeper::start(servers);
     let (ours, theirs) = (locks(zookeeper.endpoints(), secs(60)).await, locks(zookeeper.endpoints(), secs(60)).await);
     let mut guards = Vec::new();
@@ -36,10 +36,10 @@ async fn survives(servers: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_only_server_loses_no_lock_and_lets_no_token_fall() {
-    survives(1).await;
+    assert_locks_survive(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_all_three_servers_loses_no_lock_and_lets_no_token_fall() {
-    survives(3).await;
+    assert_locks_survive(3).await;
 }

@@ -1,5 +1,5 @@
-//! A lease depends on no runtime: not on that which opened the store, nor on that which acquired
-//! first.
+//! A lease depends on no runtime: neither on the one that opened the store, nor on the one that
+//! acquired first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +18,12 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Opens a store, and makes use of it, on a runtime that has ended when this returns.
+/// A store that was opened and used on a runtime that has ended.
 fn opened_elsewhere() -> Locks {
     let opening = || {
         runtime().block_on(async {
             let locks = locks(shared_server().endpoints(), TTL).await;
-            // From its third use on, a folder is watched.
+            // From its third use on, a lock node is watched.
             for _ in 0..4 {
                 locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
             }
@@ -33,8 +33,8 @@ fn opened_elsewhere() -> Locks {
     std::thread::spawn(opening).join().unwrap()
 }
 
-/// Everything that one does with locks, over three TTLs.
-async fn all_goes_on(locks: &Locks, name: &LockName) {
+/// Uses locks in every way, over three TTLs.
+async fn assert_locks_work(locks: &Locks, name: &LockName) {
     locks.lock("elsewhere").acquire().await.unwrap().release().await.unwrap();
     let guard = locks.lock(name).acquire().await.unwrap();
     let waiter = tokio::spawn(locks.lock(name).acquire());
@@ -56,7 +56,7 @@ async fn all_goes_on(locks: &Locks, name: &LockName) {
 #[tokio::test]
 async fn after_the_end_of_the_runtime_that_opened_the_store_all_goes_on() {
     let locks = opened_elsewhere();
-    all_goes_on(&locks, &unique_name("opened")).await;
+    assert_locks_work(&locks, &unique_name("opened")).await;
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn who_has_a_runtime_without_timers_and_sockets_is_served() {
     bare.block_on(guard.release()).unwrap();
 }
 
-/// A runtime that opened the store, acquired, has tasks in the middle of everything, and is not
-/// driven after that until it is told to end.
-fn idle(locks: &Locks, name: &LockName, over: &Arc<AtomicBool>) -> JoinHandle<()> {
+/// A runtime that holds a lock, has tasks in the middle of requests, and is not driven any more
+/// until `over` is set.
+fn start_idle_runtime(locks: &Locks, name: &LockName, over: &Arc<AtomicBool>) -> JoinHandle<()> {
     let (locks, name, over) = (locks.clone(), name.clone(), over.clone());
     let (ready, is_ready) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -105,13 +105,13 @@ async fn while_a_runtime_is_idle_in_the_middle_of_its_tasks_all_goes_on_elsewher
     let zookeeper = ZooKeeper::start(1);
     let locks = locks(zookeeper.endpoints(), TTL).await;
     let over = Arc::new(AtomicBool::new(false));
-    let idle = idle(&locks, &unique_name("idle"), &over);
+    let idle = start_idle_runtime(&locks, &unique_name("idle"), &over);
     let before = Instant::now();
     for _ in 0..10 {
         locks.lock(unique_name("next")).acquire().await.unwrap().release().await.unwrap();
     }
     assert!(before.elapsed() < 5 * TTL, "what an idle runtime has under way holds up others");
-    all_goes_on(&locks, &unique_name("beside")).await;
+    assert_locks_work(&locks, &unique_name("beside")).await;
     over.store(true, Ordering::Relaxed);
     idle.join().unwrap();
 }

@@ -1,4 +1,4 @@
-//! One of three servers is gone: all goes on.
+//! The loss of servers of an ensemble of three.
 
 use lock_core::{Locks, LossReason};
 use lock_testkit::ZooKeeper;
@@ -28,7 +28,7 @@ fn heal(zookeeper: &mut ZooKeeper, server: usize, fault: Fault) {
     }
 }
 
-/// Goes on trying while the store cannot answer.
+/// Acquires and releases, and retries while the store cannot answer.
 async fn cycle(locks: &Locks, name: &str) {
     let cycle = async {
         loop {
@@ -42,7 +42,7 @@ async fn cycle(locks: &Locks, name: &str) {
 }
 
 /// With one server gone, a held lock stays valid, and acquiring, renewing and releasing go on.
-async fn goes_on(fault: Fault) {
+async fn assert_goes_on(fault: Fault) {
     let mut zookeeper = ZooKeeper::start(3);
     let leader = zookeeper.leader();
     for server in [(leader + 1) % 3, leader] {
@@ -63,17 +63,17 @@ async fn goes_on(fault: Fault) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_servers_killed_all_goes_on() {
-    goes_on(Fault::Killed).await;
+    assert_goes_on(Fault::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_servers_paused_all_goes_on() {
-    goes_on(Fault::Paused).await;
+    assert_goes_on(Fault::Paused).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_servers_silent_all_goes_on() {
-    goes_on(Fault::Silent).await;
+    assert_goes_on(Fault::Silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lock_core::{Claim, LockStore, LossReason, ReleaseOutcome};
+use lock_core::{Attempt, Claim, LockStore, LossReason, ReleaseOutcome};
 use lock_testkit::ZooKeeper;
 
 use crate::fixture::{
@@ -22,9 +22,9 @@ async fn a_session_that_ends_is_lost_with_all_its_leases_at_once_and_a_new_one_i
         assert_eq!(within_bound("the loss", guard.lost()).await, LossReason::SessionEnded);
     }
     let next = locks.lock(&name).acquire().await.unwrap();
-    let stands = nodes(&client, name.as_str()).await;
-    assert_eq!(stands.len(), 1, "the old session's node is gone");
-    assert_ne!(session_of(&client, &stands[0]).await, ended);
+    let entries = nodes(&client, name.as_str()).await;
+    assert_eq!(entries.len(), 1, "the old session's node is gone");
+    assert_ne!(session_of(&client, &entries[0]).await, ended);
     assert!(next.is_valid());
     next.release().await.unwrap();
 }
@@ -39,8 +39,8 @@ async fn a_waiter_whose_session_ends_takes_a_new_place_and_is_served() {
     let place = nodes(&client, name.as_str()).await.remove(1);
     zookeeper.end_session(session_of(&client, &place).await);
     until("a new place", || async {
-        let stands = nodes(&client, name.as_str()).await;
-        stands.len() == 2 && stands[1] != place
+        let entries = nodes(&client, name.as_str()).await;
+        entries.len() == 2 && entries[1] != place
     })
     .await;
     assert!(!waiter.is_finished());
@@ -64,7 +64,7 @@ async fn a_connection_that_is_cut_ends_no_lease_before_its_deadline_and_all_at_i
     assert_eq!(within_bound("the loss", guard.lost()).await, LossReason::Expired);
     assert!(began.elapsed() >= believed / 2, "it was lost as soon as the connection was");
     let next = within_bound("the next grant", theirs.lock(&name).acquire()).await.unwrap();
-    // Of the old session nothing comes back.
+    // Nothing of the old session comes back.
     zookeeper.server(0).proxy().forward();
     drop(guard);
     let client = client(&zookeeper).await;
@@ -133,12 +133,12 @@ async fn a_claim_whose_session_is_over_is_withdrawn_by_another_session() {
     let (zookeeper, name) = (shared_server(), unique_name("withdrawn"));
     let (ours, client) = (store(zookeeper.endpoints()).await, client(zookeeper).await);
     let claim = Claim::new(name.clone(), secs(60));
-    ours.request(&claim).await.unwrap();
-    let stands = nodes(&client, name.as_str()).await;
-    zookeeper.end_session(session_of(&client, &stands[0]).await);
-    let session = claim.session().unwrap();
+    let Attempt::Granted(lease) = ours.request(&claim).await.unwrap() else { panic!("not granted") };
+    let entries = nodes(&client, name.as_str()).await;
+    zookeeper.end_session(session_of(&client, &entries[0]).await);
+    let session = lease.session.unwrap();
     within_bound("the end of the session", session.lost()).await;
-    // The server may be deleting what was on it still; then it is deleted by this.
+    // If the server has not deleted the nodes of the session yet, this does it.
     ours.release(&claim).await.unwrap();
     assert!(nodes(&client, name.as_str()).await.is_empty());
     assert_eq!(ours.release(&claim).await.unwrap(), ReleaseOutcome::NotHeld);

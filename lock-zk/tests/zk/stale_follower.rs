@@ -1,4 +1,4 @@
-//! A follower that is cut off goes on answering its clients for a while: no guard may believe it.
+//! A follower that is cut off goes on answering its clients for a while: no guard may rely on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,15 @@ use zookeeper_client::Client;
 
 use crate::fixture::{client, locks, nodes, secs, within_bound};
 
-/// How many cuts: a few, or as many as the environment asks for.
+/// The number of cuts: three, or that in the environment.
 fn cuts() -> u32 {
     std::env::var("LEASEHOLD_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(3)
 }
 
 const TTL: Duration = secs(2);
 
-/// Reads the holder's node by the follower, as a client does that takes an answer for a sign of
-/// life; gives when each reading was answered that still found the node.
+/// Reads the holder's node from the follower, as a client does that takes an answer for a sign of
+/// life; gives the times of the answers that still had the node.
 async fn plain_readings(follower: String, node: String, over: Arc<AtomicBool>) -> Vec<Instant> {
     let client = Client::connector().with_session_timeout(secs(60)).connect(&follower).await.unwrap();
     let mut answered = Vec::new();
@@ -32,7 +32,7 @@ async fn plain_readings(follower: String, node: String, over: Arc<AtomicBool>) -
     answered
 }
 
-/// Acquires, through elections too.
+/// Acquires, with retries during elections.
 async fn acquire(locks: Locks, name: LockName) -> LockGuard {
     loop {
         match locks.lock(&name).acquire().await {
@@ -50,7 +50,7 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         let name = LockName::new(format!("job-{cut}")).unwrap();
         let (leader, endpoints) = (zookeeper.leader(), zookeeper.endpoints());
         let follower = (leader + 1 + cut as usize % 2) % 3;
-        // Everything that this holder hears comes from the follower that will be cut off.
+        // This holder is connected to the follower that will be cut off.
         let theirs = locks(vec![endpoints[follower].clone()], TTL).await;
         let others = endpoints.iter().enumerate().filter(|(i, _)| *i != follower).map(|(_, e)| e.clone()).collect();
         let next = locks(others, TTL).await;
@@ -73,15 +73,14 @@ async fn a_follower_that_is_cut_off_makes_no_guard_believe_past_the_next_grant()
         let answered = within_bound("the readings", plain).await.unwrap();
         let past = answered.iter().filter(|answer| **answer > at).count();
         stale_readings += past;
-        // A plain rule believes for a TTL from the last answer, or at least from when it was asked
-        // for.
+        // A plain rule believes for a TTL from the last answer, or at least from its request.
         caught += u32::from(answered.last().is_some_and(|last| *last + TTL - Duration::from_millis(200) > at));
 
-        // What comes late all the same is fenced.
+        // A late write is fenced all the same.
         let resource = Fence::in_memory();
         drop(resource.enter(&name, granted.token_if_any().unwrap()).await.unwrap());
         assert!(resource.enter(&name, &old).await.is_err());
-        // Its answer may be lost in the turmoil; then that is what it says.
+        // The answer may be lost during the election; then its effect is unknown.
         let released = granted.release().await;
         assert!(released.as_ref().err().is_none_or(|error| error.may_have_taken_effect()), "{released:?}");
         drop(holder);
