@@ -33,7 +33,7 @@ pub(crate) async fn node_acls(client: &Client, has_login: bool, layout: &Layout)
     Ok(Acls::creator_all())
 }
 
-/// Whether this entry of a node's list lets everybody delete what is below the node.
+/// Returns `true` if this entry of a node's list lets everybody delete what is below the node.
 pub(crate) fn is_open(acl: &Acl) -> bool {
     acl.scheme() == "world" && acl.permission().has(Permission::DELETE)
 }

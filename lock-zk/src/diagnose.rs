@@ -28,7 +28,7 @@ pub struct Diagnosis {
     pub shortest_ttl: Duration,
     /// The longest TTL that the servers grant: longer ones are lowered to it.
     pub longest_ttl: Duration,
-    /// Whether anybody who reaches the servers may delete the locks.
+    /// `true` if anybody who reaches the servers may delete the locks.
     pub open: bool,
 }
 

@@ -74,12 +74,13 @@ impl QueueEntry {
         format!("{}/{node}", self.lock_path)
     }
 
-    /// Whether the creation of a node brought no answer yet, and may never: there may be one.
+    /// Returns `true` if the creation of a node has no answer yet, and may never have: there may be
+    /// a node.
     pub(crate) fn is_in_doubt(&self) -> bool {
         self.in_doubt
     }
 
-    /// Whether the claim was granted the lock.
+    /// Returns `true` if the claim was granted the lock.
     pub(crate) fn is_granted(&self) -> bool {
         self.granted
     }

@@ -14,8 +14,8 @@ use crate::session_client::SessionClient;
 ///
 /// The server that a client is connected to answers its pings and reads by itself, also while it is
 /// cut off from the leader, which then ends the session. So a heartbeat is a *write*: it is
-/// answered when a quorum has it. Even that does not keep the session: the leader does not look at
-/// whose write it is, but at the lists of sessions that the servers send it twice in every tick. A
+/// answered when a quorum has it. Even that does not keep the session: the leader does not consider
+/// whose write it is, but the lists of sessions that the servers send it twice in every tick. A
 /// list goes the same way as the writes and in their order. So when a write is answered that was
 /// sent at least one tick after an earlier heartbeat was answered, the list with the earlier one
 /// arrived before it: the session lasts from the sending of the *earlier* one. If the client

@@ -78,8 +78,8 @@ impl Layout {
 /// The node below the root that the server keeps for itself.
 const RESERVED_NODE: &str = "zookeeper";
 
-/// Whether ZooKeeper accepts this character in the name of a node. It checks the halves of
-/// surrogate pairs, and accepts none.
+/// Returns `true` if ZooKeeper accepts this character in the name of a node. It checks the halves
+/// of surrogate pairs, and accepts none.
 fn is_accepted(c: char) -> bool {
     !matches!(u32::from(c), 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..)
 }

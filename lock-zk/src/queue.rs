@@ -27,7 +27,7 @@ impl Queue {
         Queue(entries)
     }
 
-    /// Whether there is exactly one entry.
+    /// Returns `true` if there is exactly one entry.
     pub(crate) fn is_single(&self) -> bool {
         self.0.len() == 1
     }

@@ -22,7 +22,7 @@ pub(crate) struct QueueReader(Arc<Mutex<HashMap<ReadKey, PendingReads>>>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ReadKey {
     lock_path: String,
-    /// Whether the server is first brought up to what the quorum knows.
+    /// `true` if the server is first brought up to what the quorum knows.
     sync: bool,
 }
 

@@ -45,7 +45,7 @@ impl HolderRecord {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Whether this is Curator's text by which another program asks for the lock.
+    /// Returns `true` if this is Curator's text by which another program asks for the lock.
     pub(crate) fn is_revocation_request(bytes: &[u8]) -> bool {
         bytes == CURATOR_REVOKE
     }

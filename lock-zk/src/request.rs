@@ -119,8 +119,8 @@ impl ZkStore {
     /// The first entry is granted: a quorum made its node on this session, no other node ever has
     /// that name, and every server that serves the session knows all that came before it. A server
     /// may be late, and not know yet that an operator has deleted the node meanwhile; then it is as
-    /// if the deletion came after the grant, and the next renewal round notices it. Whether a node
-    /// was made at all only the leader can say.
+    /// if the deletion came after the grant, and the next renewal round notices it. Only the
+    /// leader knows if a node was made at all.
     async fn resume_entry(
         &self,
         claim: &Claim,

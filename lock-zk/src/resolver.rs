@@ -109,7 +109,7 @@ impl ServerResolver {
     }
 }
 
-/// Whether a server answers at this address, also if it refuses the four-letter word.
+/// Returns `true` if a server answers at this address, also if it refuses the four-letter word.
 async fn responds(address: SocketAddr, timeout: Duration) -> bool {
     let probe = async {
         let mut stream = TcpStream::connect(address).await?;

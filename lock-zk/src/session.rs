@@ -80,7 +80,7 @@ impl ZkSession {
         }
     }
 
-    /// Whether its leases may be believed in.
+    /// Returns `true` if its leases may be believed in.
     pub(crate) fn is_valid(&self, clock: &Clock) -> bool {
         match &self.kind {
             Kind::Shared(session) => session.is_valid(),
@@ -88,12 +88,12 @@ impl ZkSession {
         }
     }
 
-    /// Whether the session may still exist at the server, as far as this client knows.
+    /// Returns `true` if the session may still exist at the server, as far as this client knows.
     pub(crate) fn may_be_alive(&self) -> bool {
         self.client.may_be_alive()
     }
 
-    /// Whether new leases may be put on it: it is shared, and half of its TTL is left.
+    /// Returns `true` if new leases may be put on it: it is shared, and half of its TTL is left.
     pub(crate) fn is_usable(&self) -> bool {
         let has_half = |session: &Session| session.is_valid() && session.remaining() > session.ttl() / 2;
         self.may_be_alive() && self.core_session().is_some_and(has_half)

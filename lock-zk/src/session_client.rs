@@ -51,7 +51,7 @@ impl SessionClient {
         locked(&self.client).clone().ok_or_else(session_ended)
     }
 
-    /// Whether the session may still exist at the server, as far as this client knows.
+    /// Returns `true` if the session may still exist at the server, as far as this client knows.
     pub(crate) fn may_be_alive(&self) -> bool {
         locked(&self.client).as_ref().is_some_and(|client| is_alive(client.state()))
     }
@@ -64,7 +64,8 @@ impl SessionClient {
     }
 }
 
-/// Whether a session in this state may still exist at the server. Its client learns of an end late.
+/// Returns `true` if a session in this state may still exist at the server. Its client learns of an
+/// end late.
 pub(crate) fn is_alive(state: SessionState) -> bool {
     !state.is_terminated()
 }

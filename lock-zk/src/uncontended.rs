@@ -99,7 +99,8 @@ impl Uncontended {
         }
     }
 
-    /// Whether the entry with this number, whose creation was answered just now, is the only one.
+    /// Returns `true` if the entry with this number, whose creation was answered just now, is the
+    /// only one.
     pub(crate) fn is_sole(&self, lock_path: &str, number: i64) -> bool {
         let state = &mut *locked(&self.0);
         let Some(node) = state.lock_nodes.get_mut(lock_path) else { return false };
