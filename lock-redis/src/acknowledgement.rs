@@ -1,4 +1,4 @@
-//! [`Acknowledgement`]: that replicas have what was written.
+//! [`Acknowledgement`]: waits until replicas have what was written (`WAIT`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use crate::endpoint::Endpoint;
 use crate::error;
 use crate::node::Node;
 
-/// That replicas have what was written. It is asked for on connections of its own: the server answers nothing else on a
-/// connection that waits for its replicas.
+/// Waits until replicas have what was written (`WAIT`). It has connections of its own, since a
+/// server answers nothing else on a connection that waits.
 ///
-/// A server has the acknowledgement of all that was written before it was asked for. So whoever comes while it is waited
-/// for shares the next one, and waits for two of them at most, however many there are.
+/// One `WAIT` covers all that was written before it. Callers that arrive during one share the next,
+/// and so wait for two of them at most, however many there are.
 #[derive(Debug)]
 pub(crate) struct Acknowledgement {
     required: u32,
@@ -30,22 +30,23 @@ pub(crate) struct Acknowledgement {
     servers: Mutex<HashMap<String, Arc<ServerAcks>>>,
 }
 
-/// One server that is asked.
+/// The acknowledgements of one server.
 #[derive(Debug)]
 struct ServerAcks {
     node: Arc<Node>,
-    /// By the key of the mark that is written.
+    /// By the key of the marker that is written.
     coalescer: Arc<Coalescer<String, u32>>,
     required: u32,
     timeout: Duration,
 }
 
-/// Writes the mark. A connection waits for its own last write, which must be one that goes to replicas; and a server
-/// without memory refuses what could take more of it, but not after a write that cannot.
+/// Writes the marker. `WAIT` covers the last write of its own connection, which must be one that
+/// goes to replicas. The `DEL` comes first because a server without memory refuses a `SET` except
+/// after a write that cannot take more.
 const WRITE_MARKER: &str = "redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], '', 'PX', 1000)";
 
 impl Acknowledgement {
-    /// `None` if none is wanted.
+    /// `None` if no replica has to acknowledge.
     pub(crate) fn new(config: &RedisConfig, connector: &Connector) -> Option<Acknowledgement> {
         (config.wait > 0).then(|| Acknowledgement {
             required: config.wait,
@@ -56,10 +57,12 @@ impl Acknowledgement {
         })
     }
 
+    /// Number of replicas that must acknowledge.
     pub(crate) fn required(&self) -> u32 {
         self.required
     }
 
+    /// Time limit for the acknowledgement.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -69,14 +72,14 @@ impl Acknowledgement {
         let new = || {
             let node =
                 Node::for_commands(self.connector.for_endpoint(endpoint.clone()), self.response_timeout + self.timeout);
-            // However many there are, it is the same.
+            // One `WAIT` serves any number of callers.
             let (node, coalescer) = (Arc::new(node), Coalescer::with_max_batch(usize::MAX));
             Arc::new(ServerAcks { node, coalescer, required: self.required, timeout: self.timeout })
         };
         servers.entry(endpoint.to_string()).or_insert_with(new).clone()
     }
 
-    /// Connects to the server of this connection.
+    /// Connects to the server that this connection leads to.
     ///
     /// # Errors
     ///
@@ -85,12 +88,12 @@ impl Acknowledgement {
         self.server(&granted_on.endpoint).node.connection().await.map(drop)
     }
 
-    /// How many replicas have what the server of this connection had written when it was asked; never more than are
-    /// wanted matter.
+    /// Number of replicas that acknowledge everything written before this call; the wait ends at
+    /// the required number.
     ///
     /// # Errors
     ///
-    /// As for a step.
+    /// As for a call.
     pub(crate) async fn count(&self, granted_on: &Connection, key: String) -> Result<u32> {
         let server = self.server(&granted_on.endpoint);
         let acks = server.clone();
@@ -103,7 +106,8 @@ impl Acknowledgement {
 }
 
 impl ServerAcks {
-    /// One acknowledgement for all of these. The mark has the key of the first whose slot is still here.
+    /// One acknowledgement for all these keys. The marker has the first key whose slot is still on
+    /// this server.
     async fn wait_for_all(&self, keys: Vec<String>) -> Vec<Result<u32>> {
         let mut answers = Vec::with_capacity(keys.len());
         for key in &keys {
@@ -120,7 +124,7 @@ impl ServerAcks {
         answers
     }
 
-    /// One acknowledgement. A failure says whether it is that the key's slot is no more here.
+    /// One acknowledgement. The flag of a failure is true if the key's slot has moved away.
     async fn wait_with_key(&self, key: &str) -> Result<u32, (lock_core::Error, bool)> {
         const ACTION: &str = "waiting for replicas";
         let answers = self.node.commands_or_error(ACTION, &self.pipeline(key)).await.map_err(|failure| {

@@ -1,4 +1,4 @@
-//! [`Batcher`]: requests and releases of one process that come at the same time, sent together.
+//! [`Batcher`]: sends requests and releases of the same time in one call.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,18 +19,19 @@ use crate::script_call::ScriptCall;
 use crate::tokens::Tokens;
 use crate::value::{holder_prefix, info_suffix, millis, tombstone_ttl_ms};
 
-/// Requests and releases of one process that come at the same time, sent together: one call for many costs the server
-/// and this process far less than many calls.
+/// Sends requests and releases of the same time in one call, which costs the server and this
+/// process far less than one call for each.
 ///
-/// Each slot has a lane. While fewer calls than [`TARGET_IN_FLIGHT`] are on a lane, who comes is sent at once, alone; else it
-/// waits until one of them is answered, and is sent with all that came meanwhile. If none is answered within two
-/// [`FLUSH_INTERVAL`], those that wait are sent all the same, up to [`MAX_IN_FLIGHT`] calls on a lane.
+/// Each slot has a queue. While fewer than [`TARGET_IN_FLIGHT`] calls of the slot are in flight, an
+/// operation is sent at once, alone. Otherwise it waits until one of them is answered, and is sent
+/// with all that have been queued meanwhile. If none is answered within two [`FLUSH_INTERVAL`]s,
+/// the batch is sent all the same, up to [`MAX_IN_FLIGHT`] calls of the slot.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     router: Arc<Router>,
     tokens: Arc<Tokens>,
     keys: Keys,
-    /// By slot; of those that were ever used.
+    /// By slot, for those that were ever used.
     queues: Mutex<BTreeMap<u16, SlotQueue>>,
 }
 
@@ -38,9 +39,9 @@ pub(crate) struct Batcher {
 struct SlotQueue {
     in_flight: usize,
     pending: Vec<PendingOp>,
-    /// So often were some sent together.
+    /// Number of batches sent, by which the flusher notices progress.
     batches_sent: u64,
-    /// There is a [`Flusher`] of it.
+    /// A [`Flusher`] of this queue runs.
     has_flusher: bool,
 }
 
@@ -49,44 +50,46 @@ struct PendingOp {
     op: Op,
     claim: Claim,
     reply: oneshot::Sender<Result<Option<TokenReply>>>,
-    /// Where it waits, and since when.
+    /// The runtime that its caller waits on.
     runtime: Handle,
     submitted_at: Instant,
 }
 
-/// What is asked for a claim.
+/// An operation on a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Op {
     Request,
-    /// A release that leaves a mark, as a request of the same holder may still come.
+    /// A release that leaves a tombstone, since a request of the same holder may arrive late.
     Withdraw,
     Release,
 }
 
-/// How one that comes is sent.
+/// The way in which an operation is sent.
 pub(crate) enum Dispatch {
-    /// By itself, and alone, while this is kept.
+    /// By the caller, which holds the permit meanwhile.
     Alone(Permit),
-    /// With others. The answer, or nothing if it is to be asked for alone after all.
+    /// In a batch. The reply is `None` if the caller has to send it alone after all.
     Batched(oneshot::Receiver<Result<Option<TokenReply>>>),
 }
 
-/// The right to one call on a lane. When it is dropped, those that have come meanwhile are sent.
+/// The right to one call of a slot. When it is dropped, the queue of the slot is sent.
 pub(crate) struct Permit {
-    /// `None` when it has ended.
+    /// `None` when the permit has been given back.
     batcher: Option<Arc<Batcher>>,
     slot: u16,
 }
 
-/// So many calls are under way on a lane before those that come are gathered: enough that the server and this process
-/// work at the same time, and that who comes on a network that takes long waits for a part of a round trip only.
+/// Calls of a slot in flight from which on operations are batched: enough that the server and this
+/// process work at the same time, and that on a slow network an operation waits for a part of a
+/// round trip only.
 const TARGET_IN_FLIGHT: usize = 2;
-/// So many calls are under way on a lane at most, however long the server takes: what comes from one process must not
-/// stand before all others there.
+/// Limit of calls of a slot in flight, however slow the server is: the calls of one
+/// process must not queue ahead of all others there.
 const MAX_IN_FLIGHT: usize = 8;
-/// A caller that does not look at its answer keeps its turn: so often it is seen to whether those that wait are sent.
+/// Flush interval. A caller whose future is not polled keeps its permit; a waiting batch is then
+/// sent after at most two intervals.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
-/// So many are sent with one call: the server does nothing else meanwhile.
+/// Limit of operations in one call: the server does nothing else meanwhile.
 const MAX_BATCH: usize = 128;
 
 impl Batcher {
@@ -98,11 +101,11 @@ impl Batcher {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what comes by itself, or puts it where it is sent with others.
+    /// Lets the caller send an operation alone, or queues it.
     pub(crate) fn submit(self: &Arc<Self>, slot: u16, op: Op, claim: &Claim) -> Dispatch {
         let mut queues = self.queues();
         let queue = queues.entry(slot).or_default();
-        // Without a runtime nobody would send what waits.
+        // Without a runtime no task could send the queue.
         let runtime = (queue.in_flight >= TARGET_IN_FLIGHT).then(Handle::try_current);
         let Some(Ok(runtime)) = runtime else {
             queue.in_flight += 1;
@@ -117,7 +120,7 @@ impl Batcher {
             submitted_at: Instant::now(),
         });
         let has_flusher = std::mem::replace(&mut queue.has_flusher, true);
-        // What is spawned on a runtime that has ended is dropped here and now.
+        // Not under the lock: on a runtime that has ended, `spawn` drops the flusher here and now.
         drop(queues);
         if !has_flusher {
             runtime.spawn(Flusher { batcher: self.clone(), slot }.run());
@@ -125,7 +128,7 @@ impl Batcher {
         Dispatch::Batched(received)
     }
 
-    /// Those that wait on a lane; none ends the turn.
+    /// The next batch of a slot; `None` if the queue is empty, and then the permit is given back.
     fn next_batch(&self, slot: u16) -> Option<Vec<PendingOp>> {
         let mut queues = self.queues();
         let queue = queues.entry(slot).or_default();
@@ -138,7 +141,7 @@ impl Batcher {
         Some(std::mem::replace(&mut queue.pending, left))
     }
 
-    /// The answer to one that is sent with others.
+    /// The reply to a batched operation.
     pub(crate) async fn recv(reply: oneshot::Receiver<Result<Option<TokenReply>>>) -> Result<Option<TokenReply>> {
         reply.await.unwrap_or_else(|_| {
             let text = "redis: the runtime that sent this with others has ended; the outcome is unknown";
@@ -146,8 +149,8 @@ impl Batcher {
         })
     }
 
-    /// Sends those that wait on a lane with one call more. At most [`TARGET_IN_FLIGHT`] of the calls are of callers who may not
-    /// look, so that there is always one that goes on.
+    /// Sends the queue of a slot with one more call. At most [`TARGET_IN_FLIGHT`] calls are driven
+    /// by callers, which may not be polled; the calls above that make progress by themselves.
     fn flush(self: &Arc<Self>, slot: u16) {
         let mut queues = self.queues();
         let can = |queue: &&mut SlotQueue| !queue.pending.is_empty() && queue.in_flight < MAX_IN_FLIGHT;
@@ -157,7 +160,7 @@ impl Batcher {
         drop(Permit { batcher: Some(self.clone()), slot });
     }
 
-    /// The step for all of these, which are in the order of what they ask for.
+    /// The call for a batch that is sorted by operation.
     fn batch_call(&self, slot: u16, realm_id: &str, known: u64, batch: &[PendingOp]) -> ScriptCall {
         const BYTES: usize = 192;
         let of = |op| batch.iter().filter(move |pending_op| pending_op.op == op).map(|pending_op| &pending_op.claim);
@@ -204,12 +207,12 @@ impl Batcher {
                 Ok(answers.collect())
             }
             Ok(Routed::Done(_, connection)) => Err(error::unexpected_reply(&connection.endpoint.to_string(), action)),
-            // Nothing was done. A key may be elsewhere, or one that this user may not use.
+            // Nothing was done. One key may be on another node, or forbidden to this user.
             Ok(Routed::SlotSplit) => Ok(batch.iter().map(|_| None).collect()),
             Err(error) if error.kind() == ErrorKind::Denied => Ok(batch.iter().map(|_| None).collect()),
             Err(error) => Err(error),
         };
-        // Who does not listen any more was cut off, and is withdrawn by whoever cut it off.
+        // A caller that is gone was cancelled, and whoever cancelled it withdraws its request.
         match replies {
             Ok(replies) => {
                 batch.into_iter().zip(replies).for_each(|(one, reply)| drop(one.reply.send(Ok(reply))));
@@ -219,7 +222,7 @@ impl Batcher {
     }
 }
 
-/// Sees to it that those that wait on a lane are sent, whoever keeps a turn.
+/// Sends the queue of a slot when no permit is given back in time.
 struct Flusher {
     batcher: Arc<Batcher>,
     slot: u16,
@@ -248,17 +251,18 @@ impl Flusher {
 impl Drop for Flusher {
     fn drop(&mut self) {
         self.batcher.queues().entry(self.slot).or_default().has_flusher = false;
-        // It may have been dropped in the middle, if what came was of a runtime that has ended.
+        // If its runtime has ended, it was dropped while operations wait.
         self.batcher.flush(self.slot);
     }
 }
 
+/// True for an operation that did nothing in the batch and has to be sent alone.
 fn must_retry_alone(answer: &Value) -> bool {
     matches!(answer, Value::Array(words) if matches!(&words[..], [Value::BulkString(word)] if word == b"alone" || word == b"new"))
 }
 
 impl Permit {
-    /// It has ended already.
+    /// Marks the permit as given back already.
     fn consume(mut self) {
         self.batcher = None;
     }
@@ -270,13 +274,13 @@ impl Drop for Permit {
         let slot = self.slot;
         let Some(first) = batcher.next_batch(slot) else { return };
         let permit = Permit { batcher: Some(batcher.clone()), slot };
-        // Whoever dropped this may have no runtime; those that wait have.
+        // The task that drops the permit may have no runtime; a queued operation has one.
         let Some(runtime) = first.first().map(|pending_op| pending_op.runtime.clone()) else { return };
         runtime.spawn(async move {
             let mut batch = Some(first);
             while let Some(next) = batch {
                 batcher.send(slot, next).await;
-                // Who has its answer now, and asks for more, goes along.
+                // Lets callers that have their reply join the next batch.
                 tokio::task::yield_now().await;
                 batch = batcher.next_batch(slot);
             }

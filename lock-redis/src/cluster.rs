@@ -99,8 +99,8 @@ impl Cluster {
         })
     }
 
-    /// Runs a call. One that a cluster cannot run now has not run, and is retried until the response
-    /// time-out is over.
+    /// Runs a call. One that a cluster cannot run now has not run, and is retried until the
+    /// response time-out is over.
     pub(crate) async fn run(
         self: &Arc<Self>,
         slot: u16,

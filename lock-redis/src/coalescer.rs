@@ -1,4 +1,4 @@
-//! [`Coalescer`]: questions that come while a call is under way go together with the next.
+//! [`Coalescer`]: inputs that arrive during a call share the next one.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lock_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-/// Questions that come while a call is under way go together with the next: one call answers all who asked before it.
+/// Makes one call for all inputs that were submitted before it begins. Inputs that arrive during a
+/// call share the next one.
 ///
-/// The calls are made one after the other by a task of the runtime, so that nobody's answer depends on whether others
-/// look at theirs.
+/// A task of the runtime makes the calls one after the other, so that no caller's answer depends on
+/// whether other callers are polled.
 #[derive(Debug)]
 pub(crate) struct Coalescer<Input, Output> {
-    /// So many questions go with one call at most.
+    /// Limit of inputs in one call.
     max_batch: usize,
     state: Mutex<State<Input, Output>>,
 }
@@ -20,12 +21,12 @@ pub(crate) struct Coalescer<Input, Output> {
 #[derive(Debug)]
 struct State<Input, Output> {
     waiting: Vec<(Input, oneshot::Sender<Result<Output>>)>,
-    /// A task makes calls.
+    /// A worker makes calls.
     is_running: bool,
 }
 
 impl<Input, Output> Coalescer<Input, Output> {
-    /// At most so many questions go with one call.
+    /// A coalescer with at most `max_batch` inputs in one call.
     pub(crate) fn with_max_batch(max_batch: usize) -> Arc<Coalescer<Input, Output>> {
         Arc::new(Coalescer { max_batch, state: Mutex::new(State { waiting: Vec::new(), is_running: false }) })
     }
@@ -36,16 +37,16 @@ impl<Input, Output> Coalescer<Input, Output> {
 }
 
 impl<Input: Send + 'static, Output: Send + 'static> Coalescer<Input, Output> {
-    /// The answer to a question, by a `call` that begins after this moment. A call gives as many answers as there are
-    /// questions, in their order; all callers name the same one.
+    /// The output for an input, by a `call` that begins after this moment. A call returns one
+    /// output for each input, in their order. All callers pass the same call.
     ///
     /// # Errors
     ///
-    /// What the call says; unavailable if the runtime has ended.
+    /// Those of the call; unavailable if the runtime has ended.
     ///
     /// # Cancel safety
     ///
-    /// A question whose call has not begun is forgotten.
+    /// An input whose call has not begun is forgotten.
     pub(crate) async fn submit<C, F>(self: &Arc<Self>, input: Input, call: C) -> Result<Output>
     where
         C: Fn(Vec<Input>) -> F + Send + 'static,
@@ -74,7 +75,7 @@ impl<Input: Send + 'static, Output: Send + 'static> Coalescer<Input, Output> {
         })
     }
 
-    /// Those that wait; none ends the task.
+    /// The next batch; `None` ends the worker.
     fn next_batch(&self) -> Option<Vec<(Input, oneshot::Sender<Result<Output>>)>> {
         let mut state = self.state();
         state.waiting.retain(|(_, reply)| !reply.is_closed());
@@ -88,14 +89,15 @@ impl<Input: Send + 'static, Output: Send + 'static> Coalescer<Input, Output> {
     }
 }
 
-/// The task that makes the calls. Dropped with its runtime, or by a panic, it keeps nobody waiting.
+/// The task that makes the calls. If it is dropped with its runtime, or by a panic, the callers
+/// fail instead of waiting.
 struct Worker<Input, Output> {
     coalescer: Arc<Coalescer<Input, Output>>,
     has_ended: bool,
 }
 
 impl<Input, Output> Worker<Input, Output> {
-    /// Nobody waited any more. Another task may have begun since.
+    /// Ends without callers that wait. Another worker may have begun since.
     fn end(mut self) {
         self.has_ended = true;
     }
@@ -122,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each question with itself, as often as it may; and counts the calls.
+    /// A call that returns its inputs, once for each permit, and is counted.
     struct Echo {
         coalescer: Arc<Coalescer<u32, u32>>,
         calls: Arc<AtomicUsize>,

@@ -24,10 +24,10 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, a server that is
-    /// too old, or one that is a replica; [`Denied`](ErrorKind::Denied) for a wrong login or one that
-    /// lacks a right; [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut)
-    /// within the connect time-out.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, a server that
+    /// is too old, or one that is a replica; [`Denied`](ErrorKind::Denied) for a wrong login or one
+    /// that lacks a right; [`Unavailable`](ErrorKind::Unavailable) or
+    /// [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
     ///
     /// # Cancel safety
     ///

@@ -40,9 +40,9 @@ impl Connection {
         let _ = self.retention.set((retention, Instant::now()));
     }
 
-    /// How far back the server remembers that runs a call sent over this connection at this
-    /// moment. It is read once when the connection is made, which is enough: a server that is
-    /// restarted gets another connection.
+    /// Retention of the server for a call sent over this connection at this moment. It is read
+    /// once, when the connection is made, which is enough: a restarted server has another
+    /// connection.
     pub(crate) fn retention_at(&self, sent: Instant) -> Retention {
         match self.retention.get() {
             Some((Retention::Complete, _)) => Retention::Complete,

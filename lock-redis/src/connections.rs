@@ -1,4 +1,4 @@
-//! [`Connections`]: what one runtime of this process has to do with the servers.
+//! [`Connections`]: the connections of one runtime.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::keys::Keys;
 use crate::router::Router;
 use crate::tokens::Tokens;
 
-/// What one runtime of this process has to do with the servers. Its connections are read by tasks of that runtime, and so
-/// are of use to no other. They are made when they are first used.
+/// The connections of one runtime. They are read by tasks of that runtime, and so are of no use to
+/// another. Each is made when it is first used.
 #[derive(Debug)]
 pub(crate) struct Connections {
     pub(crate) router: Arc<Router>,
@@ -31,7 +31,7 @@ impl Connections {
         }
     }
 
-    /// Connects to what a renewal in this slot needs, before there is one.
+    /// Makes the connections that a renewal in this slot will need.
     pub(crate) async fn warm_up(&self, slot: u16) -> Result<()> {
         let connection = self.router.node(slot).await?.connection().await?;
         match &self.acknowledgement {

@@ -151,8 +151,8 @@ pub(crate) fn classify(server: &str, action: &str, error: RedisError) -> Error {
 /// The error of connecting. Only the error code is shown of the server's text, since old servers
 /// repeat the words of a login that they do not know.
 ///
-/// An error is final only if it is known to need an operator. A plain `ERR` can be anything, such as
-/// no connection left.
+/// An error is final only if it is known to need an operator. A plain `ERR` can be anything, such
+/// as no connection left.
 pub(crate) fn classify_connect(server: &str, error: &RedisError) -> Error {
     const LOGIN: &str = "it refuses this user or password";
     let says = |words: &str| error.detail().is_some_and(|detail| detail.contains(words));

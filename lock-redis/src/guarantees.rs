@@ -20,8 +20,8 @@ const fn guarantees_with(records: Faults, tokens: Faults) -> Guarantees {
         .waiting(WaitStyle::Notified)
 }
 
-/// The guarantees of all these servers together. With `may_fail_over` they count as having replicas,
-/// whatever they report.
+/// The guarantees of all these servers together. With `may_fail_over` they count as having
+/// replicas, whatever they report.
 pub(crate) fn guarantees(servers: &[ServerInfo], may_fail_over: bool) -> Guarantees {
     let (mut records, mut tokens) =
         (BEST_GUARANTEES.records_survive, BEST_GUARANTEES.tokens_survive.unwrap_or_default());

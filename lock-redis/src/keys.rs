@@ -1,29 +1,30 @@
-//! [`Keys`]: where everything is kept.
+//! [`Keys`]: the layout of the keys.
 
 use std::sync::OnceLock;
 
 use lock_core::{Error, ErrorKind, Holder, LockName, Result};
 
-/// Where everything is kept. The key of a lock is the prefix and its name, as it is.
+/// The layout of the keys. The key of a lock is the prefix and its name, unchanged.
 ///
-/// What is kept beside the locks has a control character after the prefix, which no lock's name can have: no name
-/// collides with it, and one pattern grants or finds all of it. On a cluster it carries the tag of the slot of the lock
-/// that it belongs to.
+/// An auxiliary key has a control character after the prefix, which no lock's name can have: so no
+/// name collides with it, and one pattern grants or finds all of them. On a cluster it carries the
+/// hash tag of the slot of the lock that it belongs to.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     prefix: String,
     cluster: bool,
 }
 
-/// So many slots has a cluster.
+/// Number of slots of a cluster.
 pub(crate) const SLOT_COUNT: u16 = 16_384;
-/// Stands between the prefix and what is no lock's name.
+/// Separates the prefix from an auxiliary key.
 const SEPARATOR: &str = "\u{1f}";
 
 impl Keys {
     /// # Errors
     ///
-    /// Invalid configuration for a prefix with an open tag on a cluster: a name could close it.
+    /// Invalid configuration for a prefix with a control character, or with an open hash tag on a
+    /// cluster: a name could close it.
     pub(crate) fn new(prefix: &str, cluster: bool) -> Result<Keys> {
         let open = prefix.find('{').is_some_and(|at| tag(&prefix[at..]).is_none());
         if cluster && open {
@@ -38,12 +39,12 @@ impl Keys {
         Ok(Keys { prefix: prefix.to_owned(), cluster })
     }
 
-    /// The key of a lock; and the channel on which its release is told.
+    /// The key of a lock, which is also the channel on which its release is published.
     pub(crate) fn lock(&self, name: &LockName) -> String {
         [&self.prefix, name.as_str()].concat()
     }
 
-    /// The name of the lock with this key; `None` if it is no lock's.
+    /// The name of the lock with this key; `None` for the key of no lock.
     pub(crate) fn name(&self, key: &[u8]) -> Option<LockName> {
         let name = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         LockName::new(name).ok()
@@ -70,18 +71,18 @@ impl Keys {
         self.auxiliary(slot, "token:", realm)
     }
 
-    /// The pattern of the counters of a realm, and with what each of them ends.
+    /// The pattern of the counters of a realm, and the suffix of each.
     pub(crate) fn counters(&self, realm: &str) -> (String, String) {
         let ending = format!("token:{realm}");
         (format!("{}{ending}", self.pattern()), ending)
     }
 
-    /// What a late request of this holder meets.
+    /// The tombstone of a withdrawn request, which refuses it if it arrives late.
     pub(crate) fn tombstone(&self, slot: u16, holder: Holder) -> String {
         self.auxiliary(slot, "withdrawn:", &String::from(holder))
     }
 
-    /// What is written before replicas are asked for their acknowledgement.
+    /// The marker that is written before `WAIT`.
     pub(crate) fn ack_marker(&self, slot: u16) -> String {
         self.auxiliary(slot, "acknowledged", "")
     }
@@ -91,7 +92,7 @@ impl Keys {
         format!("{}{SEPARATOR}realm", self.prefix)
     }
 
-    /// What is kept for a quorum, in the slot of the identity of the data.
+    /// The record of a quorum, in the slot of the realm.
     pub(crate) fn quorum_record(&self) -> String {
         self.auxiliary(self.slot(&self.realm()), "quorum", "")
     }
@@ -104,7 +105,8 @@ impl Keys {
     }
 }
 
-/// What is between the first `{` and the next `}`, if that is anything: only this decides the slot.
+/// The hash tag, between the first `{` and the next `}`, which alone decides the slot; `None` if it
+/// is empty or missing.
 fn tag(key: &str) -> Option<&str> {
     let rest = &key[key.find('{')? + 1..];
     Some(&rest[..rest.find('}')?]).filter(|tag| !tag.is_empty())
@@ -125,7 +127,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// A short text whose slot this is.
+/// A short hash tag of a slot.
 fn tag_for_slot(slot: u16) -> &'static str {
     static TAGS: OnceLock<Vec<String>> = OnceLock::new();
     let tags = TAGS.get_or_init(|| {

@@ -39,7 +39,7 @@
 //! | `connect` | opening a store, and its diagnosis |
 //! | `config`, `topology`, `tls`, `driver` | settings, URLs, certificates |
 //! | `keys`, `value`, `tokens` | the layout in Redis, and the tokens known here |
-//! | `script`, `script_call`, `reply` | the Lua scripts in `scripts/`, calls of them, their replies |
+//! | `script`, `script_call`, `reply` | the Lua scripts of `scripts/`, their calls and replies |
 //! | `batcher` | requests and releases of the same time, sent in one call |
 //! | `router`, `routed`, `cluster`, `slot_map` | from a slot to the node that owns it |
 //! | `connections` | router, batcher and acknowledgement of one runtime |

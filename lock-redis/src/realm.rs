@@ -42,9 +42,9 @@ impl RedisStore {
         Ok(now == id)
     }
 
-    /// Runs a script that takes a token. `make_call` is given the id of the realm, the highest token
-    /// known, and whether the counter may be new. `new_in` is the realm in which an earlier call has
-    /// found the counter to be new.
+    /// Runs a script that takes a token. `make_call` is given the id of the realm, the highest
+    /// token known, and whether the counter may be new. `new_in` is the realm in which an earlier
+    /// call has found the counter to be new.
     pub(crate) async fn run_with_realm(
         &self,
         slot: u16,

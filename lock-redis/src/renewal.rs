@@ -15,8 +15,8 @@ use crate::store::RedisStore;
 use crate::value::{holder_prefix, millis};
 
 impl RedisStore {
-    /// Renews the leases of a batch, all slots at the same time: a cluster node that does not answer
-    /// must not delay the renewals at the others.
+    /// Renews the leases of a batch, all slots at the same time: a cluster node that does not
+    /// answer must not delay the renewals at the others.
     pub(crate) async fn renew_batch(&self, batch: &RenewalBatch) {
         let mut by_slot: BTreeMap<u16, Vec<(&Renewal, &Claim)>> = BTreeMap::new();
         for entry in batch {

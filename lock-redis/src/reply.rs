@@ -1,4 +1,4 @@
-//! [`RequestReply`]: what a request brought.
+//! Replies of the scripts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +8,16 @@ use redis::Value as Answer;
 use crate::connection::Connection;
 use crate::value::LockValue;
 
-/// What a request brought.
+/// The reply to a request.
 #[derive(Debug)]
 pub(crate) enum RequestReply {
-    /// A lease with this token. Raised: its counter had fallen behind, and was set above what is known here.
+    /// A lease with this token. `raised`: the counter had fallen behind, and was set above the
+    /// highest token known here.
     Granted { token: u64, raised: bool },
-    /// Another has it, for so long as is known; and what its counter has reached, if it has one.
+    /// Another holder has it, for the remaining time if that is known. `counter` is the state of
+    /// its counter, 0 if there is none.
     Held { by: LockValue, remaining: Option<Duration>, counter: u64 },
-    /// It was withdrawn before the server came to it.
+    /// It was withdrawn before the server ran it.
     Withdrawn,
 }
 
@@ -29,10 +31,10 @@ pub(crate) struct TokenReply {
 }
 
 impl RequestReply {
-    /// `None` for an answer that no script of ours gives.
+    /// `None` for a reply that the script does not give.
     pub(crate) fn parse(answer: &Answer) -> Option<RequestReply> {
         let parts = match answer {
-            // Mostly it is granted, with a token that a script's numbers can say.
+            // The common reply: a grant with a token that is exact as a number of a script.
             Answer::Int(token) => {
                 return Some(RequestReply::Granted { token: u64::try_from(*token).ok()?, raised: false });
             }
@@ -53,12 +55,12 @@ impl RequestReply {
     }
 }
 
-/// What `PTTL` says; `None` for a key without an expiry.
+/// The remaining time in a reply to `PTTL`; `None` for a key without expiry.
 pub(crate) fn remaining_from_pttl(pttl: i64) -> Option<Duration> {
     u64::try_from(pttl).ok().map(|left| Duration::from_millis(left + 1))
 }
 
-/// The word with which an answer of several parts begins.
+/// The status word, which is the first part of a reply of several parts.
 pub(crate) fn status(answer: &Answer) -> Option<&str> {
     match answer {
         Answer::Array(parts) => text_at(parts, 0),

@@ -74,8 +74,8 @@ impl Router {
         }
     }
 
-    /// As [`run`](Router::run), for a call of several keys that could be made for each key alone: it
-    /// is not retried while its keys are on two nodes.
+    /// As [`run`](Router::run), for a call of several keys that could be made for each key alone:
+    /// it is not retried while its keys are on two nodes.
     ///
     /// # Errors
     ///

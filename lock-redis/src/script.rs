@@ -1,8 +1,8 @@
-//! [`Script`]: the steps of the contract, as the server runs them.
+//! [`Script`]: the Lua scripts.
 
-/// The steps of the contract, each one script, so that nothing comes between its check and its act. Names reach them as
-/// keys, and everything else as arguments: nothing that a user says is ever part of a script. A holder is given as its
-/// values begin, with the dot that follows it.
+/// The scripts. Each step of the contract is one script, so that nothing comes between its check
+/// and its act. Names are passed as keys and everything else as arguments: no text of a user is
+/// ever part of a script. A holder is passed as the prefix of its values, with the dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Script {
     Request,
@@ -40,6 +40,7 @@ impl Script {
         Script::Record,
     ];
 
+    /// The text of the script.
     pub(crate) fn text(self) -> String {
         match self {
             Script::Request => {
@@ -62,7 +63,7 @@ impl Script {
         }
     }
 
-    /// What it does, for error texts.
+    /// The action of the script, for error texts.
     pub(crate) fn action(self) -> &'static str {
         match self {
             Script::Request => "asking for a lock",

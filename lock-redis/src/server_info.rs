@@ -66,8 +66,8 @@ impl ServerInfo {
         server.is_replica = field("role").is_some_and(|role| role != "master");
         server.mode = field("redis_mode").map(str::to_owned);
         // Traces that replicas leave: the backlog, for an hour unless it is set otherwise; the
-        // history of a replica that became this master; and the offset of what was sent, in versions
-        // that count nothing else there.
+        // history of a replica that became this master; and the offset of what was sent, in
+        // versions that count nothing else there.
         let is_set =
             |name: &str| field(name).is_some_and(|value| value.bytes().any(|byte| !matches!(byte, b'0' | b'-')));
         let sent = is_set("master_repl_offset")
@@ -77,8 +77,8 @@ impl ServerInfo {
         server
     }
 
-    /// How far back the server certainly remembered when it was asked: not at all if it says nothing
-    /// of itself, or may evict locks at any time.
+    /// Retention that was certain when the server was asked: none if it says nothing of itself, or
+    /// may evict locks at any time.
     pub(crate) fn retention(&self) -> Retention {
         const CRASH_AND_POWER_LOSS: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
         if self.evicts() != Some(false) {

@@ -22,7 +22,8 @@ use crate::value::InfoSuffixCache;
 /// One connection to each server carries everything of one runtime, messages to waiters included;
 /// it is made again when needed. Renewals run in the background and have a connection of their own.
 /// With `wait` there is one more beside each of these, for the acknowledgement of replicas. The
-/// calls of a runtime that are in flight at a server are bounded in number, whatever is asked of it.
+/// calls of a runtime that are in flight at a server are bounded in number, whatever is asked of
+/// it.
 ///
 /// # Cancel safety
 ///

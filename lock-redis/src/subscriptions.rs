@@ -1,4 +1,4 @@
-//! [`Subscriptions`]: what the releases of others are heard by.
+//! [`Subscriptions`]: the channels on which releases are published.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,25 +8,27 @@ use std::time::{Duration, Instant};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
-/// The channels that one connection hears, and who waits on them. All waiters of a process share it.
+/// The channels that one connection is subscribed to. All waiters of a runtime share them.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     channels: HashMap<String, Arc<Channel>>,
-    /// The connection has ended: nothing will be heard any more.
+    /// The connection has ended, and receives no message any more.
     closed: bool,
 }
 
-/// One channel. Its mark is another after each message, and never one that another channel or connection had.
+/// One channel. Its version changes with each message, and is unique across channels and
+/// connections.
 #[derive(Debug)]
 pub(crate) struct Channel {
     version: watch::Sender<u64>,
     last_used: Mutex<Instant>,
 }
 
-/// A channel is left when nobody has waited on it for this long: the next waiter then need not subscribe again.
+/// Time without a waiter after which a channel is unsubscribed: within it the next waiter need not
+/// subscribe again.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn next_version() -> u64 {
@@ -39,31 +41,31 @@ impl Subscriptions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mark of a channel, to be read before the store is asked; 0 if it is not heard yet.
+    /// The version of a channel, to be read before a request; 0 if it is not subscribed to.
     pub(crate) fn version(&self, channel: &str) -> u64 {
         self.state().channels.get(channel).map_or(0, |channel| *channel.version.borrow())
     }
 
-    /// A channel that is heard, or about to be.
+    /// A channel that is subscribed to, or about to be.
     pub(crate) fn find(&self, channel: &str) -> Option<Arc<Channel>> {
         self.state().channels.get(channel).cloned()
     }
 
-    /// Begins to keep a channel, unless it is kept already; the caller subscribes.
+    /// Adds a channel, unless it is there already; the caller subscribes.
     pub(crate) fn add(&self, channel: &str) -> Arc<Channel> {
         let new =
             || Arc::new(Channel { version: watch::Sender::new(next_version()), last_used: Mutex::new(Instant::now()) });
         self.state().channels.entry(channel.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Forgets a channel; who waits on it looks again.
+    /// Forgets a channel; its waiters ask the store again.
     pub(crate) fn remove(&self, channel: &str) {
         if let Some(channel) = self.state().channels.remove(channel) {
             channel.notify();
         }
     }
 
-    /// Forgets the channels on which nobody waits, and gives their names: the caller unsubscribes.
+    /// Forgets the idle channels, and returns their names: the caller unsubscribes.
     pub(crate) fn remove_idle(&self) -> Vec<String> {
         let mut state = self.state();
         let is_idle =
@@ -73,7 +75,7 @@ impl Subscriptions {
         idle
     }
 
-    /// What the server pushed.
+    /// Handles a push message of the server.
     pub(crate) fn on_push(&self, push: &PushInfo) {
         match (&push.kind, &push.data[..]) {
             (PushKind::Message, [Value::BulkString(channel), ..]) => {
@@ -87,7 +89,7 @@ impl Subscriptions {
         }
     }
 
-    /// The connection has ended: everybody looks again.
+    /// Ends with the connection; all waiters ask the store again.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -104,12 +106,13 @@ impl Channel {
         self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the version, and wakes the waiters.
     pub(crate) fn notify(&self) {
-        // Also if nobody waits: who looked before must see that it changed.
+        // Also without waiters: a request before it must find that the version has changed.
         self.version.send_replace(next_version());
     }
 
-    /// Waits until the mark is another than `seen`; at once if it is already.
+    /// Waits until the version differs from `seen`; returns at once if it does already.
     ///
     /// # Cancel safety
     ///
@@ -117,7 +120,7 @@ impl Channel {
     pub(crate) async fn changed_since(&self, seen: u64) {
         *self.last_used() = Instant::now();
         let mut versions = self.version.subscribe();
-        // The sender is borrowed here, and lives.
+        // No error: the sender lives, since it is borrowed here.
         let _ = versions.wait_for(|version| *version != seen).await;
         *self.last_used() = Instant::now();
     }

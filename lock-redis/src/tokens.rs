@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lock_core::{FencingToken, Holder, Realm};
 
-/// The realm, and the highest tokens that this process has seen in it: what was seen is never given again, even if the
-/// server has forgotten it.
+/// The realm, and the highest tokens that this process has seen in it. A token that was seen is
+/// never given again, even if the server has forgotten it.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens(Mutex<State>);
 
@@ -15,11 +15,11 @@ struct State {
     /// 32 hexadecimal digits; empty until it is read.
     id: Arc<str>,
     realm: Option<Realm>,
-    /// By slot, since each has a counter of its own.
+    /// By slot, since each slot has a counter of its own.
     highest: BTreeMap<u16, u64>,
 }
 
-/// Whether a text is a realm's, as it stands in the store.
+/// True for the id of a realm, as the store keeps it.
 pub(crate) fn is_realm_id(text: &str) -> bool {
     text.parse::<Holder>().is_ok()
 }
@@ -29,7 +29,7 @@ impl Tokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The realm as it stands in the store, and the highest token seen of a slot.
+    /// The id of the realm, and the highest token seen in a slot.
     pub(crate) fn snapshot(&self, slot: u16) -> (Arc<str>, u64) {
         let state = self.state();
         (state.id.clone(), state.highest.get(&slot).copied().unwrap_or(0))
@@ -39,7 +39,7 @@ impl Tokens {
         self.state().realm.clone().unwrap_or_else(|| realm_from_id(""))
     }
 
-    /// The data is of this realm; false if it was known already.
+    /// Notes the realm of the data; true if it is another than before.
     pub(crate) fn adopt(&self, id: &str) -> bool {
         let mut state = self.state();
         let is_new = *state.id != *id;
@@ -49,9 +49,10 @@ impl Tokens {
         is_new
     }
 
-    /// A token that a lock was seen to have in the realm `id`, whose counter stands at `counter`. It is remembered, so
-    /// that the counter is raised above it if that has fallen back; false if it is so far ahead that the counter cannot
-    /// have given it. Such a one was written by another program or by hand, and would spoil the counter of all locks.
+    /// Notes the token of a lock in the realm `id`, whose counter stands at `counter`, so that the
+    /// counter is raised above it if that has fallen back. Returns false if the token is so far
+    /// ahead that the counter cannot have given it: then another program or a hand wrote it, and it
+    /// is ignored, since it would spoil the counter of all locks.
     pub(crate) fn observe(&self, id: &str, slot: u16, number: u64, counter: u64) -> bool {
         let mut state = self.state();
         if *state.id != *id {
@@ -65,7 +66,7 @@ impl Tokens {
         is_plausible
     }
 
-    /// A token that was given in the realm `id`.
+    /// Notes a token that was given in the realm `id`.
     pub(crate) fn record(&self, id: &str, slot: u16, number: u64) -> FencingToken {
         let mut state = self.state();
         if *state.id != *id {
@@ -77,7 +78,8 @@ impl Tokens {
     }
 }
 
-/// A counter gives no more than this between two looks at it, a million a second for a week.
+/// Limit of the tokens that a counter gives between two observations: a million a second for a
+/// week.
 pub(crate) const MAX_TOKEN_LEAD: u64 = 1 << 40;
 
 pub(crate) fn realm_from_id(id: &str) -> Realm {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lock_core::{Error, ErrorKind, Result, StoreUrl};
 
-/// How the servers are arranged, and their addresses.
+/// The arrangement of the servers, and their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Topology {

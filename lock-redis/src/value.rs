@@ -1,38 +1,39 @@
-//! [`LockValue`]: what the key of a held lock holds.
+//! [`LockValue`]: the value at the key of a held lock.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::{Claim, FencingToken, HeldBy, Holder, HolderInfo, Realm};
 
-/// What the key of a held lock holds: `<32 hexadecimal digits>.<token>[.<information>]`. One key with one expiry
-/// answers a retry with the same token, and excludes clients that keep another text at the same key.
+/// The value at the key of a held lock: `<32 hexadecimal digits>.<token>[.<information>]`. One key
+/// with one expiry answers a retry with the same token, and excludes clients that keep another text
+/// at the same key.
 #[derive(Debug, Default)]
 pub(crate) struct LockValue {
-    /// `None`: another program's, which has no token and no information for us.
+    /// `None` for the value of another program, which has no token and no information for us.
     holder: Option<Holder>,
     token: u64,
     info: Option<HolderInfo>,
     revoked: bool,
 }
 
-/// With what the values of a holder begin.
+/// The prefix of the values of a holder, with the dot after it.
 pub(crate) fn holder_prefix(holder: Holder) -> String {
     let mut holder_prefix = String::from(holder);
     holder_prefix.push('.');
     holder_prefix
 }
 
-/// What stands after the token: nothing, or a dot and the information.
+/// The suffix after the token: nothing, or a dot and the information.
 pub(crate) fn info_suffix(info: &HolderInfo) -> String {
     if *info == HolderInfo::default() {
         return String::new();
     }
-    // It is for people and decides nothing.
+    // No error: the information is for people and decides nothing.
     serde_json::to_string(info).map(|json| format!(".{json}")).unwrap_or_default()
 }
 
-/// The last [`info_suffix`] that was asked for, since most locks of a process have the same.
+/// The last [`info_suffix`] that was made, since most locks of a process have the same.
 #[derive(Debug, Default)]
 pub(crate) struct InfoSuffixCache(Mutex<(HolderInfo, Arc<str>)>);
 
@@ -46,12 +47,12 @@ impl InfoSuffixCache {
     }
 }
 
-/// Whether, as scripts are told.
+/// A flag as an argument of a script.
 pub(crate) fn flag(yes: bool) -> &'static str {
     if yes { "1" } else { "0" }
 }
 
-/// A time as the server counts it; what is shorter than its unit is one unit.
+/// A time in the server's unit; a shorter time is one unit.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 4)
 }
@@ -75,7 +76,7 @@ impl LockValue {
             Some((token, info)) => (token, info),
             None => (rest, ""),
         };
-        // A mark of the break of an operator: nobody has this lease any more.
+        // An operator has revoked the lease: the value keeps its name blocked, without a holder.
         let (revoked, info) = match info.strip_prefix('!') {
             Some(info) => (true, info),
             None => (false, info),
@@ -96,7 +97,7 @@ impl LockValue {
         self.token
     }
 
-    /// What people see of it.
+    /// The holder as the contract describes it.
     pub(crate) fn into_held_by(self, realm: &Realm, remaining: Option<Duration>) -> HeldBy {
         let mut by = HeldBy::default();
         by.holder = self.holder;

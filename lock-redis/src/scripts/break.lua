@@ -1,6 +1,7 @@
 -- Ends the lease of the holder that was seen, and uses up a token.
--- KEYS: lock, counter. ARGV: holder, nobody or nothing to free the lock at once, highest token known, may the counter be
--- new, by how much a token can be ahead of the counter.
+-- KEYS: lock, counter. ARGV: holder, a holder that nobody has or an empty text to free the lock at
+-- once, highest token known, 1 if the counter may be new, limit of the lead of a token over the
+-- counter.
 local value, failed = read(KEYS[1])
 if failed then
   return failed
@@ -12,7 +13,7 @@ local remaining = redis.call('PTTL', KEYS[1])
 if ARGV[2] ~= '' and remaining < 0 then
   return {'endless'}
 end
--- What the counter cannot have given was not written by us.
+-- A token that the counter cannot have given was not written by this program, and is ignored.
 local known, counter = string.match(value, '^%x+%.(%d+)'), redis.call('GET', KEYS[2])
 local reached = math.max(tonumber(ARGV[3]), tonumber(counter or '0'))
 if tonumber(known) < tonumber(ARGV[3]) or tonumber(known) > reached + tonumber(ARGV[5]) then
@@ -23,7 +24,7 @@ if not token then
   return {'new'}
 end
 if ARGV[2] == '' then
-  -- First what may be denied, as for a release.
+  -- First the command that may be denied, as for a release.
   redis.call('PUBLISH', KEYS[1], '')
   redis.call('DEL', KEYS[1])
 else

@@ -1,4 +1,4 @@
--- Who holds these locks, and for how long in ms.
+-- The values of these locks, and their remaining time in ms.
 -- KEYS: locks.
 local answers = {}
 for at = 1, #KEYS do

@@ -1,5 +1,5 @@
--- A counter goes on under the name that it has in a new realm.
--- KEYS: the counter of the old realm, that of the new one.
+-- Renames a counter, so that it continues in a new realm.
+-- KEYS: the counter of the old realm, the counter of the new one.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end

@@ -1,6 +1,6 @@
--- The token that this counter gave, or the next one above `known`, as text; whether the counter was raised; and, if it
--- was not, the token as a number, where a script's numbers are exact. Nothing if the counter is new and `new` does not
--- say that this is right.
+-- Returns the token that this counter gave, or the next one above `known`, as text; 1 if the
+-- counter was raised; and if it was not, the token as a number, where numbers of a script are
+-- exact. Returns nil if the counter is new and `new` does not allow that.
 local function next_token(token, text, counter, known, new)
   if token == 1 and new ~= '1' then
     redis.call('DEL', counter)

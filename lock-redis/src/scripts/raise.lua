@@ -1,5 +1,6 @@
--- Raises the token of the holder's lease, and the counter with it; never lowers one, and moves no expiry.
--- KEYS: lock, counter. ARGV: holder, the token, may the counter be new.
+-- Raises the token of the holder's lease, and the counter with it; never lowers either, and changes
+-- no expiry.
+-- KEYS: lock, counter. ARGV: holder, token, 1 if the counter may be new.
 local value, failed = read(KEYS[1])
 if failed then
   return failed

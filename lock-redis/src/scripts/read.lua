@@ -1,4 +1,4 @@
--- The value at a key: nothing if there is none, and empty if it is of another type, which is held all the same.
+-- The value at a key: nil if there is none; empty if it is of another type, which counts as held.
 local function read(key)
   local value = redis.pcall('GET', key)
   if type(value) ~= 'table' then

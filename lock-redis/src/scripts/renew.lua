@@ -1,5 +1,6 @@
--- Sets the expiry of the locks that are still these holders'; never takes one.
--- KEYS: locks. ARGV: for each its holder, and its TTL in ms. Answers 1, 0, or -1 for a lock that could not be read.
+-- Sets the expiry of the locks that are still held by these holders; never takes a lock.
+-- KEYS: locks. ARGV: for each its holder, and its TTL in ms. Answers 1, 0, or -1 for a lock that
+-- could not be read.
 local answers = {}
 for at = 1, #KEYS do
   local value, failed = read(KEYS[at])

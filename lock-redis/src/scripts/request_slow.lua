@@ -1,5 +1,5 @@
--- What is left of a request that is not like most. `token` and `text` are what the counter said; nothing if there is
--- something in the way.
+-- The rest of a request that is not the common case. `token` and `text` are the reply of the
+-- counter, and nil if there is a lock or a tombstone.
 if not token then
   local value, failed = read(lock)
   if failed then
@@ -12,7 +12,7 @@ if not token then
     redis.call('PEXPIRE', lock, ttl)
     return {'granted', string.match(value, '^%x+%.(%d+)'), 0}
   end
-  -- What the counter has reached tells whether it can have given this token.
+  -- The counter is returned because it shows whether it can have given this token.
   local reached = redis.pcall('GET', counter)
   return {'held', value, redis.call('PTTL', lock), type(reached) == 'string' and reached}
 end
