@@ -1,7 +1,7 @@
 //! The PostgreSQL store against bare statements, on a real server.
 //!
-//! `cargo bench -p lock-postgres --bench postgres`; it prints rates and ratios, and asserts nothing: the machine may be
-//! busy.
+//! `cargo bench -p lock-postgres --bench postgres`; it prints rates and ratios, and asserts
+//! nothing: the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on shall panic")]
 
@@ -19,7 +19,7 @@ const TASKS: u32 = 64;
 const EACH: u32 = 30;
 const CONNECTIONS: u32 = 16;
 
-/// What a program does by hand: an upsert, and an update, on a table with the same keys.
+/// The table of the bare statements, an upsert and an update, with the same keys.
 const TABLE: &str = "create table bare (name text collate \"C\" primary key, holder text, token bigint not null,
     expires_at timestamptz not null, unique (name, token)) with (fillfactor = 70)";
 const UPSERT: &str = "insert into bare (name, holder, token, expires_at)

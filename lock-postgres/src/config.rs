@@ -13,13 +13,13 @@ use crate::table::Table;
 /// The database and the table, and how to use them: the same as a URL such as
 /// `postgres://app:secret@10.0.0.1/orders?table=locks.lease`.
 ///
-/// Settings that are left out come from where every PostgreSQL client takes them: `PGUSER`, `PGPASSWORD` and the others,
-/// and the password file. `Debug` shows no password.
+/// Settings that are left out come from where every PostgreSQL client takes them: `PGUSER`,
+/// `PGPASSWORD` and the others, and the password file. `Debug` shows no password.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PostgresConfig {
-    /// The hosts with their ports, of which one is the primary. A host that begins with `/` is the folder of a socket.
-    /// Empty: as the environment says.
+    /// The hosts with their ports, of which one is the primary. A host that begins with `/` is the
+    /// folder of a socket. Empty: as the environment says.
     pub hosts: Vec<(String, Option<u16>)>,
     /// The user.
     pub user: Option<String>,
@@ -31,17 +31,19 @@ pub struct PostgresConfig {
     pub tls: Tls,
     /// The name of the connections, by default `leasehold` and the table.
     pub application_name: Option<String>,
-    /// The table of leases, by default [`Table::DEFAULT`], or [`Table::DEFAULT_ADVISORY`] with advisory locks.
+    /// The table of leases, by default [`Table::DEFAULT`], or [`Table::DEFAULT_ADVISORY`] with
+    /// advisory locks.
     pub table: Table,
     /// The form in which locks are kept.
     pub mode: Mode,
-    /// Whether a pooler that shares connections between transactions is in the way; `None`: detected at connect.
+    /// A pooler that shares connections between transactions is in the way; `None`:
+    /// detected at connect.
     pub pooler: Option<bool>,
     /// The kind of fail-over of the database; `None`: detected at connect.
     pub failover: Option<FailOver>,
     /// Maximum number of connections that each runtime uses for steps, by default
-    /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Renewals have up to 4 of their own, and the waiters of
-    /// the process share one more.
+    /// [`DEFAULT_CONNECTIONS`](PostgresConfig::DEFAULT_CONNECTIONS). Renewals have up to 4 of their
+    /// own, and the waiters of the process share one more.
     pub connections: usize,
     /// Time limit for connecting, by default
     /// [`DEFAULT_CONNECT_TIMEOUT`](PostgresConfig::DEFAULT_CONNECT_TIMEOUT).
@@ -52,8 +54,9 @@ pub struct PostgresConfig {
     /// Poll interval of a waiter that cannot be notified of a release, by default
     /// [`DEFAULT_POLL_INTERVAL`](PostgresConfig::DEFAULT_POLL_INTERVAL).
     pub poll_interval: Duration,
-    /// Age from which the row of a name that nobody locks may be removed; new names trigger that by chance. By default
-    /// [`DEFAULT_PRUNE_AFTER`](PostgresConfig::DEFAULT_PRUNE_AFTER); zero: never.
+    /// Age from which the row of a name that nobody locks may be removed; new names trigger that by
+    /// chance. By default [`DEFAULT_PRUNE_AFTER`](PostgresConfig::DEFAULT_PRUNE_AFTER); zero:
+    /// never.
     pub prune_after: Duration,
 }
 
@@ -63,7 +66,8 @@ pub struct PostgresConfig {
 pub enum Mode {
     /// Lease rows in a table.
     Rows,
-    /// Advisory locks on a connection, for programs that must exclude existing code that uses these: `mode=advisory`.
+    /// Advisory locks on a connection, for programs that must exclude existing code that uses
+    /// these: `mode=advisory`.
     Advisory(KeyForm),
 }
 
@@ -99,14 +103,15 @@ pub struct Tls {
 pub enum TlsMode {
     /// No TLS.
     Disable,
-    /// Only if the server insists.
+    /// TLS only if the server insists.
     Allow,
-    /// If the server has it; nobody is authenticated.
+    /// TLS if the server supports it; the server is not authenticated.
     Prefer,
-    /// Always; nobody is authenticated.
+    /// Always TLS; the server is not authenticated.
     Require,
-    /// The server's certificate must be of a trusted authority. In this mode the client takes the TLS provider that the
-    /// process has chosen for `rustls`; if it has chosen none, `ring` is made its choice.
+    /// The server's certificate must be of a trusted authority. In this mode the client takes the
+    /// TLS provider that the process has chosen for `rustls`; if it has chosen none, `ring` is made
+    /// its choice.
     VerifyCa,
     /// And be made out to this host.
     VerifyFull,
@@ -169,7 +174,8 @@ impl PostgresConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a part that there is not, an unknown key or a value out of range.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a part that there is not, an
+    /// unknown key or a value out of range.
     pub fn from_url(url: &StoreUrl) -> Result<PostgresConfig> {
         url.only_keys(&Self::KEYS)?;
         let mut config = PostgresConfig::new(url.hosts().iter().cloned());

@@ -21,14 +21,15 @@ use crate::tables::{self, TableInfo};
 use crate::wakeups::Wakeups;
 
 impl PostgresStore {
-    /// Connects, finds out whether a pooler is in the way, reads what the server says of itself and of its data, and
-    /// warns of what endangers locks.
+    /// Connects, finds out whether a pooler is in the way, reads what the server says of itself and
+    /// of its data, and warns of what endangers locks.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and where the tables are missing, of
-    /// a newer program, or of the other mode; [`Denied`](ErrorKind::Denied) for a wrong login or missing rights;
-    /// [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and where the
+    /// tables are missing, of a newer program, or of the other mode; [`Denied`](ErrorKind::Denied)
+    /// for a wrong login or missing rights; [`Unavailable`](ErrorKind::Unavailable) or
+    /// [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
     ///
     /// # Cancel safety
     ///
@@ -81,9 +82,10 @@ impl PostgresStore {
         FenceCondition::of(&self.database.config().table)
     }
 
-    /// Removes the rows of names that nobody has locked for `idle`, in small steps along the names; returns how many. A
-    /// part of that also happens by itself while names are added, for
-    /// [`prune_after`](PostgresConfig::prune_after). Later tokens of these names are above all that were given before.
+    /// Removes the rows of names that nobody has locked for `idle`, in small steps along the names;
+    /// returns how many. A part of that also happens by itself while names are added, for
+    /// [`prune_after`](PostgresConfig::prune_after). Later tokens of these names are above all that
+    /// were given before.
     ///
     /// # Errors
     ///

@@ -10,15 +10,16 @@ use crate::connection::{ConnectionKind, SETTINGS};
 /// A host of the URL, with its port; `None`: as the environment says.
 pub(crate) type Host<'a> = Option<&'a (String, Option<u16>)>;
 
-/// The settings of a direct connection. A plan that was prepared while a table was empty must be right for a large one
-/// too, and the server must notice when this process is gone.
+/// The settings of a direct connection. A plan that was prepared while a table was empty must be
+/// right for a large one too, and the server must notice when this process is gone.
 const DIRECT_SETTINGS: [(&str, &str); 8] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
-    // A disabled plan type costs so much on paper that the server would compile the statement first.
+    // A disabled plan type costs so much on paper that the server would compile the statement
+    // first.
     ("jit", "off"),
     ("tcp_keepalives_idle", "15"),
     ("tcp_user_timeout", "30000"),
@@ -52,7 +53,8 @@ pub(crate) fn connect_options(
 }
 
 fn with_login(config: &PostgresConfig, host: Host<'_>) -> PgConnectOptions {
-    // Reads the environment, as every client does; the password file counts where neither it nor the URL has one.
+    // Reads the environment, as every client does; the password file counts where neither it nor
+    // the URL has one.
     let mut options = PgConnectOptions::new();
     if let Some((host, port)) = host {
         options = if host.starts_with('/') { options.socket(host) } else { options.host(host) };
@@ -95,8 +97,9 @@ fn with_tls(mut options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
     options
 }
 
-/// Makes sure that the process has a TLS provider. With `verify-ca` alone the client takes the provider that the process
-/// has chosen, and panics where a program links two and chose none. A choice of the program is kept.
+/// Makes sure that the process has a TLS provider. With `verify-ca` alone the client takes the
+/// provider that the process has chosen, and panics where a program links two and chose none. A
+/// choice of the program is kept.
 fn ensure_tls_provider() -> Result<()> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Another thread may choose first: then that is the choice.

@@ -12,7 +12,8 @@ use crate::statement::{Statement, Value};
 pub(crate) enum ConnectionKind {
     /// A server connection of its own: it keeps its settings and its prepared statements.
     Direct,
-    /// A pooler may route each transaction to another server connection: each step is one self-contained message.
+    /// A pooler may route each transaction to another server connection: each step is one
+    /// self-contained message.
     Pooled,
 }
 
@@ -27,14 +28,15 @@ pub(crate) struct Connection {
     pub(crate) options: PgConnectOptions,
 }
 
-/// The search path of all statements: only the system catalog, so that no function or operator of the same name in
-/// another schema of the user's path is called instead, one that puts the clock forward, say. The temporary schema, which
-/// is otherwise searched first, comes last.
+/// The search path of all statements: only the system catalog, so that no function or operator of
+/// the same name in another schema of the user's path is called instead, one that puts the clock
+/// forward, say. The temporary schema, which is otherwise searched first, comes last.
 pub(crate) const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog,pg_temp");
 
 /// The settings of every step, whatever the defaults of the database and of the user are.
 ///
-/// `synchronous_commit`: a grant is on the disk before it is answered. `lock_timeout` limits the wait for a row.
+/// `synchronous_commit`: a grant is on the disk before it is answered. `lock_timeout` limits the
+/// wait for a row.
 pub(crate) const SETTINGS: [(&str, &str); 4] =
     [SEARCH_PATH, ("synchronous_commit", "on"), ("lock_timeout", "1s"), ("idle_in_transaction_session_timeout", "10s")];
 
@@ -66,8 +68,8 @@ impl Connection {
                 query.fetch_all(&mut self.client).await
             }
             ConnectionKind::Pooled => {
-                // One message is one transaction, and one transaction is on one server connection. The settings are
-                // local to it.
+                // One message is one transaction, and one transaction is on one server connection.
+                // The settings are local to it.
                 let text = format!(
                     "set transaction isolation level read committed, read write; {}; {}",
                     SETTINGS.map(set_local).join("; "),

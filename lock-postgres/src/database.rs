@@ -14,8 +14,8 @@ use crate::pool::{IDLE_TIMEOUT, Pool, Reply};
 use crate::primary::{connect, detect_pooler};
 use crate::statement::{Statement, Value};
 
-/// The connections to the primary. Each runtime has its own pools: one for renewals, and one for all other steps, so that
-/// neither delays the other.
+/// The connections to the primary. Each runtime has its own pools: one for renewals, and one for
+/// all other steps, so that neither delays the other.
 #[derive(Debug)]
 pub(crate) struct Database {
     config: Arc<PostgresConfig>,
@@ -33,7 +33,8 @@ struct Pools {
 const MAX_RENEWAL_CONNECTIONS: usize = 4;
 
 impl Database {
-    /// Opens a first connection, and detects a pooler unless the configuration says whether there is one.
+    /// Opens a first connection, and detects a pooler unless the configuration says whether there
+    /// is one.
     pub(crate) async fn open(config: &PostgresConfig) -> Result<Database> {
         let kind = match config.pooler {
             Some(true) => ConnectionKind::Pooled,

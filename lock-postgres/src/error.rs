@@ -15,8 +15,8 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(DatabaseError::code).map(|sqlstate| sqlstate.into_owned())
 }
 
-/// Whether the connection is of no more use: it is broken, the server shuts down or may not write, or the client refers to
-/// a prepared statement that the server has forgotten.
+/// True if the connection is of no more use: it is broken, the server shuts down or may not write,
+/// or the client refers to a prepared statement that the server has forgotten.
 pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
     match sqlstate(error) {
         None => true,
@@ -27,7 +27,8 @@ pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the server announced that it ends the connection. It does not do so in the middle of a step that goes on.
+/// True if the server announced that it ends the connection. It does not do so in the middle of a
+/// step that goes on.
 pub(crate) fn is_termination_notice(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("57P01" | "57P02" | "57P05"))
 }
@@ -46,7 +47,8 @@ impl StepError {
     }
 
     pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> StepError {
-        // A row that stays locked, too many entries for the time limit, an invalid value, a constraint of the table.
+        // A row that stays locked, too many entries for the time limit, an invalid value, a
+        // constraint of the table.
         let of_one =
             |sqlstate: String| ["55P03", "57014"].contains(&&*sqlstate) || ["22", "23", "P0"].contains(&&sqlstate[..2]);
         let may_concern_one_entry =
@@ -61,12 +63,14 @@ impl From<StepError> for Error {
     }
 }
 
-/// Whether the statement conflicted with another transaction and was rolled back: an immediate retry may succeed.
+/// True if the statement conflicted with another transaction and was rolled back: an immediate
+/// retry may succeed.
 pub(crate) fn is_serialization_conflict(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
-/// The error of a step. A refusal of the server means that nothing was changed, except where the server was shutting down.
+/// The error of a step. A refusal of the server means that nothing was changed, except where the
+/// server was shutting down.
 pub(crate) fn classify(server: &str, action: &str, error: sqlx::Error) -> Error {
     let Some(sqlstate) = sqlstate(&error) else {
         let text = format!("{server}: the connection broke while {action}; the outcome is unknown");
@@ -113,7 +117,8 @@ pub(crate) fn classify_connect(server: &str, error: &sqlx::Error) -> Error {
     Error::refused(kind, format!("{server}: {what}: {}", message(error)))
 }
 
-/// Whether TLS failed between the two sides. Failures of the handshake itself are reported as invalid data.
+/// True if TLS failed between the two sides. Failures of the handshake itself are reported as
+/// invalid data.
 fn is_tls_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
@@ -122,8 +127,8 @@ fn is_tls_error(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The message of the client or the server, in one line. No statement of ours holds a secret, and no message about one
-/// does; details may quote values, and are left out.
+/// The message of the client or the server, in one line. No statement of ours holds a secret, and
+/// no message about one does; details may quote values, and are left out.
 fn message(error: &sqlx::Error) -> String {
     match error.as_database_error() {
         Some(said) => said.message().to_owned(),
@@ -141,7 +146,8 @@ pub(crate) fn runtime_ended() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)
 }
 
-/// The error of a step that was sent twice and found nothing: the first time may have had its effect.
+/// The error of a step that was sent twice and found nothing: the first time may have had its
+/// effect.
 pub(crate) fn in_doubt(server: &str, action: &str) -> Error {
     let text = format!("{server}: it ended the connection while {action}; the outcome is unknown");
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text)

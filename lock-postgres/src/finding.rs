@@ -16,11 +16,13 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FindingKind {
-    /// The server does not keep every commit through a power loss, or the table not through a crash.
+    /// The server does not keep every commit through a power loss, or the table not through a
+    /// crash.
     NotPersisted,
     /// A server could take over that lags behind this one.
     AsynchronousStandby,
-    /// A pooler that shares connections is in the way, so that waiters are not notified of releases.
+    /// A pooler that shares connections is in the way, so that waiters are not notified of
+    /// releases.
     Pooler,
     /// The server is older than any on which the store was tested.
     Old,

@@ -6,22 +6,26 @@ use sqlx::postgres::PgAdvisoryLockKey;
 
 use crate::error::invalid_config;
 
-/// The mapping of lock names to the keys of advisory locks: that of the code that is to be excluded. In a URL:
-/// `mode=advisory&key=FORM`.
+/// The mapping of lock names to the keys of advisory locks: that of the code that is to be
+/// excluded. In a URL: `mode=advisory&key=FORM`.
 ///
-/// Keys are shorter than names: two names can have one key, and then exclude each other though they need not.
+/// Keys are shorter than names: two names can have one key, and then exclude each other though they
+/// need not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyForm {
-    /// `raw`: a name that is a number is that `bigint`, and one that is two numbers with a comma that pair of `int`s, as
-    /// they stand in `pg_advisory_lock(42)` and `pg_advisory_lock(4, 2)`; another name is refused.
+    /// `raw`: a name that is a number is that `bigint`, and one that is two numbers with a comma
+    /// that pair of `int`s, as they stand in `pg_advisory_lock(42)` and `pg_advisory_lock(4, 2)`;
+    /// another name is refused.
     #[default]
     Raw,
     /// `sqlx`: as `PgAdvisoryLock::new` of the crate sqlx.
     Sqlx,
-    /// `with_advisory_lock`: as the Ruby gem of this name, for the lock name without a prefix of the environment.
+    /// `with_advisory_lock`: as the Ruby gem of this name, for the lock name without a prefix of
+    /// the environment.
     WithAdvisoryLock,
-    /// `madelson`: as `PostgresAdvisoryLockKey` of DistributedLock for .NET, with names hashed where they are no key.
+    /// `madelson`: as `PostgresAdvisoryLockKey` of DistributedLock for .NET, with names hashed
+    /// where they are no key.
     Madelson,
 }
 
@@ -96,17 +100,20 @@ fn sqlx_key(text: &str) -> AdvisoryKey {
     }
 }
 
-/// The lowest 31 bits of the CRC-32 of the name, and the number in the environment's prefix, which is 0 without one.
+/// The lowest 31 bits of the CRC-32 of the name, and the number in the environment's prefix, which
+/// is 0 without one.
 fn with_advisory_lock(text: &str) -> AdvisoryKey {
     let hash = crc32fast::hash(text.as_bytes()) & 0x7fff_ffff;
     AdvisoryKey::Two(i32::from_ne_bytes(hash.to_ne_bytes()), 0)
 }
 
-/// Up to nine ASCII characters are the key itself; so are 16 hexadecimal digits, or two times eight with a comma. For any
-/// other name the key is the first eight bytes of its SHA-1, as a little-endian number.
+/// Up to nine ASCII characters are the key itself; so are 16 hexadecimal digits, or two times eight
+/// with a comma. For any other name the key is the first eight bytes of its SHA-1, as a
+/// little-endian number.
 fn madelson(text: &str) -> AdvisoryKey {
     if text.len() <= 9 && text.is_ascii() {
-        // Seven bits each, then a 0, then 1s to the end: this distinguishes texts of different lengths.
+        // Seven bits each, then a 0, then 1s to the end: this distinguishes texts of different
+        // lengths.
         let packed = text.bytes().fold(0_u64, |packed, byte| packed << 7 | u64::from(byte)) << 1;
         let padded = (text.len()..9).fold(packed, |packed, _| packed << 7 | 0x7f);
         return halves(padded);

@@ -1,8 +1,9 @@
 //! The store of leasehold in PostgreSQL: lease rows in a table, or advisory locks.
 //!
-//! A lock is one row, which stays when the lock is free, so that its token goes on rising. Every step is one statement; no
-//! statement that grants waits for a row; all times are the server's. Waiters are notified of a release. For data in the
-//! same database, [`FenceCondition`] is a fence in the caller's own transaction.
+//! A lock is one row, which stays when the lock is free, so that its token goes on rising. Every
+//! step is one statement; no statement that grants waits for a row; all times are the server's.
+//! Waiters are notified of a release. For data in the same database, [`FenceCondition`] is a fence
+//! in the caller's own transaction.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -19,10 +20,10 @@
 //!
 //! # Limits
 //!
-//! - A lease ends by the server's wall clock. If that is set forward, leases end early while their holders still rely on
-//!   them; if it is set back, they end late.
-//! - A fail-over to a standby that lags loses grants, and can give a token twice. [`PostgresStore`] looks for standbys and
-//!   declares no more guarantees than they allow.
+//! - A lease ends by the server's wall clock. If that is set forward, leases end early while their
+//!   holders still rely on them; if it is set back, they end late.
+//! - A fail-over to a standby that lags loses grants, and can give a token twice. [`PostgresStore`]
+//!   looks for standbys and declares no more guarantees than they allow.
 //! - No fairness across processes: the first request after a release gets the lock.
 //!
 //! # Files

@@ -15,11 +15,11 @@ use crate::error::{self, StepError};
 use crate::primary::connect;
 use crate::statement::{Statement, Value};
 
-/// A few connections, each used by one step at a time, first come first served. A connection that is idle for long is
-/// closed.
+/// A few connections, each used by one step at a time, first come first served. A connection that
+/// is idle for long is closed.
 ///
-/// A step that was cancelled, or got no reply, closes its connection: a late reply cannot be taken for that to another
-/// step.
+/// A step that was cancelled, or got no reply, closes its connection: a late reply cannot be taken
+/// for that to another step.
 pub(crate) struct Pool {
     config: Arc<PostgresConfig>,
     kind: ConnectionKind,
@@ -37,8 +37,8 @@ struct Idle {
     has_closer: bool,
 }
 
-/// One connection of a [`Pool`], for the steps of one caller. It returns to the pool when this is dropped, unless a reply
-/// is outstanding.
+/// One connection of a [`Pool`], for the steps of one caller. It returns to the pool when this is
+/// dropped, unless a reply is outstanding.
 pub(crate) struct PooledConnection {
     pool: Arc<Pool>,
     connection: Option<Connection>,
@@ -52,16 +52,18 @@ pub(crate) struct Reply {
     pub(crate) rows: Vec<PgRow>,
     pub(crate) system: Arc<str>,
     pub(crate) server: Arc<str>,
-    /// The statement was sent twice, the first time over a connection that the server ended. What it does not find now,
-    /// the first may have changed.
+    /// The statement was sent twice, the first time over a connection that the server ended. What
+    /// it does not find now, the first may have changed.
     pub(crate) was_resent: bool,
 }
 
 /// A connection that is idle for longer is closed.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A connection that was idle for longer may have ended unnoticed, and is pinged before a step is sent.
+/// A connection that was idle for longer may have ended unnoticed, and is pinged before a step is
+/// sent.
 const MAX_UNCHECKED_IDLE: Duration = Duration::from_secs(1);
-/// Maximum number of retries of a statement that conflicted with another transaction and was rolled back.
+/// Maximum number of retries of a statement that conflicted with another transaction and was rolled
+/// back.
 const MAX_CONFLICT_RETRIES: usize = 5;
 
 impl Pool {
@@ -75,8 +77,8 @@ impl Pool {
         Arc::new(Pool { config: config.clone(), kind, permits, idle: Mutex::default(), idle_timeout })
     }
 
-    /// A connection, as soon as one is free. It has no time limit of its own: a caller that drops the future leaves the
-    /// queue, and nothing was sent for it.
+    /// A connection, as soon as one is free. It has no time limit of its own: a caller that drops
+    /// the future leaves the queue, and nothing was sent for it.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<PooledConnection> {
         // The semaphore is never closed.
         let permit = self.permits.clone().acquire_owned().await;
@@ -155,13 +157,14 @@ async fn close_expired_connections(pool: Weak<Pool>) {
 }
 
 impl PooledConnection {
-    /// Runs a statement. It is sent again if it conflicted with another transaction and was rolled back, or if the server
-    /// had ended the connection while it was idle.
+    /// Runs a statement. It is sent again if it conflicted with another transaction and was rolled
+    /// back, or if the server had ended the connection while it was idle.
     pub(crate) async fn run(&mut self, statement: &Statement, values: &[Value]) -> Result<Reply, StepError> {
         let pool = self.pool.clone();
         let (mut conflicts, mut termination) = (0, None);
         loop {
-            // This future owns the connection meanwhile: if it is dropped, the connection is closed.
+            // This future owns the connection meanwhile: if it is dropped, the connection is
+            // closed.
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
                 None => match connect(&pool.config, pool.kind).await {

@@ -43,7 +43,7 @@ pub(crate) async fn detect_pooler(config: &PostgresConfig) -> Result<ConnectionK
     }
 }
 
-/// Whether another address of the same name would refuse for the same reason.
+/// True if another address of the same name would refuse for the same reason.
 fn is_final(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut)
 }
@@ -77,8 +77,8 @@ async fn resolve(options: &PgConnectOptions) -> Vec<SocketAddr> {
     if found.len() > 1 { found } else { Vec::new() }
 }
 
-/// Connects to the addresses in turn, each with an equal share of the remaining time, until one is the primary's.
-/// `Err(None)`: none answered.
+/// Connects to the addresses in turn, each with an equal share of the remaining time, until one is
+/// the primary's. `Err(None)`: none answered.
 async fn connect_to_addresses(
     config: &PostgresConfig,
     host: Host<'_>,
@@ -102,8 +102,8 @@ async fn connect_to_addresses(
     Err(failure)
 }
 
-/// Connects as `sslmode` demands. With `allow` the server decides, which the client does not support: here it is a plain
-/// connection first, and a second one with TLS if the server insists.
+/// Connects as `sslmode` demands. With `allow` the server decides, which the client does not
+/// support: here it is a plain connection first, and a second one with TLS if the server insists.
 async fn connect_by_ssl_mode(
     config: &PostgresConfig,
     host: Host<'_>,

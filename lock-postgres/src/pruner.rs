@@ -17,9 +17,9 @@ use crate::statements::Statements;
 
 /// Removes the rows of names that nobody has locked for a while, in small steps along the names.
 ///
-/// Each new name triggers a step by chance. It starts where the last step of any process ended, so that pruning advances
-/// also with processes that live for one lock only; on average ten rows are visited for each new name. An operator can ask
-/// for a whole pass.
+/// Each new name triggers a step by chance. It starts where the last step of any process ended, so
+/// that pruning advances also with processes that live for one lock only; on average ten rows are
+/// visited for each new name. An operator can ask for a whole pass.
 #[derive(Debug)]
 pub(crate) struct Pruner {
     sql: Arc<Statements>,

@@ -6,9 +6,9 @@ use lock_core::{FencingToken, Realm};
 
 use crate::pool::Reply;
 
-/// The realm of the data, as it was read last: the identity in the table together with the identifier of the database
-/// system, so that data which is copied into another system becomes another realm by itself. It is read in the same
-/// statement as each token.
+/// The realm of the data, as it was read last: the identity in the table together with the
+/// identifier of the database system, so that data which is copied into another system becomes
+/// another realm by itself. It is read in the same statement as each token.
 #[derive(Debug)]
 pub(crate) struct RealmCache(Mutex<Realm>);
 
@@ -32,7 +32,8 @@ impl RealmCache {
         known.clone()
     }
 
-    /// Stores the realm that was just read. If it is the known one, that is returned, which shares its text.
+    /// Stores the realm that was just read. If it is the known one, that is returned, which shares
+    /// its text.
     pub(crate) fn adopt(&self, realm: Realm) -> Realm {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != realm {

@@ -10,16 +10,16 @@ use lock_core::Holder;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 
-/// A local socket that leads to one address of a host. The client connects only to the first address of a name, but needs
-/// the name to check a certificate. To try another address, it connects to this socket, in a folder that only this user
-/// can enter.
+/// A local socket that leads to one address of a host. The client connects only to the first
+/// address of a name, but needs the name to check a certificate. To try another address, it
+/// connects to this socket, in a folder that only this user can enter.
 pub(crate) struct Relay {
     folder: PathBuf,
 }
 
 impl Relay {
-    /// Connects to the address, and accepts the client within `limit`. The client derives the socket's file from its folder
-    /// and the port.
+    /// Connects to the address, and accepts the client within `limit`. The client derives the
+    /// socket's file from its folder and the port.
     pub(crate) async fn connect(address: SocketAddr, port: u16, limit: Duration) -> io::Result<Relay> {
         let far = TcpStream::connect(address).await?;
         far.set_nodelay(true)?;

@@ -9,8 +9,8 @@ use crate::statement::{Statement, Value};
 use crate::store::PostgresStore;
 
 impl PostgresStore {
-    /// Renews these leases. Those whose rows another transaction has locked are renewed in a second statement, which
-    /// waits for the rows: they must not delay the others.
+    /// Renews these leases. Those whose rows another transaction has locked are renewed in a second
+    /// statement, which waits for the rows: they must not delay the others.
     pub(crate) async fn renew_leases(&self, entries: &[(&Renewal, &Claim)]) -> Result<()> {
         let locked = self.renew_with(&self.statements.renew, entries).await?;
         if !locked.is_empty() {

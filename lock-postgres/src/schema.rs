@@ -8,10 +8,10 @@ use crate::table::Table;
 /// The layout version of this program.
 pub(crate) const VERSION: i32 = 2;
 
-/// The script. Free rows stay until they are pruned, so that their tokens go on rising. The fence depends on
-/// `unique (name, token)`: because the token is part of a key, a statement that changes it waits for transactions that
-/// have read the row `for key share`, and a renewal does not. There is no index on `expires_at`, which each renewal would
-/// have to update.
+/// The script. Free rows stay until they are pruned, so that their tokens go on rising. The fence
+/// depends on `unique (name, token)`: because the token is part of a key, a statement that changes
+/// it waits for transactions that have read the row `for key share`, and a renewal does not. There
+/// is no index on `expires_at`, which each renewal would have to update.
 const SCHEMA: &str = "begin;
 set local search_path = pg_catalog, pg_temp;
 -- Two who do this at once do it one after the other.
@@ -51,12 +51,13 @@ end $$;
 commit;
 ";
 
-/// Storage options. The server vacuums early, since each change leaves a dead row; and it does not truncate the file, for
-/// which it would lock the whole table.
+/// Storage options. The server vacuums early, since each change leaves a dead row; and it does not
+/// truncate the file, for which it would lock the whole table.
 const TABLE_OPTIONS: &str = "fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off";
 
-/// The statements that create the tables of this configuration, or migrate those of an older layout. They are idempotent.
+/// The statements that create the tables of this configuration, or migrate those of an older
+/// layout. They are idempotent.
 pub(crate) fn script(config: &PostgresConfig) -> String {
     let table = &config.table;
     let schema = match table.schema() {
@@ -72,7 +73,8 @@ pub(crate) fn script(config: &PostgresConfig) -> String {
         .replace("{realm}", &Holder::fresh().to_string())
 }
 
-/// The text for the mode in the table. A table belongs to one mode, since the two do not exclude each other.
+/// The text for the mode in the table. A table belongs to one mode, since the two do not exclude
+/// each other.
 pub(crate) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Rows => "rows",

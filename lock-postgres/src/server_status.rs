@@ -1,4 +1,5 @@
-//! [`ServerStatus`]: the settings and standbys of a server, and the guarantees that follow from them.
+//! [`ServerStatus`]: the settings and standbys of a server, and the guarantees that follow from
+//! them.
 
 use lock_core::{ClockKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 use sqlx::Row as _;
@@ -31,10 +32,11 @@ pub(crate) struct ServerStatus {
     is_logged: bool,
 }
 
-/// The guarantees of lease rows on a server that syncs every commit, where no standby that lacks a commit can take over.
+/// The guarantees of lease rows on a server that syncs every commit, where no standby that lacks a
+/// commit can take over.
 ///
-/// A lease ends by the server's wall clock, so that a step of that clock ends or prolongs it, and a pause of the machine
-/// may be followed by one; a token does not notice.
+/// A lease ends by the server's wall clock, so that a step of that clock ends or prolongs it, and a
+/// pause of the machine may be followed by one; a token does not notice.
 pub(crate) const AT_BEST: Guarantees = guarantees_with(
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]),
     Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),

@@ -25,8 +25,9 @@ impl Statement {
         Statement { action, sql: sql.into() }
     }
 
-    /// The statement with its values as literals, for the protocol without parameters. Texts are hexadecimal digits, so
-    /// that nothing in them is ever read as SQL, whatever the server's settings for strings are.
+    /// The statement with its values as literals, for the protocol without parameters. Texts are
+    /// hexadecimal digits, so that nothing in them is ever read as SQL, whatever the server's
+    /// settings for strings are.
     pub(crate) fn inlined(&self, values: &[Value]) -> String {
         let mut text = String::with_capacity(self.sql.len() + 64 * values.len());
         let mut rest = &*self.sql;

@@ -1,8 +1,9 @@
 //! [`Statements`]: the SQL for lease rows. Each statement checks and acts in one step.
 //!
-//! Each runs in a transaction of its own, READ COMMITTED: a statement that waited for a row evaluates its conditions again
-//! on the new version. No statement that grants waits. Times are those of the server's clock at the moment when the row is
-//! read: `now()` would be the start of the transaction.
+//! Each runs in a transaction of its own, READ COMMITTED: a statement that waited for a row
+//! evaluates its conditions again on the new version. No statement that grants waits. Times are
+//! those of the server's clock at the moment when the row is read: `now()` would be the start of
+//! the transaction.
 
 use crate::statement::Statement;
 use crate::table::Table;
@@ -31,8 +32,8 @@ pub(crate) struct Statements {
     pub(crate) prune_next: Statement,
 }
 
-/// A statement for one claim, and the same for a batch. The text differs only in the source of the claims, so that the
-/// rule is the same, and a single request costs no more than it must.
+/// A statement for one claim, and the same for a batch. The text differs only in the source of the
+/// claims, so that the rule is the same, and a single request costs no more than it must.
 #[derive(Clone, Debug)]
 pub(crate) struct SingleOrBatch {
     pub(crate) single: Statement,
@@ -54,16 +55,18 @@ const META: &str = "select version, mode, realm,
      where n.nspname = $1 and c.relname = $2) as persistence
     from {m} where id = 1";
 
-/// The source of claims: `$1` the names, `$2` the holders, `$3` the TTLs, `$4` the holder information.
+/// The source of claims: `$1` the names, `$2` the holders, `$3` the TTLs, `$4` the holder
+/// information.
 const SINGLE_CLAIM: &str = "not materialized (
          select $1::text as name, $2::text as holder, $3::bigint as ttl, $4::text as info, 1::bigint as entry)";
 const CLAIM_BATCH: &str = "materialized (
          select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
              with ordinality as w(name, holder, ttl, info, entry))";
 
-/// Grants a lock that is free, has expired, or is the claim's own; else returns the row of its holder. Nothing is returned
-/// for a name that has no row yet. Rows that another transaction has locked are skipped: a statement that waits could be
-/// granted after its caller gave up. The claims of a batch have different names.
+/// Grants a lock that is free, has expired, or is the claim's own; else returns the row of its
+/// holder. Nothing is returned for a name that has no row yet. Rows that another transaction has
+/// locked are skipped: a statement that waits could be granted after its caller gave up. The claims
+/// of a batch have different names.
 const REQUEST: &str = concat!(
     "with w as {claims},
      c as materialized (
@@ -90,9 +93,10 @@ const REQUEST: &str = concat!(
     " from w join {t} l on l.name = w.name, {m} m where m.id = 1 and not exists (select from u where u.entry = w.entry)"
 );
 
-/// Inserts the first row of a name. Its token is above those of all rows that were removed. The floor is read under a lock
-/// that pruning waits for, and only if there is no row; a plain upsert could insert too low a token. Rows are inserted in
-/// the order of their names, so that two statements cannot deadlock.
+/// Inserts the first row of a name. Its token is above those of all rows that were removed. The
+/// floor is read under a lock that pruning waits for, and only if there is no row; a plain upsert
+/// could insert too low a token. Rows are inserted in the order of their names, so that two
+/// statements cannot deadlock.
 const INSERT: &str = concat!(
     "with w as {claims},
      i as (
@@ -109,16 +113,16 @@ const INSERT: &str = concat!(
     " from i l join w on w.name = l.name, {m} m where m.id = 1"
 );
 
-/// Registers a waiter on the lease that was seen; returns whether one is registered now. If so, the lock has not been
-/// released yet, and the release will send a notification.
+/// Registers a waiter on the lease that was seen; returns whether one is registered now. If so, the
+/// lock has not been released yet, and the release will send a notification.
 const REGISTER_WAITER: &str = "with u as (
         update {t} set waited_for = true
         where name = $1 and holder = $2 and not waited_for and expires_at > clock_timestamp() returning 1)
     select exists (select from u)
         or exists (select from {t} where name = $1 and holder = $2 and waited_for) as announced";
 
-/// Renews leases that are held and have not expired. A row that another transaction has locked is left out, so that it
-/// does not delay the others: it is neither renewed nor lost.
+/// Renews leases that are held and have not expired. A row that another transaction has locked is
+/// left out, so that it does not delay the others: it is neither renewed nor lost.
 const RENEW: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as w(name, holder, ttl, entry)),
     c as materialized (
@@ -134,8 +138,8 @@ const RENEW: &str = "with w as materialized (
             and l.expires_at > clock_timestamp()) as locked
     from w";
 
-/// The same for rows that were locked: it waits for them, up to `lock_timeout`. Rows are locked in the order of their
-/// names, so that two statements cannot deadlock.
+/// The same for rows that were locked: it waits for them, up to `lock_timeout`. Rows are locked in
+/// the order of their names, so that two statements cannot deadlock.
 const RENEW_BLOCKING: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as w(name, holder, ttl, entry)),
     c as materialized (
@@ -151,14 +155,15 @@ const RENEW_BLOCKING: &str = "with w as materialized (
     select w.entry, exists (select from u where u.entry = w.entry) as renewed, false as locked
     from w";
 
-/// Releases a lock. It sends a notification only if a waiter is registered: all notifications of a server go through one
-/// queue.
+/// Releases a lock. It sends a notification only if a waiter is registered: all notifications of a
+/// server go through one queue.
 const RELEASE: &str = "with u as (
         update {t} set holder = null, info = null, revoked = false
         where name = $1 and holder = $2 returning expires_at > clock_timestamp() as held, waited_for)
     select 1::bigint as entry, held, false as locked, case when waited_for then pg_notify($3, $1) end from u";
 
-/// The same for a batch. A row that another transaction has locked is left out, so that it does not delay the others.
+/// The same for a batch. A row that another transaction has locked is left out, so that it does not
+/// delay the others.
 const RELEASE_BATCH: &str = "with w as materialized (
         select * from unnest($1::text[], $2::text[]) with ordinality as w(name, holder, entry)),
     c as materialized (
@@ -205,8 +210,8 @@ const LIST: &str = concat!(
      order by l.name limit $2"
 );
 
-/// Uses up a token and puts a holder that does not exist in the row, until the lease would have ended. It waits for a
-/// transaction that is fenced by this lease.
+/// Uses up a token and puts a holder that does not exist in the row, until the lease would have
+/// ended. It waits for a transaction that is fenced by this lease.
 const REVOKE: &str = concat!(
     "with o as materialized (
          select * from {t} where name = $1 and holder = $2 and expires_at > clock_timestamp() for update),
@@ -232,9 +237,10 @@ const FREE: &str = concat!(
 
 const NEW_REALM: &str = "update {m} set realm = $1 where id = 1 returning realm";
 
-/// One step of pruning: of the next `$2` rows in the order of names, removes those that nobody has locked for `$1`
-/// microseconds. The floor is raised to their tokens in the same transaction, so that no token is given twice. A row that
-/// another transaction has locked stays. A statement that reads the floor waits only for this small step.
+/// One step of pruning: of the next `$2` rows in the order of names, removes those that nobody has
+/// locked for `$1` microseconds. The floor is raised to their tokens in the same transaction, so
+/// that no token is given twice. A row that another transaction has locked stays. A statement that
+/// reads the floor waits only for this small step.
 const PRUNE: &str = "with w as materialized (
         select l.name from {t} l where l.name > {after} order by l.name limit $2),
     c as materialized (

@@ -23,9 +23,9 @@ use crate::wakeups::Wakeups;
 
 /// The store in PostgreSQL, with lease rows.
 ///
-/// A few connections of each runtime carry the steps, others the renewals, and one connection of the process receives
-/// the notifications for its waiters. They are opened on demand, and closed after a minute without use. Concurrent
-/// requests and releases travel in one statement.
+/// A few connections of each runtime carry the steps, others the renewals, and one connection of
+/// the process receives the notifications for its waiters. They are opened on demand, and closed
+/// after a minute without use. Concurrent requests and releases travel in one statement.
 ///
 /// # Cancel safety
 ///
@@ -65,7 +65,8 @@ impl LockStore for PostgresStore {
                 tokio::time::sleep(Duration::from_millis(u64::from(tried))).await;
             }
         }
-        // Another request is about to be granted, or a transaction that is fenced by the last lease has not ended yet.
+        // Another request is about to be granted, or a transaction that is fenced by the last lease
+        // has not ended yet.
         Ok(Attempt::Held(Contention::new(HeldBy::default(), LOCKED_ROW_RETRY_INTERVAL)))
     }
 
@@ -75,7 +76,8 @@ impl LockStore for PostgresStore {
         };
         let mut subscription = self.wakeups.subscribe(claim.name().as_str());
         self.wakeups.ensure_listening().await?;
-        // Only now, so that no notification is missed from here on. If the lease ended before, there will be none.
+        // Only now, so that no notification is missed from here on. If the lease ended before,
+        // there will be none.
         let values = [Value::text(claim.name()), Value::text(holder)];
         let statement = &self.statements.register_waiter;
         let reply = self.database.run(statement, &values).await?;

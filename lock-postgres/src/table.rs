@@ -22,13 +22,13 @@ impl Table {
     /// PostgreSQL truncates names to 63 bytes; `_meta` and the names of indexes add up to ten.
     const MAX_NAME_BYTES: usize = 50;
 
-    /// The table with this name: `name`, in the schema `public`, or `schema.name`. The search path of a connection does not
-    /// matter: behind a pooler it may be that of another client.
+    /// The table with this name: `name`, in the schema `public`, or `schema.name`. The search path
+    /// of a connection does not matter: behind a pooler it may be that of another client.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a name that has other characters than ASCII letters,
-    /// digits and `_`, or more than 50.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a name that has other characters
+    /// than ASCII letters, digits and `_`, or more than 50.
     pub fn parse(text: &str) -> Result<Table> {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
         if name.contains('.') {
@@ -68,7 +68,8 @@ impl Table {
         format!("\"{}\".\"{}_meta\"", self.schema, self.name)
     }
 
-    /// The channel for notifications of releases, one for the whole table. A channel name has at most 63 bytes.
+    /// The channel for notifications of releases, one for the whole table. A channel name has at
+    /// most 63 bytes.
     pub(crate) fn channel(&self) -> String {
         format!("leasehold_{:08x}", crc32fast::hash(self.to_string().as_bytes()))
     }

@@ -42,13 +42,14 @@ pub(crate) async fn read(database: &Database) -> Result<TableInfo> {
     })
 }
 
-/// Creates the tables of this configuration where they are missing; it is idempotent. `leasehold init` does it.
+/// Creates the tables of this configuration where they are missing; it is idempotent.
+/// `leasehold init` does it.
 ///
 /// # Errors
 ///
-/// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and tables of a newer program or of the
-/// other mode; [`Denied`](ErrorKind::Denied) if this user may not create tables; [`Unavailable`](ErrorKind::Unavailable)
-/// or [`TimedOut`](ErrorKind::TimedOut).
+/// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and tables of a
+/// newer program or of the other mode; [`Denied`](ErrorKind::Denied) if this user may not create
+/// tables; [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut).
 ///
 /// # Cancel safety
 ///

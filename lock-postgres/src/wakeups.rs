@@ -16,8 +16,9 @@ use crate::error;
 use crate::pool::IDLE_TIMEOUT;
 use crate::statement::{Statement, Value};
 
-/// The one connection on which this process receives notifications of releases, and its subscribers. It is opened for
-/// the first waiter, in the background, and again after it broke; it is closed when nobody has waited for a while.
+/// The one connection on which this process receives notifications of releases, and its
+/// subscribers. It is opened for the first waiter, in the background, and again after it broke; it
+/// is closed when nobody has waited for a while.
 pub(crate) struct Wakeups {
     database: Arc<Database>,
     subscribers: Arc<Subscribers>,
@@ -38,8 +39,8 @@ enum ListenerState {
     Ended(Option<Error>),
 }
 
-/// Interval of the checks of a silent connection while somebody waits: a connection that is dead looks like one that has
-/// nothing to report.
+/// Interval of the checks of a silent connection while somebody waits: a connection that is dead
+/// looks like one that has nothing to report.
 const LIVENESS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The subscriptions by lock name.
@@ -131,13 +132,15 @@ impl Wakeups {
     }
 }
 
-/// Listens for releases and notifies subscribers, until the connection breaks or nobody has waited for long.
+/// Listens for releases and notifies subscribers, until the connection breaks or nobody has waited
+/// for long.
 async fn listen(database: Arc<Database>, subscribers: Arc<Subscribers>, state: watch::Sender<ListenerState>) {
     match open_listener(&database, &database.config().table.channel()).await {
         Ok(mut listener) => {
             state.send_replace(ListenerState::Listening);
             forward(&mut listener, database.config().response_timeout, &subscribers).await;
-            // In this order: whoever subscribes later listens anew, and whoever subscribed before is notified.
+            // In this order: whoever subscribes later listens anew, and whoever subscribed before
+            // is notified.
             state.send_replace(ListenerState::Ended(None));
             subscribers.notify_all();
         }
@@ -184,7 +187,8 @@ async fn open_listener(database: &Database, channel: &str) -> Result<PgListener>
             Ok(listener)
         };
         let mut listener = listening.await.map_err(|failed| error::classify_connect(&server, &failed))?;
-        // Something between us and the server may accept `listen` and pass nothing on: only a notification proves it.
+        // Something between us and the server may accept `listen` and pass nothing on: only a
+        // notification proves it.
         let hello = Statement::new(ACTION, "select pg_notify($1, '')");
         let sent = other.run(database.kind(), &hello, &[Value::text(channel)]).await;
         sent.map_err(|failed| error::classify(&server, ACTION, failed))?;

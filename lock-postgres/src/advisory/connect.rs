@@ -16,13 +16,14 @@ use crate::server_status::ServerStatus;
 use crate::tables::{self, TableInfo};
 
 impl AdvisoryStore {
-    /// Connects, and checks the server and the tables. Sessions are stamped with `clock`: the locks must use the same
-    /// one.
+    /// Connects, and checks the server and the tables. Sessions are stamped with `clock`: the locks
+    /// must use the same one.
     ///
     /// # Errors
     ///
-    /// As [`PostgresStore::connect`](crate::PostgresStore::connect); [`InvalidConfig`](ErrorKind::InvalidConfig) behind
-    /// a pooler that shares connections, which would leave locks with strangers.
+    /// As [`PostgresStore::connect`](crate::PostgresStore::connect);
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) behind a pooler that shares connections, which
+    /// would leave locks with strangers.
     ///
     /// # Cancel safety
     ///

@@ -12,11 +12,11 @@ use super::task::Task;
 use crate::connection::Connection;
 use crate::key::AdvisoryKey;
 
-/// One connection that has advisory locks. It belongs to a task of its own, which runs one statement at a time: a caller
-/// that is cancelled aborts none.
+/// One connection that has advisory locks. It belongs to a task of its own, which runs one
+/// statement at a time: a caller that is cancelled aborts none.
 ///
-/// In doubt about a statement the connection is closed, and every lease of its session is lost: the server frees its
-/// locks.
+/// In doubt about a statement the connection is closed, and every lease of its session is lost: the
+/// server frees its locks.
 #[derive(Clone, Debug)]
 pub(super) struct LockConnection {
     /// The session whose leases it carries.
@@ -45,7 +45,7 @@ impl LockConnection {
         LockConnection { session, commands }
     }
 
-    /// Whether the task still runs, so that the connection may be alive.
+    /// True if the task still runs, so that the connection may be alive.
     pub(super) fn is_open(&self) -> bool {
         !self.commands.is_closed()
     }
@@ -81,7 +81,8 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// Whether the connection broke: then the server frees its locks, and the task runs nothing more on it.
+/// True if the connection broke: then the server frees its locks, and the task runs nothing more on
+/// it.
 pub(super) fn is_connection_lost(error: &Error) -> bool {
     error.may_have_taken_effect() && error.kind() == ErrorKind::Unavailable
 }

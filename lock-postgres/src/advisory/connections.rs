@@ -13,8 +13,8 @@ use super::statements::AdvisoryStatements;
 use crate::database::Database;
 use crate::error;
 
-/// The connections of this process that have advisory locks: one for each TTL of renewed leases, and one for each lease
-/// that is not renewed.
+/// The connections of this process that have advisory locks: one for each TTL of renewed leases,
+/// and one for each lease that is not renewed.
 #[derive(Debug)]
 pub(super) struct LockConnections {
     statements: Arc<AdvisoryStatements>,
@@ -37,15 +37,18 @@ impl LockConnections {
         }
     }
 
-    /// The connection for renewed leases of this TTL; a new one if there is none, or too little of its session remains.
+    /// The connection for renewed leases of this TTL; a new one if there is none, or too little of
+    /// its session remains.
     ///
-    /// It is opened in the background: it belongs to no caller, and a cancelled caller must not delay the others.
+    /// It is opened in the background: it belongs to no caller, and a cancelled caller must not
+    /// delay the others.
     pub(super) async fn for_ttl(self: &Arc<Self>, database: &Arc<Database>, ttl: Duration) -> Result<LockConnection> {
         let (connections, database) = (self.clone(), database.clone());
         in_background(async move { connections.shared(&database, ttl).await }).await
     }
 
-    /// A new connection for one lease that is not renewed. It ends when the last clone of the handle is dropped.
+    /// A new connection for one lease that is not renewed. It ends when the last clone of the
+    /// handle is dropped.
     pub(super) async fn open_single(
         self: &Arc<Self>,
         database: &Arc<Database>,

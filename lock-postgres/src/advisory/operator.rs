@@ -16,7 +16,8 @@ use crate::statement::Value;
 const MAX_READS: usize = 5;
 /// Pause between two reads of a lock.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
-/// Time for a holder's process, if it runs, to notice that its lock was broken; and for a server to end a connection.
+/// Time for a holder's process, if it runs, to notice that its lock was broken; and for a server to
+/// end a connection.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl AdvisoryStore {
@@ -26,12 +27,13 @@ impl AdvisoryStore {
         let values = [Value::text(name), Value::Text(format!("{class}:{object}:{form}"))];
         let reply = self.database.run(&self.statements.inspect, &values).await?;
         let Some(row) = reply.rows.first() else { return Ok(None) };
-        // Without a row of its holder: another program has it, or this one under another name of the same key.
+        // Without a row of its holder: another program has it, or this one under another name of
+        // the same key.
         Ok(Some(Row::read(row).map_or_else(HeldBy::default, |row| self.held_by(&reply, &row))))
     }
 
-    /// As [`read_holder`](AdvisoryStore::read_holder), waiting for a row that is not there yet: it is written just after
-    /// its lock is granted.
+    /// As [`read_holder`](AdvisoryStore::read_holder), waiting for a row that is not there yet: it
+    /// is written just after its lock is granted.
     pub(super) async fn read_settled_holder(&self, name: &LockName, key: AdvisoryKey) -> Result<Option<HeldBy>> {
         let mut by = self.read_holder(name, key).await?;
         for _ in 0..MAX_READS {
@@ -76,7 +78,8 @@ impl AdvisoryStore {
         Ok(Some(Eviction::new(self.held_by(&reply, &row), Some(token), free_in)))
     }
 
-    /// Waits until the connection has unlocked the lock at this place; ends a connection that does not in time.
+    /// Waits until the connection has unlocked the lock at this place; ends a connection that does
+    /// not in time.
     async fn await_unlock(&self, name: &LockName, place: String) -> Result<()> {
         for terminates in [0, 1] {
             let deadline = tokio::time::Instant::now() + EVICTION_TIMEOUT;

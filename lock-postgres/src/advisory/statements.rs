@@ -3,8 +3,9 @@
 use crate::statement::Statement;
 use crate::table::Table;
 
-/// The statements for advisory locks and their rows. A row is written only by the holder of the lock, on the connection
-/// that has it. Rows decide nothing but the token, and say who holds the lock.
+/// The statements for advisory locks and their rows. A row is written only by the holder of the
+/// lock, on the connection that has it. Rows decide nothing but the token, and say who holds the
+/// lock.
 #[derive(Clone, Debug)]
 pub(crate) struct AdvisoryStatements {
     pub(crate) lock_one: Statement,
@@ -24,7 +25,8 @@ pub(crate) struct AdvisoryStatements {
     pub(crate) new_realm: Statement,
 }
 
-/// The columns that every row is returned with. A lock does not expire: `remaining` is for one that was revoked.
+/// The columns that every row is returned with. A lock does not expire: `remaining` is for one that
+/// was revoked.
 macro_rules! row_columns {
     () => {
         "l.holder, l.token, l.info, l.revoked, m.realm, l.place,
@@ -44,8 +46,9 @@ macro_rules! held_locks {
     };
 }
 
-/// Takes the next token of a name, for the holder of its lock. `$5` is the key. It does not wait for a row that another
-/// transaction has locked: all other locks of this connection would wait as well.
+/// Takes the next token of a name, for the holder of its lock. `$5` is the key. It does not wait
+/// for a row that another transaction has locked: all other locks of this connection would wait as
+/// well.
 const TAKE_ROW: &str = concat!(
     "with c as materialized (select l.name from {t} l where l.name = $1 for update of l skip locked),
      u as (
@@ -98,7 +101,8 @@ const FREE: &str = "with c as materialized (
     select exists (select from u) as freed,
         not exists (select from u) and exists (select from {t} l where l.name = $1 and l.holder = $2) as locked";
 
-/// The holder of the lock with this key: with a row if the row is the holder's; else another program has the lock.
+/// The holder of the lock with this key: with a row if the row is the holder's; else another
+/// program has the lock.
 const INSPECT: &str = concat!(
     "select ",
     row_columns!(),
@@ -118,8 +122,8 @@ const LIST: &str = concat!(
      order by l.name limit $2"
 );
 
-/// Uses up a token and puts a holder that does not exist in the row. The connection keeps the lock until it has noticed,
-/// and for as long as the holder may rely on its lease.
+/// Uses up a token and puts a holder that does not exist in the row. The connection keeps the lock
+/// until it has noticed, and for as long as the holder may rely on its lease.
 const REVOKE: &str = concat!(
     "with o as materialized (
          select * from {t} l where name = $1 and holder = $2
@@ -143,7 +147,8 @@ const PROBE: &str = concat!(
     " k where k.place = $1"
 );
 
-/// Uses up a token and removes the holder from the row: the connection unlocks the lock when it notices.
+/// Uses up a token and removes the holder from the row: the connection unlocks the lock when it
+/// notices.
 const EVICT: &str = concat!(
     "with o as materialized (
          select * from {t} l where name = $1 and holder = $2

@@ -19,16 +19,18 @@ use crate::realm_cache::RealmCache;
 use crate::row::Row;
 use crate::statement::Value;
 
-/// The store in PostgreSQL, with advisory locks: for programs that must exclude existing code that uses these.
+/// The store in PostgreSQL, with advisory locks: for programs that must exclude existing code that
+/// uses these.
 ///
-/// A lock lives as long as the connection that has it. All renewed leases of one TTL are on one connection, with a
-/// heartbeat; a row for each name beside the locks has the token, and says who holds it. Waiters poll: a wait on the
-/// server would need a connection each, and could go on after the waiter has gone.
+/// A lock lives as long as the connection that has it. All renewed leases of one TTL are on one
+/// connection, with a heartbeat; a row for each name beside the locks has the token, and says who
+/// holds it. Waiters poll: a wait on the server would need a connection each, and could go on after
+/// the waiter has gone.
 ///
 /// # Cancel safety
 ///
-/// A step that has begun on a connection is finished by the connection's own task. A lock whose claim is no longer
-/// wanted is released with the next heartbeat.
+/// A step that has begun on a connection is finished by the connection's own task. A lock whose
+/// claim is no longer wanted is released with the next heartbeat.
 pub struct AdvisoryStore {
     pub(super) database: Arc<Database>,
     pub(super) form: KeyForm,

@@ -83,7 +83,8 @@ impl Task {
 
     async fn execute(&mut self, command: Command) -> Result<(), Closed> {
         match command {
-            // If the caller has gone, the next heartbeat finds the lock: its claim is on no session then.
+            // If the caller has gone, the next heartbeat finds the lock: its claim is on no session
+            // then.
             Command::Acquire(claim, key, sender) => reply(sender, self.acquire(&claim, key).await),
             Command::Release(holder, sender) => reply(sender, self.release(holder).await),
             Command::Heartbeat(sender) => reply(sender, self.heartbeat().await),
@@ -148,7 +149,8 @@ impl Task {
             Value::Text(serde_json::to_string(claim.info()).unwrap_or_default()),
             Value::Text(format!("{class}:{object}:{form}")),
         ];
-        // Only the one who has the lock writes the row: if the insert found one, the second update finds it too.
+        // Only the one who has the lock writes the row: if the insert found one, the second update
+        // finds it too.
         for statement in [&statements.take_row, &statements.insert_row, &statements.take_row] {
             let rows = self.run_statement(statement, &values).await?;
             if let Some(row) = rows.first() {
@@ -181,8 +183,8 @@ impl Task {
 
     /// Removes the holder from the row; returns whether it was this holder's.
     ///
-    /// It does not wait for a transaction that has locked the row: the other locks of this connection would go without a
-    /// heartbeat meanwhile.
+    /// It does not wait for a transaction that has locked the row: the other locks of this
+    /// connection would go without a heartbeat meanwhile.
     async fn free_row(&mut self, lock: &HeldLock) -> Result<bool> {
         let statements = self.statements.clone();
         let statement = &statements.free;
@@ -207,8 +209,8 @@ impl Task {
         Ok(())
     }
 
-    /// Reads which locks the connection has. Unlocks those that were broken or whose claim has left the session, and
-    /// forgets those that are gone.
+    /// Reads which locks the connection has. Unlocks those that were broken or whose claim has left
+    /// the session, and forgets those that are gone.
     async fn heartbeat(&mut self) -> Result<HeldHere> {
         let found = self.read_held().await?;
         let wanted: Vec<_> = self.session.claims().iter().map(Claim::holder).collect();
@@ -240,7 +242,8 @@ impl Task {
         Ok(HeldHere(holders))
     }
 
-    /// The locks of this connection by key: the holder in the row, and whether it was revoked and still blocks.
+    /// The locks of this connection by key: the holder in the row, and whether it was revoked and
+    /// still blocks.
     async fn read_held(&mut self) -> Result<HashMap<String, (Option<Holder>, bool)>> {
         let statements = self.statements.clone();
         let statement = &statements.heartbeat;

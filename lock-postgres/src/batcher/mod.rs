@@ -1,7 +1,7 @@
 //! [`Batcher`]: sends concurrent requests and releases in batches, each of them one statement.
 //!
-//! `queue` holds what waits, `request` and `release` send one batch, and the sender tasks here take batches from the
-//! queue as connections become free.
+//! `queue` holds what waits, `request` and `release` send one batch, and the sender tasks here take
+//! batches from the queue as connections become free.
 
 mod queue;
 mod release;
@@ -26,12 +26,13 @@ use crate::pruner::Pruner;
 use crate::row_decoder::RowDecoder;
 use crate::statements::Statements;
 
-/// Sends concurrent requests and releases in batches: one statement for many costs the server, and a slow network, far
-/// less than many statements.
+/// Sends concurrent requests and releases in batches: one statement for many costs the server, and
+/// a slow network, far less than many statements.
 ///
-/// While a connection is free, each call is sent at once, alone. While all are in use, calls queue, and the next free
-/// connection takes all that have queued as one batch. A batch is sent by a task of its own: a caller that is cancelled
-/// aborts nothing, and a caller whose future is not polled delays no other.
+/// While a connection is free, each call is sent at once, alone. While all are in use, calls queue,
+/// and the next free connection takes all that have queued as one batch. A batch is sent by a task
+/// of its own: a caller that is cancelled aborts nothing, and a caller whose future is not polled
+/// delays no other.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     runtimes: PerRuntime<Arc<RuntimeBatcher>>,
@@ -124,7 +125,8 @@ impl Sender {
         }
     }
 
-    /// Ends this sender if the queue is empty. Both happen under the queue's lock, so that no call is left behind.
+    /// Ends this sender if the queue is empty. Both happen under the queue's lock, so that no call
+    /// is left behind.
     fn ends_if_idle(&mut self) -> bool {
         let mut queue = self.batcher.queue();
         if queue.is_empty() {
@@ -164,7 +166,8 @@ impl RuntimeBatcher {
         }
     }
 
-    /// Ends a sender that got no connection. The other senders go on with the queue; without any, all calls in it fail.
+    /// Ends a sender that got no connection. The other senders go on with the queue; without any,
+    /// all calls in it fail.
     fn end_without_connection(&self, error: &Error) {
         let mut queue = self.queue();
         queue.senders -= 1;

@@ -26,7 +26,8 @@ pub(super) struct Queue {
     requests_went: bool,
     /// Number of sender tasks.
     pub(super) senders: usize,
-    /// No further sender starts before this moment: the last one found no connection, and others have theirs.
+    /// No further sender starts before this moment: the last one found no connection, and others
+    /// have theirs.
     pub(super) no_sender_until: Option<Instant>,
 }
 
@@ -49,7 +50,7 @@ impl Queue {
         self.requests.is_empty() && self.releases.is_empty()
     }
 
-    /// Whether one more sender may start, where there are at most `limit`.
+    /// True if one more sender may start, where there are at most `limit`.
     pub(super) fn may_start_sender(&self, limit: usize) -> bool {
         let backs_off = self.no_sender_until.is_some_and(|until| Instant::now() < until);
         self.senders < limit && (self.senders == 0 || !backs_off)
@@ -80,7 +81,8 @@ impl Queue {
     }
 }
 
-/// Takes a batch from the front. Calls that were cancelled are left out: nothing was sent for them, and nothing is.
+/// Takes a batch from the front. Calls that were cancelled are left out: nothing was sent for them,
+/// and nothing is.
 fn pop_batch<T>(queue: &mut VecDeque<Pending<T>>) -> Vec<Pending<T>> {
     let mut batch = Vec::new();
     while batch.len() < MAX_BATCH

@@ -33,7 +33,8 @@ impl ReleaseSender {
         }
     }
 
-    /// Releases all of these locks; those whose rows are locked follow in a task that waits for them.
+    /// Releases all of these locks; those whose rows are locked follow in a task that waits for
+    /// them.
     pub(super) async fn send(self: &Arc<Self>, connection: &mut PooledConnection, releases: Vec<PendingRelease>) {
         let statement = match releases.len() {
             1 => &self.statements.release,

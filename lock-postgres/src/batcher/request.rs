@@ -41,10 +41,11 @@ impl RequestSender {
         self.pruner.maybe_prune(connection, added).await;
     }
 
-    /// Runs the statement for each of these names and answers the callers; returns the names that have no row.
+    /// Runs the statement for each of these names and answers the callers; returns the names that
+    /// have no row.
     ///
-    /// Only the first request of a name is sent. The row that it saw is the answer to the others, which come right
-    /// after it.
+    /// Only the first request of a name is sent. The row that it saw is the answer to the others,
+    /// which come right after it.
     async fn request(
         &self,
         connection: &mut PooledConnection,

@@ -30,8 +30,8 @@ impl Psql {
     }
 }
 
-/// A new table on the shared server. Advisory locks are those of the whole database, so each test also has its own lock
-/// names.
+/// A new table on the shared server. Advisory locks are those of the whole database, so each test
+/// also has its own lock names.
 async fn new_table(key: &str) -> (Arc<PostgresServer>, String, String) {
     static TABLES: AtomicU32 = AtomicU32::new(0);
     let (server, number) = (shared_server(), TABLES.fetch_add(1, Ordering::Relaxed));

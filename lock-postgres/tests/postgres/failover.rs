@@ -6,7 +6,7 @@ use lock_testkit::PostgresServer;
 
 use crate::fixture::{LONG, grant, init, locks, name, open, try_open, until};
 
-/// Whether a resource that has seen the later token refuses the earlier one.
+/// True if a resource that has seen the later token refuses the earlier one.
 async fn refuses(later: &FencingToken, earlier: &FencingToken) -> bool {
     let resource = lock_core::Fence::in_memory();
     drop(resource.enter(&name("job"), later).await.unwrap());

@@ -57,7 +57,7 @@ impl Resource {
         Arc::new(Resource { table, store, pool, fence, accounts })
     }
 
-    /// Whether the fence lets this holder pass.
+    /// True if the fence lets this holder pass.
     async fn passes(
         &self,
         transaction: &mut sqlx::Transaction<'_, sqlx::Postgres>,
@@ -96,8 +96,8 @@ impl Resource {
         transaction.commit().await.map(|()| true)
     }
 
-    /// Two holders after each other, of which the first pauses, perhaps for longer than its lease; returns which of them
-    /// committed.
+    /// Two holders after each other, of which the first pauses, perhaps for longer than its lease;
+    /// returns which of them committed.
     async fn schedule(&self, id: u64, fence_point: Option<FencePoint>) -> [bool; 2] {
         let mut random = Random::new(id);
         let mut write = |longest: Duration| Write {
@@ -125,7 +125,8 @@ impl Resource {
         [committed(paused), committed(next)]
     }
 
-    /// Runs all schedules; returns the committed updates of first and of second holders, and the sum in the table.
+    /// Runs all schedules; returns the committed updates of first and of second holders, and the
+    /// sum in the table.
     async fn run(self: &Arc<Self>, fence_point: Option<FencePoint>) -> ([i64; 2], i64) {
         let mut commits = [0; 2];
         let mut count = |[first, second]: [bool; 2]| {
@@ -148,7 +149,7 @@ impl Resource {
     }
 }
 
-/// Whether the transaction committed; a serialization failure counts as a refusal.
+/// True if the transaction committed; a serialization failure counts as a refusal.
 fn committed(added: Result<bool, sqlx::Error>) -> bool {
     added.unwrap_or_else(|error| {
         let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));

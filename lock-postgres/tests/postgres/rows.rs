@@ -84,7 +84,8 @@ async fn a_row_that_is_locked_holds_up_no_other_renewal() {
     assert_eq!(again.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(LONG)));
 }
 
-/// Many holders take turns on few names, while rows are pruned: no token is given twice, and none is lower than before.
+/// Many holders take turns on few names, while rows are pruned: no token is given twice, and none
+/// is lower than before.
 async fn take_turns(stores: &[Arc<PostgresStore>], pruned: bool) {
     let mut tasks = tokio::task::JoinSet::new();
     let (removed, pruned_count) = tokio::sync::watch::channel(0);
@@ -95,13 +96,15 @@ async fn take_turns(stores: &[Arc<PostgresStore>], pruned: bool) {
         tasks.spawn(async move {
             let mut tokens = Vec::new();
             for turn in 0..40 {
-                // All rows are free once. Before and after, it depends on chance whether pruning finds a free row.
+                // All rows are free once. Before and after, it depends on chance whether pruning
+                // finds a free row.
                 if pruned && turn == 20 {
                     half_way.wait().await;
                     pruned_count.wait_for(|count| *count > 0).await.unwrap();
                 }
                 let job = (number + turn) % 2;
-                // So short that the row is old at once: the lease may have ended before its release.
+                // So short that the row is old at once: the lease may have ended before its
+                // release.
                 let ttl = if pruned { Duration::from_millis(10) } else { LONG };
                 let claim = Claim::new(name(&format!("job {job}")), ttl);
                 tokens.push((job, grant_eventually(&*store, &claim).await.number()));

@@ -102,7 +102,8 @@ async fn a_connection_that_died_without_a_word_is_noticed_while_somebody_waits()
     until("the wish to be told", || table.server.psql(&waits) == "t").await;
     proxy.drop_traffic();
     holder.release().await.unwrap();
-    // The lease would have lasted for ten minutes: the waiter notices that its connection is dead, and requests again.
+    // The lease would have lasted for ten minutes: the waiter notices that its connection is dead,
+    // and requests again.
     let next = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.expect("in time").unwrap().unwrap();
     next.release().await.unwrap();
 }
