@@ -25,64 +25,36 @@
 //! | **purpose** | why the caller locks: *efficiency* (a double run costs money) or *correctness* (a double run is a bug) |
 //! | **lost** | the holder may no longer believe; final |
 
-mod claim;
-mod clock;
-mod config;
-mod connect;
-mod deadline;
+mod contract;
 mod engine;
-mod error;
 mod fence;
 mod filesystem;
-mod guarantees;
-mod guard;
-mod handle;
-mod held_by;
-mod holder;
-mod lock;
 mod locks;
 mod memory;
-mod name;
 mod observe;
+mod open;
 mod quorum;
-pub mod random;
-mod registry;
-mod renewals;
 pub mod runtime;
-mod schedule;
-mod session;
-mod settings;
-mod store;
 mod sync;
-mod token;
-mod url;
-mod validity;
+mod words;
 
 pub use async_trait::async_trait;
 
-pub use self::claim::Claim;
-pub use self::clock::{Clock, Moment, Suspender};
-pub use self::config::{Config, KeyValue, Profile, Purpose, Require, StoreParts};
-pub use self::connect::Connect;
-pub use self::error::{Effect, Error, ErrorKind, LossReason, Result};
+pub use self::contract::{
+    Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, PendingSession, RaiseOutcome, RecordStore,
+    ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord, TokenRaiser,
+};
 pub use self::fence::{Fence, Pass};
 pub use self::filesystem::Filesystem;
-pub use self::guarantees::{ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
-pub use self::guard::{FencedGuard, Guard, LockGuard};
-pub use self::held_by::HeldBy;
-pub use self::holder::{Holder, HolderInfo, ParseHolderError};
-pub use self::lock::Lock;
-pub use self::locks::{FencedLocks, Locks, LocksBuilder};
+pub use self::locks::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, Locks, LocksBuilder, Validity};
 pub use self::memory::MemoryStore;
-pub use self::name::LockName;
-pub use self::quorum::{Member, Quorum, QuorumDriver};
-pub use self::registry::{Driver, MemoryDriver, MissingDriver, Registry, StoreKind};
-pub use self::renewals::{Beat, Renewal, RenewalBatch, RenewalOutcome};
-pub use self::session::{PendingSession, Session};
-pub use self::store::{
-    Attempt, BreakMode, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome, Retention,
-    StoredRecord, TokenRaiser,
+pub use self::open::{
+    Config, Connect, Driver, KeyValue, MemoryDriver, MissingDriver, Profile, Purpose, Registry, Require, StoreKind,
+    StoreParts, StoreUrl,
 };
-pub use self::token::{FencingToken, Realm};
-pub use self::url::StoreUrl;
-pub use self::validity::Validity;
+pub use self::quorum::{Member, Quorum, QuorumDriver};
+pub use self::words::random;
+pub use self::words::{
+    Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, FencingToken, Guarantees, HeldBy, Holder,
+    HolderInfo, LockName, LossReason, Moment, ParseHolderError, Realm, Result, Shortfall, Suspender, WaitStyle,
+};

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tracing::instrument::WithSubscriber as _;
 
+use crate::runtime;
 use crate::sync::locked;
-use crate::{Error, HeldBy, Holder, LockName, LossReason, runtime};
+use crate::words::{Error, HeldBy, Holder, LockName, LossReason};
 
 macro_rules! count {
     ($name:literal $(, $key:literal => $value:expr)*) => {{

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Handle, Id};
 use tokio::task::AbortHandle;
 
 use crate::sync::locked;
-use crate::{Effect, Error, ErrorKind, Result};
+use crate::words::{Effect, Error, ErrorKind, Result};
 
 /// The runtime in the background: one thread, which the first use starts, and which lives as long as the process.
 ///

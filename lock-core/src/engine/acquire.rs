@@ -6,10 +6,9 @@ use std::time::Duration;
 use super::pending::{Grant, Pending, RequestOutcome, too_late};
 use super::shared::{Engine, closed};
 use super::wait_queue::{Ticket, held_by};
-use crate::{
-    Claim, Contention, Error, HeldBy, LockName, Moment, Result,
-    Session, WaitStyle, observe,
-};
+use crate::contract::{Claim, Contention, Session};
+use crate::observe;
+use crate::words::{Error, HeldBy, LockName, Moment, Result, WaitStyle};
 
 /// What the caller wants.
 pub(crate) struct AcquireRequest {

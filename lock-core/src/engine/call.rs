@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use crate::{Effect, Error, ErrorKind, Result};
+use crate::words::{Effect, Error, ErrorKind, Result};
 
 /// A call to the store that owns all it needs, so that whoever began it can be dropped and another can finish it.
 pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;

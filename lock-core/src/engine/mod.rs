@@ -30,7 +30,8 @@ pub(crate) use self::acquire::{AcquireRequest, OnWait, Patience, acquire};
 pub(crate) use self::pending::Grant;
 pub(crate) use self::shared::{Engine, check_call_timeout};
 pub(crate) use self::withdrawal::Withdrawal;
-use crate::{Clock, HolderInfo, LockStore};
+use crate::contract::LockStore;
+use crate::words::{Clock, HolderInfo};
 
 /// An engine for the locks of this store. Its task starts with the first acquire.
 pub(crate) fn new(store: Arc<dyn LockStore>, clock: Clock, call_timeout: Duration, info: HolderInfo) -> Arc<Engine> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::call::{Call, boxed, catch_panic};
 use super::shared::Engine;
+use crate::contract::{Attempt, Claim, Contention, Lease, Session};
 use crate::sync::locked;
-use crate::{Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, Lease, Moment, Result, Session};
+use crate::words::{Effect, Error, ErrorKind, FencingToken, Moment, Result};
 
 /// What the caller gets.
 pub(crate) struct Grant {

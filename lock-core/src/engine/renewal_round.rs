@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::call::catch_panic;
 use super::shared::Engine;
+use crate::contract::{RenewalBatch, RenewalOutcome, Session};
+use crate::observe;
 use crate::sync::locked;
-use crate::{Error, RenewalBatch, RenewalOutcome, Result, Session, observe};
+use crate::words::{Error, Result};
 
 /// One renewal call. From its beginning to its end, however it ends, its sessions are asked again later than others.
 pub(crate) struct RenewalRound {

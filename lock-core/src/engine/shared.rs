@@ -14,12 +14,11 @@ use super::call::Call;
 use super::timers::Timers;
 use super::wait_queue::WaitQueues;
 use super::withdrawal_state::WithdrawalState;
+use crate::contract::{Attempt, Claim, LockStore, Session};
 use crate::observe::Outage;
+use crate::runtime;
 use crate::sync::locked;
-use crate::{
-    Attempt, Claim, Clock, Effect, Error, ErrorKind, Holder, HolderInfo, LockStore, LossReason, Result, Session,
-    runtime,
-};
+use crate::words::{Clock, Effect, Error, ErrorKind, Holder, HolderInfo, LossReason, Result};
 
 /// How many releases are under way at once for guards that were dropped.
 const MAX_BACKGROUND_RELEASES: usize = 256;

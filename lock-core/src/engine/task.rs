@@ -12,8 +12,9 @@ use tracing::instrument::WithSubscriber as _;
 use super::renewal_round::RenewalRound;
 use super::shared::Engine;
 use super::withdrawal::Withdrawal;
+use crate::contract::Session;
 use crate::sync::locked;
-use crate::{LossReason, Moment, Session};
+use crate::words::{LossReason, Moment};
 
 /// How many sessions are renewed with one call: few enough for one packet or script, and 10,000 leases are 20 calls.
 const MAX_BATCH_ENTRIES: usize = 512;

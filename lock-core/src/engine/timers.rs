@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::{Moment, Session};
+use crate::contract::Session;
+use crate::words::Moment;
 
 /// When a session is looked at, and a number that no other has.
 type Tick = (Moment, u64);
@@ -117,7 +118,8 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Claim, Clock, LockName};
+    use crate::contract::Claim;
+    use crate::words::{Clock, LockName};
 
     fn session(clock: &Clock, ttl: Duration) -> Session {
         let claim = Claim::new(LockName::new("job").expect("a name"), ttl);

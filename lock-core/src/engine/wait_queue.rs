@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use crate::contract::{Claim, Session};
 use crate::sync::locked;
-use crate::{Claim, HeldBy, LockName, Session};
+use crate::words::{HeldBy, LockName};
 
 /// The waiters of this process for stores that have no queue of their own. Only the head of a line asks and waits at
 /// the store; the others wait here, so that sixteen waiters cost one remote waiter and are served in order.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::call::{boxed, catch_panic};
 use super::shared::Engine;
 use super::withdrawal_state::{Calls, WithdrawalState};
-use crate::{Claim, Error, Moment, ReleaseOutcome, Result, observe};
+use crate::contract::{Claim, ReleaseOutcome};
+use crate::observe;
+use crate::words::{Error, Moment, Result};
 
 /// Giving back what a claim may hold: a lease, a place in the queue, or what a request under way will still get.
 ///

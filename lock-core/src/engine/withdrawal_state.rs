@@ -1,7 +1,8 @@
 //! [`WithdrawalState`]: a withdrawal while it waits in the engine.
 
 use super::call::Call;
-use crate::{Attempt, Claim, LockName, Moment, ReleaseOutcome};
+use crate::contract::{Attempt, Claim, ReleaseOutcome};
+use crate::words::{LockName, Moment};
 
 /// What is left to do of a withdrawal, while it waits for its turn in the engine.
 pub(crate) struct WithdrawalState {

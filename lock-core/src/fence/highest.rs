@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, FencingToken, LockName, Realm, Result};
+use crate::words::{Error, ErrorKind, FencingToken, LockName, Realm, Result};
 
 /// The highest token of each name, for each realm, and the realm whose tokens are admitted.
 #[derive(Clone, Default)]
@@ -60,12 +60,12 @@ impl HighestTokens {
         (self.realm.as_ref() != Some(realm)).then(|| Record { realm: realm.clone(), seen: None })
     }
 
-    pub(super) fn apply(&mut self, mark: Record) {
-        if self.realm.as_ref() != Some(&mark.realm) {
-            self.realm = Some(mark.realm.clone());
+    pub(super) fn apply(&mut self, record: Record) {
+        if self.realm.as_ref() != Some(&record.realm) {
+            self.realm = Some(record.realm.clone());
         }
-        if let Some((name, number)) = mark.seen {
-            let highest = self.numbers.entry(mark.realm).or_default().entry(name).or_default();
+        if let Some((name, number)) = record.seen {
+            let highest = self.numbers.entry(record.realm).or_default().entry(name).or_default();
             *highest = number.max(*highest);
         }
     }
@@ -97,8 +97,8 @@ impl HighestTokens {
         self.numbers.values().map(BTreeMap::len).sum()
     }
 
-    /// The shortest list of marks that says all this. The realm whose tokens are admitted comes last.
-    pub(super) fn marks(&self) -> impl Iterator<Item = Record> {
+    /// The shortest list of records that says all this. The realm whose tokens are admitted comes last.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
         let admitted = self.realm.as_ref();
         let earlier = self.numbers.keys().filter(move |realm| Some(*realm) != admitted);
         let seen = earlier.chain(admitted).flat_map(|realm| {

@@ -9,14 +9,21 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 
 use self::block_on::block_on;
-use self::file::{FileLock, FileMemory};
+use self::file::FileMemory;
+use self::file_lock::FileLock;
 use self::highest::HighestTokens;
+use crate::filesystem::Filesystem;
 use crate::sync::locked;
-use crate::{FencingToken, Filesystem, LockName, Realm, Result};
+use crate::words::{FencingToken, LockName, Realm, Result};
 
 mod block_on;
 mod file;
+mod file_error;
+mod file_lock;
+mod format;
 mod highest;
+mod journal;
+mod path;
 #[cfg(test)]
 mod tests;
 
@@ -151,7 +158,7 @@ impl Fence {
     pub async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Pass> {
         let gate = self.gate(name).lock_owned().await;
         let tenure = match &self.0.memory {
-            Memory::Here(marks) => admit_here(marks, name, token)?,
+            Memory::Here(tokens) => admit_here(tokens, name, token)?,
             Memory::File(file) => Some(file.enter(name, token).await?),
         };
         Ok(Pass { name: name.clone(), token: token.clone(), _tenure: tenure, _gate: gate })
@@ -165,7 +172,7 @@ impl Fence {
     pub fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Pass> {
         let gate = block_on(self.gate(name).lock_owned());
         let tenure = match &self.0.memory {
-            Memory::Here(marks) => admit_here(marks, name, token)?,
+            Memory::Here(tokens) => admit_here(tokens, name, token)?,
             Memory::File(file) => Some(file.enter_blocking(name, token)?),
         };
         Ok(Pass { name: name.clone(), token: token.clone(), _tenure: tenure, _gate: gate })
@@ -208,10 +215,10 @@ impl Fence {
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) from the file.
     pub fn adopt(&self, realm: &Realm) -> Result<()> {
         match &self.0.memory {
-            Memory::Here(marks) => {
-                let mut marks = locked(marks);
-                if let Some(mark) = marks.adopt(realm) {
-                    marks.apply(mark);
+            Memory::Here(tokens) => {
+                let mut tokens = locked(tokens);
+                if let Some(record) = tokens.adopt(realm) {
+                    tokens.apply(record);
                 }
                 Ok(())
             }
@@ -225,7 +232,7 @@ impl Fence {
     ///
     /// As [`adopt`](Fence::adopt).
     pub fn highest(&self, name: &LockName) -> Result<Option<FencingToken>> {
-        self.with_marks(|marks| marks.highest(name))
+        self.with_tokens(|tokens| tokens.highest(name))
     }
 
     /// The highest token of every name, in the byte order of the names.
@@ -234,7 +241,7 @@ impl Fence {
     ///
     /// As [`adopt`](Fence::adopt).
     pub fn list(&self) -> Result<Vec<(LockName, FencingToken)>> {
-        self.with_marks(|marks| marks.list())
+        self.with_tokens(|tokens| tokens.list())
     }
 
     /// The realm whose tokens it admits; `None` if it has seen no token yet.
@@ -243,12 +250,12 @@ impl Fence {
     ///
     /// As [`adopt`](Fence::adopt).
     pub fn realm(&self) -> Result<Option<Realm>> {
-        self.with_marks(|marks| marks.realm().cloned())
+        self.with_tokens(|tokens| tokens.realm().cloned())
     }
 
-    fn with_marks<T>(&self, look: impl FnOnce(&HighestTokens) -> T) -> Result<T> {
+    fn with_tokens<T>(&self, look: impl FnOnce(&HighestTokens) -> T) -> Result<T> {
         match &self.0.memory {
-            Memory::Here(marks) => Ok(look(&locked(marks))),
+            Memory::Here(tokens) => Ok(look(&locked(tokens))),
             Memory::File(file) => Ok(look(&file.read()?)),
         }
     }
@@ -258,10 +265,10 @@ impl Fence {
     }
 }
 
-fn admit_here(marks: &Mutex<HighestTokens>, name: &LockName, token: &FencingToken) -> Result<Option<Arc<FileLock>>> {
-    let mut marks = locked(marks);
-    if let Some(mark) = marks.admit(name, token)? {
-        marks.apply(mark);
+fn admit_here(tokens: &Mutex<HighestTokens>, name: &LockName, token: &FencingToken) -> Result<Option<Arc<FileLock>>> {
+    let mut tokens = locked(tokens);
+    if let Some(record) = tokens.admit(name, token)? {
+        tokens.apply(record);
     }
     Ok(None)
 }

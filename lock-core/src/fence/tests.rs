@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use std::thread;
 
 use super::*;
-use crate::{Error, ErrorKind};
+use crate::words::{Error, ErrorKind};
 
 fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()

@@ -1,64 +1,52 @@
-//! [`Ballot`]: the counting of one attempt.
+//! [`Ballot`]: the counting of one attempt, without a store.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::roster::Membership;
-use super::vote::Votes;
-use super::{Quorum, random_between};
-use crate::{
-    Attempt, Contention, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, RaiseOutcome, Result, Retention,
-};
+use super::call::{random_between, too_few};
+use super::rules::Rules;
+use crate::contract::{Attempt, Contention, Lease, RaiseOutcome, Retention};
+use crate::words::{Effect, Error, ErrorKind, FencingToken, HeldBy, Realm, Result};
 
 /// The counting of one attempt.
-pub(super) struct Ballot<'q> {
-    quorum: &'q Quorum,
-    /// By what the quorum stands: whose votes count, and whose tokens these are.
-    standing: Arc<Membership>,
+pub(super) struct Ballot {
+    rules: Rules,
+    longest_ttl: Duration,
     granted: Vec<(usize, Lease)>,
-    /// Who granted the lock but has no vote.
+    /// Members that granted the lock but have no vote.
     voteless: Vec<usize>,
     held: Vec<HeldBy>,
     silent: Vec<Error>,
 }
 
-impl<'q> Ballot<'q> {
-    /// # Errors
-    ///
-    /// Unavailable while too few of those answer that have a place in the quorum.
-    pub(super) fn open(quorum: &'q Quorum) -> Result<Ballot<'q>> {
-        let standing = quorum.roster.membership();
-        if quorum.has_tokens() && standing.roll.is_none() {
-            quorum.roster.maintain();
-            return Err(standing.refusal());
-        }
+impl Ballot {
+    pub(super) fn new(rules: Rules, longest_ttl: Duration) -> Ballot {
         let (granted, voteless, held, silent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Ballot { quorum, standing, granted, voteless, held, silent })
+        Ballot { rules, longest_ttl, granted, voteless, held, silent }
     }
 
-    /// Counts the answer of one member.
-    pub(super) fn count(&mut self, at: usize, answer: Result<Attempt>) {
+    /// Counts the answer of one member; gives the realm of one that has no place in the quorum.
+    pub(super) fn count(&mut self, at: usize, answer: Result<Attempt>) -> Option<Realm> {
         match answer {
             Ok(Attempt::Held(waiting)) => self.held.push(waiting.by),
             Err(error) => self.silent.push(error),
-            Ok(Attempt::Granted(lease)) => match self.why_no_vote(at, &lease) {
+            Ok(Attempt::Granted(lease)) => match self.why_no_vote(&lease) {
                 None => self.granted.push((at, lease)),
                 Some(why) => {
                     tracing::debug!(member = at + 1, why, "a member has no vote");
                     self.voteless.push(at);
                     let text = format!("member {} has no vote: {why}", at + 1);
                     self.silent.push(Error::refused(ErrorKind::Unavailable, text));
+                    return self.stranger(&lease).cloned();
                 }
             },
         }
+        None
     }
 
-    fn why_no_vote(&self, at: usize, lease: &Lease) -> Option<&'static str> {
-        let place = self.why_no_place(at, lease);
+    fn why_no_vote(&self, lease: &Lease) -> Option<&'static str> {
         // "An instance that restarted makes itself unavailable for a bit more than the maximum TTL."
-        let longest = self.quorum.longest_ttl;
         match lease.retention {
-            Retention::Since(time) if time < longest => {
+            Retention::Since(time) if time < self.longest_ttl => {
                 return Some("it was restarted less than the longest TTL ago, and may have forgotten leases");
             }
             Retention::Since(_) | Retention::Complete => {}
@@ -66,16 +54,21 @@ impl<'q> Ballot<'q> {
         if lease.session.is_some() {
             return Some("its lease is carried by a session");
         }
-        place
+        self.why_no_place(lease)
+    }
+
+    /// The realm of a lease whose member has no place in the quorum.
+    fn stranger<'l>(&self, lease: &'l Lease) -> Option<&'l Realm> {
+        let roll = self.rules.membership.roll.as_ref()?;
+        lease.token.as_ref().map(FencingToken::realm).filter(|realm| !roll.has(realm))
     }
 
     /// A place belongs to the data, and the realm of a token says whose these are: what lost its data, or was exchanged,
     /// knows nothing of the tokens that were given before.
-    fn why_no_place(&self, at: usize, lease: &Lease) -> Option<&'static str> {
-        let roll = self.standing.roll.as_ref()?;
+    fn why_no_place(&self, lease: &Lease) -> Option<&'static str> {
+        self.rules.membership.roll.as_ref()?;
         let Some(realm) = lease.token.as_ref().map(FencingToken::realm) else { return Some("it gave no token") };
-        if !roll.has(realm) {
-            self.quorum.roster.suspect(at, realm);
+        if self.stranger(lease).is_some() {
             return Some("its data are not those that have a place in the quorum");
         }
         let voted = |(_, lease): &(usize, Lease)| lease.token.as_ref().map(FencingToken::realm) == Some(realm);
@@ -83,16 +76,16 @@ impl<'q> Ballot<'q> {
     }
 
     fn outstanding(&self) -> usize {
-        self.quorum.len() - self.granted.len() - self.held.len() - self.silent.len()
+        self.rules.members - self.granted.len() - self.held.len() - self.silent.len()
     }
 
     pub(super) fn is_won(&self) -> bool {
-        self.granted.len() >= self.quorum.majority()
+        self.granted.len() >= self.rules.majority
     }
 
     /// Whether no further answer can change it.
     pub(super) fn is_decided(&self) -> bool {
-        self.is_won() || self.granted.len() + self.outstanding() < self.quorum.majority()
+        self.is_won() || self.granted.len() + self.outstanding() < self.rules.majority
     }
 
     /// The members that have granted it.
@@ -100,70 +93,57 @@ impl<'q> Ballot<'q> {
         self.granted.iter().map(|(at, _)| *at).chain(self.voteless.iter().copied()).collect()
     }
 
-    /// The lease of a ballot that is won; `None` if it is not, or no majority acknowledged its token.
-    pub(super) async fn lease(&mut self, votes: &Arc<Votes>, limit: Duration) -> Option<Lease> {
-        if !self.is_won() {
-            return None;
-        }
+    /// The lease of a ballot that is won, with the token that a majority acknowledged.
+    pub(super) fn lease(&self, token: Option<FencingToken>) -> Option<Lease> {
         let ttl = self.granted.iter().map(|(_, lease)| lease.ttl).min()?;
-        let remembers =
-            self.granted.iter().map(|(_, lease)| lease.retention).reduce(less).unwrap_or(Retention::Complete);
-        let token = match &self.standing.roll {
-            None => None,
-            Some(_) => Some(self.token(votes, limit).await?),
-        };
-        Some(Lease::new(ttl, token, remembers))
+        let retentions = self.granted.iter().map(|(_, lease)| lease.retention);
+        Some(Lease::new(ttl, token, retentions.reduce(less).unwrap_or(Retention::Complete)))
     }
 
-    /// The second phase: a majority makes the greatest token of the granting majority its own.
-    async fn token(&mut self, votes: &Arc<Votes>, limit: Duration) -> Option<FencingToken> {
-        let realm = self.standing.realm.clone();
-        let numbers: Vec<_> =
-            self.granted.iter().filter_map(|(at, lease)| Some((*at, lease.token.as_ref()?.number()))).collect();
+    /// The realm of its tokens.
+    pub(super) fn realm(&self) -> &Realm {
+        &self.rules.membership.realm
+    }
+
+    /// Whether its lease has a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.rules.membership.roll.is_some()
+    }
+
+    /// The token that a majority has to acknowledge, and the members whose own are not greater: the greatest of those
+    /// that granted the lock. Where a majority has had nobody else since `given` was given out, it is still this
+    /// holder's.
+    pub(super) fn proposed_token(&self, given: Option<u64>) -> Option<(FencingToken, Vec<usize>)> {
+        let number = |(at, lease): &(usize, Lease)| Some((*at, lease.token.as_ref()?.number()));
+        let numbers: Vec<_> = self.granted.iter().filter_map(number).collect();
+        let up_to = |most: u64| numbers.iter().filter(move |(_, number)| *number <= most).map(|(at, _)| *at);
         let greatest = numbers.iter().map(|(_, number)| *number).max()?;
-        // Where a majority has had nobody else since the token was given out, it is still this holder's.
-        let given = votes
-            .token(&realm)
-            .filter(|given| numbers.iter().filter(|(_, number)| number <= given).count() >= self.quorum.majority());
-        let token = given.unwrap_or(greatest);
-        let asked: Vec<_> = numbers.iter().filter(|(_, number)| *number <= token).map(|(at, _)| *at).collect();
-        let mut left = asked.len();
-        let mut answers = self.quorum.each_of(asked, |at, store| {
-            let vote = votes.each[at].clone();
-            async move { vote.raise(at, &*store?, token, limit).await }
-        });
-        let mut raised = 0;
-        while raised < self.quorum.majority() && raised + left >= self.quorum.majority() {
-            let (_, answer) = answers.recv().await?;
-            left -= 1;
-            match answer {
-                Ok(RaiseOutcome::Raised) => raised += 1,
-                // Another holder came in between.
-                Ok(RaiseOutcome::Refused) => self.held.push(HeldBy::default()),
-                Err(error) => self.silent.push(error),
-            }
-        }
-        if raised < self.quorum.majority() {
-            return None;
-        }
-        let token = FencingToken::new(realm, token);
-        votes.granted_token(token.clone());
-        Some(token)
+        let token = given.filter(|given| up_to(*given).count() >= self.rules.majority).unwrap_or(greatest);
+        Some((self.rules.token(token), up_to(token).collect()))
     }
 
-    /// What to tell who was not granted the lock; `unclear` if something may still be held.
-    pub(super) fn refusal(self, unclear: bool) -> Result<Contention> {
-        let quorum = self.quorum;
-        if self.silent.len() >= quorum.too_many() || self.held.is_empty() {
-            let effect = if unclear { Effect::Unknown } else { Effect::None };
-            return Err(quorum.too_few(quorum.len() - self.silent.len(), &self.silent, effect));
+    /// Counts a raise that was not done, as an answer to whoever is refused.
+    pub(super) fn count_refused_raise(&mut self, answer: Result<RaiseOutcome>) {
+        match answer {
+            // Another holder came in between.
+            Ok(_) => self.held.push(HeldBy::default()),
+            Err(error) => self.silent.push(error),
+        }
+    }
+
+    /// The answer to a claim that was not granted; `in_doubt` if something may still be held.
+    pub(super) fn refusal(self, in_doubt: bool) -> Result<Contention> {
+        let rules = self.rules;
+        if self.silent.len() >= rules.too_many() || self.held.is_empty() {
+            let effect = if in_doubt { Effect::Unknown } else { Effect::None };
+            return Err(too_few(rules.members - self.silent.len(), rules.members, &self.silent, effect));
         }
         let split = Duration::from_millis(4)..Duration::from_millis(40);
         let taken = Duration::from_millis(40)..Duration::from_millis(160);
         // "Retry after a random delay, to desynchronise multiple clients that try at the same time."
-        let (by, delay) = match quorum.shown(self.held.iter().cloned(), quorum.majority()) {
+        let (by, delay) = match rules.shown(self.held.iter().cloned(), rules.majority) {
             Some(by) => (by, taken),
-            None => (quorum.shown(self.held, 1).unwrap_or_default(), split),
+            None => (rules.shown(self.held, 1).unwrap_or_default(), split),
         };
         let look_again = random_between(delay.start, delay.end);
         let look_again = by.remaining.map_or(look_again, |remaining| look_again.min(remaining));

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Quorum;
-use crate::{BreakMode, Effect, Eviction, HeldBy, LockName, LockStore, Result};
+use crate::contract::{BreakMode, Eviction, LockStore};
+use crate::words::{Effect, HeldBy, LockName, Result};
 
 impl Quorum {
     /// Evicts the holder that was seen from every member that has it; `None` if no majority had it.
@@ -27,13 +28,14 @@ impl Quorum {
             };
         }
         let free_in = evicted.iter().map(|broken| broken.free_in).max().unwrap_or(Duration::ZERO);
-        let by = self.shown(evicted.iter().map(|broken| broken.evicted.clone()), 1).unwrap_or_else(|| seen.clone());
+        let rules = self.rules();
+        let by = rules.shown(evicted.iter().map(|broken| broken.evicted.clone()), 1).unwrap_or_else(|| seen.clone());
         // Every later majority has one of these members, and so a greater token than the least of the greatest.
-        let mut used: Vec<_> = evicted.iter().filter_map(|broken| self.number(broken.token.as_ref()?)).collect();
+        let mut used: Vec<_> = evicted.iter().filter_map(|broken| rules.number(broken.token.as_ref()?)).collect();
         used.sort_unstable_by(|a, b| b.cmp(a));
         let before = by.token.as_ref().or(seen.token.as_ref()).map_or(0, |token| token.number());
-        let used = used.get(self.majority() - 1).copied().filter(|used| self.has_tokens() && *used > before);
-        Ok(Some(Eviction::new(by, used.map(|number| self.token(number)), free_in)))
+        let used = used.get(self.majority() - 1).copied().filter(|used| rules.has_tokens && *used > before);
+        Ok(Some(Eviction::new(by, used.map(|number| rules.token(number)), free_in)))
     }
 }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Member, Quorum};
-use crate::{
-    Clock, ClockKind, Driver, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, LockStore, Registry, Result,
-    StoreKind, StoreUrl, WaitStyle,
-};
+use crate::contract::LockStore;
+use crate::open::{Driver, Registry, StoreKind, StoreUrl};
+use crate::words::{Clock, ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 
 /// Opens a [`Quorum`]: one member for each host of the URL, of another scheme of the same registry. User, password,
 /// path and keys are those of every member, except for the keys of the quorum itself, `longest_ttl` and

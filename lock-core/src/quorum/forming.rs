@@ -2,7 +2,7 @@
 
 use super::record::{Decision, Record};
 use super::roll::Roll;
-use crate::Realm;
+use crate::words::Realm;
 
 /// What the members that answer make of their quorum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Quorum;
-use crate::{HeldBy, LockName, Result};
+use crate::words::{HeldBy, LockName, Result};
 
 impl Quorum {
     pub(super) async fn list_held(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
@@ -43,7 +43,8 @@ impl Quorum {
             }
         }
         let least = self.majority().saturating_sub(missing).max(1);
-        held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, self.shown(by, least)?))));
+        let rules = self.rules();
+        held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, rules.shown(by, least)?))));
         Ok(horizon)
     }
 }

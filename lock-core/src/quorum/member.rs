@@ -5,7 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{LockStore, Result};
+use crate::contract::LockStore;
+use crate::words::Result;
 
 type Opened = Pin<Box<dyn Future<Output = Result<Arc<dyn LockStore>>> + Send>>;
 

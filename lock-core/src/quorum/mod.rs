@@ -2,16 +2,21 @@
 
 mod ballot;
 mod break_lock;
+mod call;
+mod decision;
 mod driver;
 mod forming;
+mod gathering;
 mod list;
 mod member;
+mod membership;
 mod present;
 mod promises;
 mod record;
 mod renewal;
 mod roll;
 mod roster;
+mod rules;
 mod shown;
 mod vote;
 
@@ -24,14 +29,17 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use self::ballot::Ballot;
+use self::call::{bounded, too_few};
 pub use self::driver::QuorumDriver;
 pub use self::member::Member;
 use self::roster::Roster;
+use self::rules::Rules;
 use self::vote::{Vote, Votes};
-use crate::{
-    Attempt, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, FencingToken, Guarantees, HeldBy,
-    LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser, random,
+use crate::contract::{
+    Attempt, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, ReleaseOutcome, RenewalBatch,
+    TokenRaiser,
 };
+use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result};
 
 /// A store over several independent stores, of any kind, of which a majority decides: the algorithm that Redis calls
 /// Redlock, with every rule of its specification, and fencing tokens where the members can raise theirs.
@@ -105,9 +113,13 @@ impl Quorum {
         self.member_timeout.unwrap_or(proposed)
     }
 
-    /// How many members are more than can be missing from a majority.
-    fn too_many(&self) -> usize {
-        self.len() - self.majority() + 1
+    fn rules(&self) -> Rules {
+        Rules {
+            members: self.len(),
+            majority: self.majority(),
+            has_tokens: self.roster.has_tokens(),
+            membership: self.roster.membership(),
+        }
     }
 
     fn len(&self) -> usize {
@@ -118,19 +130,53 @@ impl Quorum {
         self.roster.majority
     }
 
-    fn has_tokens(&self) -> bool {
-        self.roster.has_tokens()
+    /// A ballot of all members.
+    ///
+    /// # Errors
+    ///
+    /// Unavailable while too few of those answer that have a place in the quorum.
+    fn open_ballot(&self) -> Result<Ballot> {
+        let rules = self.rules();
+        if rules.has_tokens && rules.membership.roll.is_none() {
+            self.roster.maintain();
+            return Err(rules.membership.refusal());
+        }
+        Ok(Ballot::new(rules, self.longest_ttl))
     }
 
-    fn token(&self, number: u64) -> FencingToken {
-        FencingToken::new(self.realm(), number)
+    /// The lease of a ballot that is won; `None` if it is not, or no majority acknowledged its token.
+    async fn lease(&self, ballot: &mut Ballot, votes: &Arc<Votes>, limit: Duration) -> Option<Lease> {
+        if !ballot.is_won() {
+            return None;
+        }
+        let token = match ballot.has_token() {
+            false => None,
+            true => Some(self.raise(ballot, votes, limit).await?),
+        };
+        ballot.lease(token)
     }
 
-    /// The number of a member's token, if the member has a place in the quorum.
-    fn number(&self, token: &FencingToken) -> Option<u64> {
-        let standing = self.roster.membership();
-        let has_place = standing.roll.as_ref().is_some_and(|roll| roll.has(token.realm()));
-        has_place.then(|| token.number())
+    /// The second phase: a majority makes the greatest token of the granting majority its own.
+    async fn raise(&self, ballot: &mut Ballot, votes: &Arc<Votes>, limit: Duration) -> Option<FencingToken> {
+        let (token, asked) = ballot.proposed_token(votes.token(ballot.realm()))?;
+        let (number, mut left, mut raised) = (token.number(), asked.len(), 0);
+        let mut answers = self.each_of(asked, |at, store| {
+            let vote = votes.each[at].clone();
+            async move { vote.raise(at, &*store?, number, limit).await }
+        });
+        while raised < self.majority() && raised + left >= self.majority() {
+            let (_, answer) = answers.recv().await?;
+            left -= 1;
+            match answer {
+                Ok(RaiseOutcome::Raised) => raised += 1,
+                refused => ballot.count_refused_raise(refused),
+            }
+        }
+        if raised < self.majority() {
+            return None;
+        }
+        votes.granted_token(token.clone());
+        Some(token)
     }
 
     fn votes(&self, claim: &Claim) -> Arc<Votes> {
@@ -203,7 +249,7 @@ impl Quorum {
 
     /// The error of a step for which too few members were there.
     fn too_few(&self, there: usize, failed: &[Error], effect: Effect) -> Error {
-        roster::too_few(there, self.len(), failed, effect)
+        too_few(there, self.len(), failed, effect)
     }
 
     /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
@@ -246,18 +292,20 @@ impl LockStore for Quorum {
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
         let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
-        let mut ballot = Ballot::open(self)?;
+        let mut ballot = self.open_ballot()?;
         let mut answers = self.each(|at, store| {
             let vote: Arc<Vote> = votes.each[at].clone();
             async move { vote.ask(at, &*store?, limit).await }
         });
         while !ballot.is_decided() {
             let Some((at, answer)) = answers.recv().await else { break };
-            ballot.count(at, answer);
+            if let Some(realm) = ballot.count(at, answer) {
+                self.roster.suspect(at, &realm);
+            }
         }
         // What still comes is no part of this decision; it is found by the next, or given back in its turn.
         drop(answers);
-        if let Some(lease) = ballot.lease(&votes, limit).await {
+        if let Some(lease) = self.lease(&mut ballot, &votes, limit).await {
             return Ok(Attempt::Granted(lease));
         }
         self.withdraw(claim, &votes, &ballot.granted(), limit).await;
@@ -290,7 +338,7 @@ impl LockStore for Quorum {
             if held >= self.majority() {
                 return Ok(ReleaseOutcome::Held);
             }
-            if not_held >= self.too_many() {
+            if not_held >= self.rules().too_many() {
                 return Ok(ReleaseOutcome::NotHeld);
             }
         }
@@ -310,7 +358,7 @@ impl LockStore for Quorum {
         let (shown, missing) = self.answered(answers.await)?;
         // Where it is unknown whether a majority has it, the lock may be held.
         let least = self.majority().saturating_sub(missing).max(1);
-        Ok(self.shown(shown.into_iter().flatten(), least))
+        Ok(self.rules().shown(shown.into_iter().flatten(), least))
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
@@ -339,18 +387,4 @@ impl fmt::Debug for Quorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Quorum").field("members", &self.roster).field("longest_ttl", &self.longest_ttl).finish()
     }
-}
-
-/// One call to one member, within its time.
-async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        let text = format!("member {} brought no answer within {limit:?}", at + 1);
-        Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
-    })
-}
-
-/// A time between these two, so that those who split the votes do not split them again and again.
-fn random_between(least: Duration, most: Duration) -> Duration {
-    let part = random::bits128() as u32;
-    least + (most.saturating_sub(least) / 1024) * (part % 1025)
 }

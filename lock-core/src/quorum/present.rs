@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::Record;
-use crate::{Effect, Error, ErrorKind, LockStore, Realm, RecordStore, Result, StoredRecord};
+use crate::contract::{LockStore, RecordStore, StoredRecord};
+use crate::words::{Effect, Error, ErrorKind, Realm, Result};
 
 /// The time for one call about the quorum itself. Longer than that for a lock: nobody's lease runs meanwhile.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! What a quorum promises, and whose tokens it gives.
 
-use crate::{ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, LockStore, Realm, Result, WaitStyle};
+use crate::contract::LockStore;
+use crate::words::{ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, Realm, Result, WaitStyle};
 
 /// What a quorum of so many members promises, of which these are there.
 ///

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::roll::Roll;
-use crate::{Error, ErrorKind, Result, random};
+use crate::words::{Error, ErrorKind, Result, random};
 
 /// What each member keeps of its quorum: the roll as far as it was told, and its part in deciding the next one. Members
 /// decide as in Paxos, with the clients as proposers.

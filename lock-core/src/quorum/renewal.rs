@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Quorum;
+use super::call::bounded;
 use super::vote::Votes;
-use crate::{Beat, Clock, Error, ErrorKind, LockStore, Moment, Renewal, RenewalBatch, RenewalOutcome};
+use crate::contract::{Beat, LockStore, Renewal, RenewalBatch, RenewalOutcome};
+use crate::words::{Clock, Error, ErrorKind, Moment};
 
 /// One entry of a batch, while the members answer.
 struct Tally<'b> {
@@ -76,7 +78,7 @@ impl Tally<'_> {
             // The core believes it only if it was still valid: "extend only within the validity".
             let least = self.kept.iter().min().copied().unwrap_or_default();
             self.entry.answer(RenewalOutcome::HeldFor(least));
-        } else if self.gone >= quorum.too_many() {
+        } else if self.gone >= quorum.rules().too_many() {
             self.entry.answer(RenewalOutcome::NotHeld);
         }
     }
@@ -97,7 +99,7 @@ async fn renew_at(
         store.renew(&batch).await;
         Ok(())
     };
-    let failure = super::bounded(at, limit, call).await.err().or_else(|| batch.failure());
+    let failure = bounded(at, limit, call).await.err().or_else(|| batch.failure());
     let mut answers = batch.iter().map(Renewal::outcome);
     let renewed = asked.iter().map(|asked| asked.as_ref().and_then(|_| answers.next().flatten())).collect();
     (renewed, failure)

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Realm;
+use crate::words::Realm;
 
 /// Who has a place in a quorum. A place belongs to a member's *data*, by the realm that these are of, and is never taken
 /// back or given again: who lost its data is somebody else, and has no place until there is a free one.

@@ -8,20 +8,24 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::forming::{FormingState, Next, majority};
+use super::call::{explained, interrupted, random_between, too_few};
+use super::decision::{Decisions, rolls};
+use super::forming::majority;
 use super::member::Member;
+use super::membership::Membership;
 use super::present::{self, PresentMember};
 use super::promises;
-use super::record::Record;
 use super::roll::Roll;
+use crate::contract::LockStore;
+use crate::runtime;
 use crate::sync::locked;
-use crate::{Effect, Error, ErrorKind, Fault, Guarantees, LockStore, Realm, Result, runtime};
+use crate::words::{Effect, Error, ErrorKind, Fault, Guarantees, Realm, Result};
 
 /// The members of a quorum, as one process knows them: which of them are open, and by which roll the quorum stands.
 ///
 /// A member that is away, or has no place, is tried again when the quorum is used: in the background, ever more rarely.
 pub(super) struct Roster {
-    members: Vec<Slot>,
+    pub(super) members: Vec<Slot>,
     pub(super) majority: usize,
     guarantees: OnceLock<Guarantees>,
     membership: Mutex<Arc<Membership>>,
@@ -30,24 +34,14 @@ pub(super) struct Roster {
     trying: Mutex<Retry>,
 }
 
-struct Slot {
-    member: Member,
+pub(super) struct Slot {
+    pub(super) member: Member,
     /// Set once: a store connects again by itself.
-    store: OnceLock<Arc<dyn LockStore>>,
+    pub(super) store: OnceLock<Arc<dyn LockStore>>,
     /// The realm of its data, when it was last looked at.
     seen: Mutex<Option<Realm>>,
     /// Why it takes no part, if it does not.
     trouble: Mutex<Option<Error>>,
-}
-
-/// By what a quorum stands.
-#[derive(Debug)]
-pub(super) struct Membership {
-    /// `None` where too few of those who have a place answer, or there are no tokens that it would matter for.
-    pub(super) roll: Option<Roll>,
-    pub(super) realm: Realm,
-    /// Why there is no roll.
-    why: String,
 }
 
 struct Retry {
@@ -56,18 +50,8 @@ struct Retry {
     pause: Duration,
 }
 
-/// In which time a majority has to answer when a quorum is opened: less than the core allows for connecting, whose error
-/// would not say who is missing.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long the others have when a majority has answered; as long as that took, if it was longer.
-const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(250);
-/// The same if the quorum has yet to be formed: who misses that has to join.
-const FORMING_STRAGGLER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait between two tries.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// So often is a decision tried at one go.
-const MAX_ROUNDS: u32 = 12;
-
 impl Roster {
     /// Opens a majority of these members at least.
     pub(super) async fn open(members: Vec<Member>) -> Result<Arc<Roster>> {
@@ -162,7 +146,7 @@ impl Roster {
         if self.is_whole.load(Ordering::Acquire) {
             (trying.next, trying.pause) = (None, RETRY_DELAYS.0);
         } else {
-            trying.next = Some(Instant::now() + super::random_between(trying.pause / 2, trying.pause));
+            trying.next = Some(Instant::now() + random_between(trying.pause / 2, trying.pause));
             trying.pause = (trying.pause * 2).min(RETRY_DELAYS.1);
         }
     }
@@ -184,10 +168,10 @@ impl Roster {
             return Err(too_few(begun, self.len(), &failed, Effect::Unknown));
         }
         self.convene(true).await?;
-        let standing = self.membership();
-        match &standing.roll {
-            Some(_) => Ok(standing.realm.clone()),
-            None => Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, standing.why.clone())),
+        let membership = self.membership();
+        match &membership.roll {
+            Some(_) => Ok(membership.realm.clone()),
+            None => Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, membership.why.clone())),
         }
     }
 
@@ -206,14 +190,14 @@ impl Roster {
         for member in &present {
             *locked(&self.members[member.at].seen) = Some(member.realm().clone());
         }
-        let standing = if !self.has_tokens() {
+        let membership = if !self.has_tokens() {
             Membership::of(promises::realm(present.iter().map(|member| member.realm().clone())))
         } else if present.iter().all(|member| present::keeps(&*member.store).is_some()) {
             self.membership_by_roll(present, anew, &mut troubles).await
         } else {
             self.membership_by_presence(&present, &troubles)?
         };
-        self.adopt(standing);
+        self.adopt(membership);
         if troubles.iter().any(Option::is_some) {
             self.is_whole.store(false, Ordering::Release);
         }
@@ -223,59 +207,15 @@ impl Roster {
 
     /// Stands by this from now on. What was true of a roll stays true: a later one replaces it, and nothing else does.
     fn adopt(&self, new: Membership) {
-        let mut standing = locked(&self.membership);
-        let stays = match (&standing.roll, &new.roll) {
+        let mut membership = locked(&self.membership);
+        let stays = match (&membership.roll, &new.roll) {
             (Some(_), None) => true,
             (Some(old), Some(new)) => new.generation < old.generation,
             (None, _) => false,
         };
         if !stays {
-            *standing = Arc::new(new);
+            *membership = Arc::new(new);
         }
-    }
-
-    /// Those that answer, in their order, and why the others do not.
-    async fn gather(&self) -> (Vec<PresentMember>, Vec<Option<Error>>) {
-        let mut asked = JoinSet::new();
-        for (at, slot) in self.members.iter().enumerate() {
-            let (open, member, called) = (slot.store.get().cloned(), slot.member.clone(), self.describe(at));
-            asked.spawn(async move {
-                let answer = async {
-                    let store = match open {
-                        Some(store) => store,
-                        None => member.open().await?,
-                    };
-                    PresentMember::ask(at, store).await
-                };
-                (at, answer.await.map_err(|error| explained(&called, &error)))
-            });
-        }
-        let started = Instant::now();
-        let mut until = started + OPEN_TIMEOUT;
-        let mut present: Vec<PresentMember> = Vec::new();
-        let mut troubles: Vec<_> = (0..self.len())
-            .map(|at| {
-                let text = format!("{} has not answered", self.describe(at));
-                Some(Error::new(ErrorKind::TimedOut, Effect::None, text))
-            })
-            .collect();
-        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.join_next()).await {
-            match answer {
-                Ok((at, Ok(member))) => {
-                    troubles[at] = None;
-                    present.push(member);
-                    if present.len() == self.majority {
-                        let formed = present.iter().any(|member| member.record.roll.is_some());
-                        let grace = if formed { STRAGGLER_TIMEOUT } else { FORMING_STRAGGLER_TIMEOUT };
-                        until = until.min(Instant::now() + grace.max(started.elapsed()));
-                    }
-                }
-                Ok((at, Err(error))) => troubles[at] = Some(error),
-                Err(_) => {}
-            }
-        }
-        present.sort_unstable_by_key(|member| member.at);
-        (present, troubles)
     }
 
     /// Lets those take part that promise what the quorum does; the first time they are what it promises.
@@ -353,7 +293,9 @@ impl Roster {
         anew: bool,
         troubles: &mut [Option<Error>],
     ) -> Membership {
-        let (present, judged) = self.decide_all(present, anew).await;
+        let is_durable = self.guarantees().tokens_survive.is_some_and(|faults| faults.contains(Fault::Crash.into()));
+        let decisions = Decisions { members: self.len(), is_durable };
+        let (present, judged) = decisions.decide_all(present, anew).await;
         let Some(roll) = judged.stands else {
             let has_place = |member: &&PresentMember| rolls(&present).any(|roll| roll.has(member.realm()));
             let placed = present.iter().filter(has_place).count();
@@ -396,83 +338,6 @@ impl Roster {
         Membership::by(roll)
     }
 
-    /// Decides what has to be decided, as far as it can be now; gives what the members make of it in the end.
-    async fn decide_all(&self, mut present: Vec<PresentMember>, anew: bool) -> (Vec<PresentMember>, FormingState) {
-        let lasting = self.guarantees().tokens_survive.is_some_and(|faults| faults.contains(Fault::Crash.into()));
-        let latest =
-            |present: &[PresentMember]| present.iter().map(|member| member.record.generation()).max().unwrap_or(0);
-        let before = latest(&present);
-        for round in 0..MAX_ROUNDS {
-            let mut judged = self.classify(&present, lasting);
-            if anew && judged.stands.as_ref().is_none_or(|roll| roll.generation <= before) {
-                judged = FormingState { stands: None, next: Some(Next::Form(latest(&present) + 1)) };
-            }
-            let Some(next) = judged.next.clone() else {
-                present = match &judged.stands {
-                    Some(roll) => self.distribute(present, roll).await,
-                    None => present,
-                };
-                return (present, judged);
-            };
-            let roll;
-            (present, roll) = self.decide(present, &next).await;
-            match roll {
-                Some(roll) => present = self.distribute(present, &roll).await,
-                // It stands, and the others who are at it may go on.
-                None if judged.stands.is_some() && round >= 2 => break,
-                None => {
-                    let longest = Duration::from_millis(10) * (round + 1);
-                    tokio::time::sleep(super::random_between(Duration::from_millis(1), longest)).await;
-                    present = refreshed(present).await;
-                }
-            }
-        }
-        let judged = self.classify(&present, lasting);
-        (present, judged)
-    }
-
-    fn classify(&self, present: &[PresentMember], lasting: bool) -> FormingState {
-        if rolls(present).any(|roll| roll.of != self.len()) {
-            return FormingState::default();
-        }
-        let members: Vec<_> = present.iter().map(|member| (member.realm(), &member.record)).collect();
-        FormingState::of(self.len(), &members, lasting)
-    }
-
-    /// Decides one thing, as in Paxos: a majority promises, and accepts; `None` if it does not.
-    async fn decide(&self, present: Vec<PresentMember>, next: &Next) -> (Vec<PresentMember>, Option<Roll>) {
-        let proposal = Record::propose(present.iter().map(|member| &member.record));
-        let asked: Vec<_> = present.iter().filter(|member| next.asks(member.realm())).map(|member| member.at).collect();
-        let (present, promised) = {
-            let (next, proposal) = (next.clone(), proposal.clone());
-            changed(present, &asked, move |record| next.part(record).is_some_and(|part| part.promise(&proposal))).await
-        };
-        if !next.is_decided_by(self.len(), promised.len()) {
-            return (present, None);
-        }
-        let those = present.iter().filter(|member| promised.contains(&member.at));
-        let those: Vec<_> = those.map(|member| (member.realm(), &member.record)).collect();
-        let roll = next.roll(self.len(), &those);
-        let (present, accepted) = {
-            let (next, roll) = (next.clone(), roll.clone());
-            let accept = move |record: &mut Record| next.part(record).is_some_and(|part| part.accept(&proposal, &roll));
-            changed(present, &promised, accept).await
-        };
-        let decided = next.is_decided_by(self.len(), accepted.len());
-        (present, decided.then_some(roll))
-    }
-
-    /// Tells those who have a place in this roll of it.
-    async fn distribute(&self, present: Vec<PresentMember>, roll: &Roll) -> Vec<PresentMember> {
-        let told: Vec<_> = present.iter().filter(|member| roll.has(member.realm())).map(|member| member.at).collect();
-        let roll = roll.clone();
-        let learn = move |record: &mut Record| {
-            record.learn(&roll);
-            true
-        };
-        changed(present, &told, learn).await.0
-    }
-
     /// Keeps why members take no part, and tells people of what changed.
     fn report(&self, troubles: Vec<Option<Error>>) {
         for (at, trouble) in troubles.into_iter().enumerate() {
@@ -489,102 +354,6 @@ impl Roster {
             }
             *known = trouble;
         }
-    }
-}
-
-impl Membership {
-    fn none(why: String) -> Membership {
-        Membership { roll: None, realm: Realm::new("quorum:none"), why }
-    }
-
-    fn of(realm: Realm) -> Membership {
-        Membership { roll: None, realm, why: String::new() }
-    }
-
-    fn by(roll: Roll) -> Membership {
-        Membership { realm: roll.realm.clone(), roll: Some(roll), why: String::new() }
-    }
-
-    /// Why nothing can be granted with tokens.
-    pub(super) fn refusal(&self) -> Error {
-        Error::refused(ErrorKind::Unavailable, self.why.clone())
-    }
-}
-
-/// The rolls that these were told of.
-fn rolls(present: &[PresentMember]) -> impl Iterator<Item = &Roll> {
-    present.iter().filter_map(|member| member.record.roll.as_ref())
-}
-
-/// Changes the records of those at these places; gives all of them, and at which the change was made.
-async fn changed(
-    present: Vec<PresentMember>,
-    which: &[usize],
-    change: impl Fn(&mut Record) -> bool + Clone + Send + Sync + 'static,
-) -> (Vec<PresentMember>, Vec<usize>) {
-    let (asked, mut all): (Vec<_>, Vec<_>) = present.into_iter().partition(|member| which.contains(&member.at));
-    let mut changing = JoinSet::new();
-    for member in asked {
-        let change = change.clone();
-        changing.spawn(async move {
-            let mut changed = member.clone();
-            let made = changed.change(change).await;
-            (changed, made)
-        });
-    }
-    let mut done = Vec::new();
-    while let Some(answer) = changing.join_next().await {
-        let Ok((member, made)) = answer else { continue };
-        match made {
-            Ok(true) => done.push(member.at),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::debug!(target: "leasehold", store = "quorum", member = member.at + 1, %error, "no part in a decision");
-            }
-        }
-        all.push(member);
-    }
-    all.sort_unstable_by_key(|member| member.at);
-    (all, done)
-}
-
-/// What they keep now; of one that does not answer, what it kept.
-async fn refreshed(present: Vec<PresentMember>) -> Vec<PresentMember> {
-    let mut asking = JoinSet::new();
-    for member in present {
-        asking.spawn(async move { PresentMember::ask(member.at, member.store.clone()).await.unwrap_or(member) });
-    }
-    let mut all = Vec::new();
-    while let Some(member) = asking.join_next().await {
-        all.extend(member.ok());
-    }
-    all.sort_unstable_by_key(|member| member.at);
-    all
-}
-
-fn explained(called: &str, error: &Error) -> Error {
-    let effect = if error.may_have_taken_effect() { Effect::Unknown } else { Effect::None };
-    Error::new(error.kind(), effect, format!("{called}: {error}")).with_source(error.clone())
-}
-
-fn interrupted() -> Error {
-    Error::new(ErrorKind::Unavailable, Effect::Unknown, "a call to a member of the quorum was cut off")
-}
-
-/// The error of a step for which too few members were there.
-pub(super) fn too_few(there: usize, of: usize, failed: &[Error], effect: Effect) -> Error {
-    let kinds: Vec<_> = failed.iter().map(Error::kind).collect();
-    let kind = match kinds.split_first() {
-        Some((first, rest)) if rest.iter().all(|kind| kind == first) => *first,
-        _ => ErrorKind::Unavailable,
-    };
-    let text = format!("{there} of {of} members answered, and {} must", majority(of));
-    match failed.first() {
-        Some(first) => {
-            let each: Vec<_> = failed.iter().map(ToString::to_string).collect();
-            Error::new(kind, effect, format!("{text}: {}", each.join("; "))).with_source(first.clone())
-        }
-        None => Error::new(kind, effect, text),
     }
 }
 

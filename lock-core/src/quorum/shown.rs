@@ -1,11 +1,11 @@
-//! What a quorum shows of a holder, made of what its members show.
+//! The holder that a quorum shows, made of what its members show.
 
 use std::time::Duration;
 
-use super::Quorum;
-use crate::{HeldBy, Holder};
+use super::rules::Rules;
+use crate::words::{HeldBy, Holder};
 
-impl Quorum {
+impl Rules {
     /// Whom most members show, if at least so many do.
     pub(super) fn shown(&self, members: impl IntoIterator<Item = HeldBy>, least: usize) -> Option<HeldBy> {
         let mut groups: Vec<(Option<Holder>, Vec<HeldBy>)> = Vec::new();
@@ -26,8 +26,8 @@ impl Quorum {
         by.remaining = self.of_majority(group.iter().filter_map(|by| by.remaining).collect());
         by.held_for = self.of_majority(group.iter().filter_map(|by| by.held_for).collect());
         let numbers: Vec<_> = group.iter().filter_map(|by| self.number(by.token.as_ref()?)).collect();
-        let of_most = |number: &&u64| numbers.iter().filter(|other| other == number).count() >= self.majority();
-        by.token = numbers.iter().find(of_most).filter(|_| self.has_tokens()).map(|number| self.token(*number));
+        let of_most = |number: &&u64| numbers.iter().filter(|other| other == number).count() >= self.majority;
+        by.token = numbers.iter().find(of_most).filter(|_| self.has_tokens).map(|number| self.token(*number));
         by.ahead = None;
         by
     }
@@ -35,6 +35,6 @@ impl Quorum {
     /// The longest time that a majority, or all of these, reaches.
     fn of_majority(&self, mut times: Vec<Duration>) -> Option<Duration> {
         times.sort_unstable_by(|a, b| b.cmp(a));
-        times.get(self.majority().min(times.len()).saturating_sub(1)).copied()
+        times.get(self.majority.min(times.len()).saturating_sub(1)).copied()
     }
 }

@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::bounded;
+use super::call::bounded;
+use crate::contract::{Attempt, Claim, LockStore, RaiseOutcome, ReleaseOutcome};
 use crate::sync::locked;
-use crate::{
-    Attempt, Claim, Effect, Error, ErrorKind, FencingToken, LockStore, RaiseOutcome, Realm, ReleaseOutcome, Result,
-};
+use crate::words::{Effect, Error, ErrorKind, FencingToken, Realm, Result};
 
 /// What a quorum keeps with a claim.
 pub(super) struct Votes {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::{LossReason, Moment};
+use crate::words::{LossReason, Moment};
 
 /// The deadline of a belief. It can be moved on until it has passed; once over, it is over for ever.
 ///

@@ -4,8 +4,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::validity::Validity;
+use crate::contract::ReleaseOutcome;
 use crate::engine::{Engine, Grant, Withdrawal};
-use crate::{Error, ErrorKind, FencingToken, Guarantees, LossReason, ReleaseOutcome, Result, Validity, runtime};
+use crate::runtime;
+use crate::words::{Error, ErrorKind, FencingToken, Guarantees, LossReason, Result};
 
 /// Holds a lock until it is released, dropped or lost.
 ///

@@ -6,7 +6,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::{Claim, Effect, Error, ErrorKind, Holder, LockName, LossReason, Session, runtime};
+use crate::contract::{Claim, Session};
+use crate::runtime;
+use crate::words::{Effect, Error, ErrorKind, Holder, LockName, LossReason};
 
 /// Whether a lease may still be believed in: what helpers and workers take, blocking ones too.
 ///

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tracing::Instrument as _;
 
+use super::guard::{Guard, LockGuard};
+use super::handle::EngineHandle;
+use super::settings;
 use crate::engine::{AcquireRequest, Grant, OnWait, Patience, acquire};
-use crate::handle::EngineHandle;
-use crate::settings;
-use crate::{Error, ErrorKind, Guard, HeldBy, LockGuard, LockName, Result, runtime};
+use crate::runtime;
+use crate::words::{Error, ErrorKind, HeldBy, LockName, Result};
 
 /// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Clock;
+use crate::words::Clock;
 
 /// 30 seconds, as Redisson's watchdog has it.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);

@@ -1,6 +1,8 @@
 //! [`MemoryStore`]: the reference model of the contract.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod state;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +12,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use self::state::{Held, LeaseEnd, State};
+use crate::contract::{
+    Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome,
+    Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord, TokenRaiser,
+};
 use crate::sync::locked;
-use crate::{
-    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Faults,
-    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, LossReason, Moment, RaiseOutcome,
-    Realm, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Result, Retention, Session,
-    StoredRecord, TokenRaiser, WaitStyle,
+use crate::words::{
+    Clock, ClockKind, Error, ErrorKind, Expiry, Faults, FencingToken, Guarantees, HeldBy, Holder, LockName, LossReason,
+    Moment, Realm, Result, WaitStyle,
 };
 
 /// A store in this process's memory: for tests, for examples, and as the model that every other store is held against.
@@ -33,54 +38,12 @@ struct Memory {
     sessions: Option<Mutex<HashMap<Duration, Session>>>,
 }
 
-#[derive(Default)]
-struct State {
-    records: BTreeMap<LockName, Record>,
-    /// Until when each session lasts.
-    sessions: HashMap<u64, Moment>,
-    /// The last token given: one counter for all names rises for each of them, and outlives every record.
-    last_token: u64,
-    last_session: u64,
-    /// When it forgot everything, if it ever did.
-    forgot: Option<Moment>,
-    /// What it keeps for a quorum.
-    kept: Option<String>,
-}
-
-/// A lock that is held or waited for.
-#[derive(Default)]
-struct Record {
-    held: Option<Held>,
-    queue: VecDeque<QueueEntry>,
-}
-
-struct Held {
-    holder: Holder,
-    info: HolderInfo,
-    token: u64,
-    since: Moment,
-    until: LeaseEnd,
-    revoked: bool,
-}
-
-struct QueueEntry {
-    holder: Holder,
-    until: LeaseEnd,
-    called: Arc<Notify>,
-}
-
-#[derive(Clone, Copy)]
-enum LeaseEnd {
-    Moment(Moment),
-    Session(u64),
-}
-
-/// What the store keeps with each claim.
+/// State that the store keeps with each claim.
 #[derive(Default)]
 struct ClaimState {
     /// The session that carries it.
     session: Mutex<Option<Session>>,
-    called: Arc<Notify>,
+    wakeup: Arc<Notify>,
     granted: AtomicBool,
 }
 
@@ -115,7 +78,7 @@ impl MemoryStore {
     }
 
     /// Loses all that it knows and begins a new realm, as a server does that writes nothing to a disk and is started
-    /// again; for tests. From then on it remembers [for](Remembers::For) the time since.
+    /// again; for tests. From then on its [`Retention`] is the time since.
     pub fn forget(&self) {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
@@ -164,6 +127,18 @@ impl MemoryStore {
         }
     }
 
+    fn contention(&self, state: &State, claim: &Claim, ahead: Option<usize>) -> Contention {
+        let record = &state.records[claim.name()];
+        let mut by = match &record.held {
+            Some(held) => self.held_by(held, state.until(held.until)),
+            None => record.queue.front().map(|head| HeldBy::holder(head.holder)).unwrap_or_default(),
+        };
+        by.ahead = ahead.map(|ahead| ahead as u32 + 1);
+        // An entry without a session lasts one TTL, and is kept by asking again.
+        let retry_after = by.remaining.unwrap_or(claim.ttl()).min(claim.ttl() / 3);
+        Contention::new(by, retry_after)
+    }
+
     fn renew_lease(&self, claim: &Claim) -> RenewalOutcome {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
@@ -198,66 +173,6 @@ impl MemoryStore {
     }
 }
 
-impl State {
-    fn until(&self, until: LeaseEnd) -> Moment {
-        match until {
-            LeaseEnd::Moment(moment) => moment,
-            LeaseEnd::Session(key) => self.sessions.get(&key).copied().unwrap_or(Moment::from_nanos(0)),
-        }
-    }
-
-    /// Forgets what has ended by `now`.
-    fn expire(&mut self, name: &LockName, now: Moment) {
-        let Some(mut record) = self.records.remove(name) else { return };
-        record.held = record.held.filter(|held| self.until(held.until) > now);
-        record.queue.retain(|place| self.until(place.until) > now);
-        self.put_back(name, record);
-    }
-
-    fn put_back(&mut self, name: &LockName, record: Record) {
-        if let Some(head) = record.queue.front().filter(|_| record.held.is_none()) {
-            head.called.notify_one();
-        }
-        if record.held.is_some() || !record.queue.is_empty() {
-            self.records.insert(name.clone(), record);
-        }
-    }
-
-    /// Extends a session that has not ended; whether it had not.
-    fn heartbeat(&mut self, session: &Session, now: Moment) -> bool {
-        let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
-        match until {
-            Some(until) => *until = now.after(session.ttl()),
-            None => drop(self.sessions.remove(&session.key())),
-        }
-        self.sessions.contains_key(&session.key())
-    }
-
-    fn held_mut(&mut self, claim: &Claim) -> Option<&mut Held> {
-        self.records.get_mut(claim.name())?.held.as_mut().filter(|held| held.holder == claim.holder())
-    }
-
-    /// Deletes what the session keeps for claims that nobody has any more.
-    fn drop_orphans(&mut self, session: &Session, claims: &[Claim]) {
-        let orphan = |until: LeaseEnd, holder: Holder| {
-            matches!(until, LeaseEnd::Session(key) if key == session.key())
-                && !claims.iter().any(|claim| claim.holder() == holder)
-        };
-        let has_orphan = |record: &Record| {
-            record.held.as_ref().is_some_and(|held| orphan(held.until, held.holder))
-                || record.queue.iter().any(|place| orphan(place.until, place.holder))
-        };
-        let names: Vec<_> = self.records.iter().filter(|(_, r)| has_orphan(r)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            if let Some(mut record) = self.records.remove(&name) {
-                record.held = record.held.filter(|held| !orphan(held.until, held.holder));
-                record.queue.retain(|place| !orphan(place.until, place.holder));
-                self.put_back(&name, record);
-            }
-        }
-    }
-}
-
 #[async_trait]
 impl LockStore for MemoryStore {
     fn guarantees(&self) -> Guarantees {
@@ -286,67 +201,30 @@ impl LockStore for MemoryStore {
         };
 
         let mut state = locked(&self.0.state);
-        let remembers = match state.forgot {
+        let retention = match state.forgot {
             // It ends with its realm, so that there is nothing in this realm that it could have forgotten.
             None => Retention::Complete,
             Some(forgot) => Retention::Since(now.since(forgot)),
         };
-        let lease = |number| match session.clone() {
-            Some(session) => Lease::on_session(session, Some(self.token(number)), remembers),
-            None => Lease::new(claim.ttl(), Some(self.token(number)), remembers),
-        };
-        let state = &mut *state;
         state.expire(claim.name(), now);
-        if let Some(held) = state.held_mut(claim) {
-            held.until = until;
-            return Ok(Attempt::Granted(lease(held.token)));
-        }
-        let free = state.records.get(claim.name()).is_none_or(|record| {
-            record.held.is_none() && record.queue.front().is_none_or(|head| head.holder == claim.holder())
-        });
-        if free {
-            state.last_token += 1;
-            let token = state.last_token;
-            let record = state.records.entry(claim.name().clone()).or_default();
-            record.queue.pop_front();
-            record.held = Some(Held {
-                holder: claim.holder(),
-                info: claim.info().clone(),
-                token,
-                since: now,
-                until,
-                revoked: false,
-            });
+        if let Some(number) = state.grant(claim, now, until) {
             own.granted.store(true, Ordering::Release);
-            return Ok(Attempt::Granted(lease(token)));
+            let token = Some(self.token(number));
+            return Ok(Attempt::Granted(match session {
+                Some(session) => Lease::on_session(session, token, retention),
+                None => Lease::new(claim.ttl(), token, retention),
+            }));
         }
-        let Some(record) = state.records.get_mut(claim.name()) else {
-            return Err(Error::new(ErrorKind::Protocol, Effect::None, "BUG: a lock that is not free has a record"));
-        };
-        let mut ahead = record.queue.iter().position(|place| place.holder == claim.holder());
-        if let Some(ahead) = ahead {
-            record.queue[ahead].until = until;
-        } else if claim.queues() {
-            ahead = Some(record.queue.len());
-            record.queue.push_back(QueueEntry { holder: claim.holder(), until, called: own.called.clone() });
-        }
-        let record = &state.records[claim.name()];
-        let mut by = match &record.held {
-            Some(held) => self.held_by(held, state.until(held.until)),
-            None => record.queue.front().map(|head| HeldBy::holder(head.holder)).unwrap_or_default(),
-        };
-        by.ahead = ahead.map(|ahead| ahead as u32 + 1);
-        // A place without a session lasts one TTL, and is kept by asking again.
-        let look_again = by.remaining.unwrap_or(claim.ttl()).min(claim.ttl() / 3);
-        let waiting = Contention::new(by, look_again);
+        let ahead = state.enqueue(claim, until, &own.wakeup);
+        let contention = self.contention(&state, claim, ahead);
         Ok(Attempt::Held(match session {
-            Some(session) if claim.queues() => waiting.on_session(session),
-            _ => waiting,
+            Some(session) if claim.queues() => contention.on_session(session),
+            _ => contention,
         }))
     }
 
     async fn wait(&self, claim: &Claim, _held: &Contention) -> Result<()> {
-        claim.store_state(ClaimState::default).called.notified().await;
+        claim.store_state(ClaimState::default).wakeup.notified().await;
         Ok(())
     }
 
@@ -364,7 +242,7 @@ impl LockStore for MemoryStore {
         let mut state = locked(&self.0.state);
         state.expire(claim.name(), now);
         let Some(mut record) = state.records.remove(claim.name()) else { return Ok(ReleaseOutcome::NotHeld) };
-        record.queue.retain(|place| place.holder != claim.holder());
+        record.queue.retain(|entry| entry.holder != claim.holder());
         let held = record.held.as_ref().is_some_and(|held| held.holder == claim.holder());
         if held {
             record.held = None;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::settings::Defaults;
 use crate::engine::Engine;
-use crate::settings::Defaults;
 
 /// Keeps an engine open for acquisitions. The engine's task ends after the last handle has gone.
 pub(crate) struct EngineHandle {

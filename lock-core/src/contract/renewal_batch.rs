@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use super::claim::Claim;
+use super::session::Session;
 use crate::sync::locked;
-use crate::{Claim, Clock, Error, LossReason, Moment, Session};
+use crate::words::{Clock, Error, LossReason, Moment};
 
 /// A batch of renewals, one entry per session. A store answers each entry as soon as it knows the answer, so that a
 /// call that hangs loses no answer that came before. What is left unanswered is unknown: it neither extends nor ends a
@@ -168,7 +170,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{ErrorKind, LockName, Validity};
+    use crate::locks::Validity;
+    use crate::words::{ErrorKind, LockName};
 
     #[test]
     fn a_lease_knows_why_its_last_renewal_was_not_confirmed() {

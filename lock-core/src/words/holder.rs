@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::random;
+use super::random;
 
 /// Who holds a lock: a random 128-bit identity, fresh for every acquisition.
 ///

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::url::parse_host;
-use crate::{Connect, Error, ErrorKind, Expiry, Faults, Guarantees, Registry, Result, StoreUrl, WaitStyle};
+use super::connect::Connect;
+use super::registry::Registry;
+use super::url::{StoreUrl, parse_host};
+use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Result, WaitStyle};
 
 /// Named profiles of stores: what a program's own configuration file says about its locks, in whatever format serde
 /// reads.
@@ -309,8 +311,9 @@ impl fmt::Debug for KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::registry::MemoryDriver;
     use super::*;
-    use crate::{ClockKind, Fault, MemoryDriver};
+    use crate::words::{ClockKind, Fault};
 
     fn profile(text: &str) -> Profile {
         let config: Config = toml::from_str(&format!("[locks.p]\n{text}")).unwrap();

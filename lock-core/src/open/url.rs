@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::{Error, ErrorKind, Result};
+use crate::words::{Error, ErrorKind, Result};
 
 /// Where a store is and how to use it, in one line: `scheme://user:password@host:port,host/path?key=value`, or without
 /// hosts `scheme:path`.

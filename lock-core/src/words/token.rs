@@ -22,7 +22,7 @@ impl Realm {
 
     /// A realm of this kind that was never used before: `kind:` and 32 random hexadecimal digits.
     pub fn fresh(kind: &str) -> Realm {
-        Realm::new(format!("{kind}:{:032x}", crate::random::bits128()))
+        Realm::new(format!("{kind}:{:032x}", crate::words::random::bits128()))
     }
 
     /// The realm as text.

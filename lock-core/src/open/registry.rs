@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Clock, Error, ErrorKind, Guarantees, LockStore, Result, StoreUrl};
+use super::url::StoreUrl;
+use crate::contract::LockStore;
+use crate::words::{Clock, Error, ErrorKind, Guarantees, Result};
 
 /// Opens the stores of some schemes; each store crate has one.
 #[async_trait]

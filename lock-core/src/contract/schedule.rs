@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, Moment};
+use crate::words::{Error, Moment};
 
 /// When one session is looked at next.
 ///

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use crate::deadline::Deadline;
-use crate::{Clock, Holder, HolderInfo, LockName, LossReason, Moment, observe};
+use super::deadline::Deadline;
+use crate::observe;
+use crate::words::{Clock, Holder, HolderInfo, LockName, LossReason, Moment};
 
 /// The wish of one holder to have one name for a TTL: what a store is asked for, and by which it is asked again.
 ///

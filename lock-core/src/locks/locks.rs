@@ -5,13 +5,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{self, Engine};
-use crate::handle::EngineHandle;
-use crate::settings::{self, Settings};
-use crate::{
-    BreakMode, Clock, Error, ErrorKind, Eviction, FencedGuard, Guarantees, Guard, HeldBy, HolderInfo, Lock, LockGuard,
-    LockName, LockStore, Realm, Result, runtime,
-};
+use super::guard::{FencedGuard, Guard, LockGuard};
+use super::handle::EngineHandle;
+use super::lock::Lock;
+use super::settings;
+use super::settings::Settings;
+use crate::contract::{BreakMode, Eviction, LockStore};
+use crate::engine::Engine;
+use crate::words::{Clock, Error, ErrorKind, Guarantees, HeldBy, HolderInfo, LockName, Realm, Result};
+use crate::{engine, runtime};
 
 /// The locks of one store. Cloning is cheap and gives the same locks.
 ///

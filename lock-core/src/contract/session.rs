@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::claim::WeakClaim;
-use crate::deadline::Deadline;
-use crate::schedule::Schedule;
+use super::claim::{Claim, WeakClaim};
+use super::deadline::Deadline;
+use super::schedule::Schedule;
+use crate::observe;
 use crate::sync::locked;
-use crate::{Claim, Clock, Holder, LossReason, Moment, observe};
+use crate::words::{Clock, Holder, LossReason, Moment};
 
 /// A liveness link that carries leases: an etcd lease, a ZooKeeper session. A lease with a TTL of its own is a session
 /// of one, which the core makes by itself.

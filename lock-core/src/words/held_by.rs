@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, Holder, HolderInfo};
+use super::holder::{Holder, HolderInfo};
+use super::token::FencingToken;
 
 /// Who holds a lock, as far as the store can say. It was true when the store looked; it may not be any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

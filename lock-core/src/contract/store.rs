@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Claim, FencingToken, Guarantees, HeldBy, LockName, Realm, RenewalBatch, Result, Session};
+use super::claim::Claim;
+use super::renewal_batch::RenewalBatch;
+use super::session::Session;
+use crate::words::{FencingToken, Guarantees, HeldBy, LockName, Realm, Result};
 
 /// The contract for stores: single steps only.
 ///

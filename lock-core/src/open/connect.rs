@@ -6,9 +6,13 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::registry::Registry;
+use super::url::StoreUrl;
 use crate::engine::check_call_timeout;
-use crate::settings::{self, Settings};
-use crate::{Error, ErrorKind, FencedGuard, Guarantees, Guard, LockGuard, Locks, Registry, Result, StoreUrl, runtime};
+use crate::locks::settings::Settings;
+use crate::locks::{FencedGuard, Guard, LockGuard, Locks, settings};
+use crate::runtime;
+use crate::words::{Error, ErrorKind, Guarantees, Result};
 
 /// Connecting to a store: settings, and then `.await`.
 ///

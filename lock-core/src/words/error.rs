@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{HeldBy, ParseHolderError};
+use super::held_by::HeldBy;
+use super::holder::ParseHolderError;
 
 /// The result of a lock operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

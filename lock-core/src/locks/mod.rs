@@ -1,0 +1,13 @@
+//! Locks and guards: the face for users.
+
+pub(crate) mod guard;
+pub(crate) mod handle;
+pub(crate) mod lock;
+pub(crate) mod locks;
+pub(crate) mod settings;
+pub(crate) mod validity;
+
+pub use self::guard::{FencedGuard, Guard, LockGuard};
+pub use self::lock::Lock;
+pub use self::locks::{FencedLocks, Locks, LocksBuilder};
+pub use self::validity::Validity;

@@ -1,0 +1,150 @@
+//! [`State`]: the locks and sessions of a [`MemoryStore`](super::MemoryStore).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::contract::{Claim, Session};
+use crate::words::{Holder, HolderInfo, LockName, Moment};
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) records: BTreeMap<LockName, Record>,
+    /// Until when each session lasts.
+    pub(super) sessions: HashMap<u64, Moment>,
+    /// The last token given: one counter for all names rises for each of them, and outlives every record.
+    pub(super) last_token: u64,
+    pub(super) last_session: u64,
+    /// When it forgot everything, if it ever did.
+    pub(super) forgot: Option<Moment>,
+    /// What it keeps for a quorum.
+    pub(super) kept: Option<String>,
+}
+
+/// A lock that is held or waited for.
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) held: Option<Held>,
+    pub(super) queue: VecDeque<QueueEntry>,
+}
+
+pub(super) struct Held {
+    pub(super) holder: Holder,
+    pub(super) info: HolderInfo,
+    pub(super) token: u64,
+    pub(super) since: Moment,
+    pub(super) until: LeaseEnd,
+    pub(super) revoked: bool,
+}
+
+pub(super) struct QueueEntry {
+    pub(super) holder: Holder,
+    pub(super) until: LeaseEnd,
+    pub(super) wakeup: Arc<Notify>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum LeaseEnd {
+    Moment(Moment),
+    Session(u64),
+}
+
+impl State {
+    pub(super) fn until(&self, until: LeaseEnd) -> Moment {
+        match until {
+            LeaseEnd::Moment(moment) => moment,
+            LeaseEnd::Session(key) => self.sessions.get(&key).copied().unwrap_or(Moment::from_nanos(0)),
+        }
+    }
+
+    /// Forgets what has ended by `now`.
+    pub(super) fn expire(&mut self, name: &LockName, now: Moment) {
+        let Some(mut record) = self.records.remove(name) else { return };
+        record.held = record.held.filter(|held| self.until(held.until) > now);
+        record.queue.retain(|entry| self.until(entry.until) > now);
+        self.put_back(name, record);
+    }
+
+    /// Grants the lock to `claim` until then, if it is free or the claim has it; gives the token.
+    pub(super) fn grant(&mut self, claim: &Claim, now: Moment, until: LeaseEnd) -> Option<u64> {
+        if let Some(held) = self.held_mut(claim) {
+            held.until = until;
+            return Some(held.token);
+        }
+        let record = self.records.entry(claim.name().clone()).or_default();
+        if record.held.is_some() || record.queue.front().is_some_and(|head| head.holder != claim.holder()) {
+            return None;
+        }
+        self.last_token += 1;
+        record.queue.pop_front();
+        record.held = Some(Held {
+            holder: claim.holder(),
+            info: claim.info().clone(),
+            token: self.last_token,
+            since: now,
+            until,
+            revoked: false,
+        });
+        Some(self.last_token)
+    }
+
+    /// Keeps the claim's place in the queue until then, or gives it one if it queues; gives how many are ahead.
+    pub(super) fn enqueue(&mut self, claim: &Claim, until: LeaseEnd, wakeup: &Arc<Notify>) -> Option<usize> {
+        let queue = &mut self.records.entry(claim.name().clone()).or_default().queue;
+        match queue.iter().position(|entry| entry.holder == claim.holder()) {
+            Some(ahead) => {
+                queue[ahead].until = until;
+                Some(ahead)
+            }
+            None if claim.queues() => {
+                queue.push_back(QueueEntry { holder: claim.holder(), until, wakeup: wakeup.clone() });
+                Some(queue.len() - 1)
+            }
+            None => None,
+        }
+    }
+
+    pub(super) fn put_back(&mut self, name: &LockName, record: Record) {
+        if let Some(head) = record.queue.front().filter(|_| record.held.is_none()) {
+            head.wakeup.notify_one();
+        }
+        if record.held.is_some() || !record.queue.is_empty() {
+            self.records.insert(name.clone(), record);
+        }
+    }
+
+    /// Extends a session that has not ended; whether it had not.
+    pub(super) fn heartbeat(&mut self, session: &Session, now: Moment) -> bool {
+        let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
+        match until {
+            Some(until) => *until = now.after(session.ttl()),
+            None => drop(self.sessions.remove(&session.key())),
+        }
+        self.sessions.contains_key(&session.key())
+    }
+
+    pub(super) fn held_mut(&mut self, claim: &Claim) -> Option<&mut Held> {
+        self.records.get_mut(claim.name())?.held.as_mut().filter(|held| held.holder == claim.holder())
+    }
+
+    /// Deletes what the session keeps for claims that nobody has any more.
+    pub(super) fn drop_orphans(&mut self, session: &Session, claims: &[Claim]) {
+        let orphan = |until: LeaseEnd, holder: Holder| {
+            matches!(until, LeaseEnd::Session(key) if key == session.key())
+                && !claims.iter().any(|claim| claim.holder() == holder)
+        };
+        let has_orphan = |record: &Record| {
+            record.held.as_ref().is_some_and(|held| orphan(held.until, held.holder))
+                || record.queue.iter().any(|entry| orphan(entry.until, entry.holder))
+        };
+        let names: Vec<_> = self.records.iter().filter(|(_, r)| has_orphan(r)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            if let Some(mut record) = self.records.remove(&name) {
+                record.held = record.held.filter(|held| !orphan(held.until, held.holder));
+                record.queue.retain(|entry| !orphan(entry.until, entry.holder));
+                self.put_back(&name, record);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! From a URL or a configuration to locks.
+
+pub(crate) mod config;
+pub(crate) mod connect;
+pub(crate) mod registry;
+pub(crate) mod url;
+
+pub use self::config::{Config, KeyValue, Profile, Purpose, Require, StoreParts};
+pub use self::connect::Connect;
+pub use self::registry::{Driver, MemoryDriver, MissingDriver, Registry, StoreKind};
+pub use self::url::StoreUrl;
