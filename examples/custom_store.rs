@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use leasehold::{
+use leasehold::store::{
     Attempt, Beat, BreakMode, Claim, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
     FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm, ReleaseOutcome,
     RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser,
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 struct JsonStore(PathBuf);
 
 #[derive(Default, Serialize, Deserialize)]
-struct Book {
+struct Contents {
     last_token: u64, // outlives every row, so that tokens rise
     rows: BTreeMap<LockName, Row>,
 }
@@ -35,13 +35,13 @@ struct Row {
 
 impl JsonStore {
     /// One step: nobody reads or writes between its reading and its writing.
-    async fn step<T: Send + 'static>(&self, change: impl FnOnce(&mut Book) -> T + Send + 'static) -> Result<T> {
+    async fn step<T: Send + 'static>(&self, change: impl FnOnce(&mut Contents) -> T + Send + 'static) -> Result<T> {
         let path = self.0.clone();
         let step = move || -> std::io::Result<T> {
             let lock = File::create(path.with_extension("lock"))?;
             lock.lock()?;
-            let mut book: Book =
-                if path.exists() { serde_json::from_slice(&fs::read(&path)?)? } else { Book::default() };
+            let mut book: Contents =
+                if path.exists() { serde_json::from_slice(&fs::read(&path)?)? } else { Contents::default() };
             book.rows.retain(|_, row| row.until > SystemTime::now());
             let answer = change(&mut book);
             fs::write(path.with_extension("new"), serde_json::to_vec_pretty(&book)?)?;
@@ -66,7 +66,7 @@ impl JsonStore {
     }
 }
 
-#[leasehold::async_trait]
+#[leasehold::store::async_trait]
 impl LockStore for JsonStore {
     /// Nothing is synced, so a power loss can lose rows; and the wall clock decides. That is what it says.
     fn guarantees(&self) -> Guarantees {
@@ -119,7 +119,7 @@ impl LockStore for JsonStore {
 
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let wish = claim.clone();
-        let own = move |book: &mut Book| {
+        let own = move |book: &mut Contents| {
             let held = book.rows.get(wish.name()).is_some_and(|row| row.holder == wish.holder());
             held.then(|| book.rows.remove(wish.name()))
         };

@@ -12,7 +12,74 @@
 //! # Ok(()) }
 //! ```
 
-pub use lock_core::*;
+//! # Names, in the order in which one needs them
+//!
+//! | to | take |
+//! |---|---|
+//! | open a store | [`connect`], [`Config`]; [`StoreUrl`], [`registry`] |
+//! | choose by promise | [`Connect::for_correctness`], [`Guarantees`], [`Fault`] |
+//! | describe and acquire a lock | [`Locks`], [`FencedLocks`], [`Lock`] |
+//! | hold it | [`LockGuard`], [`FencedGuard`], [`Validity`], [`LossReason`] |
+//! | protect what is written | [`FencingToken`], [`Fence`], [`Pass`], [`Realm`] |
+//! | see and break locks | [`HeldBy`], [`Holder`], [`HolderInfo`], [`BreakMode`], [`Eviction`] |
+//! | know what went wrong | [`Error`], [`ErrorKind`] |
+//!
+//! Those who write a store find the contract in [`store`].
+//!
+//! # The words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | **lease** | the store's grant of a lock for a time, the TTL |
+//! | **validity** | how long the holder may believe in its lease: TTL, minus the time since the request was sent, minus a margin |
+//! | **renewal** | extending a lease that is still held, never a re-acquisition |
+//! | **lost** | the holder may no longer believe in its lease; final |
+//! | **holder** | a random identity, fresh for every acquisition |
+//! | **fencing token** | a number, greater for every later acquisition of the same name |
+//! | **fence** | the protected resource's memory of the highest token; it refuses a smaller one |
+//! | **realm** | the identity of a store's data; tokens compare only within one |
+//! | **guarantees** | what a store, as configured, promises |
+//!
+//! [`store`] has the words that only stores need.
+
+pub use lock_core::{Config, Connect, Profile, Purpose, Registry, Require, StoreUrl};
+pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
+pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
+pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
+pub use lock_core::{BreakMode, Eviction, HeldBy, Holder, HolderInfo};
+pub use lock_core::{Effect, Error, ErrorKind, LossReason, Result};
+pub use lock_core::{Member, MemoryStore, Quorum};
+
+use lock_core::{MemoryDriver, QuorumDriver};
+
+/// The contract for stores, for those who write one: everything that a store's crate imports.
+///
+/// | word | meaning |
+/// |---|---|
+/// | **claim** | the wish of one holder to have one name for a TTL |
+/// | **in doubt** | a request was cut off, so that it may still be applied |
+/// | **retired** | a claim that cannot be asked with again: the core goes on with a fresh holder |
+/// | **contention** | the answer that somebody else holds the lock, and when to ask again |
+/// | **session** | a liveness link that carries leases; a lease with a TTL of its own is a session of one |
+/// | **batch** | what travels to the store in one call, such as renewals |
+/// | **entry** | one of a batch, or a claim's place in a store's queue |
+/// | **orphan** | what a session has at the server for a claim that nobody wants any more |
+/// | **retention** | how far back a store remembers what it granted |
+pub mod store {
+    pub use lock_core::{
+        Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, PendingSession, RaiseOutcome,
+        RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord,
+        TokenRaiser, async_trait,
+    };
+    pub use lock_core::{
+        Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, FencingToken, Guarantees, HeldBy, Holder,
+        HolderInfo, LockName, Locks, LossReason, Moment, ParseHolderError, Realm, Result, Suspender, WaitStyle,
+    };
+    pub use lock_core::{
+        Driver, KeyValue, MemoryDriver, MissingDriver, QuorumDriver, Registry, StoreKind, StoreParts, StoreUrl,
+    };
+    pub use lock_core::{random, runtime};
+}
 
 /// The stores that were compiled in, and the names of those that were not.
 pub fn registry() -> Registry {

@@ -1,5 +1,6 @@
 //! The contract for stores, and what a store is asked with.
 
+pub(crate) mod answer;
 pub(crate) mod claim;
 pub(crate) mod deadline;
 pub(crate) mod renewal_batch;
@@ -7,10 +8,10 @@ pub(crate) mod schedule;
 pub(crate) mod session;
 pub(crate) mod store;
 
+pub use self::answer::{
+    Attempt, BreakMode, Contention, Eviction, Lease, RaiseOutcome, ReleaseOutcome, Retention, StoredRecord,
+};
 pub use self::claim::Claim;
 pub use self::renewal_batch::{Beat, Renewal, RenewalBatch, RenewalOutcome};
 pub use self::session::{PendingSession, Session};
-pub use self::store::{
-    Attempt, BreakMode, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome, Retention,
-    StoredRecord, TokenRaiser,
-};
+pub use self::store::{LockStore, RecordStore, TokenRaiser};
