@@ -1,4 +1,4 @@
-//! [`Diagnosis`]: what an operator should know of a cluster.
+//! [`Diagnosis`]: the state of a cluster, for its operators.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,54 +6,45 @@ use std::time::Duration;
 use etcd_client::{AlarmAction, AlarmType, Client};
 use lock_core::Result;
 
-use crate::EtcdStore;
+use crate::backend::Backend;
 use crate::call::CallKind;
 use crate::session_pool::grant;
 
-/// What an operator should know of a cluster.
+/// The state of a cluster, for its operators.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Diagnosis {
     /// The endpoints that this store uses.
     pub members: Vec<MemberDiagnosis>,
-    /// How many members vote.
+    /// Number of voting members.
     pub voters: usize,
-    /// How many of them must answer.
+    /// Number of voting members that must reply to each call.
     pub quorum: usize,
     /// The alarms that are raised, such as a full disk.
     pub alarms: Vec<String>,
-    /// The shortest TTL that the cluster grants: shorter ones are raised to it.
+    /// The shortest TTL that the cluster grants. Shorter ones are raised to it.
     pub shortest_ttl: Duration,
 }
 
-/// What an operator should know of one endpoint.
+/// The state of one endpoint.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MemberDiagnosis {
     /// Its URL.
     pub endpoint: String,
-    /// Its version; `None` if it does not answer.
+    /// Its version; `None` if it does not reply.
     pub version: Option<String>,
-    /// Whether it leads.
+    /// True for the leader.
     pub leads: bool,
-    /// Whether a server of this version may end a lease early after its leader was paused, although it was renewed: only
-    /// a fence helps there.
+    /// True if a server of this version may end a renewed lease early after its leader was paused. Only a fence helps
+    /// there.
     pub may_revoke_early: bool,
-    /// Why it does not answer.
+    /// The error of an endpoint that does not reply.
     pub failure: Option<String>,
 }
 
-impl EtcdStore {
-    /// Asks every endpoint how it is.
-    ///
-    /// # Errors
-    ///
-    /// As for [`inspect`](lock_core::LockStore::inspect), if the cluster as a whole does not answer.
-    ///
-    /// # Cancel safety
-    ///
-    /// It leaves at most an etcd lease that ends by itself.
-    pub async fn diagnose(&self) -> Result<Diagnosis> {
+impl Backend {
+    pub(crate) async fn diagnose(&self) -> Result<Diagnosis> {
         let mut members = Vec::new();
         for index in 0..self.members.len() {
             members.push(self.diagnose_member(index).await);
@@ -66,8 +57,8 @@ impl EtcdStore {
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
         let list = self.members.call(CallKind::Request, "listing the members", list).await?.value;
         let voters = list.members().iter().filter(|member| !member.is_learner()).count();
-        let (lease, shortest_ttl) = grant(&self.members, Duration::from_secs(1)).await?;
-        self.revoke(lease).await;
+        let (lease_id, shortest_ttl) = grant(&self.members, Duration::from_secs(1)).await?;
+        self.revoke(lease_id).await;
         Ok(Diagnosis { members, voters, quorum: voters / 2 + 1, alarms: alarms.collect(), shortest_ttl })
     }
 
@@ -82,18 +73,18 @@ impl EtcdStore {
                 version: Some(status.version().to_owned()),
                 failure: None,
             },
-            Err(judged) => MemberDiagnosis {
+            Err(failed) => MemberDiagnosis {
                 endpoint,
                 version: None,
                 leads: false,
                 may_revoke_early: false,
-                failure: Some(judged.error.to_string()),
+                failure: Some(failed.error.to_string()),
             },
         }
     }
 }
 
-/// The servers without the fix of etcd#16822, which is in 3.5.11 and in 3.6; a version that is no version counts as one of them.
+/// True for servers without the fix of etcd#16822, which is in 3.5.11 and in 3.6, and for texts that are no version.
 fn may_revoke_early(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten()) {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
-use crate::{EtcdConfig, EtcdStore};
+use crate::config::EtcdConfig;
+use crate::guarantees::guarantees_of;
+use crate::store::EtcdStore;
 
 /// Opens etcd at `etcd://host,host/prefix`, and with TLS at `etcds://`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +18,7 @@ impl Driver for EtcdDriver {
         StoreKind {
             schemes: &["etcd", "etcds"],
             example: "etcd://10.0.0.1,10.0.0.2,10.0.0.3/app",
-            at_best: EtcdStore::guarantees_of(3),
+            at_best: guarantees_of(3),
             provided: "the loss of a minority with 3 or more members",
         }
     }

@@ -1,11 +1,11 @@
-//! [`Names`]: which keys belong to which lock.
+//! [`KeyLayout`]: the keys of each lock.
 
 use lock_core::{Holder, LockName};
 
-/// Which keys belong to which lock.
+/// The keys of each lock.
 ///
-/// The keys of a lock are `<prefix><name>/…`. A name is written with `%2F` for `/` and `%25` for `%`: it holds no `/`,
-/// so that no lock's keys are in another's range, and it reads back.
+/// The keys of a lock are `<prefix><name>/…`. A name is encoded with `%2F` for `/` and `%25` for `%`. So it contains no
+/// `/`, no lock's keys are in another's range, and the name can be decoded.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyLayout {
     prefix: String,
@@ -16,17 +16,17 @@ impl KeyLayout {
         KeyLayout { prefix: prefix.into() }
     }
 
-    /// The prefix that the path of a URL stands for: it ends in a slash unless it is empty.
+    /// The prefix for the path of a URL: it ends in a slash unless it is empty.
     pub(crate) fn prefix_of_path(path: &str) -> String {
         if path.is_empty() || path.ends_with('/') { path.to_owned() } else { format!("{path}/") }
     }
 
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What the keys of this lock begin with.
+    /// The common prefix of this lock's keys.
     pub(crate) fn range(&self, name: &LockName) -> Vec<u8> {
         let mut range = Vec::with_capacity(self.prefix.len() + name.as_str().len() + 52);
         range.extend_from_slice(self.prefix.as_bytes());
@@ -41,36 +41,36 @@ impl KeyLayout {
         range
     }
 
-    /// The mark that this holder has withdrawn. No lock's range has it, since no name is written with `%g`.
-    pub(crate) fn tombstone(&self, lease: i64, holder: Holder) -> Vec<u8> {
-        format!("{}{lease:x}-{holder}", self.tombstone_prefix()).into_bytes()
+    /// The key that shows that this holder has withdrawn. It is in no lock's range, since no name is encoded with `%g`.
+    pub(crate) fn tombstone(&self, lease_id: i64, holder: Holder) -> Vec<u8> {
+        format!("{}{lease_id:x}-{holder}", self.tombstone_prefix()).into_bytes()
     }
 
-    /// What all such marks begin with.
+    /// The prefix of all tombstones.
     pub(crate) fn tombstone_prefix(&self) -> String {
         format!("{}%gone/", self.prefix)
     }
 
-    /// Where the realm of the data is kept. No lock's range has it, since no name is written with `%r`.
+    /// The key of the realm's mark. It is in no lock's range, since no name is encoded with `%r`.
     pub(crate) fn realm_key(&self) -> Vec<u8> {
         format!("{}%realm", self.prefix).into_bytes()
     }
 
-    /// The lock whose holder or waiter this key may be: one of ours, or of another program with etcd's own recipe.
-    pub(crate) fn name_of(&self, key: &[u8], lease: i64) -> Option<LockName> {
+    /// The name of the lock in whose queue this key may be, written by us or by another program with etcd's own recipe.
+    pub(crate) fn name_of(&self, key: &[u8], lease_id: i64) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         let (name, entry) = key.rsplit_once('/')?;
         let id = entry.split_once('-').map_or(entry, |(id, _)| id);
-        if name.contains('/') || lease == 0 || i64::from_str_radix(id, 16).is_err() {
+        if name.contains('/') || lease_id == 0 || i64::from_str_radix(id, 16).is_err() {
             return None;
         }
         LockName::new(decode(name)?).ok()
     }
 }
 
-/// The name that was written so; `None` if none is written so.
-fn decode(written: &str) -> Option<String> {
-    let mut parts = written.split('%');
+/// Decodes a name; `None` if it is the encoding of none.
+fn decode(encoded: &str) -> Option<String> {
+    let mut parts = encoded.split('%');
     let mut name = parts.next()?.to_owned();
     for part in parts {
         let (byte, rest) = match part.get(..2)? {

@@ -1,33 +1,35 @@
-//! [`Slots`]: which keys of a lock this process has in use.
+//! [`KeyPool`]: the keys of each lock that this process uses.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use lock_core::Holder;
+use lock_core::random;
 
-/// Which keys of each lock this process has in use.
+use crate::sync::locked;
+
+/// The keys of each lock that this process uses.
 ///
-/// A key is used again and again, as in etcd's own recipe: etcd remembers every key that ever was until it is compacted,
-/// and looks at each of them in every transaction on their range. A key for each acquisition would make every lock
-/// slower with every use.
+/// Keys are reused, as in etcd's own recipe. Etcd remembers every key that ever existed until it is compacted, and
+/// visits each of them in every transaction on their range. A new key for each acquisition would make every lock slower
+/// with every use.
 #[derive(Debug)]
 pub(crate) struct KeyPool {
-    /// What the keys of this process are told by.
+    /// Random number in the keys of this process.
     id: u64,
     used: Mutex<HashMap<Vec<u8>, NumberPool>>,
 }
 
-/// The numbers of one lock.
+/// The numbers in the keys of one lock.
 #[derive(Debug, Default)]
 struct NumberPool {
-    /// All from here on are free.
+    /// This number and all greater ones are free.
     next: u32,
-    /// Free ones before.
+    /// Free numbers below `next`.
     free: BTreeSet<u32>,
 }
 
-/// A key that one claim of this process has for itself.
+/// A key that is reserved for one claim of this process.
 #[derive(Debug)]
 pub(crate) struct PooledKey {
     pool: Arc<KeyPool>,
@@ -39,19 +41,15 @@ pub(crate) struct PooledKey {
 impl KeyPool {
     pub(crate) fn new() -> Arc<KeyPool> {
         // 63 random bits, as in the ids of etcd's leases, which other programs have in this place.
-        let id = (Holder::fresh().as_u128() as u64) >> 1;
+        let id = (random::bits128() as u64) >> 1;
         Arc::new(KeyPool { id, used: Mutex::default() })
     }
 
-    /// A key of the lock with this range that no other claim has.
+    /// Takes a key in this range that no other claim has.
     pub(crate) fn take(self: &Arc<Self>, range: &[u8]) -> Arc<PooledKey> {
-        let mut used = self.locked();
+        let mut used = locked(&self.used);
         let number = used.entry(range.to_vec()).or_default().take();
         Arc::new(PooledKey { pool: self.clone(), range: range.to_vec(), number, reusable: AtomicBool::new(false) })
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<Vec<u8>, NumberPool>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,10 +70,10 @@ impl PooledKey {
         [&self.range, own.as_bytes()].concat()
     }
 
-    /// The key is certainly gone, and nothing that could bring it back is under way: when its claim is gone, another may
-    /// have it. A key of which that is not known is never used again.
-    pub(crate) fn set_reusable(&self, free: bool) {
-        self.reusable.store(free, Ordering::Release);
+    /// Notes whether the key is certainly deleted, with no call in flight that could create it again. Only such a key is
+    /// reused when its claim is gone.
+    pub(crate) fn set_reusable(&self, reusable: bool) {
+        self.reusable.store(reusable, Ordering::Release);
     }
 }
 
@@ -84,7 +82,7 @@ impl Drop for PooledKey {
         if !self.reusable.load(Ordering::Acquire) {
             return;
         }
-        let mut all = self.pool.locked();
+        let mut all = locked(&self.pool.used);
         if let Some(used) = all.get_mut(&self.range) {
             used.free.insert(self.number);
             if used.free.len() == used.next as usize {

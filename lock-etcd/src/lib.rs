@@ -1,20 +1,71 @@
 //! Locks in etcd, for work where a double hold is a bug.
 //!
 //! Programs use the facade `leasehold` with its feature `etcd` and a URL such as
-//! `etcd://10.0.0.1,10.0.0.2,10.0.0.3/app`; this crate is what that URL opens.
+//! `etcd://10.0.0.1,10.0.0.2,10.0.0.3/app`; this crate is the store behind that URL.
 //!
-//! The layout in etcd is that of etcd's own lock (`etcdctl lock`, Go's `concurrency.Mutex`), so that those exclude us
-//! and are excluded, in one queue: a key `<prefix><name>/<number in hex>` on an etcd lease for each holder and waiter, and
-//! the owner is who has the lowest create revision. In a name `/` is written `%2F` and `%` is written `%25`, so that no name is
-//! another's prefix.
+//! ```no_run
+//! use lock_core::{Clock, Locks};
+//! use lock_etcd::{EtcdConfig, EtcdStore};
 //!
-//! Beside the locks stands a mark of the data, `<prefix>%realm`: a handle that finds another one, or another cluster, or data
-//! that are older than before, loses all its locks and refuses to go on.
+//! # async fn example() -> lock_core::Result<()> {
+//! let config = EtcdConfig::new(["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"]).prefix("app/");
+//! let locks = Locks::new(EtcdStore::connect(config, &Clock::system()).await?);
+//! let guard = locks.lock("invoice/42").acquire().await?;
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! The layout is that of etcd's own lock (`etcdctl lock`, Go's `concurrency.Mutex`), so that those exclude us and are
+//! excluded, in one queue. Each holder and waiter has a key `<prefix><name>/<number in hex>` on an etcd lease, and the
+//! lock belongs to the key with the lowest create revision. In a name `/` is encoded as `%2F` and `%` as `%25`, so that
+//! no name is a prefix of another.
+//!
+//! Beside the locks stands the mark of the realm, `<prefix>%realm`. A handle that finds another mark, another cluster, or
+//! older data than before loses all its locks and refuses every later call.
 //!
 //! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
-//! is the revision of the reading that found the own key first in line.
+//! is the revision of the reading that found the claim's key at the head of the queue.
+//!
+//! # Limits
+//!
+//! - The TTL is in whole seconds, and etcd has a shortest one; a smaller or fractional one is raised.
+//! - If no member is reached for a TTL, every guard is lost at its deadline.
+//! - Etcd before 3.5.11 may end a renewed lease early after its leader was paused. Only a fence or a [`FenceCondition`]
+//!   helps there; [`EtcdStore::diagnose`] shows such servers.
+//!
+//! # Map of the files
+//!
+//! In reading order:
+//!
+//! | file | content |
+//! |---|---|
+//! | `store` | [`EtcdStore`]: the contract |
+//! | `driver`, `config` | URLs and settings |
+//! | `backend` | the state of one handle, and the calls that every operation uses |
+//! | `request` | requests for locks, and waiting for them |
+//! | `release` | releases, and the withdrawal of waiters |
+//! | `renewal` | renewal rounds, and the deletion of orphaned keys |
+//! | `operator`, `diagnose` | inspecting, listing, breaking; the state of a cluster |
+//! | `transactions` | the transactions on the queue of one lock |
+//! | `queue_view`, `released_entry`, `lock_key` | the replies to them |
+//! | `claim_state`, `queue_entry` | the state of one claim, and its entry in the queue |
+//! | `holder_record`, `key_layout`, `key_pool` | the value of a key, its name, and its reuse |
+//! | `realm_mark`, `fence_condition`, `guarantees` | the realm, fenced writes inside etcd, the guarantees |
+//! | `session_pool`, `shared_lease`, `heartbeat` | the etcd leases that carry locks, and their renewal |
+//! | `watches` | the watches of the names that this process waits for |
+//! | `release_queue`, `release_batcher` | releases that are sent in batches |
+//! | `members`, `fail_over` | calls to the members, and their attempts |
+//! | `call`, `reply`, `error` | the outcome of a call, of a reply, and of a failed attempt |
+//! | `identity` | the cluster that a handle belongs to |
+//! | `connections`, `concurrency_limit` | the connections of one runtime, and its calls in flight |
+//! | `sync` | locking a mutex |
 
+mod backend;
 mod call;
+mod claim_state;
 mod concurrency_limit;
 mod config;
 mod connections;
@@ -23,19 +74,27 @@ mod driver;
 mod error;
 mod fail_over;
 mod fence_condition;
+mod guarantees;
 mod heartbeat;
 mod holder_record;
 mod identity;
 mod key_layout;
 mod key_pool;
+mod lock_key;
 mod members;
 mod operator;
 mod queue_entry;
+mod queue_view;
 mod realm_mark;
+mod release;
 mod release_batcher;
 mod release_queue;
+mod released_entry;
+mod renewal;
 mod reply;
+mod request;
 mod session_pool;
+mod shared_lease;
 mod store;
 mod sync;
 mod transactions;

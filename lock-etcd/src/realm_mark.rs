@@ -1,4 +1,4 @@
-//! [`Data`]: whose tokens these are.
+//! [`RealmMark`]: the realm of the data, and its mark beside them.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::error::unexpected_reply;
 use crate::key_layout::KeyLayout;
 use crate::members::Members;
 
-/// Which data these are: the cluster's id, and a mark beside the data that was made with them.
+/// The realm of the data: the cluster's id, and a random mark that was written beside the data.
 ///
-/// The id alone is not enough: a cluster that begins anew at the same addresses has it again. So every transaction that
-/// may grant a lock asks whether the mark is the same.
+/// The id alone is not enough: a cluster that starts anew at the same addresses has it again. So every transaction that
+/// may grant a lock checks the mark.
 #[derive(Clone, Debug)]
 pub(crate) struct RealmMark {
     pub(crate) realm: Realm,
@@ -22,7 +22,7 @@ pub(crate) struct RealmMark {
 }
 
 impl RealmMark {
-    /// The data of these members; their mark is made if there is none.
+    /// Loads the mark; creates it if there is none.
     pub(crate) async fn load_or_create(members: &Members, names: &KeyLayout) -> Result<RealmMark> {
         let key = names.realm_key();
         let read = |client: Arc<Client>| {
@@ -50,7 +50,7 @@ impl RealmMark {
         Ok(RealmMark { realm: Realm::new(format!("etcd:{cluster_id:x}-{text}")), key, mark })
     }
 
-    /// The same data under a new mark.
+    /// Begins a new realm of the same data, with a new mark.
     pub(crate) async fn begin_realm(&self, members: &Members) -> Result<RealmMark> {
         let mark = random_mark();
         let action = "beginning a new realm";
@@ -62,17 +62,17 @@ impl RealmMark {
         RealmMark::parse(members, self.key.clone(), mark)
     }
 
-    /// The condition that the data are these.
+    /// The condition that the realm is unchanged.
     pub(crate) fn is_unchanged(&self) -> Compare {
         Compare::value(self.key.clone(), CompareOp::Equal, self.mark.clone())
     }
 
-    /// The reading by which a transaction says whose data they are; it is the first that it makes.
+    /// The read of the mark. It must be the first operation of a transaction.
     pub(crate) fn read_op(&self) -> TxnOp {
         TxnOp::get(self.key.clone(), None)
     }
 
-    /// Refuses what a transaction has seen of other data.
+    /// Fails if the first operation of a transaction has read another mark.
     pub(crate) fn check(&self, members: &Members, response: &TxnResponse) -> Result<()> {
         let Some(TxnOpResponse::Get(read)) = response.op_responses().into_iter().next() else { return Ok(()) };
         match read.kvs().first() {
@@ -86,7 +86,7 @@ fn random_mark() -> Vec<u8> {
     Holder::fresh().to_string().into_bytes()
 }
 
-/// Puts a mark under this condition; gives the one that is there.
+/// Writes the mark if `condition` holds; gives the mark that is there.
 async fn put_mark(members: &Members, action: &str, key: &[u8], mark: &[u8], condition: Compare) -> Result<Vec<u8>> {
     let txn = Txn::new().when([condition]).and_then([TxnOp::put(key, mark, None)]).or_else([TxnOp::get(key, None)]);
     let put = |client: Arc<Client>| {

@@ -1,0 +1,52 @@
+//! [`SharedLease`]: an etcd lease that carries the locks of one TTL.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lock_core::Session;
+
+use crate::heartbeat::KeepAliveStream;
+
+/// An etcd lease that carries the renewed locks of one TTL, with its session.
+pub(crate) struct SharedLease {
+    pub(crate) session: Session,
+    pub(crate) id: i64,
+    /// The stream of its heartbeats, while none is in flight.
+    pub(crate) stream: Mutex<Option<KeepAliveStream>>,
+    /// Approximate size of the keys on it.
+    key_bytes: AtomicUsize,
+}
+
+/// Maximum size of the keys on a lease. Every renewal round reads them in one message, and etcd's clients take messages
+/// of up to four megabytes. Beyond this size a second lease is granted.
+const MAX_KEY_BYTES: usize = 2 << 20;
+
+impl SharedLease {
+    pub(crate) fn new(session: Session, id: i64) -> SharedLease {
+        SharedLease { session, id, stream: Mutex::default(), key_bytes: AtomicUsize::new(0) }
+    }
+
+    /// True if the lease has more than half of its TTL left, and space for another key.
+    pub(crate) fn is_usable(&self) -> bool {
+        let session = &self.session;
+        let has_space = self.key_bytes.load(Ordering::Relaxed) < MAX_KEY_BYTES;
+        session.is_valid() && session.remaining() > session.ttl() / 2 && has_space
+    }
+
+    /// Counts a new key of this length.
+    pub(crate) fn add_key_bytes(&self, bytes: usize) {
+        self.key_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Corrects the size after the keys were read.
+    pub(crate) fn set_key_bytes(&self, bytes: usize) {
+        self.key_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for SharedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLease").field("session", &self.session).finish_non_exhaustive()
+    }
+}
