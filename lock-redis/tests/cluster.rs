@@ -1,6 +1,6 @@
 //! The suite on a cluster of three masters with a replica each.
 
-mod prefixed;
+mod conformance_on;
 
 use std::process::ExitCode;
 
@@ -9,5 +9,5 @@ use lock_testkit::RedisCluster;
 fn main() -> ExitCode {
     let servers = RedisCluster::start(&[]);
     let url = servers.url();
-    prefixed::run(servers, &url, "")
+    conformance_on::run(servers, &url, "")
 }

@@ -1,6 +1,6 @@
 //! The suite on a quorum of five servers that sync every write.
 
-mod prefixed;
+mod conformance_on;
 
 use std::process::ExitCode;
 
@@ -10,5 +10,5 @@ fn main() -> ExitCode {
     let servers: Vec<_> =
         (0..5).map(|_| RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"])).collect();
     let url = redlock_url(&servers);
-    prefixed::run(servers, &url, "member_timeout=30s&")
+    conformance_on::run(servers, &url, "member_timeout=30s&")
 }

@@ -1,6 +1,6 @@
 //! The suite on a master whose replica must acknowledge every grant and renewal.
 
-mod prefixed;
+mod conformance_on;
 
 use std::process::ExitCode;
 
@@ -10,5 +10,5 @@ fn main() -> ExitCode {
     let master = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let replica = RedisServer::replica_of(&master, &[]);
     let url = master.url();
-    prefixed::run((master, replica), &url, "wait=1&wait_timeout=30s&")
+    conformance_on::run((master, replica), &url, "wait=1&wait_timeout=30s&")
 }

@@ -1,6 +1,6 @@
 //! The suite on the master that three sentinels name.
 
-mod prefixed;
+mod conformance_on;
 
 use std::process::ExitCode;
 
@@ -9,5 +9,5 @@ use lock_testkit::RedisSentinels;
 fn main() -> ExitCode {
     let servers = RedisSentinels::start(&[]);
     let url = servers.url();
-    prefixed::run(servers, &url, "")
+    conformance_on::run(servers, &url, "")
 }

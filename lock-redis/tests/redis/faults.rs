@@ -1,4 +1,4 @@
-//! Servers that stop, end, or lose what they answer.
+//! Servers that pause, end, or whose replies are lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use lock_core::{Attempt, Claim, ErrorKind, Fence, LockStore, Locks, ReleaseOutcome};
 use lock_testkit::{Proxy, RedisServer, until};
 
-use crate::bed::{LONG, SYNCED, ask, grant, is_held, locks, name, open, server, try_open};
+use crate::fixture::{LONG, SYNCED, grant, is_held, locks, name, open, request, server, try_open};
 
-/// Less than what the client crate takes for a server that is down, or than 64 time-outs one after the other; and far
-/// more than our own time-outs here.
+/// Less than the client crate takes for a server that is down, and than 64 time-outs in sequence;
+/// far more than the time-outs that are set here.
 const SOON: Duration = Duration::from_secs(8);
 const BRIEF: &str = "connect_timeout=300ms&response_timeout=300ms";
 
@@ -72,7 +72,7 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
     let proxy = Proxy::to(server.port());
     let url = format!("redis://127.0.0.1:{}?{BRIEF}", proxy.port());
     let locks = Locks::builder_of(open(&url).await).ttl(LONG).build();
-    // The request stays on its way while its withdrawal takes another connection.
+    // The request stays in flight while its withdrawal takes another connection.
     proxy.hold();
     let error = locks.lock("job").try_acquire().await.err().unwrap();
     assert!(error.may_have_taken_effect(), "{error:?}");
@@ -83,7 +83,7 @@ async fn a_late_request_of_a_withdrawn_claim_meets_its_mark() {
     let key = server.cli(&["--scan", "--pattern", "*withdrawn*"]);
     let holder = key.rsplit(':').next().unwrap().to_owned() + ".";
     let counter = key.replace("withdrawn:", "token:");
-    // What a late request does, by hand.
+    // The late request, sent by hand.
     let script = "local lock, counter, tombstone, holder, ttl, ending, known, new = ".to_owned()
         + "KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]\n"
         + include_str!("../../src/scripts/request.lua")
@@ -123,7 +123,7 @@ async fn a_server_that_comes_back_is_used_again() {
     assert!(is_held(&store, "held").await, "it was kept");
     assert!(grant(&store, &next).await > token);
     server.cli(&["SCRIPT", "FLUSH"]);
-    assert!(matches!(ask(&store, &next).await, Attempt::Granted(_)), "scripts are loaded again");
+    assert!(matches!(request(&store, &next).await, Attempt::Granted(_)), "scripts are loaded again");
     assert_eq!(store.release(&next).await.unwrap(), ReleaseOutcome::Held);
 }
 
@@ -145,7 +145,7 @@ async fn a_holder_that_is_cut_off_is_told_in_time() {
 
 const DAY: i64 = 24 * 3600;
 
-/// Scenario: the server's clock is set back. A lease ends late, and nobody is let in beside its holder.
+/// Scenario: the server's clock is set back. A lease ends late, and no other holder is admitted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_is_set_back_ends_leases_late() {
     let server = RedisServer::start_with_clock(&SYNCED);
@@ -175,7 +175,7 @@ async fn a_clock_that_is_set_forward_lets_two_in_and_the_fence_refuses_the_first
     assert_eq!(refused.kind(), ErrorKind::Fenced);
 }
 
-/// A connection that is there before none is left, and what the server answers to a command on it.
+/// A plain connection, opened before the server has none left.
 struct Operator(TcpStream);
 
 impl Operator {
@@ -183,7 +183,7 @@ impl Operator {
         Operator(TcpStream::connect(("127.0.0.1", server.port())).unwrap())
     }
 
-    fn ask(&mut self, command: &str) -> String {
+    fn run(&mut self, command: &str) -> String {
         self.0.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let mut answer = [0; 16 << 10];
         let size = self.0.read(&mut answer).unwrap();
@@ -196,20 +196,20 @@ async fn a_server_that_has_no_connection_left_is_asked_again() {
     let server = server();
     let locks = locks(&open(&server.url()).await);
     let mut operator = Operator::of(&server);
-    assert_eq!(operator.ask("CONFIG SET maxclients 1"), "+OK");
-    assert!(operator.ask("CLIENT KILL TYPE normal").starts_with(':'), "the store has none either");
+    assert_eq!(operator.run("CONFIG SET maxclients 1"), "+OK");
+    assert!(operator.run("CLIENT KILL TYPE normal").starts_with(':'), "the store has none either");
     for database in ["", "/1"] {
         let error = try_open(&format!("{}{database}", server.url())).await.err().unwrap();
         assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
     }
     let waiter = tokio::spawn(locks.lock("job").wait(LONG).acquire());
     until("a refusal", || {
-        let stats = operator.ask("INFO stats");
+        let stats = operator.run("INFO stats");
         let refused: u32 = stats.lines().find_map(|line| line.strip_prefix("rejected_connections:"))?.parse().ok()?;
         (refused > 3).then_some(())
     });
     assert!(!waiter.is_finished(), "it goes on asking");
-    assert_eq!(operator.ask("CONFIG SET maxclients 1000"), "+OK");
+    assert_eq!(operator.run("CONFIG SET maxclients 1000"), "+OK");
     let served = tokio::time::timeout(lock_testkit::WAIT_TIMEOUT, waiter).await.expect("it is asked again");
     served.unwrap().unwrap().release().await.unwrap();
 }

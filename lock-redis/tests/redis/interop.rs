@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{BreakMode, Claim, LockStore};
 
-use crate::bed::{LONG, grant, is_held, locks, name, open, server};
+use crate::fixture::{LONG, grant, is_held, locks, name, open, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_set_excludes_and_is_excluded() {

@@ -1,16 +1,19 @@
-//! What the suite does not ask: other programs, faults of real servers, logins, and what tokens do when data is lost.
+//! Tests beyond the suite: other programs, faults of real servers, logins, and tokens after a loss
+//! of data.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-mod bed;
-mod crowd;
+mod batch;
+mod batch_tokens;
+mod batching;
 mod faults;
+mod fixture;
 mod interop;
-mod places;
+mod load;
+mod membership;
 mod redlock;
 mod replicas;
 mod runtimes;
 mod security;
-mod together;
 mod tokens;
 mod waiting;

@@ -1,4 +1,4 @@
-//! A quorum of real servers that are cut off, forget, fail over, and have their clocks set.
+//! A quorum of real servers with partitions, loss of data, fail-over and clock steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use lock_core::{
     Attempt, Claim, Driver, ErrorKind, Fault, Fence, FencingToken, Guarantees, LockStore, Locks, Quorum, QuorumDriver,
 };
-use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisServer, until};
+use lock_testkit::{Proxy, RedisServer, WAIT_TIMEOUT, until};
 
-use crate::bed::{LONG, SYNCED, name, open, server};
+use crate::fixture::{LONG, SYNCED, name, open, server};
 
 const DAY: i64 = 24 * 3600;
-/// What a member is allowed on a busy machine.
-const PATIENT: Duration = Duration::from_secs(4);
+/// Time limit of a member on a busy machine.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Members, each reached by a link of one holder's own as well.
+/// Members, each with a proxy that one holder uses.
 struct Members {
     servers: Vec<RedisServer>,
-    links: Vec<Proxy>,
+    proxies: Vec<Proxy>,
 }
 
 impl Members {
     fn of(servers: Vec<RedisServer>) -> Members {
-        let links = servers.iter().map(|server| Proxy::to(server.port())).collect();
-        Members { servers, links }
+        let proxies = servers.iter().map(|server| Proxy::to(server.port())).collect();
+        Members { servers, proxies }
     }
 
     /// A quorum that reaches its members directly.
@@ -31,12 +31,12 @@ impl Members {
         quorum(self.servers.iter().map(RedisServer::url)).await
     }
 
-    /// A quorum that reaches its members by the links.
-    async fn linked(&self) -> Quorum {
-        quorum(self.links.iter().map(|link| format!("redis://127.0.0.1:{}", link.port()))).await
+    /// A quorum that reaches its members through the proxies.
+    async fn proxied(&self) -> Quorum {
+        quorum(self.proxies.iter().map(|proxy| format!("redis://127.0.0.1:{}", proxy.port()))).await
     }
 
-    /// At how many of them the lock is held.
+    /// Number of members at which the lock is held.
     fn holding(&self) -> usize {
         self.servers.iter().filter(|server| server.cli(&["EXISTS", "lock:job"]) == "1").count()
     }
@@ -47,14 +47,14 @@ async fn quorum(urls: impl Iterator<Item = String>) -> Quorum {
     for url in urls {
         stores.push(open(&format!("{url}?response_timeout=5s&connect_timeout=2s")).await);
     }
-    Quorum::open(stores).await.unwrap().member_timeout(PATIENT).longest_ttl(LONG)
+    Quorum::open(stores).await.unwrap().member_timeout(MEMBER_TIMEOUT).longest_ttl(LONG)
 }
 
 fn locks(quorum: Quorum, ttl: Duration) -> Locks {
     Locks::builder_of(Arc::new(quorum)).ttl(ttl).build()
 }
 
-/// The new holder has written, and the old one comes: it is refused.
+/// Checks that a fence that has seen the new token refuses the old one.
 async fn is_fenced(new: &FencingToken, old: &FencingToken) {
     let resource = Fence::in_memory();
     drop(resource.enter(&name("job"), new).await.unwrap());
@@ -76,7 +76,8 @@ async fn a_quorum_of_servers_that_sync_every_write_is_for_correctness_and_no_oth
     assert!(!mixed.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
 }
 
-/// Scenario: a majority does not answer. What was granted is given back, also where the answer never came.
+/// Scenario: a majority does not answer. What was granted is given back, also where the answer
+/// never came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_everything_is_given_back() {
     let members = Members::of(five());
@@ -115,15 +116,15 @@ async fn of_many_that_ask_at_once_one_after_the_other_holds() {
     assert_eq!(tokens.len(), 4, "each has another token");
 }
 
-/// Scenario: the clock of one server of five is set forward while two others are down. Two hold the lock, and the fence
-/// refuses the first.
+/// Scenario: the clock of one server of five is set forward while two others are down. Two hold the
+/// lock, and the fence refuses the first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_clock_that_is_set_forward_can_let_two_in_and_the_fence_refuses_the_first() {
     let mut servers: Vec<_> = (0..4).map(|_| server()).collect();
     servers.insert(0, RedisServer::start_with_clock(&SYNCED));
     let members = Members::of(servers);
-    let (near, far) = (members.linked().await, members.direct().await);
-    members.links[3..].iter().for_each(Proxy::cut);
+    let (near, far) = (members.proxied().await, members.direct().await);
+    members.proxies[3..].iter().for_each(Proxy::cut);
     let first = locks(near, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert_eq!(members.holding(), 3);
     assert!(locks(far, LONG).lock("job").try_acquire().await.unwrap().is_none(), "a majority holds it");
@@ -133,7 +134,8 @@ async fn one_clock_that_is_set_forward_can_let_two_in_and_the_fence_refuses_the_
     is_fenced(second.token_if_any().unwrap(), first.token_if_any().unwrap()).await;
 }
 
-/// Scenario: the clock of one server of five is set back. Its lease ends late, which a majority does not wait for.
+/// Scenario: the clock of one server of five is set back. Its lease ends late, which a majority
+/// does not wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_clock_that_is_set_back_makes_nobody_wait() {
     let mut servers: Vec<_> = (0..4).map(|_| server()).collect();
@@ -149,14 +151,15 @@ async fn one_clock_that_is_set_back_makes_nobody_wait() {
     assert!(second.token_if_any() > lease.token.as_ref());
 }
 
-/// Scenario: a server that keeps nothing is killed and restarted. It has no vote until all that it forgot has ended.
+/// Scenario: a server that keeps nothing is killed and restarted. It has no vote until all that it
+/// forgot has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgot_has_no_vote_until_what_it_forgot_has_ended() {
     const TTL: Duration = Duration::from_secs(4);
     let mut members = Members::of((0..3).map(|_| RedisServer::start(&[])).collect());
-    let (near, far) = (members.linked().await.longest_ttl(TTL), members.direct().await.longest_ttl(TTL));
+    let (near, far) = (members.proxied().await.longest_ttl(TTL), members.direct().await.longest_ttl(TTL));
     let lock = locks(near, TTL).lock("job").fixed().wait(WAIT_TIMEOUT);
-    members.links[2].cut();
+    members.proxies[2].cut();
     // New servers have no vote either.
     let first = lock.acquire().await.unwrap();
     members.servers[1].restart();
@@ -167,8 +170,9 @@ async fn a_server_that_forgot_has_no_vote_until_what_it_forgot_has_ended() {
     assert!(second.is_valid());
 }
 
-/// Scenario: a member fails over to a replica that lags. Two hold the lock, with tokens that no fence can tell apart;
-/// that is why a quorum of members with replicas promises no more than they do.
+/// Scenario: a member fails over to a replica that lags. Two hold the lock, with tokens that no
+/// fence can tell apart; that is why a quorum of members with replicas promises no more than they
+/// do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     let members = Members::of((0..3).map(|_| server()).collect());
@@ -176,7 +180,7 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     let replica =
         RedisServer::start(&[&["--replicaof", "127.0.0.1", &to_replica.port().to_string()], &SYNCED[..]].concat());
     replica.wait_until_synced();
-    let near = members.linked().await;
+    let near = members.proxied().await;
     let survived = near.guarantees().tokens_survive.unwrap();
     assert!(!survived.contains(Fault::FailOver.into()), "{survived:?}");
     // It has arrived whose data this is and who belongs to the quorum, and nothing after that.
@@ -184,13 +188,13 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
     until("the roll at the replica", || (quorum_at(&replica) == quorum_at(&members.servers[1])).then_some(()));
     assert_eq!(replica.cli(&["DBSIZE"]), "2");
     to_replica.cut();
-    members.links[2].cut();
+    members.proxies[2].cut();
     let near = locks(near, Duration::from_secs(10));
     for _ in 0..3 {
         near.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap().release().await.unwrap();
     }
     let first = near.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
-    members.links.iter().for_each(Proxy::cut);
+    members.proxies.iter().for_each(Proxy::cut);
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
     let urls = [members.servers[0].url(), replica.url(), members.servers[2].url()];
     let second = quorum(urls.into_iter()).await;
@@ -207,12 +211,12 @@ async fn a_member_that_fails_over_can_let_two_in_and_no_fence_helps() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_that_is_cut_off_is_told_before_another_is_let_in_and_its_late_writes_are_refused() {
     let members = Members::of(five());
-    let (near, far) = (members.linked().await, members.direct().await);
+    let (near, far) = (members.proxied().await, members.direct().await);
     let first = locks(near, Duration::from_secs(2)).lock("job").acquire().await.unwrap();
-    members.links.iter().for_each(Proxy::hold);
+    members.proxies.iter().for_each(Proxy::hold);
     let second = locks(far, LONG).lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     assert!(!first.is_valid(), "it was told before another was let in");
     is_fenced(second.token_if_any().unwrap(), first.token_if_any().unwrap()).await;
-    members.links.iter().for_each(Proxy::forward);
+    members.proxies.iter().for_each(Proxy::forward);
     assert!(second.is_valid() && second.renew().await.is_ok());
 }

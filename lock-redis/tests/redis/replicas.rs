@@ -7,9 +7,9 @@ use lock_core::{
     Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome,
 };
 use lock_redis::FindingKind;
-use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisCluster, RedisSentinels, RedisServer, until};
+use lock_testkit::{Proxy, RedisCluster, RedisSentinels, RedisServer, WAIT_TIMEOUT, until};
 
-use crate::bed::{LONG, SYNCED, grant, is_held, locks, name, open, refusal, server, try_open};
+use crate::fixture::{LONG, SYNCED, grant, is_held, locks, name, open, refusal, server, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_that_too_few_replicas_acknowledge_is_given_back() {
@@ -61,7 +61,7 @@ async fn while_a_replica_stands_still_each_of_many_has_its_own_answer_in_time() 
     }
 }
 
-/// A replica of `master` at the far end of a link that delays each piece for so long, each way.
+/// A replica of `master` behind a proxy that delays each piece in both directions.
 fn distant_replica(master: &RedisServer, delay: Duration) -> (Proxy, RedisServer) {
     let link = Proxy::to(master.port());
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &link.port().to_string()]);
@@ -87,7 +87,7 @@ async fn behind_a_slow_replica_a_crowd_keeps_no_held_lock_from_being_renewed() {
             })
         })
         .collect();
-    // Without a renewal it would have ended by then.
+    // Without a renewal it would have ended within this time.
     assert!(tokio::time::timeout(TTL * 3 / 2, held.lost()).await.is_err(), "it is renewed");
     crowd.iter().for_each(|one| one.abort());
 }
@@ -98,7 +98,7 @@ async fn a_master_without_memory_renews_what_replicas_acknowledge() {
     let _replica = RedisServer::replica_of(&master, &[]);
     let store = open(&format!("{}?wait=1&wait_timeout=20s", master.url())).await;
     let guard = locks(&store).lock("job").fixed().acquire().await.unwrap();
-    // What was written for the grant has ended, so that it cannot be written over.
+    // The marker of the grant has expired, so that it cannot be overwritten.
     until("its end", || (master.cli(&["EXISTS", "lock:\u{1f}acknowledged"]) == "0").then_some(()));
     assert_eq!(master.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
     guard.renew().await.unwrap();
@@ -116,7 +116,7 @@ async fn a_server_whose_replica_is_away_is_not_for_correctness() {
     assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
     let findings = store.diagnose().await.unwrap();
     assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::ReplicaAway]);
-    // One that was started anew, and that no replica has found since, has none.
+    // A restarted server that no replica has reached since has none.
     master.restart();
     assert_eq!(open(&master.url()).await.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS), []);
 }
@@ -145,8 +145,9 @@ async fn a_demoted_master_is_left_and_a_replica_is_refused() {
     grant(&store, &Claim::new(name("job"), LONG)).await;
 }
 
-/// Scenario: a fail-over to a replica that was cut off. The lock is held twice, with tokens that no fence can tell
-/// apart; that is why a server with a replica promises neither. The stale holder is told.
+/// Scenario: a fail-over to a replica that was cut off. The lock is held twice, with tokens that no
+/// fence can tell apart; therefore a server with a replica promises neither. The stale holder is
+/// notified.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fail_over_to_a_replica_that_lags_makes_two_and_the_stale_holder_is_told() {
     let mut master = server();
@@ -184,7 +185,7 @@ async fn a_sentinel_fail_over_is_followed() {
     all.fail_over();
     grant(&store, &Claim::new(name("job"), LONG)).await;
     assert!(is_held(&store, "held").await, "it had arrived");
-    // The master of before comes back, and is not taken for one.
+    // The former master comes back, and is not taken for the master.
     all.server(before).restart();
     assert!(is_held(&*open(&all.url()).await, "job").await);
 }
@@ -203,12 +204,12 @@ async fn a_cluster_is_followed_when_slots_move_and_masters_change() {
     let after = grant(&store, &next).await;
     assert!(after > token, "{after} after {token}");
     cluster.servers().iter_mut().find(|server| server.port() == owner).unwrap().kill();
-    // Another lock of the same slot; as long as it takes the cluster to put the replica in its place.
+    // Another lock of the same slot, once the cluster has promoted the replica.
     let beside = Claim::new(name("{lock:job}"), LONG);
     tokio::time::timeout(WAIT_TIMEOUT, grant(&store, &beside)).await.expect("the cluster goes on");
 }
 
-/// How often a member answered that the keys of a step are parted.
+/// Number of `TRYAGAIN` replies of a node.
 fn refusals(cluster: &mut RedisCluster, port: u16) -> u32 {
     let server = cluster.servers().iter().find(|server| server.port() == port).unwrap();
     let stats = server.cli(&["INFO", "errorstats"]);
@@ -233,7 +234,7 @@ async fn a_slot_on_its_way_is_late_and_no_error() {
         tokio::spawn(async move { store.request(&asked).await })
     };
     until("some refusals", || (refusals(&mut cluster, moving.from) > 3).then_some(()));
-    // What needs one key is served where that key is.
+    // A call of one key is served where that key is.
     let batch = RenewalBatch::new(&Clock::system(), [moved.clone(), kept.clone()]);
     store.renew(&batch).await;
     let renewed: Vec<_> = batch.iter().map(|entry| entry.outcome()).collect();
@@ -271,7 +272,7 @@ async fn a_member_that_was_taken_out_of_the_cluster_is_not_believed() {
     let slow = Proxy::to(cluster.servers()[0].port());
     let alone =
         RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &lock_testkit::free_port().to_string()]);
-    // Whoever is alone answers first.
+    // The removed node answers first.
     slow.delay(Duration::from_millis(300));
     let url = format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", alone.port(), slow.port());
     let store = open(&url).await;
@@ -294,7 +295,7 @@ async fn a_server_is_used_as_what_it_is_and_the_refusal_says_how() {
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
         assert!(error.to_string().contains(says), "{url}: {error}");
     }
-    // Nor is one whose user may not ask what it is.
+    // The same for a server whose user may not ask for its mode.
     let member = &cluster.servers()[0];
     assert_eq!(member.cli(&["ACL", "SETUSER", "default", "-info"]), "OK");
     let error = try_open(&member.url()).await.err().unwrap();

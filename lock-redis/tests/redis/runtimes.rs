@@ -1,4 +1,4 @@
-//! The runtimes of a program, of which any may be idle or have ended.
+//! Programs with several runtimes, any of which may be idle or have ended.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use lock_core::{Claim, Clock, LockStore, ReleaseOutcome, RenewalBatch, RenewalOu
 use lock_redis::{RedisConfig, RedisStore};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::bed::{LONG, grant, name, open, server};
+use crate::fixture::{LONG, grant, name, open, server};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Asks, renews, waits and gives back.
+/// Requests, renews, waits and releases.
 async fn use_it(store: &RedisStore, held: &Claim) {
     let batch = RenewalBatch::new(&Clock::system(), [held.clone()]);
     store.renew(&batch).await;
@@ -32,7 +32,7 @@ async fn use_it(store: &RedisStore, held: &Claim) {
 fn a_runtime_that_is_idle_or_has_ended_keeps_no_other_from_the_store() {
     let server = server();
     let (idle, ended, other) = (runtime(), runtime(), runtime());
-    // No answer would come within this, where another runtime has to read it.
+    // A reply that another runtime has to read would not come within this time.
     let url = format!("{}?connect_timeout=20s&response_timeout=20s", server.url());
     let config = RedisConfig::from_url(&url.parse().unwrap()).unwrap();
     let store = Arc::new(idle.block_on(RedisStore::connect(config)).unwrap());

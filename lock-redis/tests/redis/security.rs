@@ -1,4 +1,4 @@
-//! Logins, certificates, and names that want to be more.
+//! Logins, certificates, and hostile names.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,11 +7,12 @@ use lock_core::{BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, RenewalB
 use lock_redis::RedisStore;
 use lock_testkit::{RedisCluster, RedisServer, until};
 
-use crate::bed::{LONG, grant, locks, name, open, server, try_open};
+use crate::fixture::{LONG, grant, locks, name, open, server, try_open};
 
 const PASSWORD: &str = "hunter2-correct-horse";
 
-/// All that a user needs: the keys, the channels, and these commands. What it may not ask, it cannot promise.
+/// The rights that a user needs: keys, channels and commands. Without INFO and CONFIG nothing is
+/// promised.
 const RIGHTS: [&str; 24] = [
     "resetkeys",
     "resetchannels",
@@ -83,7 +84,7 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
     assert_eq!(open(&url).await.guarantees().shortfalls(&lock_core::Guarantees::FOR_CORRECTNESS), []);
 }
 
-/// Asks, renews, looks and gives back.
+/// Requests, renews, lists and releases.
 async fn use_it(store: &RedisStore) {
     let claim = Claim::new(name("job"), LONG);
     grant(store, &claim).await;
@@ -118,7 +119,7 @@ async fn a_cluster_needs_two_rights_more() {
     }
     let store = open(&cluster.url().replace("://", &format!("://app:{PASSWORD}@"))).await;
     use_it(&store).await;
-    // A slot on its way is followed with them, too.
+    // With them a slot migration is followed, too.
     let moved = Claim::new(name("job"), LONG);
     grant(&store, &moved).await;
     let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
@@ -166,7 +167,7 @@ async fn hostile_names_do_nothing() {
         assert_eq!(store.inspect(claim.name()).await.unwrap().unwrap().holder, Some(claim.holder()), "{text}");
     }
     assert_eq!(store.list(None, 100).await.unwrap().len(), 6);
-    // What stands at a key need not have been written by us.
+    // Values that another program wrote.
     for value in ["", ".", "x.y.z", "0123456789abcdef0123456789abcdef.99999999999999999999999.", "\u{fffd}"] {
         server.cli(&["SET", "lock:odd", value, "PX", "600000"]);
         let by = store.inspect(&name("odd")).await.unwrap().expect("it is held");
@@ -213,7 +214,7 @@ fn openssl(folder: &Path, words: &str) {
     assert!(done.is_ok_and(|status| status.success()), "openssl {words}; ./test.sh installs what the tests need");
 }
 
-/// An authority, and certificates that it gave.
+/// An authority, and certificates that it issued.
 fn authority(folder: &Path, names: &[(&str, &str)]) {
     openssl(folder, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2");
     for (file, host) in names {
@@ -271,7 +272,7 @@ async fn tls_takes_the_own_authority_and_refuses_others() {
     assert!(try_open(&format!("{url}?ca={ca}&certificate={certificate}&key={key}")).await.is_err());
     let missing = try_open(&format!("{url}?ca=/nowhere/ca.pem")).await.err().unwrap();
     assert_eq!(missing.kind(), ErrorKind::InvalidConfig);
-    // Whichever side refuses the other: it is one kind, and asking again would not help.
+    // A refusal by either side has one kind, and is not retryable.
     let (_server, of_server) = start("server");
     for refused in [
         format!("{of_server}?ca={other_ca}&certificate={certificate}&key={key}"),
@@ -282,7 +283,7 @@ async fn tls_takes_the_own_authority_and_refuses_others() {
         assert_eq!(error.kind(), ErrorKind::Denied, "{refused}: {error}");
         assert!(error.to_string().contains("certificate"), "{refused}: {error}");
     }
-    // A file that holds nothing of what it is named for.
+    // A file without the content that it is named for.
     std::fs::write(ours.path().join("empty.pem"), "no certificate and no key\n").unwrap();
     let empty = file("empty.pem");
     for files in [

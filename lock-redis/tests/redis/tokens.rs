@@ -1,9 +1,9 @@
-//! What tokens do when the server forgets.
+//! Tokens after a loss of data.
 
 use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, RenewalBatch, RenewalOutcome};
 use lock_testkit::RedisServer;
 
-use crate::bed::{LONG, SYNCED, ask, grant, locks, name, open, server};
+use crate::fixture::{LONG, SYNCED, grant, locks, name, open, request, server};
 
 fn counter(server: &RedisServer) -> String {
     server.cli(&["--scan", "--pattern", "*token*"])
@@ -79,8 +79,8 @@ async fn large_tokens_of_another_process_are_not_given_again() {
     }
 }
 
-/// Scenario: `kill -9` and a restart without persistence. The lock is held twice, and the fence lets nobody but the
-/// first in until an operator looks at it, since the data is another.
+/// Scenario: `kill -9` and a restart without persistence. The lock is held twice, and the fence
+/// admits only the first until an operator adopts the new realm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgot_everything_begins_a_new_realm_and_the_stale_holder_is_told() {
     let mut server = RedisServer::start(&["--appendonly", "no"]);
@@ -104,7 +104,7 @@ async fn a_server_that_forgot_everything_begins_a_new_realm_and_the_stale_holder
     };
     assert_eq!(told.unwrap_err().kind(), ErrorKind::Lost);
     assert!(!guard.is_valid());
-    // And this process learns of the new realm with its next grant.
+    // This process learns the new realm with its next grant.
     let token = grant(&store, &Claim::new(name("another"), LONG)).await;
     assert_eq!(token.realm(), &other.realm());
     assert_eq!(store.realm(), other.realm());
@@ -156,5 +156,5 @@ async fn a_new_realm_is_learnt_by_others_and_its_tokens_go_on() {
     let batch = RenewalBatch::new(&lock_core::Clock::system(), [held.clone()]);
     b.renew(&batch).await;
     assert!(matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))));
-    drop(ask(&b, &held).await);
+    drop(request(&b, &held).await);
 }

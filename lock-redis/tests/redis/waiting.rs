@@ -1,12 +1,12 @@
-//! Waiting without asking again and again.
+//! Waiting without polling.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use lock_core::{Claim, LockStore};
-use lock_testkit::{WAIT_TIMEOUT, Proxy, RedisServer, until};
+use lock_testkit::{Proxy, RedisServer, WAIT_TIMEOUT, until};
 
-use crate::bed::{LONG, calls, grant, locks, name, open, server};
+use crate::fixture::{LONG, calls, grant, locks, name, open, server};
 
 fn listens(server: &RedisServer) {
     until("a waiter that listens", || server.cli(&["PUBSUB", "CHANNELS"]).contains("lock:job").then_some(()));
@@ -53,7 +53,8 @@ async fn a_lost_subscription_loses_no_wake_up() {
         listens(&server);
         server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-        // The release comes on a connection that was killed too; the store says so, and is asked again.
+        // The release comes on a connection that was killed too; the store says so, and is asked
+        // again.
         while a.release(&held).await.is_err() {}
         let served = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("long before the lease would have ended");
         served.unwrap().unwrap().release().await.unwrap();

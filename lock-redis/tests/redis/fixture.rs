@@ -1,4 +1,4 @@
-//! What the tests begin with.
+//! Servers, stores and claims that the tests share.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, Error, ErrorKind, FencingToken, LockName, LockStore, Locks, Result};
 use lock_redis::{RedisConfig, RedisStore};
-use lock_testkit::{WAIT_TIMEOUT, RedisServer};
+use lock_testkit::{RedisServer, WAIT_TIMEOUT};
 
-/// Far longer than any test: what ends within it did not wait for the end of a lease.
+/// Far longer than any test: a test that ends within it has not waited for the end of a lease.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 const GENEROUS: Duration = Duration::from_secs(30);
@@ -22,7 +22,8 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-/// On a busy machine any answer can take long: where a test asks for no other time-outs, they are generous.
+/// Connects with generous time-outs, unless a test sets others: on a busy machine any answer can be
+/// slow.
 pub(crate) async fn try_open(url: &str) -> Result<Arc<RedisStore>> {
     let mut config = RedisConfig::from_url(&url.parse()?)?;
     if config.connect_timeout == RedisConfig::DEFAULT_CONNECT_TIMEOUT {
@@ -52,8 +53,8 @@ pub(crate) fn server() -> RedisServer {
     RedisServer::start(&SYNCED)
 }
 
-/// Asks until the store answers: a connection that was lost is noticed by the first who uses it.
-pub(crate) async fn ask(store: &RedisStore, claim: &Claim) -> Attempt {
+/// Requests until the store answers: the first call on a lost connection fails.
+pub(crate) async fn request(store: &RedisStore, claim: &Claim) -> Attempt {
     let started = Instant::now();
     loop {
         match store.request(claim).await {
@@ -65,17 +66,17 @@ pub(crate) async fn ask(store: &RedisStore, claim: &Claim) -> Attempt {
 }
 
 pub(crate) async fn grant(store: &RedisStore, claim: &Claim) -> FencingToken {
-    match ask(store, claim).await {
+    match request(store, claim).await {
         Attempt::Granted(lease) => lease.token.unwrap(),
         Attempt::Held(by) => panic!("it must be free, and is held by {by:?}"),
     }
 }
 
 pub(crate) async fn is_held(store: &RedisStore, text: &str) -> bool {
-    matches!(ask(store, &Claim::new(name(text), LONG)).await, Attempt::Held(_))
+    matches!(request(store, &Claim::new(name(text), LONG)).await, Attempt::Held(_))
 }
 
-/// The error of a request, other than that the machine was too busy to answer.
+/// The error of a request, other than a time-out of a busy machine.
 pub(crate) async fn refusal(store: &RedisStore, claim: &Claim) -> Error {
     let started = Instant::now();
     loop {
@@ -86,29 +87,29 @@ pub(crate) async fn refusal(store: &RedisStore, claim: &Claim) -> Error {
     }
 }
 
-/// How often the server was asked for a command, by a client or by a script; `evalsha` counts scripts.
+/// Number of calls of a command at the server, by clients and scripts; `evalsha` counts scripts.
 pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_")?.strip_prefix(command)?.strip_prefix(':'));
     line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
 }
 
-/// A link to a server that counts the scripts that are asked for, and can keep all answers back.
-pub(crate) struct Counted {
+/// A proxy before a server that counts the scripts that are called, and can hold all replies.
+pub(crate) struct CountingProxy {
     port: u16,
-    state: Arc<Counting>,
+    state: Arc<ProxyState>,
 }
 
 #[derive(Default)]
-struct Counting {
+struct ProxyState {
     scripts: AtomicUsize,
-    keeps: Mutex<bool>,
+    holds: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Counted {
-    pub(crate) fn to(server: &RedisServer) -> Counted {
-        let (listener, state) = (TcpListener::bind(("127.0.0.1", 0)).unwrap(), Arc::<Counting>::default());
+impl CountingProxy {
+    pub(crate) fn to(server: &RedisServer) -> CountingProxy {
+        let (listener, state) = (TcpListener::bind(("127.0.0.1", 0)).unwrap(), Arc::<ProxyState>::default());
         let (port, target, counting) = (listener.local_addr().unwrap().port(), server.port(), state.clone());
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -116,51 +117,52 @@ impl Counted {
                 drop((client.set_nodelay(true), server.set_nodelay(true)));
                 let (asks, answers) = (counting.clone(), counting.clone());
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || carry(from, to, |bytes, before| asks.count(bytes, before)));
-                thread::spawn(move || carry(server, client, |_, _| answers.wait()));
+                thread::spawn(move || copy(from, to, |bytes, before| asks.count(bytes, before)));
+                thread::spawn(move || copy(server, client, |_, _| answers.wait()));
             }
         });
-        Counted { port, state }
+        CountingProxy { port, state }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// How many scripts were asked for since this was asked last.
+    /// Number of scripts called since the last call of this function.
     pub(crate) fn scripts(&self) -> usize {
         self.state.scripts.swap(0, Ordering::SeqCst)
     }
 
-    pub(crate) fn keep_answers(&self, keeps: bool) {
-        *self.state.keeps.lock().unwrap() = keeps;
+    pub(crate) fn hold_replies(&self, holds: bool) {
+        *self.state.holds.lock().unwrap() = holds;
         self.state.changed.notify_all();
     }
 }
 
-impl Counting {
-    /// Counts in `bytes`, of which so many had come before.
+impl ProxyState {
+    /// Counts the scripts in `bytes`, of which the first `before` were counted already.
     fn count(&self, bytes: &[u8], before: usize) {
-        const ASKS: &[u8] = b"EVALSHA";
-        let is_new = |at: &usize| at + ASKS.len() > before;
-        let ends = bytes.windows(ASKS.len()).enumerate().filter(|(_, word)| *word == ASKS).map(|(at, _)| at);
+        const COMMAND: &[u8] = b"EVALSHA";
+        let is_new = |at: &usize| at + COMMAND.len() > before;
+        let ends = bytes.windows(COMMAND.len()).enumerate().filter(|(_, word)| *word == COMMAND).map(|(at, _)| at);
         self.scripts.fetch_add(ends.filter(is_new).count(), Ordering::SeqCst);
     }
 
     fn wait(&self) {
-        let mut keeps = self.keeps.lock().unwrap();
-        while *keeps {
-            keeps = self.changed.wait(keeps).unwrap();
+        let mut holds = self.holds.lock().unwrap();
+        while *holds {
+            holds = self.changed.wait(holds).unwrap();
         }
     }
 }
 
-/// Carries what comes `from` one end `to` the other, after `look` has seen it with the last few bytes before it.
-fn carry(mut from: TcpStream, mut to: TcpStream, look: impl Fn(&[u8], usize)) {
+/// Copies `from` one end `to` the other, after `look` has seen the bytes together with the last few
+/// before them.
+fn copy(mut from: TcpStream, mut to: TcpStream, inspect: impl Fn(&[u8], usize)) {
     const BEFORE: usize = 6;
     let (mut bytes, mut before) = ([0; BEFORE + (16 << 10)], 0);
     while let Ok(size @ 1..) = from.read(&mut bytes[before..]) {
-        look(&bytes[..before + size], before);
+        inspect(&bytes[..before + size], before);
         if to.write_all(&bytes[before..before + size]).is_err() {
             break;
         }

@@ -1,12 +1,12 @@
-//! A quorum of real servers that are away when it is formed or opened, or have lost their data.
+//! A quorum of real servers that are down when it is formed or opened, or have lost their data.
 
 use std::time::{Duration, Instant};
 
 use lock_core::{Clock, ErrorKind, FencingToken, Locks, QuorumDriver, Registry, Result};
 use lock_redis::RedisDriver;
-use lock_testkit::{WAIT_TIMEOUT, RedisServer, redlock_url};
+use lock_testkit::{RedisServer, WAIT_TIMEOUT, redlock_url};
 
-use crate::bed::server;
+use crate::fixture::server;
 
 const LONG: Duration = Duration::from_secs(50);
 
@@ -16,7 +16,7 @@ async fn connect(url: &str) -> Result<Locks> {
     Ok(Locks::builder_of(store).ttl(LONG).call_timeout(WAIT_TIMEOUT).build())
 }
 
-/// Opened by whoever answers; the machine may be too busy for one try.
+/// Connects, and retries on a busy machine.
 async fn open(url: &str) -> Locks {
     let started = Instant::now();
     loop {
@@ -27,7 +27,7 @@ async fn open(url: &str) -> Locks {
     }
 }
 
-/// A token of a lock that was acquired and given back.
+/// The token of a lock that is acquired and released.
 async fn next_token(locks: &Locks) -> FencingToken {
     let guard = locks.lock("job").wait(WAIT_TIMEOUT).acquire().await.unwrap();
     let token = guard.token_if_any().unwrap().clone();
@@ -83,7 +83,7 @@ async fn a_server_that_lost_its_data_has_no_vote_until_a_new_realm_is_begun() {
     let realm = locks.new_realm().await.unwrap();
     let third = next_token(&locks).await;
     assert!(*third.realm() == realm && third.partial_cmp(&second).is_none(), "{third} after {second}");
-    // The one that was away when it was begun joins it.
+    // The member that was down when the realm began joins it.
     servers[1].restart();
     let fourth = next_token(&open(&url).await).await;
     assert!(fourth > third, "{fourth} after {third}");
@@ -101,7 +101,9 @@ async fn servers_that_keep_nothing_go_on_in_a_new_realm_when_they_were_restarted
         let started = Instant::now();
         loop {
             match known.open(&url.parse().unwrap(), &Clock::system()).await {
-                Ok(store) => return Locks::builder_of(store).ttl(Duration::from_secs(2)).call_timeout(WAIT_TIMEOUT).build(),
+                Ok(store) => {
+                    return Locks::builder_of(store).ttl(Duration::from_secs(2)).call_timeout(WAIT_TIMEOUT).build();
+                }
                 Err(error) => assert!(error.is_retryable() && started.elapsed() < WAIT_TIMEOUT, "{error}"),
             }
         }

@@ -1,94 +1,17 @@
 //! Requests and releases that come at the same time.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{join, join_all};
-use lock_core::{Attempt, BreakMode, Claim, ErrorKind, HeldBy, LockStore, ReleaseOutcome, Result};
-use lock_redis::RedisStore;
-use lock_testkit::{WAIT_TIMEOUT, RedisCluster, RedisServer, until};
+use lock_core::{Attempt, BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, Result};
+use lock_testkit::{RedisCluster, WAIT_TIMEOUT, until};
 
-use crate::bed::{LONG, calls, grant, is_held, locks, name, open, server};
-
-fn claims(names: impl IntoIterator<Item = String>) -> Vec<Claim> {
-    names.into_iter().map(|text| Claim::new(name(&text), LONG)).collect()
-}
-
-fn numbered(count: usize) -> Vec<Claim> {
-    claims((0..count).map(|number| format!("job {number}")))
-}
-
-/// All of this while the server stands still, so that it comes at the same time.
-async fn at_once<T>(server: &RedisServer, all: impl Future<Output = T>) -> T {
-    let mut all = Box::pin(all);
-    server.pause();
-    tokio::select! {
-        biased;
-        _ = &mut all => panic!("a server that stands still answers nobody"),
-        () = tokio::task::yield_now() => {}
-    }
-    server.resume();
-    all.await
-}
-
-async fn request(store: &Arc<RedisStore>, claims: &[Claim], server: &RedisServer) -> Vec<Result<Attempt>> {
-    at_once(server, join_all(claims.iter().map(|claim| store.request(claim)))).await
-}
-
-/// The answers to releases and requests that travel in one call, behind others that are under way and change nothing.
-async fn batch(
-    server: &RedisServer,
-    store: &Arc<RedisStore>,
-    released: &[Claim],
-    asked: &[Claim],
-) -> (Vec<Result<ReleaseOutcome>>, Vec<Result<Attempt>>) {
-    let ahead = claims(["ahead".to_owned(), "also ahead".to_owned()]);
-    let releases = ahead.iter().chain(released).map(|claim| store.release(claim));
-    let requests = asked.iter().map(|claim| store.request(claim));
-    let before = calls(server, "evalsha");
-    let (mut releases, requests) = at_once(server, join(join_all(releases), join_all(requests))).await;
-    assert!(calls(server, "evalsha") > before + 2, "two, and those that waited for them");
-    (releases.split_off(ahead.len()), requests)
-}
-
-async fn ask_together(server: &RedisServer, store: &Arc<RedisStore>, asked: &[Claim]) -> Vec<Result<Attempt>> {
-    batch(server, store, &[], asked).await.1
-}
-
-async fn release_together(
-    server: &RedisServer,
-    store: &Arc<RedisStore>,
-    released: &[Claim],
-) -> Vec<Result<ReleaseOutcome>> {
-    batch(server, store, released, &[]).await.0
-}
-
-fn counter(server: &RedisServer) -> String {
-    server.cli(&["--scan", "--pattern", "*token*"])
-}
-
-fn set_counter(server: &RedisServer, number: u64) {
-    assert_eq!(server.cli(&["SET", &counter(server), &number.to_string()]), "OK");
-}
-
-fn held_by(attempt: &Result<Attempt>) -> &HeldBy {
-    match attempt {
-        Ok(Attempt::Held(waiting)) => &waiting.by,
-        other => panic!("it must be held: {other:?}"),
-    }
-}
-
-fn set_rights(server: &RedisServer, rules: &[&str]) {
-    assert_eq!(server.cli(&[&["ACL", "SETUSER", "default"], rules].concat()), "OK");
-}
-
-fn token(attempt: &Result<Attempt>) -> u64 {
-    match attempt {
-        Ok(Attempt::Granted(lease)) => lease.token.as_ref().unwrap().number(),
-        other => panic!("it must be free: {other:?}"),
-    }
-}
+use crate::batch::{
+    at_once, batch, claims, held_by, numbered, release_together, request, request_together, set_rights, token,
+};
+use crate::fixture::{LONG, calls, grant, is_held, locks, name, open, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_cost_a_few_calls_and_each_has_its_own_answer() {
@@ -193,7 +116,7 @@ async fn locks_that_are_free_cost_one_look_and_one_step_of_the_counter() {
     grant(&store, &Claim::new(name("first"), LONG)).await;
     let count = || ["exists", "incrby", "incr", "get"].map(|command| calls(&server, command));
     let before = count();
-    let answers = ask_together(&server, &store, &numbered(20)).await;
+    let answers = request_together(&server, &store, &numbered(20)).await;
     assert!(answers.iter().all(|answer| token(answer) > 0));
     let [exists, incrby, incr, get] = before;
     // The two ahead are releases, which read their lock.
@@ -219,7 +142,7 @@ async fn a_lock_that_is_asked_for_twice_is_granted_once_and_the_other_is_told_wh
     let store = open(&server.url()).await;
     grant(&store, &Claim::new(name("first"), LONG)).await;
     let all = claims(["job", "beside", "job"].map(str::to_owned));
-    let answers = ask_together(&server, &store, &all).await;
+    let answers = request_together(&server, &store, &all).await;
     assert!(token(&answers[1]) > token(&answers[0]));
     assert_eq!(held_by(&answers[2]).holder, Some(all[0].holder()));
 }
@@ -230,7 +153,7 @@ async fn a_claim_that_is_asked_for_twice_has_one_token() {
     let store = open(&server.url()).await;
     grant(&store, &Claim::new(name("first"), LONG)).await;
     let claim = Claim::new(name("job"), LONG);
-    let answers = ask_together(&server, &store, &[claim.clone(), claim]).await;
+    let answers = request_together(&server, &store, &[claim.clone(), claim]).await;
     assert_eq!(token(&answers[0]), token(&answers[1]));
 }
 
@@ -250,7 +173,7 @@ async fn a_lock_that_is_held_keeps_no_other_from_being_granted() {
     let store = open(&server.url()).await;
     let holder = Claim::new(name("job 1"), LONG);
     grant(&store, &holder).await;
-    let answers = ask_together(&server, &store, &numbered(3)).await;
+    let answers = request_together(&server, &store, &numbered(3)).await;
     assert!(token(&answers[2]) > token(&answers[0]));
     assert_eq!(held_by(&answers[1]).holder, Some(holder.holder()));
 }
@@ -285,7 +208,7 @@ async fn a_key_of_another_type_counts_as_held_and_is_not_released() {
     let store = open(&server.url()).await;
     grant(&store, &Claim::new(name("first"), LONG)).await;
     server.cli(&["RPUSH", "lock:job 1", "x"]);
-    let answers = ask_together(&server, &store, &numbered(3)).await;
+    let answers = request_together(&server, &store, &numbered(3)).await;
     assert!(token(&answers[2]) > token(&answers[0]));
     assert_eq!(held_by(&answers[1]).holder, None);
     let answers = release_together(&server, &store, &numbered(3)[1..2]).await;
@@ -294,93 +217,14 @@ async fn a_key_of_another_type_counts_as_held_and_is_not_released() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_rise_and_none_is_given_twice_where_a_scripts_numbers_end() {
-    let server = server();
-    let store = open(&server.url()).await;
-    grant(&store, &Claim::new(name("first"), LONG)).await;
-    const EXACT: u64 = 1 << 53;
-    for before in [EXACT - 30, EXACT - 5, EXACT + 20, EXACT + 99] {
-        set_counter(&server, before);
-        let all = numbered(10);
-        let tokens: Vec<_> = ask_together(&server, &store, &all).await.iter().map(token).collect();
-        assert_eq!(tokens, (before + 1..=before + 10).collect::<Vec<_>>());
-        release_together(&server, &store, &all).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_tokens_that_there_are_are_given_once() {
-    let server = server();
-    let store = open(&server.url()).await;
-    grant(&store, &Claim::new(name("first"), LONG)).await;
-    const LAST: u64 = i64::MAX as u64;
-    set_counter(&server, LAST - 2);
-    let answers = ask_together(&server, &store, &numbered(4)).await;
-    assert_eq!(answers[..2].iter().map(token).collect::<Vec<_>>(), [LAST - 1, LAST]);
-    for answer in &answers[2..] {
-        assert!(answer.as_ref().is_err_and(|error| !error.may_have_taken_effect()), "{answer:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_counter_that_fell_back_is_raised_above_what_was_seen() {
-    let server = server();
-    let store = open(&server.url()).await;
-    grant(&store, &Claim::new(name("first"), LONG)).await;
-    set_counter(&server, 99);
-    assert_eq!(grant(&store, &Claim::new(name("second"), LONG)).await.number(), 100);
-    for fallen_by in [90, 2] {
-        let known: u64 = server.cli(&["GET", &counter(&server)]).parse().unwrap();
-        set_counter(&server, known - fallen_by);
-        let all = numbered(5);
-        let tokens: Vec<_> = ask_together(&server, &store, &all).await.iter().map(token).collect();
-        assert_eq!(tokens, (known + 1..=known + 5).collect::<Vec<_>>(), "it fell by {fallen_by}");
-        release_together(&server, &store, &all).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_counter_that_is_new_begins_with_many_at_once() {
-    let server = server();
-    let store = open(&server.url()).await;
-    let answers = ask_together(&server, &store, &numbered(10)).await;
-    let tokens: BTreeSet<_> = answers.iter().map(token).collect();
-    assert_eq!(tokens, (1..=10).collect());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_learn_of_a_new_realm_at_once() {
-    let server = server();
-    let (store, other) = (open(&server.url()).await, open(&server.url()).await);
-    let before = grant(&store, &Claim::new(name("first"), LONG)).await;
-    let realm = other.new_realm().await.unwrap();
-    for answer in ask_together(&server, &store, &numbered(5)).await {
-        assert!(token(&answer) > before.number());
-        let Ok(Attempt::Granted(lease)) = answer else { unreachable!() };
-        assert_eq!(lease.token.unwrap().realm(), &realm);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_stores_that_ask_for_many_at_once_share_no_token() {
-    let server = server();
-    let (a, b) = (open(&server.url()).await, open(&server.url()).await);
-    grant(&a, &Claim::new(name("first"), LONG)).await;
-    let all = numbered(100);
-    let both = all.iter().enumerate().map(|(at, claim)| if at % 2 == 0 { a.request(claim) } else { b.request(claim) });
-    let tokens: BTreeSet<_> = at_once(&server, join_all(both)).await.iter().map(token).collect();
-    assert_eq!(tokens.len(), 100);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_was_withdrawn_is_refused_and_the_others_are_granted() {
     let server = server();
     let store = open(&server.url()).await;
     grant(&store, &Claim::new(name("first"), LONG)).await;
     let all = numbered(3);
-    let mark = format!("lock:\u{1f}withdrawn:{}", all[1].holder());
-    assert_eq!(server.cli(&["SET", &mark, "", "PX", "600000"]), "OK");
-    let answers = ask_together(&server, &store, &all).await;
+    let tombstone = format!("lock:\u{1f}withdrawn:{}", all[1].holder());
+    assert_eq!(server.cli(&["SET", &tombstone, "", "PX", "600000"]), "OK");
+    let answers = request_together(&server, &store, &all).await;
     assert!(token(&answers[2]) > token(&answers[0]));
     assert_eq!(answers[1].as_ref().err().unwrap().kind(), ErrorKind::Closed);
     assert!(!is_held(&store, "job 1").await);
@@ -428,7 +272,7 @@ async fn a_server_without_memory_grants_nothing_and_releases_all() {
     request(&store, &held, &server).await;
     assert_eq!(server.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
     let refused = claims((0..5).map(|number| format!("other {number}")));
-    for answer in ask_together(&server, &store, &refused).await {
+    for answer in request_together(&server, &store, &refused).await {
         let error = answer.expect_err("it has no memory");
         assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
     }
@@ -456,8 +300,8 @@ async fn who_comes_from_a_runtime_that_has_ended_keeps_nobody_waiting() {
     let store = open(&server.url()).await;
     let all = numbered(3);
     server.pause();
-    let mut under_way: Vec<_> = all[..2].iter().map(|claim| Box::pin(store.request(claim))).collect();
-    assert!(under_way.iter_mut().all(|one| one.now_or_never().is_none()));
+    let mut in_flight: Vec<_> = all[..2].iter().map(|claim| Box::pin(store.request(claim))).collect();
+    assert!(in_flight.iter_mut().all(|one| one.now_or_never().is_none()));
     let (tell, told) = mpsc::channel();
     std::thread::spawn({
         let (store, claim) = (store.clone(), all[2].clone());
@@ -470,13 +314,13 @@ async fn who_comes_from_a_runtime_that_has_ended_keeps_nobody_waiting() {
         }
     });
     let Ok(answer) = told.recv_timeout(WAIT_TIMEOUT) else {
-        std::mem::forget(under_way);
+        std::mem::forget(in_flight);
         panic!("it waits for itself");
     };
     let error = answer.expect("nobody can send it").expect_err("nobody can send it");
     assert!(error.is_retryable(), "{error:?}");
     server.resume();
-    assert!(join_all(under_way).await.iter().all(|answer| token(answer) > 0));
+    assert!(join_all(in_flight).await.iter().all(|answer| token(answer) > 0));
     grant(&store, &all[2]).await;
 }
 

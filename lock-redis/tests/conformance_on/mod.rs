@@ -9,7 +9,7 @@ use lock_core::{Clock, LockStore, QuorumDriver, Registry};
 use lock_redis::RedisDriver;
 use lock_testkit::unique_prefix;
 
-/// A URL to which a prefix is added.
+/// A URL to which each case adds its prefix.
 struct Shared(String);
 struct Prefix(String);
 
@@ -34,7 +34,8 @@ impl Deployment for Prefix {
     }
 }
 
-/// Runs it at this URL with these keys, each followed by `&`. The servers are the caller's: they end before its process.
+/// Runs the suite at this URL with these keys, each followed by `&`. The servers belong to the
+/// caller, and are stopped before the process ends.
 pub(crate) fn run<S>(servers: S, url: &str, keys: &str) -> ExitCode {
     let code = lock_conformance::run(Shared(format!("{url}?{keys}")));
     drop(servers);

@@ -1,4 +1,4 @@
-//! A process's own crowd, which must not cost it what it holds.
+//! Load of the process itself, which must not cost it the locks that it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,32 +8,32 @@ use futures_util::future::join_all;
 use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Result};
 use lock_testkit::{WAIT_TIMEOUT, until};
 
-use crate::bed::{Counted, LONG, calls, grant, locks, name, open, server};
+use crate::fixture::{CountingProxy, LONG, calls, grant, locks, name, open, server};
 
 fn claims(count: usize) -> Vec<Claim> {
     (0..count).map(|number| Claim::new(name(&format!("job {number}")), LONG)).collect()
 }
 
-/// The most scripts that are under way while no answer comes, once there are any.
-fn most_under_way(link: &Counted) -> usize {
-    let mut under_way = 0;
+/// Largest number of scripts in flight while replies are held.
+fn max_in_flight(proxy: &CountingProxy) -> usize {
+    let mut in_flight = 0;
     until("something under way", || {
-        under_way += link.scripts();
-        (under_way > 0).then_some(())
+        in_flight += proxy.scripts();
+        (in_flight > 0).then_some(())
     });
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(1) {
         std::thread::sleep(Duration::from_millis(10));
-        under_way += link.scripts();
+        in_flight += proxy.scripts();
     }
-    under_way
+    in_flight
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
+async fn however_long_a_server_takes_only_so_much_is_in_flight_there() {
     let server = server();
-    let link = Counted::to(&server);
-    let store = open(&format!("{}?response_timeout=60s", link.url())).await;
+    let proxy = CountingProxy::to(&server);
+    let store = open(&format!("{}?response_timeout=60s", proxy.url())).await;
     let held = Claim::new(name("held"), LONG);
     grant(&store, &held).await;
     let renew = || async {
@@ -42,30 +42,30 @@ async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
         let renewed = batch.iter().next().unwrap().outcome();
         assert!(matches!(renewed, Some(RenewalOutcome::HeldFor(_))), "{:?}", batch.failure());
     };
-    // What renews is connected from now on.
+    // From here on the background is connected.
     renew().await;
-    link.scripts();
-    link.keep_answers(true);
+    proxy.scripts();
+    proxy.hold_replies(true);
     let all = claims(3_000);
     let requests = tokio::spawn({
         let (store, all) = (store.clone(), all.clone());
         async move { join_all(all.iter().map(|claim| store.request(claim))).await }
     });
-    let most = most_under_way(&link);
+    let most = max_in_flight(&proxy);
     assert!(most <= 8, "{most} calls are under way");
-    link.keep_answers(false);
+    proxy.hold_replies(false);
     let granted = |answer: &Result<Attempt>| matches!(answer, Ok(Attempt::Granted(_)));
     assert!(requests.await.unwrap().iter().all(granted));
-    // The same for what does not travel together.
-    link.scripts();
-    link.keep_answers(true);
+    // The same for calls that are not batched.
+    proxy.scripts();
+    proxy.hold_replies(true);
     let looks = tokio::spawn({
         let (store, all) = (store.clone(), all.clone());
         async move { join_all(all.iter().map(|claim| store.inspect(claim.name()))).await }
     });
-    let most = most_under_way(&link);
+    let most = max_in_flight(&proxy);
     assert!(most <= 256, "{most} calls are under way");
-    link.keep_answers(false);
+    proxy.hold_replies(false);
     assert!(looks.await.unwrap().iter().all(|found| matches!(found, Ok(Some(_)))));
     renew().await;
 }
@@ -98,7 +98,7 @@ async fn a_crowd_that_finds_the_server_dead_is_told_together() {
     let store = open(&format!("{}?connect_timeout=500ms&response_timeout=500ms", server.url())).await;
     grant(&store, &Claim::new(name("held"), LONG)).await;
     server.kill();
-    // Whoever connects is answered by nobody.
+    // The port accepts connections and never answers.
     let silent = std::net::TcpListener::bind(("127.0.0.1", server.port())).unwrap();
     let connects = Arc::new(AtomicUsize::new(0));
     let counted = connects.clone();
