@@ -30,7 +30,7 @@ fn max_in_flight(proxy: &CountingProxy) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_long_a_server_takes_only_so_much_is_in_flight_there() {
+async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
     let server = server();
     let proxy = CountingProxy::to(&server);
     let store = open(&format!("{}?response_timeout=60s", proxy.url())).await;
