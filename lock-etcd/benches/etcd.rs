@@ -1,6 +1,7 @@
-//! The etcd store against the bare client, on a real server.
+//! Benchmarks of the etcd store, against the bare client on a real server.
 //!
-//! `cargo bench -p lock-etcd --bench etcd`; it prints rates and ratios, and asserts nothing: the machine may be busy.
+//! `cargo bench -p lock-etcd --bench etcd`; it prints rates and ratios, and asserts nothing: the
+//! machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on shall panic")]
 
@@ -14,10 +15,10 @@ use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::Etcd;
 
 const ROUNDS: usize = 41;
-const CYCLES: u32 = 50;
+const CYCLES_PER_ROUND: u32 = 50;
 const WAITERS: usize = 16;
-const HAND_OVERS: usize = 3;
-const HAND_OVER: Duration = Duration::from_secs(2);
+const HAND_OVER_ROUNDS: usize = 3;
+const HAND_OVER_ROUND_DURATION: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -26,18 +27,21 @@ async fn main() {
     config.timeout = Duration::from_secs(5);
     let locks = Locks::new(EtcdStore::connect(config, &Clock::system()).await.unwrap());
     let client = Client::connect(etcd.endpoints(), None).await.unwrap();
-    cycles(&locks, &client).await;
-    hand_over(&locks, &client).await;
-    many(&locks, &etcd).await;
+    bench_cycles(&locks, &client).await;
+    bench_hand_overs(&locks, &client).await;
+    bench_renewals(&locks, &etcd).await;
 }
 
 /// One task, one key: acquire and release, against put-if-absent and delete.
-async fn cycles(locks: &Locks, client: &Client) {
+async fn bench_cycles(locks: &Locks, client: &Client) {
     let lease = client.lease_client().grant(60, None).await.unwrap().id();
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(rate(CYCLES, || async { locks.lock("job").acquire().await.unwrap().release().await.unwrap() }).await);
-        bare.push(rate(CYCLES, || bare_cycle(client, lease)).await);
+        ours.push(
+            rate(CYCLES_PER_ROUND, || async { locks.lock("job").acquire().await.unwrap().release().await.unwrap() })
+                .await,
+        );
+        bare.push(rate(CYCLES_PER_ROUND, || bare_cycle(client, lease)).await);
     }
     let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare).collect();
     println!("cycle, one task, one key: {:.0}/s; put-if-absent and delete: {:.0}/s", median(ours), median(bare));
@@ -52,21 +56,21 @@ async fn bare_cycle(client: &Client, lease: i64) {
 }
 
 /// Sixteen waiters on one name, against the Lock RPC.
-async fn hand_over(locks: &Locks, client: &Client) {
+async fn bench_hand_overs(locks: &Locks, client: &Client) {
     let (mut ours, mut rpc) = (Vec::new(), Vec::new());
-    for _ in 0..HAND_OVERS {
+    for _ in 0..HAND_OVER_ROUNDS {
         let locks = locks.clone();
         let own = move || {
             let locks = locks.clone();
             async move { locks.lock("contended").acquire().await.unwrap().release().await.unwrap() }
         };
-        ours.push(hand_overs(own).await);
+        ours.push(hand_over_rate(own).await);
         let client = client.clone();
         let other = move || {
             let client = client.clone();
             async move { rpc_cycle(&client).await }
         };
-        rpc.push(hand_overs(other).await);
+        rpc.push(hand_over_rate(other).await);
     }
     let ratios: Vec<f64> = ours.iter().zip(&rpc).map(|(ours, rpc)| ours / rpc).collect();
     println!("hand-over with {WAITERS} waiters: {:.0}/s; the Lock RPC: {:.0}/s", median(ours), median(rpc));
@@ -81,7 +85,7 @@ async fn rpc_cycle(client: &Client) {
     client.lease_client().revoke(lease).await.unwrap();
 }
 
-async fn hand_overs<F: Future<Output = ()> + Send>(cycle: impl Fn() -> F + Clone + Send + Sync + 'static) -> f64 {
+async fn hand_over_rate<F: Future<Output = ()> + Send>(cycle: impl Fn() -> F + Clone + Send + Sync + 'static) -> f64 {
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..WAITERS {
@@ -93,10 +97,10 @@ async fn hand_overs<F: Future<Output = ()> + Send>(cycle: impl Fn() -> F + Clone
             }
         });
     }
-    // The first while is for all of them to come.
+    // All waiters arrive before the measurement begins.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (from, before) = (Instant::now(), done.load(Ordering::Relaxed));
-    tokio::time::sleep(HAND_OVER).await;
+    tokio::time::sleep(HAND_OVER_ROUND_DURATION).await;
     let rate = (done.load(Ordering::Relaxed) - before) as f64 / from.elapsed().as_secs_f64();
     over.store(true, Ordering::Relaxed);
     while tasks.join_next().await.is_some() {}
@@ -104,7 +108,7 @@ async fn hand_overs<F: Future<Output = ()> + Send>(cycle: impl Fn() -> F + Clone
 }
 
 /// Ten thousand renewed locks: one round renews them all.
-async fn many(locks: &Locks, etcd: &Etcd) {
+async fn bench_renewals(locks: &Locks, etcd: &Etcd) {
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for first in 0..100 {

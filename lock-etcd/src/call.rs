@@ -4,7 +4,8 @@ use lock_core::{Effect, Error};
 
 use crate::error::AttemptError;
 
-/// The purpose of a call. Each kind has its own permits and queue, so that none waits behind another.
+/// The purpose of a call. Each kind has its own permits and queue, so that none waits behind
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallKind {
     /// Requests for locks, waiting for them, and whatever operators ask.
@@ -18,7 +19,8 @@ pub(crate) enum CallKind {
 /// The reply to a call.
 pub(crate) struct CallReply<T> {
     pub(crate) value: T,
-    /// An earlier attempt of this call brought no reply: it may have been applied, and may still be.
+    /// An earlier attempt of this call brought no reply: it may have been applied, and may still
+    /// be.
     pub(crate) in_doubt: bool,
     /// The index of the member that replied.
     pub(crate) member: usize,
@@ -39,7 +41,8 @@ impl CallError {
 }
 
 impl AttemptError {
-    /// Makes this the failure of the whole call; `in_doubt` if an attempt may have been applied, or may still be.
+    /// Makes this the failure of the whole call; `in_doubt` if an attempt may have been applied, or
+    /// may still be.
     pub(crate) fn into_call_error(self, in_doubt: bool) -> CallError {
         let error = match in_doubt && !self.error.may_have_taken_effect() {
             true => Error::new(self.error.kind(), Effect::Unknown, self.error.to_string()),

@@ -40,7 +40,8 @@ impl ClaimState {
         }
     }
 
-    /// Notes that a call for this claim may still be applied. A claim that was in doubt once remains so.
+    /// Notes that a call for this claim may still be applied. A claim that was in doubt once
+    /// remains so.
     pub(crate) fn note_in_doubt(&self, in_doubt: bool) {
         self.in_doubt.fetch_or(in_doubt, Ordering::AcqRel);
     }

@@ -10,15 +10,18 @@ use tokio::time::Instant;
 
 use crate::sync::locked;
 
-/// Maximum number of calls of one kind in flight: enough to keep a server busy that is 40 ms away (3,200 calls a second).
-/// More would not be faster. Etcd applies calls one after the other, and beyond 5,000 from all clients it rejects every
-/// further one, renewals too. On a busy machine twice as many cost a holder its lock.
+/// Maximum number of calls of one kind in flight: enough to keep a server busy that is 40 ms away
+/// (3,200 calls a second). More would not be faster. Etcd applies calls one after the other, and
+/// beyond 5,000 from all clients it rejects every further one, renewals too. On a busy machine
+/// twice as many cost a holder its lock.
 pub(crate) const MAX_IN_FLIGHT: usize = 128;
 
-/// A limit on calls in flight. A caller that finds no free permit waits for one, first come, first served.
+/// A limit on calls in flight. A caller that finds no free permit waits for one, first come, first
+/// served.
 ///
-/// Permits are held and awaited by callers' futures, which may no longer be polled. So a permit that is held for longer
-/// than any call lasts is reclaimed, and a waiter whose time is over is skipped. A semaphore does neither.
+/// Permits are held and awaited by callers' futures, which may no longer be polled. So a permit
+/// that is held for longer than any call lasts is reclaimed, and a waiter whose time is over is
+/// skipped. A semaphore does neither.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit(Arc<Mutex<State>>);
 
@@ -59,7 +62,8 @@ enum Handover {
     Abandoned,
 }
 
-/// A place in the queue of waiters. When it is dropped, a permit that was handed over to it goes to the next waiter.
+/// A place in the queue of waiters. When it is dropped, a permit that was handed over to it goes to
+/// the next waiter.
 struct Ticket(Arc<Waiter>);
 
 impl ConcurrencyLimit {
@@ -75,7 +79,8 @@ impl ConcurrencyLimit {
         Some(state.issue(&self.0))
     }
 
-    /// Waits for a permit; `None` if none is free within `timeout`. No call lasts longer than `longest`.
+    /// Waits for a permit; `None` if none is free within `timeout`. No call lasts longer than
+    /// `longest`.
     pub(crate) async fn acquire(&self, timeout: Duration, longest: Duration) -> Option<Permit> {
         self.reclaim_overdue(longest);
         if let Some(permit) = self.try_acquire() {

@@ -1,4 +1,4 @@
-//! [`EtcdConfig`]: where etcd is and how to use it.
+//! [`EtcdConfig`]: the settings of the store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use lock_core::{Error, ErrorKind, Result, StoreUrl};
 
 use crate::key_layout::KeyLayout;
 
-/// Where etcd is and how to use it.
+/// The settings of the store in etcd.
 ///
 /// `Debug` shows no password.
 #[derive(Clone)]
@@ -16,15 +16,16 @@ use crate::key_layout::KeyLayout;
 pub struct EtcdConfig {
     /// The members' client addresses, as `host:port`.
     pub endpoints: Vec<String>,
-    /// What every key begins with; empty to share locks with other programs that use none.
+    /// Prefix of every key; empty to share locks with other programs that use none.
     pub prefix: String,
-    /// User and password, if the cluster asks for them.
+    /// User and password, if the cluster requires a login.
     pub login: Option<(String, String)>,
-    /// TLS, if the cluster speaks it.
+    /// TLS, if the cluster uses it.
     pub tls: Option<Tls>,
-    /// How long one member may take to answer before another is asked; by default one second.
+    /// Time-out of a member's reply, after which the call goes to another one; by default one
+    /// second.
     pub timeout: Duration,
-    /// How long connecting to one member may take; by default one second.
+    /// Time-out of connecting to one member; by default one second.
     pub connect_timeout: Duration,
 }
 
@@ -32,7 +33,7 @@ pub struct EtcdConfig {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Tls {
-    /// The file with the certificates of the authorities that may have signed the members'.
+    /// The file with the certificates of the authorities that sign the members' certificates.
     pub ca: Option<PathBuf>,
     /// The files with this client's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -44,7 +45,7 @@ const DEFAULT_PORT: u16 = 2379;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl EtcdConfig {
-    /// These members, as `host:port`, with everything else as by default.
+    /// Settings for these members, as `host:port`, with the defaults for everything else.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> EtcdConfig {
         EtcdConfig {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -56,19 +57,19 @@ impl EtcdConfig {
         }
     }
 
-    /// With this prefix of every key.
+    /// Sets the prefix of every key.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> EtcdConfig {
         self.prefix = prefix.into();
         self
     }
 
-    /// What a URL says: `etcd://[user:password@]host[:port],host/prefix`, or `etcds://` for TLS, with the keys `timeout`
-    /// and `connect_timeout`, and for TLS the files `ca`, `cert` and `key`.
+    /// Parses a URL: `etcd://[user:password@]host[:port],host/prefix`, or `etcds://` for TLS, with
+    /// the keys `timeout` and `connect_timeout`, and for TLS the files `ca`, `cert` and `key`.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with what would be accepted.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with a text that shows what is accepted.
     pub fn from_url(url: &StoreUrl) -> Result<EtcdConfig> {
         let secure = url.scheme() == "etcds";
         url.only_keys(if secure { &TLS_URL_KEYS } else { &URL_KEYS })?;
@@ -108,7 +109,7 @@ impl Tls {
         Tls { ca: Some(ca.into()), identity: None }
     }
 
-    /// With this client's certificate and key.
+    /// Sets this client's certificate and key.
     #[must_use]
     pub fn identity(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         self.identity = Some((certificate.into(), key.into()));
@@ -125,7 +126,7 @@ impl Tls {
         Ok(Tls { ca: file("ca"), identity })
     }
 
-    /// The client's own type, with the files read.
+    /// Reads the files.
     pub(crate) fn load(&self) -> Result<etcd_client::TlsOptions> {
         let mut tls = etcd_client::TlsOptions::new();
         if let Some(ca) = &self.ca {

@@ -1,4 +1,4 @@
-//! [`Connections`]: the connections of one runtime to each member, and its limits on calls in flight.
+//! [`Connections`]: the connections of one runtime to each member, and its concurrency limits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::call::CallKind;
 use crate::concurrency_limit::{ConcurrencyLimit, Permit};
 use crate::release_queue::ReleaseQueue;
 
-/// The connections of one runtime to each member, and its limits on calls in flight. A connection works only while the
-/// runtime that made it is driven.
+/// The connections of one runtime to each member, and its limits on calls in flight. A connection
+/// works only while the runtime that made it is driven.
 pub(crate) struct Connections {
     for_calls: Vec<MemberConnection>,
     for_heartbeats: Vec<MemberConnection>,

@@ -36,8 +36,8 @@ pub struct MemberDiagnosis {
     pub version: Option<String>,
     /// True for the leader.
     pub leads: bool,
-    /// True if a server of this version may end a renewed lease early after its leader was paused. Only a fence helps
-    /// there.
+    /// True if a server of this version may end a renewed lease early after its leader was paused.
+    /// Only a fence helps there.
     pub may_revoke_early: bool,
     /// The error of an endpoint that does not reply.
     pub failure: Option<String>,
@@ -84,7 +84,8 @@ impl Backend {
     }
 }
 
-/// True for servers without the fix of etcd#16822, which is in 3.5.11 and in 3.6, and for texts that are no version.
+/// True for servers without the fix of etcd#16822, which is in 3.5.11 and in 3.6, and for texts
+/// that are no version.
 fn may_revoke_early(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten()) {

@@ -31,8 +31,8 @@ enum ServerError {
     Denied,
 }
 
-/// Errors of etcd by a part of their text. The gRPC code is not enough: it is "unknown" for many of etcd's errors, and a
-/// proxy loses the others.
+/// Errors of etcd by a part of their text. The gRPC code is not enough: it is "unknown" for many of
+/// etcd's errors, and a proxy loses the others.
 const SERVER_ERRORS: [(&str, ServerError); 25] = [
     ("requested lease not found", ServerError::LeaseNotFound),
     // A JWT names the revision of all users and roles, and any change of them outdates it.
@@ -54,7 +54,8 @@ const SERVER_ERRORS: [(&str, ServerError); 25] = [
     ("not primary lessor", ServerError::Unavailable(Effect::Unknown)),
     ("request cancelled", ServerError::Unavailable(Effect::Unknown)),
     ("context canceled", ServerError::Unavailable(Effect::Unknown)),
-    // Also "possibly due to previous leader failure", and "waiting for the applied index took too long".
+    // Also "possibly due to previous leader failure", and "waiting for the applied index took too
+    // long".
     ("request timed out", ServerError::TimedOut),
     ("deadline exceeded", ServerError::TimedOut),
     ("database space exceeded", ServerError::OutOfSpace),
@@ -144,7 +145,8 @@ fn never_sent(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// The texts of an error and of its causes, without repetitions. None of them contains the content of a request.
+/// The texts of an error and of its causes, without repetitions. None of them contains the content
+/// of a request.
 fn causes(message: &str, error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut causes = if message.is_empty() { Vec::new() } else { vec![message.to_owned()] };
     let mut cause = if message.is_empty() { Some(error) } else { error.source() };
@@ -158,7 +160,8 @@ fn causes(message: &str, error: &(dyn std::error::Error + 'static)) -> Vec<Strin
     causes
 }
 
-/// The message for people: etcd's own text, or the innermost cause, which is the one that they can remove.
+/// The message for people: etcd's own text, or the innermost cause, which is the one that they can
+/// remove.
 fn message(causes: &[String]) -> String {
     let Some(last) = causes.last() else { return "it says nothing".to_owned() };
     match causes.iter().any(|cause| cause.contains("dns error")) {

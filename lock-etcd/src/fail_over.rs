@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::call::{CallError, CallReply};
 use crate::error::{AttemptError, no_answer};
 
-/// Number of member time-outs in one call, for each member. An election takes up to two election time-outs, and no
-/// member answers during it.
+/// Number of member time-outs in one call, for each member. An election takes up to two election
+/// time-outs, and no member answers during it.
 pub(crate) const TIMEOUTS_PER_MEMBER: usize = 2;
 
 /// The next member is tried after this fraction of the time-out.
@@ -25,9 +25,10 @@ pub(crate) type AttemptFuture<'a, T> = Pin<Box<dyn Future<Output = (usize, Resul
 
 /// The attempts of a call after the first one failed or is overdue.
 ///
-/// The other members are tried at short intervals, while earlier attempts may still succeed: during an election a member
-/// that has not noticed it yet forwards the call to the dead leader, where it is lost. A member is not tried again while
-/// it still has the call, since a slow server is not helped by more of the same.
+/// The other members are tried at short intervals, while earlier attempts may still succeed: during
+/// an election a member that has not noticed it yet forwards the call to the dead leader, where it
+/// is lost. A member is not tried again while it still has the call, since a slow server is not
+/// helped by more of the same.
 pub(crate) struct FailOver<'a, T> {
     limits: Limits<'a>,
     first: usize,

@@ -15,10 +15,11 @@ use crate::sync::locked;
 
 /// Renewals of etcd leases.
 ///
-/// A leader that was paused while another was elected goes on answering keepalives, and its replies mean nothing. So each
-/// heartbeat is a linearizable read, which such a leader cannot answer, and then a keepalive. It counts only if the
-/// keepalive's raft term is not older than the read's. Then the member that replied was the leader when the read was
-/// sent, or became it later, and keeps the lease for a full TTL from that moment at least.
+/// A leader that was paused while another was elected goes on answering keepalives, and its replies
+/// mean nothing. So each heartbeat is a linearizable read, which such a leader cannot answer, and
+/// then a keepalive. It counts only if the keepalive's raft term is not older than the read's. Then
+/// the member that replied was the leader when the read was sent, or became it later, and keeps the
+/// lease for a full TTL from that moment at least.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     pub(crate) members: Arc<Members>,
@@ -35,8 +36,8 @@ pub(crate) enum HeartbeatOutcome {
     Gone,
 }
 
-/// A stream of keepalives at one member, with none in flight. A stream whose keepalive was cut off is dropped, so that a
-/// late reply is never taken for that of the next one.
+/// A stream of keepalives at one member, with none in flight. A stream whose keepalive was cut off
+/// is dropped, so that a late reply is never taken for that of the next one.
 #[derive(Debug)]
 pub(crate) struct KeepAliveStream {
     /// The connections that it belongs to: another runtime has its own.
@@ -69,7 +70,8 @@ impl From<LeaseKeepAliveResponse> for KeepAlive {
 }
 
 impl Heartbeat {
-    /// Sends one heartbeat for this lease, on the stream in `slot`, or on a new one that is put there.
+    /// Sends one heartbeat for this lease, on the stream in `slot`, or on a new one that is put
+    /// there.
     pub(crate) async fn send(
         &self,
         clock: &Clock,

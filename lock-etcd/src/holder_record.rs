@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::lock_key::LockKey;
 
-/// The holder in the value of a key, as JSON. Etcd's own recipe leaves the value empty; it decides nothing but what people
-/// see.
+/// The holder in the value of a key, as JSON. Etcd's own recipe leaves the value empty; it decides
+/// nothing but what people see.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct HolderRecord {
     pub(crate) holder: Holder,
@@ -33,7 +33,8 @@ impl HolderRecord {
         HolderRecord { holder: claim.holder(), info, since, queued, revoked: false }.encode()
     }
 
-    /// Encodes the record that blocks a lock after a revocation. Its holder is a fresh one, which no claim has.
+    /// Encodes the record that blocks a lock after a revocation. Its holder is a fresh one, which
+    /// no claim has.
     pub(crate) fn encode_revoked(evicted: Option<&HolderRecord>) -> Vec<u8> {
         let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
         HolderRecord { holder: Holder::fresh(), info, since: None, queued: false, revoked: true }.encode()

@@ -13,13 +13,15 @@ use crate::sync::locked;
 
 /// The cluster that a handle belongs to, and its greatest known revision.
 ///
-/// Every reply of etcd has the id of its cluster and a revision. If another cluster replies, or this one with older data
-/// than before, nothing that this handle believes holds there: all its locks are lost at once, and it refuses every
-/// later call. Its tokens are never mixed with those of the other data.
+/// Every reply of etcd has the id of its cluster and a revision. If another cluster replies, or
+/// this one with older data than before, nothing that this handle believes holds there: all its
+/// locks are lost at once, and it refuses every later call. Its tokens are never mixed with those
+/// of the other data.
 ///
-/// The id alone is not enough. Etcd derives it from the members' addresses and from a token that is rarely changed, so
-/// that a cluster that starts anew at the same addresses, or from a backup, has its old id. Then the revision, which
-/// never falls, and the realm, which is kept beside the data, show the difference.
+/// The id alone is not enough. Etcd derives it from the members' addresses and from a token that is
+/// rarely changed, so that a cluster that starts anew at the same addresses, or from a backup, has
+/// its old id. Then the revision, which never falls, and the realm, which is kept beside the data,
+/// show the difference.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterIdentity {
     id: OnceLock<u64>,
@@ -44,7 +46,8 @@ impl ClusterIdentity {
         self.id.get().copied()
     }
 
-    /// The greatest revision in any reply: a linearizable call that is sent from now on shows at least this one.
+    /// The greatest revision in any reply: a linearizable call that is sent from now on shows at
+    /// least this one.
     pub(crate) fn revision(&self) -> i64 {
         self.revision.load(Ordering::Acquire)
     }
@@ -54,7 +57,8 @@ impl ClusterIdentity {
         self.refusal.get().map_or(Ok(()), |refusal| Err(refusal.clone()))
     }
 
-    /// Compares a reply of `member` with the known cluster; `known_revision` is the one from before its call was sent.
+    /// Compares a reply of `member` with the known cluster; `known_revision` is the one from before
+    /// its call was sent.
     pub(crate) fn check<T: Reply>(&self, member: &str, reply: &T, known_revision: i64) -> Result<()> {
         match reply.header() {
             Some(header) => self.check_header(member, header, if T::LINEARIZABLE { known_revision } else { 0 }),

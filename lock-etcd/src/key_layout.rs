@@ -4,8 +4,8 @@ use lock_core::{Holder, LockName};
 
 /// The keys of each lock.
 ///
-/// The keys of a lock are `<prefix><name>/…`. A name is encoded with `%2F` for `/` and `%25` for `%`. So it contains no
-/// `/`, no lock's keys are in another's range, and the name can be decoded.
+/// The keys of a lock are `<prefix><name>/…`. A name is encoded with `%2F` for `/` and `%25` for
+/// `%`. So it contains no `/`, no lock's keys are in another's range, and the name can be decoded.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyLayout {
     prefix: String,
@@ -41,7 +41,8 @@ impl KeyLayout {
         range
     }
 
-    /// The key that shows that this holder has withdrawn. It is in no lock's range, since no name is encoded with `%g`.
+    /// The key that shows that this holder has withdrawn. It is in no lock's range, since no name
+    /// is encoded with `%g`.
     pub(crate) fn tombstone(&self, lease_id: i64, holder: Holder) -> Vec<u8> {
         format!("{}{lease_id:x}-{holder}", self.tombstone_prefix()).into_bytes()
     }
@@ -56,7 +57,8 @@ impl KeyLayout {
         format!("{}%realm", self.prefix).into_bytes()
     }
 
-    /// The name of the lock in whose queue this key may be, written by us or by another program with etcd's own recipe.
+    /// The name of the lock in whose queue this key may be, written by us or by another program
+    /// with etcd's own recipe.
     pub(crate) fn name_of(&self, key: &[u8], lease_id: i64) -> Option<LockName> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.prefix)?;
         let (name, entry) = key.rsplit_once('/')?;

@@ -10,9 +10,9 @@ use crate::sync::locked;
 
 /// The keys of each lock that this process uses.
 ///
-/// Keys are reused, as in etcd's own recipe. Etcd remembers every key that ever existed until it is compacted, and
-/// visits each of them in every transaction on their range. A new key for each acquisition would make every lock slower
-/// with every use.
+/// Keys are reused, as in etcd's own recipe. Etcd remembers every key that ever existed until it is
+/// compacted, and visits each of them in every transaction on their range. A new key for each
+/// acquisition would make every lock slower with every use.
 #[derive(Debug)]
 pub(crate) struct KeyPool {
     /// Random number in the keys of this process.
@@ -70,8 +70,8 @@ impl PooledKey {
         [&self.range, own.as_bytes()].concat()
     }
 
-    /// Notes whether the key is certainly deleted, with no call in flight that could create it again. Only such a key is
-    /// reused when its claim is gone.
+    /// Notes whether the key is certainly deleted, with no call in flight that could create it
+    /// again. Only such a key is reused when its claim is gone.
     pub(crate) fn set_reusable(&self, reusable: bool) {
         self.reusable.store(reusable, Ordering::Release);
     }

@@ -18,23 +18,27 @@
 //!
 //! # Layout
 //!
-//! The layout is that of etcd's own lock (`etcdctl lock`, Go's `concurrency.Mutex`), so that those exclude us and are
-//! excluded, in one queue. Each holder and waiter has a key `<prefix><name>/<number in hex>` on an etcd lease, and the
-//! lock belongs to the key with the lowest create revision. In a name `/` is encoded as `%2F` and `%` as `%25`, so that
-//! no name is a prefix of another.
+//! The layout is that of etcd's own lock (`etcdctl lock`, Go's `concurrency.Mutex`), so that those
+//! exclude us and are excluded, in one queue. Each holder and waiter has a key
+//! `<prefix><name>/<number in hex>` on an etcd lease, and the lock belongs to the key with the
+//! lowest create revision. In a name `/` is encoded as `%2F` and `%` as `%25`, so that no name is a
+//! prefix of another.
 //!
-//! Beside the locks stands the mark of the realm, `<prefix>%realm`. A handle that finds another mark, another cluster, or
-//! older data than before loses all its locks and refuses every later call.
+//! Beside the locks stands the mark of the realm, `<prefix>%realm`. A handle that finds another
+//! mark, another cluster, or older data than before loses all its locks and refuses every later
+//! call.
 //!
-//! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one heartbeat. The fencing token
-//! is the revision of the reading that found the claim's key at the head of the queue.
+//! Renewed leases of one TTL share one etcd lease, so that thousands of held locks cost one
+//! heartbeat. The fencing token is the revision of the reading that found the claim's key at the
+//! head of the queue.
 //!
 //! # Limits
 //!
-//! - The TTL is in whole seconds, and etcd has a shortest one; a smaller or fractional one is raised.
+//! - The TTL is in whole seconds, and etcd has a shortest one; a smaller or fractional one is
+//!   raised.
 //! - If no member is reached for a TTL, every guard is lost at its deadline.
-//! - Etcd before 3.5.11 may end a renewed lease early after its leader was paused. Only a fence or a [`FenceCondition`]
-//!   helps there; [`EtcdStore::diagnose`] shows such servers.
+//! - Etcd before 3.5.11 may end a renewed lease early after its leader was paused. Only a fence or
+//!   a [`FenceCondition`] helps there; [`EtcdStore::diagnose`] shows such servers.
 //!
 //! # Map of the files
 //!
@@ -53,8 +57,8 @@
 //! | `queue_view`, `released_entry`, `lock_key` | the replies to them |
 //! | `claim_state`, `queue_entry` | the state of one claim, and its entry in the queue |
 //! | `holder_record`, `key_layout`, `key_pool` | the value of a key, its name, and its reuse |
-//! | `realm_mark`, `fence_condition`, `guarantees` | the realm, fenced writes inside etcd, the guarantees |
-//! | `session_pool`, `shared_lease`, `heartbeat` | the etcd leases that carry locks, and their renewal |
+//! | `realm_mark`, `fence_condition`, `guarantees` | realm, fenced writes inside etcd, guarantees |
+//! | `session_pool`, `shared_lease`, `heartbeat` | the etcd leases of locks, and their renewal |
 //! | `watches` | the watches of the names that this process waits for |
 //! | `release_queue`, `release_batcher` | releases that are sent in batches |
 //! | `members`, `fail_over` | calls to the members, and their attempts |

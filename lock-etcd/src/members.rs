@@ -23,9 +23,9 @@ use crate::reply::Reply;
 
 /// The members of a cluster.
 ///
-/// A call goes to the preferred member, the one that replied last, and [fails over](FailOver) to the others when that
-/// one does not reply. So every call that is made here must be safe to repeat. The client's own balancing would go on
-/// sending to a member that is dead.
+/// A call goes to the preferred member, the one that replied last, and [fails over](FailOver) to
+/// the others when that one does not reply. So every call that is made here must be safe to repeat.
+/// The client's own balancing would go on sending to a member that is dead.
 ///
 /// Each runtime has connections of its own, and for each kind of call a limit on calls in flight.
 pub(crate) struct Members {
@@ -47,7 +47,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// Minimum of a call's time-out, in member time-outs. The wait for a permit counts too.
 const MIN_CALL_TIMEOUTS: u32 = 4;
 
-/// Maximum number of logins in one attempt. A member that finds each of them expired counts as failed.
+/// Maximum number of logins in one attempt. A member that finds each of them expired counts as
+/// failed.
 const MAX_LOGINS: usize = 8;
 
 impl Members {
@@ -55,8 +56,8 @@ impl Members {
         if config.endpoints.is_empty() {
             return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
         }
-        // Not set: the client's time-out of calls, since each call has ours, and the client's renewal of expired logins,
-        // since it knows only one of their signs.
+        // Not set: the client's time-out of calls, since each call has ours, and the client's
+        // renewal of expired logins, since it knows only one of their signs.
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.connect_timeout)
             .with_keep_alive(PING_INTERVAL, config.timeout)
@@ -231,8 +232,8 @@ impl Members {
         Ok(reply)
     }
 
-    /// Checks that the other members belong to the cluster of the member `first`. A member that does not reply soon is
-    /// checked when it first replies.
+    /// Checks that the other members belong to the cluster of the member `first`. A member that
+    /// does not reply soon is checked when it first replies.
     pub(crate) async fn check_one_cluster(&self, first: usize) -> Result<()> {
         let list = |client: Arc<Client>| async move { client.cluster_client().member_list().await };
         let check = |index| async move {
@@ -271,7 +272,8 @@ impl Members {
         reply.unwrap_or_else(|_| Err(no_answer(action, self.endpoint(index), self.timeout)))
     }
 
-    /// Makes a call at one member and waits for its reply; if the login has expired, it logs in and repeats the call.
+    /// Makes a call at one member and waits for its reply; if the login has expired, it logs in and
+    /// repeats the call.
     async fn attempt<T, F>(
         &self,
         connections: &Connections,

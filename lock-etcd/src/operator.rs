@@ -30,8 +30,8 @@ impl Backend {
         Ok(reply.kvs().first().map(LockKey::of))
     }
 
-    /// The remaining time of an etcd lease; `None` if there is none. Etcd gives whole seconds, rounded down, so that the
-    /// true time is up to a second longer.
+    /// The remaining time of an etcd lease; `None` if there is none. Etcd gives whole seconds,
+    /// rounded down, so that the true time is up to a second longer.
     async fn read_remaining(&self, lease_id: i64) -> Result<Option<Duration>> {
         let read = |client: Arc<Client>| async move { client.lease_client().time_to_live(lease_id, None).await };
         let reply = self.members.call(CallKind::Request, "reading how long a lease lasts", read).await?.value;
@@ -119,8 +119,8 @@ impl Backend {
 
     /// Rewrites the holder's key onto another lease, in one step; `None` if the key has changed.
     ///
-    /// The key keeps its create revision and so its place at the head, also for other programs, but it is no longer the
-    /// holder's.
+    /// The key keeps its create revision and so its place at the head, also for other programs, but
+    /// it is no longer the holder's.
     async fn move_to_lease(&self, name: &LockName, head: &LockKey, lease_id: i64) -> Result<Option<TxnResponse>> {
         let value = HolderRecord::encode_revoked(HolderRecord::decode(&head.value).as_ref());
         let unchanged = [
@@ -133,7 +133,8 @@ impl Backend {
         if reply.value.succeeded() {
             return Ok(Some(reply.value));
         }
-        // The key has changed, maybe by this very call before its reply was lost: only a new inspection shows it.
+        // The key has changed, maybe by this very call before its reply was lost: only a new
+        // inspection shows it.
         if reply.in_doubt {
             let text = format!("an answer to the breaking of \"{name}\" was lost; inspect it again");
             return Err(unexpected_reply(text));

@@ -10,8 +10,8 @@ use crate::key_pool::PooledKey;
 use crate::lock_key::LockKey;
 use crate::shared_lease::SharedLease;
 
-/// The entry of one claim in the queue of its lock: a key on an etcd lease. It is noted before anything is written, so
-/// the key may not exist yet.
+/// The entry of one claim in the queue of its lock: a key on an etcd lease. It is noted before
+/// anything is written, so the key may not exist yet.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueEntry {
     /// The common prefix of the lock's keys.
@@ -19,7 +19,8 @@ pub(crate) struct QueueEntry {
     /// Reserves the key for this claim.
     pooled_key: Arc<PooledKey>,
     pub(crate) key: Vec<u8>,
-    /// The key's value if the lock is free, and if the claim has to queue. No other claim writes either.
+    /// The key's value if the lock is free, and if the claim has to queue. No other claim writes
+    /// either.
     pub(crate) value_if_free: Vec<u8>,
     pub(crate) value_if_queued: Vec<u8>,
     /// The etcd lease of the key.
@@ -39,8 +40,9 @@ pub(crate) struct QueueEntry {
     pub(crate) known_holder: HeldBy,
 }
 
-/// Maximum length of a short queue. A waiter with more keys ahead polls its predecessor only, and not the whole queue.
-/// If more claims of one process wait, later ones go [behind its last](crate::transactions::enqueue_behind).
+/// Maximum length of a short queue. A waiter with more keys ahead polls its predecessor only, and
+/// not the whole queue. If more claims of one process wait, later ones go [behind its
+/// last](crate::transactions::enqueue_behind).
 pub(crate) const MAX_SHORT_QUEUE: u32 = 32;
 
 impl QueueEntry {
@@ -75,7 +77,8 @@ impl QueueEntry {
         self
     }
 
-    /// True if this key is the claim's own. An operator who revokes a lock puts its key on another lease.
+    /// True if this key is the claim's own. An operator who revokes a lock puts its key on another
+    /// lease.
     pub(crate) fn owns(&self, key: &LockKey) -> bool {
         key.lease_id == self.lease_id && (key.value == self.value_if_free || key.value == self.value_if_queued)
     }
@@ -91,13 +94,15 @@ impl QueueEntry {
         self.is_far_back().then_some((key, *create_revision))
     }
 
-    /// True for a waiter that had more than [`MAX_SHORT_QUEUE`] keys ahead when it last read the queue.
+    /// True for a waiter that had more than [`MAX_SHORT_QUEUE`] keys ahead when it last read the
+    /// queue.
     pub(crate) fn is_far_back(&self) -> bool {
         let is_waiting = self.token.is_none() && self.create_revision != 0;
         is_waiting && self.known_holder.ahead.is_some_and(|ahead| ahead > MAX_SHORT_QUEUE)
     }
 
-    /// Notes whether the key is certainly deleted, with no call in flight that could create it again.
+    /// Notes whether the key is certainly deleted, with no call in flight that could create it
+    /// again.
     pub(crate) fn set_key_reusable(&self, reusable: bool) {
         self.pooled_key.set_reusable(reusable);
     }

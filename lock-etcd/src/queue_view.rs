@@ -27,16 +27,7 @@ impl QueueView {
     pub(crate) fn parse(entry: &QueueEntry, response: &TxnResponse) -> Result<QueueView> {
         let header = response.header().ok_or_else(|| unexpected_reply("an answer of etcd has no header"))?;
         let mut view = QueueView::empty(header.revision());
-        let mut ops = response.op_responses();
-        if matches!(ops.first(), Some(TxnOpResponse::Get(_))) {
-            // The realm's mark.
-            ops.remove(0);
-        }
-        let mut enqueued = false;
-        if let [TxnOpResponse::Txn(inner)] = &ops[..] {
-            enqueued = inner.succeeded();
-            ops = inner.op_responses();
-        }
+        let (ops, enqueued) = outcome(response);
         match &ops[..] {
             // The lock is held, and nothing else was asked.
             [] => {}
@@ -68,8 +59,8 @@ impl QueueView {
         Ok(view)
     }
 
-    /// The view in the reply to [`enqueue_behind`](crate::transactions::enqueue_behind); `None` if it wrote nothing. The
-    /// predecessor is missing if it is gone.
+    /// The view in the reply to [`enqueue_behind`](crate::transactions::enqueue_behind); `None` if
+    /// it wrote nothing. The predecessor is missing if it is gone.
     pub(crate) fn parse_enqueued(
         entry: &QueueEntry,
         predecessor_revision: i64,
@@ -86,8 +77,8 @@ impl QueueView {
         Some(view)
     }
 
-    /// The view in the reply to [`read_neighbours`](crate::transactions::read_neighbours); `None` if one of the two keys
-    /// has changed.
+    /// The view in the reply to [`read_neighbours`](crate::transactions::read_neighbours); `None`
+    /// if one of the two keys has changed.
     pub(crate) fn parse_unchanged(
         entry: &QueueEntry,
         predecessor_revision: i64,
@@ -101,7 +92,8 @@ impl QueueView {
         Some(view)
     }
 
-    /// The view of a release of this process that read the entry as the head of the queue at `revision`.
+    /// The view of a release of this process that read the entry as the head of the queue at
+    /// `revision`.
     pub(crate) fn of_head(entry: &QueueEntry, revision: i64) -> QueueView {
         let mut view = QueueView::empty(revision);
         view.own = Some(key_of(entry, &entry.value_if_queued, entry.create_revision));
@@ -128,6 +120,19 @@ impl QueueView {
         self.ahead = ahead.filter(|_| own.is_some());
         self.head = LockKey::first(queue).or_else(|| own.clone());
         self.own = own;
+    }
+}
+
+/// The operations of the branch that ran, and whether it created the entry behind others.
+fn outcome(response: &TxnResponse) -> (Vec<TxnOpResponse>, bool) {
+    let mut ops = response.op_responses();
+    if matches!(ops.first(), Some(TxnOpResponse::Get(_))) {
+        // The realm's mark.
+        ops.remove(0);
+    }
+    match &ops[..] {
+        [TxnOpResponse::Txn(inner)] => (inner.op_responses(), inner.succeeded()),
+        _ => (ops, false),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::members::Members;
 
 /// The realm of the data: the cluster's id, and a random mark that was written beside the data.
 ///
-/// The id alone is not enough: a cluster that starts anew at the same addresses has it again. So every transaction that
-/// may grant a lock checks the mark.
+/// The id alone is not enough: a cluster that starts anew at the same addresses has it again. So
+/// every transaction that may grant a lock checks the mark.
 #[derive(Clone, Debug)]
 pub(crate) struct RealmMark {
     pub(crate) realm: Realm,

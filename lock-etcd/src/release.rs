@@ -18,7 +18,8 @@ impl Backend {
         let state = ClaimState::of(claim);
         state.set_released(true);
         let Some(entry) = state.entry() else { return Ok(ReleaseOutcome::NotHeld) };
-        // A request that arrives after the release must create nothing. A lease of the claim's own is revoked instead.
+        // A request that arrives after the release must create nothing. A lease of the claim's own
+        // is revoked instead.
         let needs_tombstone = (claim.is_in_doubt() || state.is_in_doubt()) && entry.shared_lease.is_some();
         let tombstone = needs_tombstone.then(|| self.layout.tombstone(entry.lease_id, claim.holder()));
         self.withdraw_entry(claim, &entry, tombstone.as_deref()).await

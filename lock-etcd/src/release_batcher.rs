@@ -13,9 +13,9 @@ use crate::release_queue::{PendingRelease, ReleaseReply};
 
 /// Sends a release in a batch with others, after those that came before it.
 ///
-/// Many releases at once cost etcd one log entry for each batch. A release that finds a free permit is sent by itself and
-/// does not come here. Batches are sent by tasks of their own: a caller that stops polling delays no other caller's
-/// reply.
+/// Many releases at once cost etcd one log entry for each batch. A release that finds a free permit
+/// is sent by itself and does not come here. Batches are sent by tasks of their own: a caller that
+/// stops polling delays no other caller's reply.
 pub(crate) async fn submit(members: &Arc<Members>, range: &[u8], txn: Txn) -> Result<ReleaseReply, CallError> {
     let connections = members.connections().map_err(CallError::of)?;
     let (reply, receiver) = oneshot::channel();
@@ -73,7 +73,8 @@ async fn send_batch(members: Arc<Members>, permit: CallPermit, batch: Vec<Pendin
                 drop(release.reply.send(reply));
             }
         }
-        // One of them had to leave a tombstone on a lease that is gone. Sent one by one, only that one fails.
+        // One of them had to leave a tombstone on a lease that is gone. Sent one by one, only that
+        // one fails.
         Err(failed) if failed.lease_is_gone && batch.len() > 1 => {
             for release in batch {
                 Box::pin(send_alone(&members, &permit, release)).await;

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::call::{CallError, CallReply};
 
-/// Maximum number of releases in a batch: etcd takes transactions of up to 128 operations, and each release is a
-/// transaction inside.
+/// Maximum number of releases in a batch: etcd takes transactions of up to 128 operations, and each
+/// release is a transaction inside.
 const MAX_BATCH: usize = 32;
 
 /// Maximum number of releases that are skipped in search of other locks.
@@ -22,7 +22,7 @@ pub(crate) struct ReleaseQueue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<PendingRelease>,
-    /// Whether a task sends what is waiting.
+    /// True while a task sends the waiting releases.
     is_running: bool,
 }
 

@@ -42,14 +42,16 @@ impl Backend {
         }
     }
 
-    /// One round of a session: a heartbeat, and a read of the keys on its lease. The claims whose key is missing are lost
-    /// before the renewal is answered, so that the answer does not extend them.
+    /// One round of a session: a heartbeat, and a read of the keys on its lease. The claims whose
+    /// key is missing are lost before the renewal is answered, so that the answer does not extend
+    /// them.
     async fn renew_shared_lease(&self, clock: &Clock, renewal: &Renewal, lease: &SharedLease) -> Result<()> {
         let end = || {
             lease.session.end(LossReason::SessionEnded);
             renewal.answer(RenewalOutcome::NotHeld);
         };
-        // Listed before the read: the key of a claim that is granted during the read may be missing in it.
+        // Listed before the read: the key of a claim that is granted during the read may be missing
+        // in it.
         let granted = carried_entries(lease, |entry| entry.token.is_some());
         let HeartbeatOutcome::Alive { since, ttl } = self.heartbeat.send(clock, lease.id, &lease.stream).await? else {
             end();
@@ -69,8 +71,8 @@ impl Backend {
         self.delete_orphans(lease, keys.iter().filter(is_orphan).map(|key| &key[..])).await
     }
 
-    /// Loses the granted claims whose key is not among `keys`. The list comes from a leader that may lag a little, and a
-    /// loss is final, so each missing key is read again.
+    /// Loses the granted claims whose key is not among `keys`. The list comes from a leader that
+    /// may lag a little, and a loss is final, so each missing key is read again.
     async fn lose_missing(
         &self,
         renewal: &Renewal,
@@ -89,8 +91,9 @@ impl Backend {
         Ok(())
     }
 
-    /// Deletes the keys that no claim owns. Keys are reused, so the claims are listed again after the read: a key that a
-    /// claim has by then is kept, and a claim that takes one later creates it anew.
+    /// Deletes the keys that no claim owns. Keys are reused, so the claims are listed again after
+    /// the read: a key that a claim has by then is kept, and a claim that takes one later creates
+    /// it anew.
     async fn delete_orphans<'a>(&self, lease: &SharedLease, keys: impl Iterator<Item = &'a [u8]>) -> Result<()> {
         let found = self.read_keys(CallKind::Release, keys).await?;
         let claimed = claimed_keys(lease);

@@ -12,7 +12,8 @@ pub(crate) trait Reply {
     /// Etcd answers this call with "permission denied" if the login has expired.
     const DENIES_EXPIRED_LOGINS: bool = false;
 
-    /// The header, which names the cluster and its revision; `None` for a value that the client made itself.
+    /// The header, which names the cluster and its revision; `None` for a value that the client
+    /// made itself.
     fn header(&self) -> Option<&ResponseHeader>;
 }
 

@@ -29,7 +29,8 @@ impl Backend {
             match self.try_request(claim, state, &mut entry).await {
                 Ok(view) => return Ok(self.to_attempt(claim, state, &entry, view)),
                 Err(failed) if failed.lease_is_gone && !is_last => {
-                    // The server has ended the lease with all its keys. The next entry gets a new one.
+                    // The server has ended the lease with all its keys. The next entry gets a new
+                    // one.
                     entry.set_key_reusable(true);
                     if let Some(lease) = &entry.shared_lease {
                         lease.session.end(LossReason::SessionEnded);
@@ -49,7 +50,8 @@ impl Backend {
         let seen = i64::try_from(held.version).unwrap_or(i64::MAX);
         let next = self.watches.wait_for_deletion(&entry, seen).await?;
         if let Some(next) = next.filter(|next| entry.is_current(&next.head)) {
-            // One transaction has read that the key exists and is the head, as the claim's own reading would.
+            // One transaction has read that the key exists and is the head, as the claim's own
+            // reading would.
             state.update(&entry.key, |noted| {
                 noted.handed_over_at = Some(next.revision).filter(|_| noted.create_revision == entry.create_revision)
             });
@@ -61,7 +63,8 @@ impl Backend {
     async fn ensure_entry(&self, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
         if let Some(entry) = state.entry() {
             if entry.may_exist() {
-                // Boxed, here and below, so that the future of a request for a free lock stays small.
+                // Boxed, here and below, so that the future of a request for a free lock stays
+                // small.
                 return Box::pin(self.resume_entry(claim, state, entry)).await;
             }
             // The session has ended here, but its key may still exist.
@@ -112,7 +115,8 @@ impl Backend {
             state.update(&entry.key, |noted| noted.handed_over_at = None);
             return Ok(QueueView::of_head(entry, revision));
         }
-        // The permit comes first: the right transaction depends on the queue at the time when it is sent.
+        // The permit comes first: the right transaction depends on the queue at the time when it is
+        // sent.
         let permit =
             self.members.acquire_permit(CallKind::Request, "asking for a lock").await.map_err(CallError::of)?;
         if entry.create_revision != 0 {
@@ -143,8 +147,8 @@ impl Backend {
         {
             return Ok(view);
         }
-        // A lock without waiters is likely to be free: the cheaper transaction goes first. Not after a lost reply, which
-        // may have created the entry.
+        // A lock without waiters is likely to be free: the cheaper transaction goes first. Not
+        // after a lost reply, which may have created the entry.
         if !state.is_in_doubt() && !self.watches.is_watched(&entry.range) {
             let view = self.acquire(permit, claim, state, entry, IfHeld::DoNothing).await?;
             if view.own.is_some() {
@@ -154,7 +158,8 @@ impl Backend {
         Box::pin(self.acquire(permit, claim, state, entry, IfHeld::Enqueue)).await
     }
 
-    /// Reads the queue around an entry that exists. A waiter far back first reads its neighbours only.
+    /// Reads the queue around an entry that exists. A waiter far back first reads its neighbours
+    /// only.
     async fn read_queue(&self, permit: &CallPermit, entry: &QueueEntry) -> Result<QueueView, CallError> {
         let mark = self.realm_mark();
         let transact = async |txn| {

@@ -38,8 +38,8 @@ impl SessionPool {
 
     /// The shared lease for this TTL; a new one if there is none that is usable.
     ///
-    /// It is granted in the background, once for every claim that waits for it: the runtime of one of them may stand
-    /// still.
+    /// It is granted in the background, once for every claim that waits for it: the runtime of one
+    /// of them may stand still.
     pub(crate) async fn for_ttl(self: &Arc<Self>, ttl: Duration) -> Result<Arc<SharedLease>> {
         let pending = {
             let mut slots = locked(&self.by_ttl);
@@ -83,7 +83,8 @@ impl SessionPool {
     }
 }
 
-/// Grants an etcd lease; gives its id and its TTL. Etcd counts whole seconds, and has a shortest TTL.
+/// Grants an etcd lease; gives its id and its TTL. Etcd counts whole seconds, and has a shortest
+/// TTL.
 ///
 /// A grant whose reply was lost leaves an etcd lease without keys, which ends by itself.
 pub(crate) async fn grant(members: &Members, ttl: Duration) -> Result<(i64, Duration)> {

@@ -18,8 +18,8 @@ pub(crate) struct SharedLease {
     key_bytes: AtomicUsize,
 }
 
-/// Maximum size of the keys on a lease. Every renewal round reads them in one message, and etcd's clients take messages
-/// of up to four megabytes. Beyond this size a second lease is granted.
+/// Maximum size of the keys on a lease. Every renewal round reads them in one message, and etcd's
+/// clients take messages of up to four megabytes. Beyond this size a second lease is granted.
 const MAX_KEY_BYTES: usize = 2 << 20;
 
 impl SharedLease {

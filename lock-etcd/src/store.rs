@@ -18,13 +18,15 @@ use crate::lock_key::LockKey;
 
 /// Locks in etcd. The crate's documentation describes the layout.
 ///
-/// Handles are independent, as those of two processes are. All locks of one handle share its sessions and watches.
+/// Handles are independent, as those of two processes are. All locks of one handle share its
+/// sessions and watches.
 pub struct EtcdStore {
     backend: Backend,
 }
 
 impl EtcdStore {
-    /// Connects, and lists the members. Sessions are stamped with `clock`: the locks must use the same one.
+    /// Connects, and lists the members. Sessions are stamped with `clock`: the locks must use the
+    /// same one.
     ///
     /// # Errors
     ///
@@ -43,8 +45,8 @@ impl EtcdStore {
         Ok(EtcdStore { backend: Backend::connect(config, clock).await? })
     }
 
-    /// The condition for writes inside etcd by the holder of this lock, as data for any client; `None` if this holder does
-    /// not hold it.
+    /// The condition for writes inside etcd by the holder of this lock, as data for any client;
+    /// `None` if this holder does not hold it.
     ///
     /// # Errors
     ///

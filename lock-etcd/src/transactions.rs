@@ -18,7 +18,8 @@ pub(crate) enum IfHeld {
 /// Maximum number of keys that are read to count those ahead of a waiter.
 const MAX_COUNTED_AHEAD: i64 = 100;
 
-/// Acquires the lock if its queue is empty, does something else `if_held`, and reads the queue, in one step.
+/// Acquires the lock if its queue is empty, does something else `if_held`, and reads the queue, in
+/// one step.
 ///
 /// It is idempotent. If the claim was withdrawn, or the realm is another, it writes nothing.
 pub(crate) fn acquire(entry: &QueueEntry, mark: &RealmMark, if_held: IfHeld, tombstone: &[u8]) -> Txn {
@@ -61,10 +62,11 @@ pub(crate) fn read_queue(entry: &QueueEntry, mark: &RealmMark) -> Txn {
     ])
 }
 
-/// Creates the entry behind `predecessor`, an entry of this process in a queue that is known to be long.
+/// Creates the entry behind `predecessor`, an entry of this process in a queue that is known to be
+/// long.
 ///
-/// Etcd reads the whole queue for every other request, and many at once would delay all else. It is idempotent. If the
-/// claim was withdrawn, or the realm is another, it writes nothing.
+/// Etcd reads the whole queue for every other request, and many at once would delay all else. It is
+/// idempotent. If the claim was withdrawn, or the realm is another, it writes nothing.
 pub(crate) fn enqueue_behind(entry: &QueueEntry, mark: &RealmMark, predecessor: &[u8], tombstone: &[u8]) -> Txn {
     let absent = |key: &[u8]| Compare::create_revision(key, CompareOp::Equal, 0);
     let count = read_range(entry, GetOptions::new().with_prefix().with_count_only());
@@ -79,13 +81,14 @@ pub(crate) fn read_neighbours(entry: &QueueEntry, mark: &RealmMark, predecessor:
     Txn::new().and_then([mark.read_op(), TxnOp::get(entry.key.clone(), None), TxnOp::get(predecessor, None)])
 }
 
-/// Deletes the claim's own entry, and no other claim's. If `hands_over`, it then reads the new head of the queue. With
-/// `tombstone`, it creates this key, so that a request that arrives later writes nothing.
+/// Deletes the claim's own entry, and no other claim's. If `hands_over`, it then reads the new head
+/// of the queue. With `tombstone`, it creates this key, so that a request that arrives later writes
+/// nothing.
 pub(crate) fn release(entry: &QueueEntry, tombstone: Option<&[u8]>, hands_over: bool) -> Txn {
     let bury = || tombstone.map(|tombstone| put_key(tombstone, b"", entry.lease_id));
     let delete = |own: Vec<Compare>, otherwise: Vec<TxnOp>| {
-        // The entry was the head, and so held the lock, if it has a token. It was not if it was far back. Otherwise the
-        // head is read.
+        // The entry was the head, and so held the lock, if it has a token. It was not if it was far
+        // back. Otherwise the head is read.
         let is_unknown = entry.token.is_none() && !entry.is_far_back();
         let mut delete: Vec<_> = is_unknown.then(|| read_head(entry)).into_iter().collect();
         delete.push(TxnOp::delete(entry.key.clone(), None));

@@ -1,4 +1,4 @@
-//! The suite on etcd: with one member, and with three.
+//! The conformance suite on etcd: with one member, and with three.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -12,7 +12,8 @@ use lock_core::{Clock, Fault, Faults, LockStore};
 use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::{Etcd, until};
 
-/// A cluster of so many members, which the cases share that do it no harm; each has a prefix of its own.
+/// A cluster with this number of members, which the cases share that do not disturb it. Each case
+/// has its own prefix.
 struct Cluster(usize, OnceLock<Arc<Mutex<Etcd>>>, AtomicU32);
 struct Prefix(Arc<Mutex<Etcd>>, String);
 
@@ -57,7 +58,7 @@ impl Deployment for Prefix {
     async fn end_sessions(&self) -> Result<(), Failure> {
         let client = Client::connect(self.endpoints(), None).await?;
         let keys = client.kv_client().get(self.1.as_str(), Some(GetOptions::new().with_prefix())).await?;
-        // What is on no lease is the mark of the realm.
+        // The mark of the realm is on no lease.
         let leases: HashSet<i64> = keys.kvs().iter().map(|kv| kv.lease()).filter(|lease| *lease != 0).collect();
         for lease in leases {
             client.lease_client().revoke(lease).await?;
@@ -73,7 +74,7 @@ impl Prefix {
 }
 
 fn inflict(etcd: &mut Etcd, fault: Fault) {
-    // Who was lost before comes back first: a fault meets a whole cluster.
+    // Lost members come back first: a fault hits a whole cluster.
     etcd.start_all();
     let leader = etcd.leader();
     match fault {
@@ -84,7 +85,7 @@ fn inflict(etcd: &mut Etcd, fault: Fault) {
         Fault::MinorityLoss => etcd.member_mut((leader + 1) % 3).kill(),
         Fault::Pause => {
             etcd.member(leader).process().pause();
-            // Where there are others, it stands still until it is deposed.
+            // With other members, the pause lasts until it is deposed.
             match etcd.endpoints().len() {
                 1 => std::thread::sleep(Etcd::ELECTION_TIMEOUT),
                 _ => _ = etcd.leader_other_than(leader),

@@ -18,12 +18,13 @@ use crate::sync::locked;
 
 /// One long-lived watch for each name that this process waits for.
 ///
-/// Etcd serves a watch that starts at a revision in the past on a tick of 100 ms, which would limit each waiter to ten
-/// hand-overs a second. So a watch starts from now and stays for all waiters, and a waiter reads its predecessor once
-/// more unless the watch covers everything since its own reading.
+/// Etcd serves a watch that starts at a revision in the past on a tick of 100 ms, which would limit
+/// each waiter to ten hand-overs a second. So a watch starts from now and stays for all waiters,
+/// and a waiter reads its predecessor once more unless the watch covers everything since its own
+/// reading.
 ///
-/// If the holder is of this process too, the transaction of its release reads the new head of the queue, and its reply
-/// wakes the waiter: a hand-over within one process is one step.
+/// If the holder is of this process too, the transaction of its release reads the new head of the
+/// queue, and its reply wakes the waiter: a hand-over within one process is one step.
 ///
 /// The watches run in the background, since the runtime of the first waiter may stand still.
 pub(crate) struct Watches {
@@ -37,8 +38,8 @@ impl Watches {
         Watches { members, by_range: Arc::default() }
     }
 
-    /// Completes when the predecessor of this entry, which stood at revision `seen`, may have gone. Gives the new head of
-    /// the queue, if it is known.
+    /// Completes when the predecessor of this entry, which stood at revision `seen`, may have gone.
+    /// Gives the new head of the queue, if it is known.
     pub(crate) async fn wait_for_deletion(&self, entry: &QueueEntry, seen: i64) -> Result<Option<NextHead>> {
         let Some((key, create_revision)) = &entry.predecessor else { return Ok(None) };
         loop {
@@ -58,7 +59,8 @@ impl Watches {
         self.find(range).is_some()
     }
 
-    /// The last entry of this process with the holder that it knows, if the queue of this process is long.
+    /// The last entry of this process with the holder that it knows, if the queue of this process
+    /// is long.
     pub(crate) fn last_of_long_queue(&self, range: &[u8]) -> Option<(Vec<u8>, i64, HeldBy)> {
         let watch = self.find(range)?;
         let state = locked(&watch.state);

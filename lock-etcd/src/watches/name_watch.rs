@@ -25,8 +25,8 @@ pub(super) struct WatchState {
     /// When the watch is live, `deletions` is complete after this revision.
     pub(super) complete_from: i64,
     pub(super) subscribers: HashMap<Vec<u8>, Vec<Arc<Notify>>>,
-    /// The keys that this process is deleting, with the number of calls that do so. Their subscribers are notified by the
-    /// call's reply, which contains more than the watch's event.
+    /// The keys that this process is deleting, with the number of calls that do so. Their
+    /// subscribers are notified by the call's reply, which contains more than the watch's event.
     pub(super) pending_deletions: HashMap<Vec<u8>, u32>,
     /// A subscription was made since the last idle check.
     pub(super) used: bool,
@@ -65,7 +65,8 @@ pub(crate) struct PendingDeletion {
     key: Vec<u8>,
 }
 
-/// Maximum number of recorded deletions. They bridge the gap between a waiter's reading and its subscription.
+/// Maximum number of recorded deletions. They bridge the gap between a waiter's reading and its
+/// subscription.
 const MAX_DELETIONS: usize = 256;
 
 impl NameWatch {
@@ -119,7 +120,8 @@ impl NameWatch {
 }
 
 impl WatchState {
-    /// Records a deletion. The watch and the call that deleted the key may both report it, in any order.
+    /// Records a deletion. The watch and the call that deleted the key may both report it, in any
+    /// order.
     fn record_deletion(&mut self, deletion: Deletion) {
         let same = |known: &&mut Deletion| known.revision == deletion.revision && known.key == deletion.key;
         if let Some(known) = self.deletions.iter_mut().rev().find(same) {

@@ -40,7 +40,8 @@ impl Subscription {
         Subscription { watch, key: key.to_vec(), create_revision, woken }
     }
 
-    /// Waits until the key may have been deleted after revision `seen`; `None` if the watch was closed.
+    /// Waits until the key may have been deleted after revision `seen`; `None` if the watch was
+    /// closed.
     pub(super) async fn wait(&self, members: &Members, seen: i64) -> Option<Result<Option<NextHead>>> {
         loop {
             match self.coverage(seen) {

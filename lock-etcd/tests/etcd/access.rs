@@ -1,4 +1,4 @@
-//! Who gets in: TLS, client certificates, users.
+//! Access control: TLS, client certificates, users.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use lock_core::{Clock, ErrorKind, Registry, Result};
 use lock_etcd::EtcdDriver;
 use lock_testkit::{Etcd, Process, free_port};
 
-use crate::bed::{secs, until};
+use crate::fixture::{secs, until};
 
 fn openssl(folder: &Path, line: &str) {
     let mut command = Command::new("openssl");
@@ -15,7 +15,8 @@ fn openssl(folder: &Path, line: &str) {
     assert!(command.status().unwrap().success(), "openssl {line}");
 }
 
-/// An authority `NAME.pem`, and what it has signed: `NAME-member` and `NAME-client`.
+/// Creates an authority `NAME.pem`, and the certificates `NAME-member` and `NAME-client` that it
+/// has signed.
 fn authority(folder: &Path, name: &str, host: &str) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(folder, &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -days 2 -subj /CN={name}"));

@@ -1,4 +1,4 @@
-//! Another cluster answers, or the same one from older data: nothing of it is taken for the old one's.
+//! Replies of another cluster, or of the same one with older data: the handle refuses them.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use lock_core::{Attempt, Claim, Clock, ErrorKind, LockName, LockStore, LossReaso
 use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, locks_on, secs, store, within_bound};
+use crate::fixture::{locks, locks_on, secs, start_waiting, store, within_bound};
 
-/// Whatever a test does to a cluster: a holder of before is lost at once, the handle refuses to go on, and a new one has
-/// another realm, or refuses nobody a token that was given before.
-async fn is_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'static) {
+/// Changes a cluster, and checks the effect: earlier holders are lost at once, the handle refuses
+/// every call, and a new handle acquires.
+async fn check_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'static) {
     let store = store(etcd.endpoints()).await;
     let locks = locks_on(&store, secs(600));
     let renewed = locks.lock("renewed").acquire().await.unwrap();
@@ -42,39 +42,39 @@ async fn is_noticed(mut etcd: Etcd, change: impl FnOnce(&mut Etcd) + Send + 'sta
     assert_eq!(locks.lock("new").acquire().await.unwrap_err().to_string(), text);
     within_bound("the end of the old handle", locks.close()).await;
 
-    let anew = locks_on(&crate::bed::store(etcd.endpoints()).await, secs(30));
+    let anew = locks_on(&crate::fixture::store(etcd.endpoints()).await, secs(30));
     let guard = within_bound("an acquire", anew.lock("often").acquire()).await.unwrap();
     guard.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_replaced_at_the_same_address_is_refused_and_all_its_locks_are_lost() {
-    is_noticed(Etcd::start(1), |etcd| etcd.recreate("another")).await;
+    check_noticed(Etcd::start(1), |etcd| etcd.recreate("another")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_its_data_and_kept_its_id_is_refused_and_all_its_locks_are_lost() {
-    is_noticed(Etcd::start(1), |etcd| etcd.recreate(Etcd::DEFAULT_CLUSTER_TOKEN)).await;
+    check_noticed(Etcd::start(1), |etcd| etcd.recreate(Etcd::DEFAULT_CLUSTER_TOKEN)).await;
 }
 
-async fn restored_is_noticed(token: &'static str) {
+async fn check_restore_noticed(token: &'static str) {
     let etcd = Etcd::start(1);
     let folder = tempfile::tempdir().unwrap();
     let backup = folder.path().join("backup");
     // The realm is in the backup, and the sessions that come later are not.
     locks(etcd.endpoints(), secs(30)).await.lock("often").acquire().await.unwrap().release().await.unwrap();
     etcd.back_up(&backup);
-    is_noticed(etcd, move |etcd| etcd.restore(&backup, token)).await;
+    check_noticed(etcd, move |etcd| etcd.restore(&backup, token)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_restored_with_another_id_is_refused_and_all_its_locks_are_lost() {
-    restored_is_noticed("another").await;
+    check_restore_noticed("another").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_was_restored_with_its_own_id_is_refused_and_all_its_locks_are_lost() {
-    restored_is_noticed(Etcd::DEFAULT_CLUSTER_TOKEN).await;
+    check_restore_noticed(Etcd::DEFAULT_CLUSTER_TOKEN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,11 +119,7 @@ async fn who_waits_notices_that_its_proxy_turned_to_another_cluster() {
     let (one, other) = (Etcd::start(1), Etcd::start(1));
     let (ours, theirs) = (locks(one.proxy_endpoints(), secs(600)).await, locks(one.endpoints(), secs(600)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
-    let (told, hears) = tokio::sync::oneshot::channel();
-    let told = std::sync::Mutex::new(Some(told));
-    let tell = move |_: &lock_core::HeldBy| _ = told.lock().unwrap().take().map(|told| told.send(()));
-    let waiter = tokio::spawn(ours.lock("job").on_wait(tell).acquire());
-    hears.await.unwrap();
+    let waiter = start_waiting(&ours, "job").await;
     let port = other.endpoints()[0].rsplit_once(':').unwrap().1.parse().unwrap();
     one.member(0).proxy().retarget(port);
     let error = within_bound("its end", waiter).await.unwrap().unwrap_err();
@@ -148,12 +144,12 @@ async fn an_endpoint_of_another_cluster_is_found_out_when_it_first_answers() {
     other.kill_all();
     let store = store([one.endpoints(), other.endpoints()].concat()).await;
     let claim = Claim::new(LockName::new("job").unwrap(), secs(60));
-    assert!(matches!(store.request(&claim).await.unwrap(), Attempt::Granted(_)));
+    let Attempt::Granted(lease) = store.request(&claim).await.unwrap() else { panic!("the lock was held") };
     other.start_all();
     one.kill_all();
     let error = store.inspect(claim.name()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
-    assert!(!claim.session().unwrap().is_valid());
+    assert!(!lease.session.unwrap().is_valid());
     let until = Duration::from_secs(60);
     assert!(tokio::time::timeout(until, store.request(&claim)).await.unwrap().is_err());
 }

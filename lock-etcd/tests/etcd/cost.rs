@@ -1,13 +1,13 @@
-//! What a lock costs the cluster.
+//! The cost of a lock for the cluster.
 
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks_on, patient, secs, shared, until, within_bound};
+use crate::fixture::{keys, locks_on, patient_store, secs, shared_server, unique_name, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_none() {
     let etcd = Etcd::start(1);
-    let (ours, theirs) = (patient(etcd.endpoints()).await, patient(etcd.endpoints()).await);
+    let (ours, theirs) = (patient_store(etcd.endpoints()).await, patient_store(etcd.endpoints()).await);
     let (ours, theirs) = (locks_on(&ours, secs(60)), locks_on(&theirs, secs(60)));
     // Opens the sessions.
     ours.lock("job").acquire().await.unwrap().release().await.unwrap();
@@ -32,8 +32,8 @@ async fn a_lock_that_is_free_costs_two_proposals_and_a_try_for_a_held_one_costs_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_used_again_and_again() {
-    let (etcd, name) = (shared(), fresh("again"));
-    let locks = locks_on(&patient(etcd.endpoints()).await, secs(60));
+    let (etcd, name) = (shared_server(), unique_name("again"));
+    let locks = locks_on(&patient_store(etcd.endpoints()).await, secs(60));
     let mut used = std::collections::HashSet::new();
     for _ in 0..20 {
         let guard = locks.lock(&name).acquire().await.unwrap();
@@ -46,9 +46,10 @@ async fn a_key_is_used_again_and_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_over_within_one_process_is_one_step() {
     let etcd = Etcd::start(1);
-    let locks = locks_on(&patient(etcd.endpoints()).await, secs(60));
+    let locks = locks_on(&patient_store(etcd.endpoints()).await, secs(60));
     let mut spent = Vec::new();
-    // A round is dearer at first, and where a busy machine forgets that somebody waits.
+    // The first rounds cost more, and so does a round in which a busy machine has closed the idle
+    // watch.
     while spent.len() < 20 && !spent.contains(&3) {
         let holder = locks.lock("job").acquire().await.unwrap();
         let before = etcd.transactions();

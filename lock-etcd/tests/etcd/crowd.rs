@@ -1,4 +1,4 @@
-//! A crowd of this very process: it costs nobody a lock.
+//! Thousands of callers in one process: no lock is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,16 +9,17 @@ use lock_testkit::{Etcd, WAIT_TIMEOUT};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::bed::{fresh, secs, until, within_bound};
+use crate::fixture::{secs, unique_name, until, within_bound};
 
-/// Locks of a store with the time-outs that users have; a busy machine may take longer for a whole crowd.
+/// Locks of a store with the time-outs that users have; a busy machine may take longer for a whole
+/// crowd.
 async fn locks(etcd: &Etcd, ttl: u64) -> Locks {
     let store = EtcdStore::connect(EtcdConfig::new(etcd.endpoints()), &Clock::system()).await.unwrap();
     Locks::builder_of(Arc::new(store)).ttl(secs(ttl)).wait(5 * WAIT_TIMEOUT).call_timeout(WAIT_TIMEOUT).build()
 }
 
-/// How many keys begin so.
-fn count(etcd: &Etcd, prefix: &str) -> usize {
+/// Number of keys with this prefix.
+fn count_keys(etcd: &Etcd, prefix: &str) -> usize {
     let output =
         etcd.etcdctl().args(["get", "--prefix", "--keys-only", "--limit", "1", "-w", "json", prefix]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -28,13 +29,13 @@ fn count(etcd: &Etcd, prefix: &str) -> usize {
         .map_or(0, |(_, count)| count.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap())
 }
 
-/// So many held locks; they come a few at a time.
-async fn held(locks: &Locks, prefix: &str, count: usize) -> Vec<LockGuard> {
-    let (mut tasks, few) = (JoinSet::new(), Arc::new(Semaphore::new(200)));
+/// Acquires this number of locks, some of them at a time.
+async fn acquire_many(locks: &Locks, prefix: &str, count: usize) -> Vec<LockGuard> {
+    let (mut tasks, limit) = (JoinSet::new(), Arc::new(Semaphore::new(200)));
     for i in 0..count {
-        let (lock, few) = (locks.lock(format!("{prefix}-{i}")), few.clone());
+        let (lock, limit) = (locks.lock(format!("{prefix}-{i}")), limit.clone());
         tasks.spawn(async move {
-            let _turn = few.acquire().await.unwrap();
+            let _turn = limit.acquire().await.unwrap();
             lock.acquire().await.unwrap()
         });
     }
@@ -66,7 +67,7 @@ async fn fifteen_hundred_waiters_for_one_name_cost_their_process_no_lock() {
         });
     }
     let has_failed = || failed.load(Ordering::Relaxed) > 0;
-    until("their places", || async { has_failed() || count(&etcd, "job/") == WAITERS + 1 }).await;
+    until("their places", || async { has_failed() || count_keys(&etcd, "job/") == WAITERS + 1 }).await;
     println!("all in line after {:?}", began.elapsed());
     within_bound("a renewal", holder.renew()).await.unwrap();
     assert!(holder.is_valid() && other.is_valid(), "{:?}, {:?}", holder.check(), other.check());
@@ -75,7 +76,7 @@ async fn fifteen_hundred_waiters_for_one_name_cost_their_process_no_lock() {
     assert!(!has_failed(), "waiters were refused");
     // The others go away at once.
     waiters.shutdown().await;
-    until("the end of their places", || async { count(&etcd, "job/") == 0 }).await;
+    until("the end of their places", || async { count_keys(&etcd, "job/") == 0 }).await;
     println!("all gone after {:?}", began.elapsed());
     assert!(other.is_valid(), "{:?}", other.check());
     other.release().await.unwrap();
@@ -87,15 +88,15 @@ async fn three_thousand_names_are_released_at_once() {
     let locks = locks(&etcd, 20).await;
     let other = locks.lock("other").acquire().await.unwrap();
     let mut tasks = JoinSet::new();
-    let guards = held(&locks, "job", 3_000).await;
-    assert_eq!(count(&etcd, "job"), 3_000);
+    let guards = acquire_many(&locks, "job", 3_000).await;
+    assert_eq!(count_keys(&etcd, "job"), 3_000);
     for guard in guards {
         tasks.spawn(guard.release());
     }
     let released = within_bound("the releases", tasks.join_all()).await;
     let failed: Vec<_> = released.into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{} failed: {}", failed.len(), failed[0]);
-    assert_eq!(count(&etcd, "job"), 0);
+    assert_eq!(count_keys(&etcd, "job"), 0);
     assert!(other.is_valid(), "{:?}", other.check());
 }
 
@@ -104,10 +105,10 @@ async fn five_thousand_guards_are_dropped_at_once() {
     let etcd = Etcd::start(1);
     let locks = locks(&etcd, 20).await;
     let other = locks.lock("other").acquire().await.unwrap();
-    let guards = held(&locks, "job", 5_000).await;
-    assert_eq!(count(&etcd, "job"), 5_000);
+    let guards = acquire_many(&locks, "job", 5_000).await;
+    assert_eq!(count_keys(&etcd, "job"), 5_000);
     drop(guards);
-    until("their end", || async { count(&etcd, "job") == 0 }).await;
+    until("their end", || async { count_keys(&etcd, "job") == 0 }).await;
     within_bound("the end of all withdrawals", locks.close()).await;
     assert!(other.is_valid(), "{:?}", other.check());
 }
@@ -118,7 +119,7 @@ async fn what_still_runs_at_a_slow_member_is_not_asked_again() {
     let mut config = EtcdConfig::new(etcd.proxy_endpoints());
     config.timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
-    let claim = |what| Claim::new(fresh(what), secs(60));
+    let claim = |what| Claim::new(unique_name(what), secs(60));
     assert!(matches!(store.request(&claim("session")).await.unwrap(), Attempt::Granted(_)));
     let before = etcd.transactions();
     etcd.member(0).proxy().delay(std::time::Duration::from_millis(150));
@@ -132,7 +133,7 @@ async fn callers_who_stopped_polling_hold_nobody_up_for_ever() {
     let mut config = EtcdConfig::new(etcd.proxy_endpoints());
     config.timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
-    let claim = |what| Claim::new(fresh(what), secs(60));
+    let claim = |what| Claim::new(unique_name(what), secs(60));
     assert!(matches!(store.request(&claim("session")).await.unwrap(), Attempt::Granted(_)));
     etcd.member(0).proxy().hold();
     let claims: Vec<_> = (0..300).map(|_| claim("stopped")).collect();

@@ -1,4 +1,5 @@
-//! Go's `concurrency.Mutex` excludes us and is excluded, in one queue, and tokens rise over all.
+//! Go's `concurrency.Mutex` and this store exclude each other, in one queue, and tokens rise over
+//! both.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use lock_testkit::{Etcd, Process, WAIT_TIMEOUT, until};
 
-use crate::bed::{fresh, keys, locks, secs, shared, within_bound};
+use crate::fixture::{keys, locks, secs, shared_server, unique_name, within_bound};
 use crate::interop::{append, etcdctl, numbers};
 
 /// The program in `tests/go-mutex`, built once.
@@ -46,7 +47,7 @@ struct GoMutex {
 }
 
 impl GoMutex {
-    /// One that takes and gives back the lock so many times.
+    /// Starts a holder that acquires and releases the lock this number of times.
     fn start(etcd: &Etcd, name: &str, times: u32) -> GoMutex {
         let mut command = Command::new(program());
         command.args([&etcd.endpoints().join(","), name, &times.to_string()]);
@@ -75,7 +76,7 @@ impl GoMutex {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gos_mutex_waits_for_ours_and_ours_for_gos_mutex_in_the_order_of_their_coming() {
-    let (etcd, name) = (shared(), fresh("go-fifo"));
+    let (etcd, name) = (shared_server(), unique_name("go-fifo"));
     let locks = locks(etcd.endpoints(), secs(60)).await;
     let places = |count| until("its place", || (keys(etcd, name.as_str()).len() == count).then_some(()));
     let first = locks.lock(&name).acquire().await.unwrap();
@@ -109,7 +110,7 @@ async fn gos_mutex_waits_for_ours_and_ours_for_gos_mutex_in_the_order_of_their_c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tokens_of_a_hundred_holders_of_ours_of_etcdctl_and_of_go_rise_strictly() {
-    let (etcd, name) = (shared(), fresh("three-kinds"));
+    let (etcd, name) = (shared_server(), unique_name("three-kinds"));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     let locks = locks(etcd.endpoints(), secs(60)).await;
@@ -128,7 +129,7 @@ async fn the_tokens_of_a_hundred_holders_of_ours_of_etcdctl_and_of_go_rise_stric
     for _ in 0..3 {
         let (go_name, go_file) = (name.clone(), file.clone());
         theirs.push(std::thread::spawn(move || {
-            let mut go = GoMutex::start(shared(), go_name.as_str(), 10);
+            let mut go = GoMutex::start(shared_server(), go_name.as_str(), 10);
             for _ in 0..10 {
                 append(&go_file, go.granted());
                 go.unlock();
@@ -139,7 +140,7 @@ async fn the_tokens_of_a_hundred_holders_of_ours_of_etcdctl_and_of_go_rise_stric
         theirs.push(std::thread::spawn(move || {
             for _ in 0..10 {
                 let script = "echo $ETCD_LOCK_REV >> $0";
-                assert!(etcdctl(shared(), name.as_str(), script, &file).status().unwrap().success());
+                assert!(etcdctl(shared_server(), name.as_str(), script, &file).status().unwrap().success());
             }
         }));
     }

@@ -1,4 +1,4 @@
-//! `etcdctl lock` excludes us and is excluded, in one queue, and tokens rise over all.
+//! `etcdctl lock` and this store exclude each other, in one queue, and tokens rise over both.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use lock_testkit::{Etcd, Process, until};
 
-use crate::bed::{fresh, keys, locks, secs, shared};
+use crate::fixture::{keys, locks, secs, shared_server, unique_name};
 
 /// `etcdctl lock NAME`, which runs a shell command while it holds the lock.
 pub(crate) fn etcdctl(etcd: &Etcd, name: &str, script: &str, file: &Path) -> Command {
@@ -15,7 +15,7 @@ pub(crate) fn etcdctl(etcd: &Etcd, name: &str, script: &str, file: &Path) -> Com
     command
 }
 
-/// The numbers that stand in a file, one a line.
+/// The numbers in a file, one a line.
 pub(crate) fn numbers(file: &Path) -> Vec<u64> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().map(|line| line.parse().unwrap()).collect()
@@ -29,7 +29,7 @@ pub(crate) fn append(file: &Path, number: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_waits_for_ours_and_ours_for_etcdctl_in_the_order_of_their_coming() {
-    let (etcd, name) = (shared(), fresh("fifo"));
+    let (etcd, name) = (shared_server(), unique_name("fifo"));
     let folder = tempfile::tempdir().unwrap();
     let (revision, go) = (folder.path().join("revision"), folder.path().join("go"));
     let locks = locks(etcd.endpoints(), secs(60)).await;
@@ -61,7 +61,7 @@ async fn etcdctl_waits_for_ours_and_ours_for_etcdctl_in_the_order_of_their_comin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_of_another_program_can_be_broken_and_no_other() {
-    let (etcd, name) = (shared(), fresh("foreign"));
+    let (etcd, name) = (shared_server(), unique_name("foreign"));
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let script = "while [ ! -e $0 ]; do sleep 0.01; done";

@@ -7,7 +7,7 @@ use lock_core::{Clock, Locks, Registry};
 use lock_etcd::EtcdDriver;
 use lock_testkit::Etcd;
 
-use crate::bed::{secs, until, within_bound};
+use crate::fixture::{secs, until, within_bound};
 
 fn ctl(etcd: &Etcd, line: &str) {
     let output = etcd.etcdctl().args(line.split_whitespace()).output().unwrap();
@@ -54,7 +54,7 @@ async fn survive(mut etcd: Etcd, restart: bool) {
             etcd.start_all();
         }
         let locks = [&ours, &theirs][round as usize % 2].clone();
-        // Each kind of call meets an old login once.
+        // Each kind of call meets an expired login once.
         change(&etcd, 10 + round);
         let guard = within_bound("an acquire", locks.lock("job").acquire()).await.unwrap();
         change(&etcd, 20 + round);

@@ -3,16 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod access;
-mod bed;
-mod broken;
 mod cluster;
 mod cost;
 mod crowd;
+mod fence_condition;
+mod fixture;
 mod go;
 mod interop;
+mod key_loss;
 mod logins;
 mod members;
-mod proof;
 mod replies;
 mod restart;
 mod runtimes;

@@ -1,11 +1,11 @@
-//! One of three members is gone: all goes on.
+//! The loss of one of three members: all operations go on.
 
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, secs, within_bound};
+use crate::fixture::{locks, secs, start_waiting, within_bound};
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -32,8 +32,8 @@ fn heal(etcd: &mut Etcd, member: usize, fault: Fault) {
     }
 }
 
-/// For how long nobody can write: until the first write that a bare client gets through at one of the other members, which it
-/// asks in short turns.
+/// The duration in which no write succeeds: until the first write of a bare client at one of the
+/// other members, which it tries one after the other.
 async fn outage(etcd: &Etcd, but: usize) -> impl Future<Output = Duration> + use<> {
     let turn = Etcd::ELECTION_TIMEOUT / 10;
     let mut clients = Vec::new();
@@ -57,9 +57,9 @@ async fn outage(etcd: &Etcd, but: usize) -> impl Future<Output = Duration> + use
     }
 }
 
-/// With one member gone, the one that all calls go to or the one that leads, a held lock stays valid, and acquiring,
-/// renewing and releasing go on as soon as anybody can write.
-async fn goes_on(fault: Fault) {
+/// Without one member, the preferred one or the leader, a held lock stays valid, and acquiring,
+/// renewing and releasing go on as soon as a bare client can write.
+async fn survives(fault: Fault) {
     let mut etcd = Etcd::start(3);
     for leads in [false, true] {
         let locks = locks(etcd.proxy_endpoints(), secs(20)).await;
@@ -80,7 +80,8 @@ async fn goes_on(fault: Fault) {
         println!(
             "{fault:?}, leads {leads}: acquired after {acquired:?}, all after {all:?}; a bare write after {outage:?}"
         );
-        // On an idle machine no more than one time-out over the bare client's; a busy one is slow to both.
+        // On an idle machine no more than one time-out over the bare client's; a busy one is slow
+        // to both.
         assert!(
             all < outage * 4 + Etcd::ELECTION_TIMEOUT * 10,
             "{all:?}, and a bare write was through after {outage:?}"
@@ -98,18 +99,18 @@ async fn goes_on(fault: Fault) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_members_killed_all_goes_on() {
-    goes_on(Fault::Killed).await;
+    survives(Fault::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_members_paused_all_goes_on() {
-    goes_on(Fault::Paused).await;
+    survives(Fault::Paused).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_of_three_members_cut_off_from_us_all_goes_on() {
-    goes_on(Fault::CutOff).await;
-    goes_on(Fault::Silent).await;
+    survives(Fault::CutOff).await;
+    survives(Fault::Silent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,13 +118,7 @@ async fn a_waiter_whose_watch_hangs_at_a_silent_member_is_served() {
     let etcd = Etcd::start(3);
     let (ours, theirs) = (locks(etcd.proxy_endpoints(), secs(30)).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock("job").acquire().await.unwrap();
-    let (told, hears) = tokio::sync::oneshot::channel();
-    let told = std::sync::Mutex::new(Some(told));
-    let tell = move |_: &lock_core::HeldBy| {
-        let _ = told.lock().unwrap().take().map(|told| told.send(()));
-    };
-    let waiter = tokio::spawn(ours.lock("job").on_wait(tell).acquire());
-    hears.await.unwrap();
+    let waiter = start_waiting(&ours, "job").await;
     etcd.member(0).proxy().hold();
     holder.release().await.unwrap();
     let guard = within_bound("the waiter's turn", waiter).await.unwrap().unwrap();

@@ -1,11 +1,11 @@
-//! Replies that are lost.
+//! Lost replies.
 
 use std::time::Duration;
 
 use lock_core::{Claim, LockStore, ReleaseOutcome};
 use lock_testkit::Etcd;
 
-use crate::bed::{keys, locks, locks_on, secs, store, until, within_bound};
+use crate::fixture::{keys, locks, locks_on, secs, store, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
@@ -19,7 +19,7 @@ async fn a_try_whose_reply_was_lost_is_given_back_and_costs_no_other_lease() {
     assert!(error.may_have_taken_effect(), "{error:?}");
     etcd.member(0).proxy().forward();
     until("its end", || async { keys(&etcd, "job").is_empty() }).await;
-    // The withdrawal of an unclear claim goes on for a TTL.
+    // The withdrawal of a claim in doubt goes on for a TTL.
     within_bound("its withdrawal", ours.close()).await;
     assert!(other.is_valid(), "{:?}", other.check());
     assert_eq!(keys(&etcd, "job"), [""; 0]);
@@ -48,7 +48,7 @@ async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
     let (through, direct) = (store(etcd.proxy_endpoints()).await, store(etcd.endpoints()).await);
     let claim = Claim::new(lock_core::LockName::new("job").unwrap(), secs(30));
     etcd.member(0).proxy().lose_replies();
-    // The session's own grant is lost as well, until a reply comes through: so the session is opened first.
+    // The session is opened first: the reply to its own grant would be lost too.
     etcd.member(0).proxy().forward();
     let other = Claim::new(lock_core::LockName::new("other").unwrap(), secs(30));
     through.request(&other).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
     assert!(through.request(&claim).await.unwrap_err().may_have_taken_effect());
     etcd.member(0).proxy().forward();
     assert_eq!(direct.release(&claim).await.unwrap(), ReleaseOutcome::Held);
-    // The same holder's request once more, as one that was on its way is: the claim is withdrawn.
+    // The same holder's request again, as if it had been in flight: the claim is withdrawn.
     drop(through.request(&claim).await.unwrap());
     assert_eq!(keys(&etcd, "job"), [""; 0]);
     let next = locks_on(&direct, secs(30)).lock("job").try_acquire().await.unwrap();

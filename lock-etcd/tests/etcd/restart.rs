@@ -2,7 +2,7 @@
 
 use lock_testkit::Etcd;
 
-use crate::bed::{locks, secs, within_bound};
+use crate::fixture::{locks, secs, within_bound};
 
 async fn survives(members: usize) {
     let mut etcd = Etcd::start(members);

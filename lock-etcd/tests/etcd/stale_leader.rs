@@ -1,4 +1,4 @@
-//! A leader that was paused, deposed and cut off answers keepalives for a while: no guard may believe them.
+//! Keepalives of a stale leader, which was paused, deposed and cut off: no guard may rely on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 use lock_core::{ErrorKind, Fence, FencingToken, LockGuard, LockName, Locks, LossReason};
 use lock_testkit::{Etcd, until};
 
-use crate::bed::{keys, lease_of, locks, secs, within_bound};
+use crate::fixture::{keys, lease_of, locks, secs, within_bound};
 
 const TTL: Duration = secs(4);
 
-/// How many cuts: a few, or as many as the environment asks for.
+/// Number of cuts: a few, or the number in the environment.
 fn cuts() -> u32 {
     std::env::var("LEASEHOLD_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(3)
 }
 
-/// What a plain client, which believes every keepalive, has heard.
+/// The keepalives of a plain client, which relies on each of them.
 #[derive(Default)]
 struct Plain {
     answered: u32,
-    /// Until when it believes.
+    /// The end of the lease by its reckoning.
     until: Option<Instant>,
 }
 
-/// Asks the member for keepalives as a plain client does.
+/// Sends keepalives to the member as a plain client does.
 async fn plain_keepalives(endpoint: String, lease: i64, over: Arc<AtomicBool>) -> Plain {
     let client = etcd_client::Client::connect([endpoint], None).await.unwrap();
     let mut plain = Plain::default();
@@ -44,7 +44,7 @@ async fn plain_keepalives(endpoint: String, lease: i64, over: Arc<AtomicBool>) -
     plain
 }
 
-/// Acquires, through elections too that take longer than a store is waited for.
+/// Acquires, and repeats it if an election takes longer than the call.
 async fn acquire(locks: Locks, name: LockName) -> LockGuard {
     loop {
         match locks.lock(&name).acquire().await {
@@ -65,7 +65,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
     while !enough(cut, fooled) {
         assert!(cut < cuts() + 30, "no cut fooled a plain client: {answered} answers of stale leaders in {cut} cuts");
         let (stale, endpoints) = (etcd.leader(), etcd.endpoints());
-        // Everything that this holder hears comes from the member that will be stale.
+        // This holder gets all its replies from the member that will be stale.
         let theirs = locks(vec![endpoints[stale].clone()], TTL).await;
         let others = endpoints.iter().enumerate().filter(|(i, _)| *i != stale).map(|(_, e)| e.clone()).collect();
         let next = locks(others, TTL).await;
@@ -76,7 +76,8 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         tokio::time::sleep(Duration::from_millis(u64::from(cut) * 370 % 1_000)).await;
         let process = etcd.member(stale).process();
         process.pause();
-        // At once: what the others say of their election would wait in its kernel, and be read first.
+        // At once: what the others say of their election would wait in its kernel, and be read
+        // first.
         etcd.isolate(stale);
         let waiter = tokio::spawn(acquire(next, name.clone()));
         let (leads, looks) = (etcd.clone(), stale);
@@ -96,7 +97,7 @@ async fn a_stale_leader_makes_no_guard_believe_past_the_next_grant() {
         fooled += u32::from(!past.is_zero());
         latest = latest.max(past);
 
-        // What comes late all the same is fenced.
+        // A late write of the old holder is fenced.
         let resource = Fence::in_memory();
         drop(resource.enter(&name, granted.token_if_any().unwrap()).await.unwrap());
         assert!(resource.enter(&name, &old).await.is_err());
@@ -127,7 +128,8 @@ async fn what_an_old_server_revokes_early_is_seen_and_its_holder_fenced() {
     let stale = etcd.leader();
     let process = etcd.member(stale).process();
     process.pause();
-    // The lease is kept alive through the next leader; by the clock of the old one it has ended long ago.
+    // The lease is kept alive through the next leader; by the clock of the old one it has ended
+    // long ago.
     tokio::time::sleep(TTL * 2).await;
     let kept = holder.is_valid();
     process.resume();

@@ -1,16 +1,16 @@
-//! Waiters whose own lease ends.
+//! Waiters, and the end of their own lease.
 
 use lock_core::{Attempt, Claim, LockName, LockStore};
 use lock_testkit::Etcd;
 
-use crate::bed::{fresh, keys, locks, secs, shared, store, until, within_bound};
+use crate::fixture::{keys, locks, secs, shared_server, store, unique_name, until, within_bound};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
-    let (etcd, name) = (shared(), fresh("expired-waiter"));
+    let (etcd, name) = (shared_server(), unique_name("expired-waiter"));
     let (ours, theirs) = (store(etcd.endpoints()).await, locks(etcd.endpoints(), secs(30)).await);
     let holder = theirs.lock(&name).acquire().await.unwrap();
-    // Nobody renews it: there is no engine here.
+    // Without an engine it is not renewed.
     let waiter = Claim::queueing(name.clone(), secs(4));
     assert!(matches!(ours.request(&waiter).await.unwrap(), Attempt::Held(_)));
     let place = keys(etcd, name.as_str());
@@ -49,12 +49,12 @@ async fn a_waiter_notices_the_end_of_its_session_and_takes_a_new_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_does_not_disturb_who_waits() {
-    let (etcd, name) = (shared(), fresh("compacted"));
+    let (etcd, name) = (shared_server(), unique_name("compacted"));
     let locks = locks(etcd.endpoints(), secs(30)).await;
     let holder = locks.lock(&name).acquire().await.unwrap();
     let waiter = tokio::spawn(locks.lock(&name).acquire());
     until("its place", || async { keys(etcd, name.as_str()).len() == 2 }).await;
-    let last = locks.lock(fresh("revision")).acquire().await.unwrap().token_if_any().unwrap().number();
+    let last = locks.lock(unique_name("revision")).acquire().await.unwrap().token_if_any().unwrap().number();
     assert!(etcd.etcdctl().args(["compact", &last.to_string()]).status().unwrap().success());
     holder.release().await.unwrap();
     within_bound("its turn", waiter).await.unwrap().unwrap().release().await.unwrap();
@@ -62,13 +62,14 @@ async fn compaction_does_not_disturb_who_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_claims_of_one_session_for_one_name_are_kept_apart() {
-    let (etcd, name) = (shared(), fresh("apart"));
+    let (etcd, name) = (shared_server(), unique_name("apart"));
     let ours = store(etcd.endpoints()).await;
     let claim = || Claim::queueing(LockName::new(&name).unwrap(), secs(30));
     let (first, second) = (claim(), claim());
-    assert!(matches!(ours.request(&first).await.unwrap(), Attempt::Granted(_)));
-    assert!(matches!(ours.request(&second).await.unwrap(), Attempt::Held(_)));
-    assert_eq!(first.session(), second.session(), "they are on one session");
+    let Attempt::Granted(lease) = ours.request(&first).await.unwrap() else { panic!("the lock was held") };
+    let Attempt::Held(held) = ours.request(&second).await.unwrap() else { panic!("the lock was free") };
+    assert!(lease.session.is_some());
+    assert_eq!(lease.session, held.session, "they are on one session");
     ours.release(&first).await.unwrap();
     ours.release(&first).await.unwrap();
     assert!(matches!(ours.request(&second).await.unwrap(), Attempt::Granted(_)));
@@ -77,9 +78,9 @@ async fn two_claims_of_one_session_for_one_name_are_kept_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_lease_has_an_etcd_lease_of_its_own_and_ends_without_renewal() {
-    let (etcd, name) = (shared(), fresh("fixed"));
+    let (etcd, name) = (shared_server(), unique_name("fixed"));
     let locks = locks(etcd.endpoints(), secs(5)).await;
-    let renewed = locks.lock(fresh("renewed")).acquire().await.unwrap();
+    let renewed = locks.lock(unique_name("renewed")).acquire().await.unwrap();
     let fixed = locks.lock(&name).fixed().acquire().await.unwrap();
     fixed.renew().await.unwrap();
     assert_eq!(within_bound("its end", fixed.lost()).await, lock_core::LossReason::Expired);

@@ -1,21 +1,22 @@
-//! What the tests work with.
+//! The fixture of the tests: a shared server, stores, and waiting for conditions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use lock_core::{Clock, LockName, Locks};
+use lock_core::{Clock, HeldBy, LockGuard, LockName, Locks};
 use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::{Etcd, WAIT_TIMEOUT};
+use tokio::task::JoinHandle;
 
-/// One member that all tests share which do it no harm.
-pub(crate) fn shared() -> &'static Etcd {
+/// One member that all tests share that do not disturb it.
+pub(crate) fn shared_server() -> &'static Etcd {
     static SHARED: OnceLock<Etcd> = OnceLock::new();
     SHARED.get_or_init(|| Etcd::start(1))
 }
 
 /// A name that no other test has.
-pub(crate) fn fresh(what: &str) -> LockName {
+pub(crate) fn unique_name(what: &str) -> LockName {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LockName::new(format!("{what}-{}", LAST.fetch_add(1, Ordering::Relaxed))).unwrap()
 }
@@ -24,8 +25,8 @@ pub(crate) async fn store(endpoints: Vec<String>) -> Arc<EtcdStore> {
     store_with(endpoints, Duration::from_millis(400)).await
 }
 
-/// One that asks nothing twice, however busy the machine is.
-pub(crate) async fn patient(endpoints: Vec<String>) -> Arc<EtcdStore> {
+/// A store that repeats no call, however busy the machine is.
+pub(crate) async fn patient_store(endpoints: Vec<String>) -> Arc<EtcdStore> {
     store_with(endpoints, WAIT_TIMEOUT).await
 }
 
@@ -64,6 +65,18 @@ pub(crate) fn lease_of(etcd: &Etcd, name: &str) -> String {
     format!("{lease:x}")
 }
 
+/// Starts a waiter, and returns when it was notified of the holder.
+pub(crate) async fn start_waiting(locks: &Locks, name: &str) -> JoinHandle<lock_core::Result<LockGuard>> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let sender = Mutex::new(Some(sender));
+    let on_wait = move |_: &HeldBy| {
+        let _ = sender.lock().unwrap().take().map(|sender| sender.send(()));
+    };
+    let waiter = tokio::spawn(locks.lock(name).on_wait(on_wait).acquire());
+    receiver.await.unwrap();
+    waiter
+}
+
 /// Waits until a condition holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let waiting = async {
@@ -76,7 +89,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
     }
 }
 
-/// Waits for what must come.
+/// Awaits a future that must complete.
 pub(crate) async fn within_bound<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(output) => output,
