@@ -1,61 +1,62 @@
-//! [`Changes`]: how waiters learn that the file has changed.
+//! [`Changes`]: notifies waiters that the file has changed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-/// How waiters learn that the file has changed: all waiters of a store share it, and the worker tells it.
+/// Notifies waiters that the file has changed. All waiters of a store share it; the worker sends
+/// the notifications.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    seen: watch::Sender<u64>,
-    waiters: AtomicUsize,
+    version: watch::Sender<u64>,
+    subscribers: AtomicUsize,
 }
 
-/// Somebody waits, until this is dropped.
+/// A waiter's subscription, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Waiter<'a>(&'a Changes);
+pub(crate) struct Subscription<'a>(&'a Changes);
 
 impl Changes {
     pub(crate) fn new() -> Changes {
-        Changes { seen: watch::Sender::new(0), waiters: AtomicUsize::new(0) }
+        Changes { version: watch::Sender::new(0), subscribers: AtomicUsize::new(0) }
     }
 
-    /// How often the file was seen to change.
-    pub(crate) fn count(&self) -> u64 {
-        *self.seen.borrow()
+    /// Number of changes that were seen.
+    pub(crate) fn version(&self) -> u64 {
+        *self.version.borrow()
     }
 
-    /// The file has changed.
-    pub(crate) fn tell(&self) {
-        self.seen.send_modify(|count| *count += 1);
+    /// Notifies that the file has changed.
+    pub(crate) fn notify(&self) {
+        self.version.send_modify(|version| *version += 1);
     }
 
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.waiters.load(Ordering::Acquire) > 0
+    pub(crate) fn has_subscribers(&self) -> bool {
+        self.subscribers.load(Ordering::Acquire) > 0
     }
 
-    /// Begins to wait; call it before the worker is woken.
-    pub(crate) fn waiter(&self) -> Waiter<'_> {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
-        Waiter(self)
+    /// Subscribes; call it before the worker is woken.
+    pub(crate) fn subscribe(&self) -> Subscription<'_> {
+        self.subscribers.fetch_add(1, Ordering::AcqRel);
+        Subscription(self)
     }
 }
 
-impl Waiter<'_> {
-    /// Waits until the count is another than `seen`; at once if it is already.
+impl Subscription<'_> {
+    /// Waits until the version differs from `version`; returns at once if it does already.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
-    pub(crate) async fn until_not(&self, seen: u64) {
-        let mut counts = self.0.seen.subscribe();
-        // The sender lives as long as this waiter's store.
-        let _ = counts.wait_for(|count| *count != seen).await;
+    /// No change is missed when the future is dropped.
+    pub(crate) async fn changed_since(&self, version: u64) {
+        let mut versions = self.0.version.subscribe();
+        // It cannot fail: the sender lives as long as the store.
+        let _ = versions.wait_for(|current| *current != version).await;
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::AcqRel);
+        self.0.subscribers.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -1,28 +1,31 @@
-//! [`SqliteConfig`]: which file, and how to use it.
+//! [`SqliteConfig`]: the file, and how to use it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lock_core::{Error, ErrorKind, Result, StoreUrl};
 
-/// Which file, and how to use it: the same as the URL `sqlite:PATH?busy_timeout=3s&poll_interval=20ms`.
+/// The file, and how to use it: the same as the URL
+/// `sqlite:PATH?busy_timeout=3s&poll_interval=20ms`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqliteConfig {
-    /// The file. It is made if it does not exist, for this user only; its folder must exist.
+    /// The file. It is created if it does not exist, for this user only; its folder must exist.
     pub path: PathBuf,
-    /// How long a step waits for another process's transaction before it fails, by default
-    /// [`DEFAULT_BUSY_TIMEOUT`](SqliteConfig::DEFAULT_BUSY_TIMEOUT). Keep it below the time for one call to the store
-    /// (5 seconds unless set), so that a failure is known to have changed nothing.
+    /// Time limit for the wait for another process's transaction, by default
+    /// [`DEFAULT_BUSY_TIMEOUT`](SqliteConfig::DEFAULT_BUSY_TIMEOUT). Keep it below the time for one
+    /// call to the store (5 seconds unless set), so that a failure is known to have changed
+    /// nothing.
     pub busy_timeout: Duration,
-    /// The longest time between two looks of a waiter, by default
-    /// [`DEFAULT_POLL_INTERVAL`](SqliteConfig::DEFAULT_POLL_INTERVAL). A look reads shared memory, not the disk.
+    /// The longest poll interval of a waiter, by default
+    /// [`DEFAULT_POLL_INTERVAL`](SqliteConfig::DEFAULT_POLL_INTERVAL). A poll reads shared memory,
+    /// not the disk.
     pub poll_interval: Duration,
-    /// Take over a file of another machine: this begins a new realm and ends all its leases. It does nothing at a file
-    /// of this machine. In a URL: `machine=adopt`.
+    /// Adopt a file of another machine: this begins a new realm and ends all its leases. It has no
+    /// effect on a file of this machine. In a URL: `machine=adopt`.
     pub adopt: bool,
-    /// Open a file that exists, and make none: for those who look, since a mistyped path would show free locks. By
-    /// default false; in a URL it cannot be set.
+    /// Open only a file that exists: for commands that only read, since a mistyped path would show
+    /// free locks. By default false; in a URL it cannot be set.
     pub existing: bool,
 }
 
@@ -45,15 +48,18 @@ impl SqliteConfig {
         }
     }
 
-    /// What `url` says.
+    /// The configuration that `url` describes.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a host, a user, an unknown key, a value out of range or no path.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a host, a user, an unknown key, a value out
+    /// of range or no path.
     pub fn from_url(url: &StoreUrl) -> Result<SqliteConfig> {
         url.only_keys(&Self::KEYS)?;
         if !url.hosts().is_empty() || url.user().is_some() {
-            return Err(invalid(format!("{url} is not accepted: the store is a file, sqlite:PATH, and has no host")));
+            return Err(invalid_config(format!(
+                "{url} is not accepted: the store is a file, sqlite:PATH, and has no host"
+            )));
         }
         let mut config = SqliteConfig::new(url.path());
         if let Some(timeout) = url.duration("busy_timeout")? {
@@ -65,42 +71,45 @@ impl SqliteConfig {
         config.adopt = match url.value("machine") {
             None => false,
             Some("adopt") => true,
-            Some(other) => return Err(invalid(format!("machine={other} is not accepted: it takes adopt"))),
+            Some(other) => return Err(invalid_config(format!("machine={other} is not accepted: it takes adopt"))),
         };
         config.check()?;
         Ok(config)
     }
 
-    /// Checks what can be checked without looking at the disk.
+    /// Checks the settings, as far as that is possible without the disk.
     pub(crate) fn check(&self) -> Result<()> {
         let path = self.path.as_os_str();
         if path.is_empty() {
-            return Err(invalid(
+            return Err(invalid_config(
                 "sqlite: is not accepted: it needs the path of a file, as in sqlite:/var/lib/app/locks.db",
             ));
         }
         if path == ":memory:" {
             let text = "sqlite::memory: is not accepted: other processes could not see it; give the path of a file, or use the store memory:";
-            return Err(invalid(text));
+            return Err(invalid_config(text));
         }
         if path.as_encoded_bytes().contains(&0) {
-            return Err(invalid("a path with a NUL is not accepted: give the path of a file"));
+            return Err(invalid_config("a path with a NUL is not accepted: give the path of a file"));
         }
         let longest = Duration::from_secs(60);
         if self.poll_interval < Duration::from_millis(1) || self.poll_interval > longest {
-            return Err(invalid(format!(
+            return Err(invalid_config(format!(
                 "poll_interval={:?} is not accepted: it takes 1ms to 60s",
                 self.poll_interval
             )));
         }
         if self.busy_timeout > longest {
-            return Err(invalid(format!("busy_timeout={:?} is not accepted: it takes 0s to 60s", self.busy_timeout)));
+            return Err(invalid_config(format!(
+                "busy_timeout={:?} is not accepted: it takes 0s to 60s",
+                self.busy_timeout
+            )));
         }
         Ok(())
     }
 }
 
-fn invalid(text: impl Into<String>) -> Error {
+fn invalid_config(text: impl Into<String>) -> Error {
     Error::refused(ErrorKind::InvalidConfig, text)
 }
 

@@ -1,12 +1,13 @@
-//! [`SqliteDriver`].
+//! [`SqliteDriver`]: opens stores by URL.
 
 use std::sync::Arc;
 
 use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
-use crate::{SqliteConfig, SqliteStore};
+use crate::config::SqliteConfig;
+use crate::store::SqliteStore;
 
-/// Opens `sqlite:PATH`.
+/// Opens the URL `sqlite:PATH`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SqliteDriver;
 

@@ -1,4 +1,4 @@
-//! From SQLite's errors, and the system's, to ours.
+//! Errors: how those of SQLite and of the system are classified.
 
 use std::io;
 use std::path::Path;
@@ -6,68 +6,68 @@ use std::path::Path;
 use lock_core::{Effect, Error, ErrorKind};
 use rusqlite::ErrorCode;
 
-/// Why a step did not come to its answer.
-pub(crate) enum Failure {
+/// The error of an operation.
+pub(crate) enum OpError {
     /// SQLite failed: the transaction is rolled back.
     Sqlite(rusqlite::Error),
-    /// The step was refused, before it wrote anything.
+    /// The operation was refused before it wrote anything.
     Refused(Error),
 }
 
-/// Why a lock file cannot be used, or no longer.
-pub(crate) enum Unusable {
-    /// For this reason.
+/// The error of opening a lock file, or of using an open one.
+pub(crate) enum OpenError {
+    /// It is refused.
     Refused(Error),
-    /// It, or what SQLite keeps beside it, is no longer where others look for it.
+    /// The file, or its log, is no longer where other processes look for it.
     Gone(Error),
-    /// Others use it with another log. It may be that the last of them is just closing it.
-    Apart,
+    /// Other processes use it with another log. Perhaps the last of them is just closing it.
+    OtherLog,
 }
 
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Failure {
-        Failure::Sqlite(error)
+impl From<rusqlite::Error> for OpError {
+    fn from(error: rusqlite::Error) -> OpError {
+        OpError::Sqlite(error)
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Refused(error)
+impl From<Error> for OpError {
+    fn from(error: Error) -> OpError {
+        OpError::Refused(error)
     }
 }
 
-impl Failure {
-    /// The error of an opening or a step before its commit.
+impl OpError {
+    /// The error of opening, or of an operation before its commit.
     pub(crate) fn into_error(self, path: &Path) -> Error {
         match self {
-            Failure::Sqlite(error) => of_sqlite(path, error),
-            Failure::Refused(error) => error,
+            OpError::Sqlite(error) => classify(path, error),
+            OpError::Refused(error) => error,
         }
     }
 }
 
-impl From<Error> for Unusable {
-    fn from(error: Error) -> Unusable {
-        Unusable::Refused(error)
+impl From<Error> for OpenError {
+    fn from(error: Error) -> OpenError {
+        OpenError::Refused(error)
     }
 }
 
-impl Unusable {
+impl OpenError {
     pub(crate) fn into_error(self, path: &Path) -> Error {
         match self {
-            Unusable::Refused(error) | Unusable::Gone(error) => error,
-            Unusable::Apart => apart(path),
+            OpenError::Refused(error) | OpenError::Gone(error) => error,
+            OpenError::OtherLog => other_log(path),
         }
     }
 }
 
-/// Whether another process is in the way, for now.
+/// True if another process blocks access for now.
 pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// The error of a step before its commit, or of a commit that certainly did nothing.
-pub(crate) fn of_sqlite(path: &Path, error: rusqlite::Error) -> Error {
+/// The error of an operation before its commit, or of a commit that certainly had no effect.
+pub(crate) fn classify(path: &Path, error: rusqlite::Error) -> Error {
     let (kind, what) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (ErrorKind::Unavailable, "another process kept it busy for the whole busy_timeout")
@@ -87,23 +87,23 @@ pub(crate) fn of_sqlite(path: &Path, error: rusqlite::Error) -> Error {
     Error::refused(kind, format!("{}: {what}; nothing was changed", path.display())).with_source(error)
 }
 
-/// The error of a commit. A full disk is noticed before the commit's last mark is written; after any other failure the
-/// commit may yet be found on the disk.
-pub(crate) fn of_commit(path: &Path, error: rusqlite::Error) -> Error {
+/// The error of a commit. A full disk is noticed before the commit record is complete; after any
+/// other failure the outcome is in doubt.
+pub(crate) fn classify_commit(path: &Path, error: rusqlite::Error) -> Error {
     let certain = is_busy(&error)
         || matches!(
             error.sqlite_error_code(),
             Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::OutOfMemory)
         );
     if certain {
-        return of_sqlite(path, error);
+        return classify(path, error);
     }
     let text = format!("{}: the disk failed during a commit; the change may or may not be kept", path.display());
     Error::new(ErrorKind::Unavailable, Effect::Unknown, text).with_source(error)
 }
 
-/// The error of opening the store: what will not pass by itself is a matter of configuration.
-pub(crate) fn of_opening(path: &Path, error: rusqlite::Error) -> Error {
+/// The error of opening the store. A permanent failure counts as a matter of configuration.
+pub(crate) fn classify_open(path: &Path, error: rusqlite::Error) -> Error {
     let what = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
             "is no SQLite database; give the path of a lock file, or of a file that does not exist yet"
@@ -115,14 +115,14 @@ pub(crate) fn of_opening(path: &Path, error: rusqlite::Error) -> Error {
             let denied = std::fs::File::options().read(true).write(true).open(path).err();
             let denied = denied.filter(|denied| denied.kind() == io::ErrorKind::PermissionDenied);
             return denied
-                .map_or_else(|| of_sqlite(path, error), |denied| of_path(path, &denied, "it cannot be opened"));
+                .map_or_else(|| classify(path, error), |denied| classify_path(path, &denied, "it cannot be opened"));
         }
     };
     Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display())).with_source(error)
 }
 
-/// The error of the system at a path.
-pub(crate) fn of_path(path: &Path, error: &io::Error, what: &str) -> Error {
+/// A system error at a path.
+pub(crate) fn classify_path(path: &Path, error: &io::Error, what: &str) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Unavailable,
@@ -131,7 +131,7 @@ pub(crate) fn of_path(path: &Path, error: &io::Error, what: &str) -> Error {
     Error::refused(kind, format!("{}: {what}: {error}", path.display()))
 }
 
-fn apart(path: &Path) -> Error {
+fn other_log(path: &Path) -> Error {
     let text = format!(
         "{} is in use with another -wal or -shm file than those beside it: it has another path there, or one of the three was moved or removed; nothing was changed; end those who use it, and let all come by one path",
         path.display()
@@ -139,7 +139,18 @@ fn apart(path: &Path) -> Error {
     Error::refused(ErrorKind::InvalidConfig, text)
 }
 
-/// Something in the file that no program of ours wrote.
-pub(crate) fn damaged(what: &str) -> Error {
+/// The error for corrupt contents: no program of ours wrote them.
+pub(crate) fn corrupt(what: &str) -> Error {
     Error::refused(ErrorKind::Protocol, format!("the lock file holds what it should not: {what}; nothing was changed"))
+}
+
+/// The error for a file that cannot be a lock file.
+pub(crate) fn invalid_file(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display()))
+}
+
+/// The error of a call after the worker thread has ended.
+pub(crate) fn worker_ended(path: &Path, effect: Effect) -> Error {
+    let text = format!("{}: the thread that works on it has ended; connect again", path.display());
+    Error::new(ErrorKind::Unavailable, effect, text)
 }

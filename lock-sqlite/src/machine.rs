@@ -1,17 +1,19 @@
-//! [`Machine`]: on which machine, and since which boot, this process runs.
+//! [`Machine`]: the machine and the boot in which this process runs.
 
 use std::sync::Arc;
 
 use lock_core::{Error, ErrorKind, Result};
 
-/// On which machine, and since which boot, this process runs: what a time in the file is compared by.
+/// The machine and the boot in which this process runs: times in the file are comparable only
+/// within them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
     /// The kernel's random identity of this boot.
     pub(crate) boot: Arc<str>,
-    /// The machine's identity, which outlives a boot; `None` if it has none, as in many containers.
+    /// The machine's identity across boots; `None` if it has none, as in many containers.
     pub(crate) id: Option<Arc<str>>,
-    /// What the lock file is known by on its disk; `None` where an earlier version of this program did not write it down.
+    /// The identity of the lock file on its disk; `None` where an earlier version of this program
+    /// did not record it.
     pub(crate) place: Option<Arc<str>>,
 }
 
@@ -20,10 +22,10 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// Invalid configuration where the boot-time clock is not the machine's own, or the kernel does not say which boot
-    /// this is.
+    /// Invalid configuration where the boot-time clock is not the machine's own, or the kernel has
+    /// no boot id.
     #[cfg(target_os = "linux")]
-    pub(crate) fn this(place: &str) -> Result<Machine> {
+    pub(crate) fn current(place: &str) -> Result<Machine> {
         let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
         if has_boottime_offset(&offsets) {
             return Err(Error::refused(
@@ -44,17 +46,18 @@ impl Machine {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn this(_place: &str) -> Result<Machine> {
+    pub(crate) fn current(_place: &str) -> Result<Machine> {
         Err(Error::refused(
             ErrorKind::InvalidConfig,
             "the store sqlite: runs on Linux only: elsewhere there is no boot-time clock and boot id to judge leases by",
         ))
     }
 
-    /// Whether times that were written on `other` can be judged here. One kernel is one clock, whatever its containers
-    /// call themselves. After a reboot a machine is known by its id. Where one of the two has none, as a container has
-    /// not, the file decides: a local disk is one machine's, and a file that is not a copy was on it before.
-    pub(crate) fn judges(&self, other: &Machine) -> bool {
+    /// True if times that were written on `other` are comparable here. One kernel has one clock,
+    /// whatever the ids of its containers. After a reboot a machine is known by its id. Where one
+    /// of the two has no id, like a container, the file decides: a local disk belongs to one
+    /// machine, and a file that is not a copy was on it before.
+    pub(crate) fn shares_clock_with(&self, other: &Machine) -> bool {
         let is_same_file = other.place.is_some() && self.place == other.place;
         self.boot == other.boot
             || match (&self.id, &other.id) {
@@ -80,8 +83,8 @@ pub(crate) fn boot_time() -> i64 {
 /// Reads lines such as `boottime 1000 0`.
 fn has_boottime_offset(offsets: &str) -> bool {
     offsets.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next() == Some("boottime") && words.any(|word| word != "0")
+        let mut fields = line.split_whitespace();
+        fields.next() == Some("boottime") && fields.any(|word| word != "0")
     })
 }
 
@@ -108,27 +111,27 @@ mod tests {
 
     #[test]
     fn one_boot_is_one_machine_whatever_its_id() {
-        assert!(machine("b", Some("x")).judges(&machine("b", Some("y"))));
-        assert!(machine("b", None).judges(&machine("b", Some("y"))));
+        assert!(machine("b", Some("x")).shares_clock_with(&machine("b", Some("y"))));
+        assert!(machine("b", None).shares_clock_with(&machine("b", Some("y"))));
     }
 
     #[test]
     fn after_a_reboot_the_machine_is_known_by_its_id() {
-        assert!(machine("b", Some("x")).judges(&machine("c", Some("x"))));
-        assert!(!machine("b", Some("x")).judges(&machine("c", Some("y"))));
+        assert!(machine("b", Some("x")).shares_clock_with(&machine("c", Some("x"))));
+        assert!(!machine("b", Some("x")).shares_clock_with(&machine("c", Some("y"))));
     }
 
     #[test]
     fn a_machine_without_an_id_is_known_by_the_file_on_its_disk() {
-        assert!(machine("b", None).judges(&machine("c", None)));
-        assert!(machine("b", Some("x")).judges(&machine("c", None)));
-        assert!(machine("b", None).judges(&machine("c", Some("x"))));
-        assert!(!machine("b", None).judges(&at("elsewhere", "c", None)));
-        assert!(!machine("b", None).judges(&at("elsewhere", "c", Some("x"))));
-        assert!(!machine("b", Some("x")).judges(&at("elsewhere", "c", None)));
+        assert!(machine("b", None).shares_clock_with(&machine("c", None)));
+        assert!(machine("b", Some("x")).shares_clock_with(&machine("c", None)));
+        assert!(machine("b", None).shares_clock_with(&machine("c", Some("x"))));
+        assert!(!machine("b", None).shares_clock_with(&at("elsewhere", "c", None)));
+        assert!(!machine("b", None).shares_clock_with(&at("elsewhere", "c", Some("x"))));
+        assert!(!machine("b", Some("x")).shares_clock_with(&at("elsewhere", "c", None)));
         let earlier = |id: Option<&str>| Machine { place: None, ..machine("c", id) };
-        assert!(machine("b", None).judges(&earlier(None)));
-        assert!(!machine("b", None).judges(&earlier(Some("x"))));
+        assert!(machine("b", None).shares_clock_with(&earlier(None)));
+        assert!(!machine("b", None).shares_clock_with(&earlier(Some("x"))));
     }
 
     #[test]

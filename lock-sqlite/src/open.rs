@@ -1,94 +1,83 @@
-//! [`Open`]: the lock file, open.
+//! Opening a [`SqliteStore`].
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
 
-use lock_core::{Filesystem, Result};
-use rusqlite::Connection;
-use rusqlite::config::DbConfig;
+use lock_core::{
+    ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, Filesystem, Guarantees, Result, WaitStyle,
+};
+use tokio::sync::oneshot;
 
-use crate::companions::Companions;
-use crate::error::Unusable;
-use crate::file::{Inode, LockFile};
-use crate::machine::Machine;
-use crate::presence::Presence;
-use crate::{SqliteConfig, schema};
+use crate::config::SqliteConfig;
+use crate::error::worker_ended;
+use crate::shared::Shared;
+use crate::store::SqliteStore;
+use crate::thread;
 
-/// The lock file, open. Dropped, it is closed; whoever closes it last merges the log into it, and takes the two files
-/// beside it away.
-pub(crate) struct Open {
-    // In this order they end: as long as the connection may merge, the file counts as in use.
-    pub(crate) connection: Connection,
-    beside: Companions,
-    presence: Presence,
-    file: LockFile,
-    pub(crate) machine: Machine,
+impl SqliteStore {
+    /// The guarantees of a file on a disk.
+    ///
+    /// Every commit is synced, and the machine's boot-time clock is not affected when the wall
+    /// clock is set. A pause is survived too: if a process or the whole machine is stopped, the one
+    /// clock that ends leases goes on for all alike, and nobody else can end a lease meanwhile. No
+    /// other server could take over, so that tokens trivially survive a fail-over.
+    pub(crate) const AT_BEST: Guarantees = guarantees_with(
+        Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::ClockStep, Fault::Pause]),
+        Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
+    );
+
+    /// The guarantees of a file in memory: a power loss loses it, and its tokens.
+    const IN_MEMORY: Guarantees = guarantees_with(
+        Faults::of(&[Fault::Crash, Fault::ClockStep, Fault::Pause]),
+        Faults::of(&[Fault::Crash, Fault::FailOver, Fault::ClockStep, Fault::Pause]),
+    );
+
+    /// Opens the file, and creates it if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a path that is no lock file and cannot
+    /// become one, a file of a newer program or of another machine, a file system or time namespace
+    /// that cannot be used; [`Denied`](ErrorKind::Denied) if this user may not write to it;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the disk is full, or other processes kept it busy
+    /// for the whole `busy_timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// An opening that has begun is finished, and the file is then closed.
+    pub async fn open(config: SqliteConfig) -> Result<SqliteStore> {
+        config.check()?;
+        let path = config.path.clone();
+        let shared = Arc::new(Shared::new());
+        let (worker, inbox) = mpsc::channel();
+        let (opened, opening) = oneshot::channel();
+        let theirs = shared.clone();
+        // The thread is not joined: dropping a store never blocks, and an open transaction ends
+        // with its connection.
+        std::thread::Builder::new()
+            .name("lock-sqlite".to_owned())
+            .spawn(move || {
+                thread::run(config, theirs, inbox, |result| {
+                    // A caller that has gone has dropped the sender of the inbox as well.
+                    let _ = opened.send(result);
+                });
+            })
+            .map_err(|error| {
+                let text = format!("{}: no thread for it could be started", path.display());
+                Error::refused(ErrorKind::Unavailable, text).with_source(error)
+            })?;
+        let opened = opening.await.map_err(|_| worker_ended(&path, Effect::None))??;
+        let guarantees = match opened.filesystem {
+            Filesystem::Disk => Self::AT_BEST,
+            Filesystem::Memory | Filesystem::Shared(_) => Self::IN_MEMORY,
+        };
+        Ok(SqliteStore { path, guarantees, shared, worker })
+    }
 }
 
-impl Open {
-    /// Opens the file; with `known`, that one only.
-    pub(crate) fn file(config: &SqliteConfig, known: Option<Inode>) -> Result<Open, Unusable> {
-        let until = Instant::now() + config.busy_timeout;
-        loop {
-            match Open::once(config, known, until) {
-                Err(Unusable::Apart) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-                opened => return opened,
-            }
-        }
-    }
-
-    fn once(config: &SqliteConfig, known: Option<Inode>, until: Instant) -> Result<Open, Unusable> {
-        let file = LockFile::find(config)?;
-        if known.is_some_and(|known| known != file.inode) {
-            return Err(Unusable::Gone(file.replaced()));
-        }
-        let machine = Machine::this(&file.place)?;
-        let mut presence = Presence::enter(&file)?;
-        let before = Companions::beside(file.real())?;
-        if presence.others(&file, before.as_ref())? {
-            return Err(Unusable::Apart);
-        }
-        let connection = file.connect()?;
-        schema::open_log(file.path(), &connection, until)?;
-        // From here on SQLite takes nothing away, as long as this connection is open. Before anything is written to the
-        // log, it is known to be everybody's.
-        let beside = Companions::beside(file.real())?.ok_or(Unusable::Apart)?;
-        if before.is_some_and(|before| before != beside) || !presence.announce(&file, &beside)? {
-            return Err(Unusable::Apart);
-        }
-        schema::settle(file.path(), &connection, &machine, config.adopt, until)?;
-        file.check_in_place(&beside)?;
-        Ok(Open { connection, beside, presence, file, machine })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    pub(crate) fn inode(&self) -> Inode {
-        self.file.inode
-    }
-
-    pub(crate) fn filesystem(&self) -> Filesystem {
-        self.file.filesystem
-    }
-
-    /// Checks that the three files are where others look for them.
-    pub(crate) fn check_in_place(&self) -> Result<(), Unusable> {
-        self.file.check_in_place(&self.beside)
-    }
-
-    /// Closes what is no longer where others look for it. What is in the log is merged, so that it goes with the lock
-    /// file wherever that is now; nothing is taken away, since what stands at its path may be another's.
-    pub(crate) fn leave(self) {
-        let Open { connection, presence, .. } = self;
-        let left = connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .and_then(|_| connection.execute_batch("pragma wal_checkpoint(full)"));
-        if let Err(error) = left {
-            tracing::warn!(%error, "what was written last could not be merged into the lock file that was moved");
-        }
-        drop(connection);
-        drop(presence);
-    }
+const fn guarantees_with(records: Faults, tokens: Faults) -> Guarantees {
+    Guarantees::NONE
+        .records_survive(records)
+        .tokens_survive(tokens)
+        .expiry(Expiry::Ttl(ClockKind::BootTime))
+        .waiting(WaitStyle::Polled)
 }

@@ -1,4 +1,4 @@
-//! [`Shared`]: what the store and its worker share.
+//! [`Shared`]: the state that a store shares with its thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use lock_core::Realm;
 
 use crate::changes::Changes;
 
-/// What the store and its worker share.
+/// The state that a store shares with its thread.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) changes: Changes,
     realm: Mutex<Realm>,
     commits: AtomicU64,
-    gone: AtomicBool,
+    is_gone: AtomicBool,
 }
 
 impl Shared {
@@ -22,7 +22,7 @@ impl Shared {
             changes: Changes::new(),
             realm: Mutex::new(Realm::new("")),
             commits: AtomicU64::new(0),
-            gone: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         }
     }
 
@@ -42,22 +42,23 @@ impl Shared {
         self.realm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the file is no longer where others look for it: then nothing that was held in it is held any more.
+    /// True if the file is no longer where other processes look for it: then none of its locks is
+    /// held any more.
     pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.is_gone.load(Ordering::Acquire)
     }
 
-    /// It is noticed before anybody is told.
+    /// Marks the file as gone, before the waiters are notified.
     pub(crate) fn set_gone(&self) {
-        self.gone.store(true, Ordering::Release);
-        self.changes.tell();
+        self.is_gone.store(true, Ordering::Release);
+        self.changes.notify();
     }
 
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn committed(&self) {
+    pub(crate) fn count_commit(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of the contract, each one check-and-act on the tables.
+//! [`Op`]: the operations of the contract. Each checks and acts in one transaction.
 
 use std::time::Duration;
 
@@ -7,62 +7,62 @@ use lock_core::{
     ReleaseOutcome, RenewalOutcome, Retention,
 };
 
-use crate::error::Failure;
-use crate::row::{Row, after};
+use crate::error::OpError;
+use crate::row::{Row, deadline_after};
 use crate::tables::Tables;
 
-/// One check-and-act on the tables.
-pub(crate) trait Step: Send + 'static {
-    /// What it answers.
-    type Answer: Send + 'static;
+/// An operation that checks and acts in one transaction.
+pub(crate) trait Op: Send + 'static {
+    /// The result for the caller.
+    type Outcome: Send + 'static;
 
-    /// The answer, if it needs no writing.
-    fn look(&mut self, _tables: &mut Tables<'_>) -> Result<Option<Self::Answer>, Failure> {
+    /// The outcome, if it needs no writing.
+    fn read_only(&mut self, _tables: &mut Tables<'_>) -> Result<Option<Self::Outcome>, OpError> {
         Ok(None)
     }
 
-    /// Does it, inside a write transaction; it may be done again after that was rolled back. It refuses before it
-    /// writes.
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Self::Answer, Failure>;
+    /// Runs inside a write transaction; it may run again after a rollback. A refusal comes before
+    /// any write.
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Self::Outcome, OpError>;
 
-    /// Whether a look is likely to answer it.
-    fn looks(&self) -> bool {
+    /// True if reading is likely to be enough.
+    fn may_read_only(&self) -> bool {
         true
     }
 }
 
-/// Asks for a lock.
+/// Requests a lock.
 pub(crate) struct Request {
     pub(crate) claim: Claim,
-    /// It was held when this claim asked before: a look will do if it still is.
-    pub(crate) again: bool,
+    /// The lock was held at the last request of this claim: reading is enough if it still is.
+    pub(crate) was_held: bool,
 }
 
 impl Request {
-    fn held_by_another(&self, tables: &mut Tables<'_>, row: Option<&Row>) -> Result<Option<Attempt>, Failure> {
+    fn held_by_another(&self, tables: &mut Tables<'_>, row: Option<&Row>) -> Result<Option<Attempt>, OpError> {
         let Some((row, held)) = row.and_then(|row| Some((row, row.held.as_ref()?))) else { return Ok(None) };
         if held.holder == self.claim.holder() {
             return Ok(None);
         }
-        let by = tables.shown(held, row.token);
-        let waiting = Contention::new(by, held.remaining(tables.now())).with_version(tables.seen()?);
+        let by = tables.held_by(held, row.token);
+        let waiting = Contention::new(by, held.remaining(tables.now())).with_version(tables.version()?);
         Ok(Some(Attempt::Held(waiting)))
     }
 }
 
-impl Step for Request {
-    type Answer = Attempt;
+impl Op for Request {
+    type Outcome = Attempt;
 
-    fn look(&mut self, tables: &mut Tables<'_>) -> Result<Option<Attempt>, Failure> {
+    fn read_only(&mut self, tables: &mut Tables<'_>) -> Result<Option<Attempt>, OpError> {
         let row = tables.find(self.claim.name())?;
         self.held_by_another(tables, row.as_ref())
     }
 
-    fn looks(&self) -> bool {
-        self.again
+    fn may_read_only(&self) -> bool {
+        self.was_held
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Attempt, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Attempt, OpError> {
         let (name, holder, ttl) = (self.claim.name(), self.claim.holder(), self.claim.ttl());
         let row = tables.find(name)?;
         if let Some(held) = self.held_by_another(tables, row.as_ref())? {
@@ -73,23 +73,23 @@ impl Step for Request {
                 tables.extend(name, holder, ttl)?;
                 row.token
             }
-            row => tables.grant(name, row.as_ref(), holder, after(tables.now(), ttl), self.claim.info())?,
+            row => tables.grant(name, row.as_ref(), holder, deadline_after(tables.now(), ttl), self.claim.info())?,
         };
         Ok(Attempt::Granted(Lease::new(ttl, Some(tables.token(token)), Retention::Complete)))
     }
 }
 
-/// Renews many leases; the answers are in their order.
+/// Renews many leases; the outcomes are in the same order.
 pub(crate) struct Renew(pub(crate) Vec<(LockName, Holder, Duration)>);
 
-impl Step for Renew {
-    type Answer = Vec<RenewalOutcome>;
+impl Op for Renew {
+    type Outcome = Vec<RenewalOutcome>;
 
-    fn looks(&self) -> bool {
+    fn may_read_only(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Vec<RenewalOutcome>, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Vec<RenewalOutcome>, OpError> {
         self.0
             .iter()
             .map(|(name, holder, ttl)| {
@@ -100,20 +100,20 @@ impl Step for Renew {
     }
 }
 
-/// Gives back what a claim holds.
+/// Releases the lock of a holder.
 pub(crate) struct Release {
     pub(crate) name: LockName,
     pub(crate) holder: Holder,
 }
 
-impl Step for Release {
-    type Answer = ReleaseOutcome;
+impl Op for Release {
+    type Outcome = ReleaseOutcome;
 
-    fn looks(&self) -> bool {
+    fn may_read_only(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<ReleaseOutcome, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<ReleaseOutcome, OpError> {
         match tables.find(&self.name)? {
             Some(row) if row.is_held_by(self.holder) => {
                 tables.free(&self.name, row.token)?;
@@ -131,14 +131,14 @@ pub(crate) struct RaiseToken {
     pub(crate) number: i64,
 }
 
-impl Step for RaiseToken {
-    type Answer = RaiseOutcome;
+impl Op for RaiseToken {
+    type Outcome = RaiseOutcome;
 
-    fn looks(&self) -> bool {
+    fn may_read_only(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<RaiseOutcome, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<RaiseOutcome, OpError> {
         match tables.find(&self.name)? {
             Some(row) if row.is_held_by(self.holder) && row.token <= self.number => {
                 if row.token < self.number {
@@ -151,19 +151,19 @@ impl Step for RaiseToken {
     }
 }
 
-/// Says who holds a lock.
+/// Reads the holder of a lock.
 pub(crate) struct Inspect(pub(crate) LockName);
 
-impl Step for Inspect {
-    type Answer = Option<HeldBy>;
+impl Op for Inspect {
+    type Outcome = Option<HeldBy>;
 
-    fn look(&mut self, tables: &mut Tables<'_>) -> Result<Option<Option<HeldBy>>, Failure> {
+    fn read_only(&mut self, tables: &mut Tables<'_>) -> Result<Option<Option<HeldBy>>, OpError> {
         self.apply(tables).map(Some)
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<HeldBy>, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<HeldBy>, OpError> {
         let row = tables.find(&self.0)?;
-        Ok(row.and_then(|row| Some(tables.shown(row.held.as_ref()?, row.token))))
+        Ok(row.and_then(|row| Some(tables.held_by(row.held.as_ref()?, row.token))))
     }
 }
 
@@ -173,18 +173,18 @@ pub(crate) struct List {
     pub(crate) limit: usize,
 }
 
-impl Step for List {
-    type Answer = Vec<(LockName, HeldBy)>;
+impl Op for List {
+    type Outcome = Vec<(LockName, HeldBy)>;
 
-    fn look(&mut self, tables: &mut Tables<'_>) -> Result<Option<Self::Answer>, Failure> {
+    fn read_only(&mut self, tables: &mut Tables<'_>) -> Result<Option<Self::Outcome>, OpError> {
         self.apply(tables).map(Some)
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Self::Answer, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Self::Outcome, OpError> {
         let after = self.after.as_ref().map_or("", LockName::as_str);
         let rows = tables.list(after, i64::try_from(self.limit).unwrap_or(i64::MAX))?;
-        let shown = |(name, row): (LockName, Row)| Some((name, tables.shown(row.held.as_ref()?, row.token)));
-        Ok(rows.into_iter().filter_map(shown).collect())
+        let held_by = |(name, row): (LockName, Row)| Some((name, tables.held_by(row.held.as_ref()?, row.token)));
+        Ok(rows.into_iter().filter_map(held_by).collect())
     }
 }
 
@@ -195,22 +195,23 @@ pub(crate) struct BreakLock {
     pub(crate) how: BreakMode,
 }
 
-impl Step for BreakLock {
-    type Answer = Option<Eviction>;
+impl Op for BreakLock {
+    type Outcome = Option<Eviction>;
 
-    fn looks(&self) -> bool {
+    fn may_read_only(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<Eviction>, Failure> {
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Option<Eviction>, OpError> {
         let row = tables.find(&self.name)?;
         let Some((row, held)) = row.as_ref().and_then(|row| Some((row, row.held.as_ref()?))) else { return Ok(None) };
         if held.holder != self.holder {
             return Ok(None);
         }
-        // A token is used up either way, so that a fence that is raised to it refuses the evicted holder.
+        // A token is used up either way, so that a fence that is raised to it refuses the evicted
+        // holder.
         let token = row.next_token()?;
-        let evicted = tables.shown(held, row.token);
+        let evicted = tables.held_by(held, row.token);
         let free_in = match self.how {
             BreakMode::Revoke => {
                 tables.revoke(&self.name, token)?;
@@ -228,14 +229,14 @@ impl Step for BreakLock {
 /// Begins a new realm.
 pub(crate) struct NewRealm;
 
-impl Step for NewRealm {
-    type Answer = Realm;
+impl Op for NewRealm {
+    type Outcome = Realm;
 
-    fn looks(&self) -> bool {
+    fn may_read_only(&self) -> bool {
         false
     }
 
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Realm, Failure> {
-        tables.begin_realm()
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Realm, OpError> {
+        tables.start_realm()
     }
 }
