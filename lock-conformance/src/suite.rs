@@ -36,6 +36,11 @@ impl Suite {
         Suite::from_factory(Arc::new(factory))
     }
 
+    /// The names of all cases, as `group::sentence`, in the order in which they run.
+    pub fn case_names() -> impl Iterator<Item = &'static str> {
+        cases::all().map(|case| case.name)
+    }
+
     pub(crate) fn from_factory(factory: Arc<dyn Factory>) -> Suite {
         let deadline = Duration::from_secs(60) + factory.ttl() * 30;
         Suite { factory, deadline, threads: 4, to_first_failure: false, filter: None }

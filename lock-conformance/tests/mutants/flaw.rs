@@ -1,16 +1,17 @@
-//! [`Flaw`]: how a store is broken, which promise that breaks, and the case that is there to notice it.
+//! [`Flaw`]: a way to break a store, the promise that it breaks, and the case that finds it.
 
 macro_rules! flaws {
     ($($promise:ident $flaw:ident $case:literal)+) => {
-        /// How a store is broken.
+        /// A way to break a store.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Flaw {
-            /// Not at all: the wrapper itself must pass.
+            /// No flaw: the wrapper itself must pass the suite.
             None,
             $($flaw,)+
         }
 
-        /// Every flaw, with the promise that it breaks and the case that must notice it. Others may notice it too.
+        /// All flaws, each with the promise that it breaks and the case that must find it. Other
+        /// cases may find it too.
         pub(crate) const FLAWS: &[(&str, Flaw, &str)] = &[$((stringify!($promise), Flaw::$flaw, $case),)+];
     };
 }

@@ -1,4 +1,4 @@
-//! [`Sessions`]: a store whose sessions carry the leases, that can break the protocol of sessions.
+//! [`Sessions`]: a store whose sessions carry the leases, with one flaw in the protocol of sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -13,49 +13,19 @@ use lock_core::{
     RenewalOutcome, Result, Retention, Session, TokenRaiser, WaitStyle,
 };
 
-macro_rules! flaws {
-    ($($promise:ident $flaw:ident $case:literal)+) => {
-        /// How the protocol of sessions is broken.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum SessionFlaw {
-            /// Not at all: the store itself must pass.
-            None,
-            $($flaw,)+
-        }
+use super::session_flaw::SessionFlaw;
 
-        /// Every flaw, with the promise that it breaks and the case that must notice it.
-        pub(crate) const SESSION_FLAWS: &[(&str, SessionFlaw, &str)] =
-            &[$((stringify!($promise), SessionFlaw::$flaw, $case),)+];
-    };
-}
+/// Latency of an answer.
+const LATENCY: Duration = Duration::from_millis(30);
 
-flaws! {
-    P1 SessionAnswersBeforeTheLosses "loss::after_a_break_comes_before_a_longer_belief"
-    P1 SessionReportsTheRoundBefore "renewal::of_a_broken_guard_says_that_it_is_lost_and_does_not_take_it_back"
-    P1 SessionCountsFromTheAnswer "loss::is_on_time_after_a_renewal_that_was_answered"
-    P1 SessionCountsFromItsOpening "loss::is_on_time_when_renewals_hang"
-    P1 SessionIsNotExtended "renewal::keeps_a_guard_beyond_its_ttl"
-    P1 SessionIsChangedByAskingAgain "unknown::the_same_holder_asks_again_late_and_stays_on_its_session"
-    P2 SessionReportsNoLosses "loss::comes_with_the_next_renewal_after_a_break"
-    P2 SessionIsLostWithOneLease "loss::comes_with_the_next_renewal_after_a_break"
-    P3 SessionDropsWhatALiveClaimOwns "renewal::of_a_session_keeps_what_is_granted_meanwhile"
-    P3 SessionDropsWhatWasCarriedLate "renewal::of_a_session_keeps_what_is_granted_meanwhile"
-    P3 SessionDropsWhatOthersOwn "renewal::of_a_session_keeps_what_other_sessions_have"
-    P3 SessionEndsWithARelease "renewal::of_a_session_keeps_what_is_granted_meanwhile"
-    P6 SessionKeepsOrphans "unknown::a_request_that_is_applied_beside_other_locks_is_gone_within_one_ttl"
-    P7 SessionNeverEnds "expiry::a_lease_is_kept_while_it_may_be_believed_in_and_freed_afterwards"
-}
-
-/// As long as an answer of a server is under way.
-const UNDER_WAY: Duration = Duration::from_millis(30);
-
-/// A store in memory whose sessions carry the leases: what a process has open, and what all of them share.
+/// A store in memory whose sessions carry the leases: the open sessions of one process, and the
+/// server that all share.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
     flaw: SessionFlaw,
     clock: Clock,
     server: Arc<Mutex<Server>>,
-    open: Arc<Mutex<HashMap<Duration, Session>>>,
+    sessions: Arc<Mutex<HashMap<Duration, Session>>>,
 }
 
 #[derive(Debug)]
@@ -64,8 +34,8 @@ struct Server {
     records: BTreeMap<LockName, Record>,
     sessions: HashMap<u64, Moment>,
     count: u64,
-    /// The holders that a round found to have lost their locks, for the round after it.
-    found: Vec<Holder>,
+    /// The losses that the last round found, for the round after it.
+    last_losses: Vec<Holder>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,19 +68,19 @@ impl Sessions {
             records: BTreeMap::new(),
             sessions: HashMap::new(),
             count: 0,
-            found: Vec::new(),
+            last_losses: Vec::new(),
         };
-        Sessions { flaw, clock: Clock::system(), server: Arc::new(Mutex::new(server)), open: Arc::default() }
+        Sessions { flaw, clock: Clock::system(), server: Arc::new(Mutex::new(server)), sessions: Arc::default() }
     }
 
-    /// Another process's handle, which has sessions of its own.
-    fn another(&self) -> Sessions {
-        Sessions { open: Arc::default(), ..self.clone() }
+    /// Opens a handle with its own sessions, as another process would.
+    fn open(&self) -> Sessions {
+        Sessions { sessions: Arc::default(), ..self.clone() }
     }
 
     fn server(&self) -> MutexGuard<'_, Server> {
         let mut server = self.server.lock().unwrap();
-        server.forget(self.clock.now());
+        server.expire(self.clock.now());
         server
     }
 
@@ -118,100 +88,112 @@ impl Sessions {
         if claim.is_fixed() {
             return None;
         }
-        let stays = self.flaw != SessionFlaw::SessionIsChangedByAskingAgain;
+        let reuses = self.flaw != SessionFlaw::SessionIsChangedByAskingAgain;
         let carrying = claim.store_state(ClaimState::default).session.lock().unwrap().clone();
-        if let Some(session) = carrying.filter(|session| stays && session.is_valid()) {
+        if let Some(session) = carrying.filter(|session| reuses && session.is_valid()) {
             return Some(session);
         }
-        let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
-        if let Some(session) = self.open.lock().unwrap().get(&claim.ttl()).filter(usable) {
+        let is_usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
+        if let Some(session) = self.sessions.lock().unwrap().get(&claim.ttl()).filter(is_usable) {
             return Some(session.clone());
         }
-        let mut opening = Session::start(&self.clock);
-        let key = self.server().open(self.clock.now().after(claim.ttl()));
+        let mut pending = Session::start(&self.clock);
+        let key = self.server().open_session(self.clock.now().after(claim.ttl()));
         if self.flaw == SessionFlaw::SessionCountsFromItsOpening {
-            tokio::time::sleep((claim.ttl() / 4).min(3 * UNDER_WAY)).await;
-            opening = Session::start(&self.clock);
+            tokio::time::sleep((claim.ttl() / 4).min(3 * LATENCY)).await;
+            pending = Session::start(&self.clock);
         }
-        let session = opening.established(key, claim.ttl());
-        self.open.lock().unwrap().insert(claim.ttl(), session.clone());
+        let session = pending.established(key, claim.ttl());
+        self.sessions.lock().unwrap().insert(claim.ttl(), session.clone());
         Some(session)
     }
 
-    fn shown(&self, server: &Server, record: &Record) -> HeldBy {
+    fn held_by(&self, server: &Server, record: &Record) -> HeldBy {
         let now = self.clock.now();
         let mut by = HeldBy::holder(record.holder);
         by.info = Some(record.info.clone());
         by.token = Some(FencingToken::new(server.realm.clone(), record.token));
         by.held_for = Some(now.since(record.since));
-        by.remaining = server.until(record.until).map(|until| until.since(now));
+        by.remaining = server.end_of(record.until).map(|until| until.since(now));
         by.revoked = record.revoked;
         by
     }
 
-    /// The round of a session.
+    /// The renewal round of a session.
     async fn round(&self, renewal: &Renewal, session: &Session) {
         let granted = |claim: &Claim| claim.store_state(ClaimState::default).granted.load(Ordering::SeqCst);
-        let noted = session.claims();
-        let has_ended = {
-            let mut server = self.server();
-            let until = self.clock.now().after(session.ttl());
-            match server.sessions.get_mut(&session.key()) {
-                Some(_) if self.flaw == SessionFlaw::SessionIsNotExtended => false,
-                Some(session) => {
-                    *session = until;
-                    false
-                }
-                None => true,
-            }
-        };
-        if has_ended {
+        let claims = session.claims();
+        if !self.extend(session) {
             return renewal.answer(RenewalOutcome::NotHeld);
         }
-        let gone: Vec<Claim> = {
+        let lost: Vec<Claim> = {
             let server = self.server();
-            noted.iter().filter(|claim| granted(claim) && !server.has(claim)).cloned().collect()
+            claims.iter().filter(|claim| granted(claim) && !server.has(claim)).cloned().collect()
         };
+        self.answer(renewal, session, &claims, lost).await;
+        let outdated = self.flaw == SessionFlaw::SessionDropsWhatALiveClaimOwns;
+        if outdated {
+            tokio::time::sleep(LATENCY).await;
+        }
+        self.delete_orphans(session, outdated.then_some(claims));
+    }
+
+    /// Extends a session; returns whether it was still there.
+    fn extend(&self, session: &Session) -> bool {
+        let until = self.clock.now().after(session.ttl());
+        match self.server().sessions.get_mut(&session.key()) {
+            Some(_) if self.flaw == SessionFlaw::SessionIsNotExtended => true,
+            Some(end) => {
+                *end = until;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Reports the lost claims and answers the renewal.
+    async fn answer(&self, renewal: &Renewal, session: &Session, claims: &[Claim], lost: Vec<Claim>) {
         let answer = RenewalOutcome::HeldFor(session.ttl());
-        let report = |gone: &[Claim]| gone.iter().for_each(|claim| renewal.not_held(claim));
+        let report = |lost: &[Claim]| lost.iter().for_each(|claim| renewal.not_held(claim));
         match self.flaw {
             SessionFlaw::SessionAnswersBeforeTheLosses => {
                 renewal.answer(answer);
-                tokio::time::sleep(10 * UNDER_WAY).await;
-                report(&gone);
+                tokio::time::sleep(10 * LATENCY).await;
+                report(&lost);
             }
             SessionFlaw::SessionReportsTheRoundBefore => {
-                let found: Vec<_> = gone.iter().map(Claim::holder).collect();
-                let before = std::mem::replace(&mut self.server().found, found);
-                report(&gone.into_iter().filter(|claim| before.contains(&claim.holder())).collect::<Vec<_>>());
+                let holders: Vec<_> = lost.iter().map(Claim::holder).collect();
+                let before = std::mem::replace(&mut self.server().last_losses, holders);
+                report(&lost.into_iter().filter(|claim| before.contains(&claim.holder())).collect::<Vec<_>>());
                 renewal.answer(answer);
             }
             SessionFlaw::SessionReportsNoLosses => renewal.answer(answer),
-            SessionFlaw::SessionIsLostWithOneLease if !gone.is_empty() => {
-                report(&noted);
+            SessionFlaw::SessionIsLostWithOneLease if !lost.is_empty() => {
+                report(claims);
                 renewal.answer(answer);
             }
             SessionFlaw::SessionCountsFromTheAnswer => {
                 tokio::time::sleep(session.ttl() / 4).await;
-                report(&gone);
+                report(&lost);
                 renewal.answer(RenewalOutcome::HeldFor(session.ttl() + session.ttl() / 4));
             }
             _ => {
-                report(&gone);
+                report(&lost);
                 renewal.answer(answer);
             }
         }
-        let stale = self.flaw == SessionFlaw::SessionDropsWhatALiveClaimOwns;
-        if stale {
-            tokio::time::sleep(UNDER_WAY).await;
-        }
+    }
+
+    /// Deletes the records of the session that belong to none of its claims: by default its claims
+    /// of now, which are read while the server is locked, so that nothing is granted in between.
+    fn delete_orphans(&self, session: &Session, claims: Option<Vec<Claim>>) {
         let mut server = self.server();
-        let claims = if stale { noted } else { session.claims() };
-        let lives = |record: &Record| claims.iter().any(|claim| claim.holder() == record.holder);
+        let claims = claims.unwrap_or_else(|| session.claims());
+        let is_owned = |record: &Record| claims.iter().any(|claim| claim.holder() == record.holder);
         match self.flaw {
             SessionFlaw::SessionKeepsOrphans => {}
-            SessionFlaw::SessionDropsWhatOthersOwn => server.records.retain(|_, record| lives(record)),
-            _ => server.records.retain(|_, record| record.until != Until::Session(session.key()) || lives(record)),
+            SessionFlaw::SessionDropsWhatOthersOwn => server.records.retain(|_, record| is_owned(record)),
+            _ => server.records.retain(|_, record| record.until != Until::Session(session.key()) || is_owned(record)),
         }
     }
 }
@@ -222,24 +204,24 @@ fn carry(session: &Session, claim: &Claim) {
 }
 
 impl Server {
-    fn open(&mut self, until: Moment) -> u64 {
+    fn open_session(&mut self, until: Moment) -> u64 {
         self.count += 1;
         self.sessions.insert(self.count, until);
         self.count
     }
 
-    /// Until when that is; `None` if its session has ended.
-    fn until(&self, until: Until) -> Option<Moment> {
+    /// The end of a lease; `None` if its session has ended.
+    fn end_of(&self, until: Until) -> Option<Moment> {
         match until {
             Until::Moment(moment) => Some(moment),
             Until::Session(key) => self.sessions.get(&key).copied(),
         }
     }
 
-    fn forget(&mut self, now: Moment) {
+    fn expire(&mut self, now: Moment) {
         self.sessions.retain(|_, until| *until > now);
         let mut records = std::mem::take(&mut self.records);
-        records.retain(|_, record| self.until(record.until).is_some_and(|until| until > now));
+        records.retain(|_, record| self.end_of(record.until).is_some_and(|until| until > now));
         self.records = records;
     }
 
@@ -279,9 +261,9 @@ impl LockStore for Sessions {
             let mut server = self.server();
             match server.records.get(claim.name()) {
                 Some(record) if record.holder != claim.holder() => {
-                    let by = self.shown(&server, record);
-                    let look_again = by.remaining.unwrap_or_default().min(Duration::from_millis(10));
-                    Attempt::Held(Contention::new(by, look_again))
+                    let by = self.held_by(&server, record);
+                    let poll_after = by.remaining.unwrap_or_default().min(Duration::from_millis(10));
+                    Attempt::Held(Contention::new(by, poll_after))
                 }
                 known => {
                     let known = known.cloned();
@@ -300,7 +282,7 @@ impl LockStore for Sessions {
             }
         };
         if let Some(session) = session.filter(|_| late) {
-            tokio::time::sleep(UNDER_WAY).await;
+            tokio::time::sleep(LATENCY).await;
             carry(&session, claim);
         }
         Ok(attempt)
@@ -350,14 +332,14 @@ impl LockStore for Sessions {
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         let server = self.server();
-        Ok(server.records.get(name).map(|record| self.shown(&server, record)))
+        Ok(server.records.get(name).map(|record| self.held_by(&server, record)))
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         let server = self.server();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let held = server.records.range::<LockName, _>((from, Bound::Unbounded)).take(limit);
-        Ok(held.map(|(name, record)| (name.clone(), self.shown(&server, record))).collect())
+        Ok(held.map(|(name, record)| (name.clone(), self.held_by(&server, record))).collect())
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
@@ -367,8 +349,8 @@ impl LockStore for Sessions {
             server.records.insert(name.clone(), record);
             return Ok(None);
         }
-        let until = server.until(record.until).unwrap_or(self.clock.now());
-        let evicted = self.shown(&server, &record);
+        let until = server.end_of(record.until).unwrap_or(self.clock.now());
+        let evicted = self.held_by(&server, &record);
         server.count += 1;
         let token = server.count;
         if how == BreakMode::Revoke {
@@ -405,6 +387,6 @@ impl Factory for SessionMutants {
 #[async_trait]
 impl Deployment for Data {
     async fn open(&self) -> std::result::Result<Arc<dyn LockStore>, Failure> {
-        Ok(Arc::new(self.0.another()))
+        Ok(Arc::new(self.0.open()))
     }
 }
