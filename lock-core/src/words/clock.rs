@@ -1,18 +1,21 @@
-//! [`Clock`]: the time by which a lease is believed.
+//! [`Clock`]: the time by which a holder believes in its lease.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The clock by which leases are believed: it never steps, and goes on counting while the machine is suspended.
+/// The clock by which a holder believes in its lease: it never steps, and counts while the machine
+/// is suspended.
 ///
-/// It is tokio's clock, so that tests can pause and advance it, plus the time that this machine has spent suspended
-/// (`CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, on Linux; elsewhere suspended time counts only where the system's
-/// monotonic clock counts it). A lease that ran out while a laptop slept is lost when it wakes.
+/// It is tokio's clock, so that tests can pause and advance it, plus the time that this machine has
+/// spent suspended (`CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, on Linux; elsewhere suspended time
+/// counts only where the system's monotonic clock counts it). A lease that expired while a laptop
+/// slept is lost when the laptop wakes.
 ///
-/// The clock also keeps the **margin**, by which a holder stops believing before the store stops keeping: unless set
-/// otherwise 1 % of the TTL plus 2 ms, which the specification of Redlock proposes for clocks that drift apart.
+/// The clock also has the **margin**: the time by which a holder stops believing in a lease before
+/// the store stops keeping it. The default is 1 % of the TTL plus 2 ms, which the specification of
+/// Redlock proposes for clocks that drift apart.
 #[derive(Clone)]
 pub struct Clock {
     suspended: Suspended,
@@ -25,23 +28,23 @@ enum Suspended {
     Test(Arc<AtomicU64>),
 }
 
-/// A moment of a [`Clock`]. All clocks of one process count from the same moment.
+/// A moment of a [`Clock`]. All clocks of one process count from the same origin.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
-/// For tests: puts the machine of a [`Clock::for_tests`] to sleep.
+/// Suspends the machine of a [`Clock::for_tests`]; for tests.
 #[derive(Clone, Debug)]
 pub struct Suspender(Arc<AtomicU64>);
 
 impl Suspender {
-    /// The machine was suspended for this long: timers did not run, and time has passed.
+    /// Suspends the machine for this long: time passes, and timers do not run.
     pub fn suspend(&self, time: Duration) {
         self.0.fetch_add(nanos(time), Ordering::SeqCst);
     }
 }
 
-/// However long a machine sleeps, its clock is looked at this often while there is something to wait for, since timers
-/// sleep through a suspend.
+/// Longest sleep between two readings of the clock. Timers stop during a suspend, so a longer sleep
+/// would notice the suspended time too late.
 const SUSPEND_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Clock {
@@ -50,7 +53,8 @@ impl Clock {
         Clock { suspended: Suspended::Machine, margin: None }
     }
 
-    /// A clock whose suspended time a test decides; all else is tokio's clock, which can be paused.
+    /// A clock whose suspended time is set by a test. Otherwise it is tokio's clock, which can be
+    /// paused.
     pub fn for_tests() -> (Clock, Suspender) {
         let suspended = Arc::new(AtomicU64::new(0));
         (Clock { suspended: Suspended::Test(suspended.clone()), margin: None }, Suspender(suspended))
@@ -73,22 +77,23 @@ impl Clock {
         Moment(nanos(awake).saturating_add(suspended))
     }
 
-    /// How much earlier than the store its holder stops believing in a lease of this TTL.
+    /// The margin for this TTL: how much earlier than the store the holder stops believing in the
+    /// lease.
     pub fn margin(&self, ttl: Duration) -> Duration {
         self.margin.unwrap_or(ttl / 100 + Duration::from_millis(2))
     }
 
-    /// Until when a lease of this TTL is valid, if the request for it was sent at `sent`.
+    /// End of the validity of a lease with this TTL whose request was sent at `sent`.
     pub fn valid_until(&self, sent: Moment, ttl: Duration) -> Moment {
         sent.after(ttl.saturating_sub(self.margin(ttl)))
     }
 
-    /// How long it is until `moment`; zero if it has passed.
+    /// Time left until `moment`; zero if it has passed.
     pub fn until(&self, moment: Moment) -> Duration {
         moment.since(self.now())
     }
 
-    /// Waits until `moment`, also through a suspend of the machine.
+    /// Waits until `moment`. Time for which the machine is suspended counts.
     ///
     /// # Cancel safety
     ///
@@ -111,13 +116,13 @@ impl fmt::Debug for Clock {
 }
 
 impl Moment {
-    /// The moment that comes this much later.
+    /// The moment that is `time` later.
     #[must_use]
     pub fn after(self, time: Duration) -> Moment {
         Moment(self.0.saturating_add(nanos(time)))
     }
 
-    /// How much later this is than `earlier`; zero if it is not.
+    /// Time from `earlier` to this moment; zero if this moment is not later.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -141,8 +146,8 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// From where all moments of this process count: a day before the first look, so that a paused test clock, which
-/// stands at the moment when it was paused, is later too.
+/// Origin of all moments of this process: a day before the first reading, so that a paused test
+/// clock, which stands at the moment when it was paused, is later too.
 fn anchor() -> std::time::Instant {
     static ANCHOR: OnceLock<std::time::Instant> = OnceLock::new();
     *ANCHOR.get_or_init(|| {
@@ -151,12 +156,14 @@ fn anchor() -> std::time::Instant {
     })
 }
 
-/// How long this machine has been suspended since this process first looked, in nanoseconds. It never falls.
+/// Time for which this machine was suspended since the first reading in this process, in
+/// nanoseconds. It never decreases.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn suspended_by_machine() -> u64 {
     static SEEN: AtomicU64 = AtomicU64::new(0);
     static BEFORE: OnceLock<u64> = OnceLock::new();
-    /// Two clocks cannot be read at once: what differs by less than this is the time between the readings.
+    /// Two clocks cannot be read at once: a difference below this is the time between the two
+    /// readings.
     const MAX_NOISE_NANOS: u64 = 1_000_000;
 
     let read = || {
@@ -164,13 +171,14 @@ fn suspended_by_machine() -> u64 {
             let time = rustix::time::clock_gettime(id);
             time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
         };
-        // The boot-time clock is read first: being preempted in between can only make the sum too small, for one look.
+        // The boot-time clock is read first: a preemption in between can only make this one
+        // difference too small.
         let boot = clock(rustix::time::ClockId::Boottime);
         boot.saturating_sub(clock(rustix::time::ClockId::Monotonic))
     };
-    let sum = read();
-    let before = *BEFORE.get_or_init(|| sum);
-    let suspended = sum.saturating_sub(before);
+    let difference = read();
+    let before = *BEFORE.get_or_init(|| difference);
+    let suspended = difference.saturating_sub(before);
     let seen = SEEN.load(Ordering::Relaxed);
     if suspended > seen.saturating_add(MAX_NOISE_NANOS) {
         return SEEN.fetch_max(suspended, Ordering::Relaxed).max(suspended);

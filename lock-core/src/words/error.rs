@@ -1,4 +1,4 @@
-//! [`Error`], what went wrong; [`LossReason`], why a lease is lost.
+//! [`Error`] of an operation; [`LossReason`] of a lost lease.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use super::holder::ParseHolderError;
 /// The result of a lock operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. It answers three questions: what [`kind`](Error::kind), may I ask again
-/// ([`is_retryable`](Error::is_retryable)), may it have taken effect
-/// ([`may_have_taken_effect`](Error::may_have_taken_effect)).
+/// Error of a lock operation. It answers three questions: of which [`kind`](Error::kind) it is, if
+/// a retry may succeed ([`is_retryable`](Error::is_retryable)), and if the operation may have taken
+/// effect ([`may_have_taken_effect`](Error::may_have_taken_effect)).
 ///
-/// It is opaque, one pointer wide and cheap to clone (one failed batch answers many callers); the cause stays in
-/// [`source`](std::error::Error::source). Its text never holds a password.
+/// It is opaque, one pointer wide and cheap to clone (one failed batch answers many callers). The
+/// cause stays in [`source`](std::error::Error::source). Its text never holds a password.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -27,21 +27,21 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What kind of thing went wrong.
+/// Kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The lock's name is not accepted.
     InvalidName,
-    /// A URL, a setting or a duration is not accepted, or the store is none that can be used so.
+    /// A URL, a setting or a duration is not accepted, or the store cannot be used in this way.
     InvalidConfig,
-    /// The store does not promise what was asked for.
+    /// The store does not promise what the caller requires.
     TooWeak,
-    /// Somebody else holds the lock, and went on holding it for as long as the caller would wait.
+    /// Another holder has the lock, and kept it for as long as the caller was willing to wait.
     Contended,
-    /// The lease was lost: the holder may no longer believe in it.
+    /// The lease is lost: the holder may no longer believe in it.
     Lost,
-    /// A fence refused the token: a later holder was there, or the token is of another realm.
+    /// A fence refused the token: it has seen a later holder, or the token is of another realm.
     Fenced,
     /// The store cannot be reached, or cannot answer now.
     Unavailable,
@@ -51,26 +51,27 @@ pub enum ErrorKind {
     Denied,
     /// The `Locks` were closed.
     Closed,
-    /// The store answered something that it should never answer.
+    /// The store's answer is not one that it should ever give.
     Protocol,
 }
 
-/// Whether a failed operation may have changed something in the store.
+/// Effect of a failed operation on the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Nothing changed.
     None,
-    /// It is unknown whether the operation took effect, or still will.
+    /// Unknown: the operation may have taken effect, or still may.
     Unknown,
 }
 
-/// Why a lease is lost. A lost lease is lost for ever.
+/// Reason of a loss. A lost lease stays lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
     /// Its validity ended before a renewal was confirmed.
     Expired,
-    /// The store said that this holder does not hold it: it expired there, or an operator broke it.
+    /// The store answered that this holder does not hold it: it expired there, or an operator broke
+    /// it.
     NotHeld,
     /// The session that carried it has ended.
     SessionEnded,
@@ -79,17 +80,17 @@ pub enum LossReason {
 }
 
 impl Error {
-    /// An error of this kind; `message` is one line that says what and why.
+    /// An error of this kind. `message` is one line: what failed, and why.
     pub fn new(kind: ErrorKind, effect: Effect, message: impl Into<String>) -> Error {
         Error(Arc::new(Inner { kind, effect, message: message.into(), held_by: None, loss: None, source: None }))
     }
 
-    /// An error of this kind that certainly changed nothing.
+    /// An error of this kind whose operation certainly changed nothing.
     pub fn refused(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error::new(kind, Effect::None, message)
     }
 
-    /// Adds the cause. Its text must hold no secret: it is shown by `Debug` and by error reporters.
+    /// Adds the cause. Its text must contain no secret, since `Debug` and error reporters show it.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.change(|inner| inner.source = Some(source.into()))
@@ -104,27 +105,27 @@ impl Error {
         self
     }
 
-    /// What kind of thing went wrong.
+    /// Kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether asking again may succeed without anybody changing something first.
+    /// True if a retry may succeed although nobody changes anything first.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::Contended)
     }
 
-    /// Whether the operation may have taken effect all the same, or still may.
+    /// True if the operation may have taken effect in spite of the error, or still may.
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.effect == Effect::Unknown
     }
 
-    /// Who holds the lock, for [`ErrorKind::Contended`] where the store could say.
+    /// The holder of the lock, for [`ErrorKind::Contended`] where the store knows it.
     pub fn held_by(&self) -> Option<&HeldBy> {
         self.0.held_by.as_ref()
     }
 
-    /// Why the lease was lost, for [`ErrorKind::Lost`].
+    /// Reason of the loss, for [`ErrorKind::Lost`].
     pub fn loss(&self) -> Option<LossReason> {
         self.0.loss
     }

@@ -1,11 +1,12 @@
-//! [`Guarantees`]: what a store, as configured, promises, as a value that code and configuration can compare.
+//! [`Guarantees`]: the promises of a store as configured, as a value that code and configuration
+//! can compare.
 
 use std::fmt;
 use std::ops::{BitOr, Sub};
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that can happen to a store.
+/// One fault that a store can suffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -13,17 +14,17 @@ use serde::{Deserialize, Serialize};
 pub enum Fault {
     /// The store's process ends (`kill -9`) and is started again.
     Crash,
-    /// The machine loses power: what was not synced to disk is gone.
+    /// The machine loses power: data that was not synced to disk is gone.
     PowerLoss,
-    /// Another server takes the place of the one that decided.
+    /// Another server takes over from the one that decided.
     FailOver,
-    /// Less than half of the store's members are lost for good.
+    /// Less than half of the store's members are lost permanently.
     MinorityLoss,
     /// The server's wall clock is set forward or back.
     ClockStep,
-    /// The server stops for a while and goes on.
+    /// The server is paused for a while and continues.
     Pause,
-    /// The store's data is put back to an earlier state.
+    /// The store's data is restored to an earlier state.
     Restore,
 }
 
@@ -85,12 +86,12 @@ impl Faults {
         Faults(bits)
     }
 
-    /// Whether every fault of `other` is in this set.
+    /// True if every fault of `other` is in this set.
     pub const fn contains(self, other: Faults) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether no fault is in this set.
+    /// True if no fault is in this set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -149,7 +150,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// What ends a lease that is not renewed, and whose clock decides.
+/// How a lease that is not renewed ends, and whose clock decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -162,7 +163,7 @@ pub enum Expiry {
     Connection,
 }
 
-/// Which clock decides that a lease has ended.
+/// The clock that decides that a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -196,16 +197,16 @@ impl fmt::Display for ClockKind {
     }
 }
 
-/// How waiters learn that a lock may be free. The later is the stronger.
+/// How waiters learn that a lock may be free. The order is from the weakest to the strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WaitStyle {
-    /// They look again and again. Waiters of one process are served in order.
+    /// They ask again and again. Waiters of one process are served in order.
     Polled,
-    /// They are told. Waiters of one process are served in order.
+    /// The store notifies them. Waiters of one process are served in order.
     Notified,
-    /// They stand in the store's own queue: first come, first served, across processes.
+    /// They wait in the store's own queue: first come, first served, across processes.
     Queued,
 }
 
@@ -219,31 +220,33 @@ impl fmt::Display for WaitStyle {
     }
 }
 
-/// What a store, as configured, promises.
+/// The promises of a store as configured.
 ///
-/// Belief in a lease always rests on time, on every store; what differs is what its record and its tokens survive.
-/// "At least" is "contains": see [`shortfalls`](Guarantees::shortfalls).
+/// On every store, belief in a lease rests on time. Stores differ in the faults that their records
+/// and tokens survive. "At least" means "contains": see [`shortfalls`](Guarantees::shortfalls).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Guarantees {
-    /// What the record of a held lock survives. What is missing here can make two holders.
+    /// Faults that the record of a held lock survives. A fault that is missing here can lead to two
+    /// holders.
     pub records_survive: Faults,
-    /// Whether leases carry fencing tokens, and what their order survives. What is missing here can make a fence
-    /// admit an old holder, or refuse a new one.
+    /// Faults that the order of fencing tokens survives; `None` if leases carry no tokens. A fault
+    /// that is missing here can make a fence admit an old holder, or refuse a new one.
     pub tokens_survive: Option<Faults>,
-    /// What ends a lease; `None` asks for nothing.
+    /// How a lease ends; `None` requires nothing.
     pub expiry: Option<Expiry>,
     /// How waiters learn that a lock may be free.
     pub waiting: WaitStyle,
 }
 
 impl Guarantees {
-    /// The promise of nothing but exclusion while nothing goes wrong.
+    /// No promise but exclusion while there is no fault.
     pub const NONE: Guarantees =
         Guarantees { records_survive: Faults::NONE, tokens_survive: None, expiry: None, waiting: WaitStyle::Polled };
 
-    /// What a lock for correctness needs: tokens that survive a crash, a power loss and a fail-over. A store that has
-    /// no fail-over survives it for free; one whose fail-over is asynchronous, or unknown, does not.
+    /// The requirement of a lock for correctness: tokens that survive a crash, a power loss and a
+    /// fail-over. A store without fail-over survives it trivially; one whose fail-over is
+    /// asynchronous, or unknown, does not.
     pub const FOR_CORRECTNESS: Guarantees =
         Guarantees::NONE.tokens_survive(Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]));
 
@@ -275,7 +278,7 @@ impl Guarantees {
         self
     }
 
-    /// What is missing here from `least`; empty if these guarantees are at least those.
+    /// The shortfalls against `least`; empty if these guarantees are at least those.
     pub fn shortfalls(&self, least: &Guarantees) -> Vec<Shortfall> {
         let mut missing = Vec::new();
         let records = least.records_survive - self.records_survive;
@@ -297,7 +300,8 @@ impl Guarantees {
         missing
     }
 
-    /// Checks that these guarantees of `whom` are at least `least`; else says what is missing.
+    /// Checks that these guarantees of `whom` are at least `least`. The error text names the
+    /// shortfalls.
     pub(crate) fn require(&self, least: &Guarantees, whom: &str) -> Result<(), String> {
         let missing: Vec<_> = self.shortfalls(least).iter().map(ToString::to_string).collect();
         match missing.is_empty() {
@@ -307,15 +311,15 @@ impl Guarantees {
     }
 }
 
-/// One thing that a store does not promise although it was asked for.
+/// One requirement that a store does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shortfall {
-    /// The record of a held lock does not survive these.
+    /// The record of a held lock does not survive these faults.
     Records(Faults),
     /// Its leases carry no fencing token.
     NoTokens,
-    /// The order of its tokens does not survive these.
+    /// The order of its tokens does not survive these faults.
     Tokens(Faults),
     /// A lease does not end in this way.
     Expiry(Expiry),

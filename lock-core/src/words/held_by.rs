@@ -1,4 +1,4 @@
-//! [`HeldBy`]: what a store can say of who holds a lock.
+//! [`HeldBy`]: the holder of a lock, as far as a store knows it.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,23 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::holder::{Holder, HolderInfo};
 use super::token::FencingToken;
 
-/// Who holds a lock, as far as the store can say. It was true when the store looked; it may not be any more.
+/// The holder of a lock, as far as the store knows it. It was true when the store read it, and may
+/// have changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HeldBy {
-    /// The holder; `None` if another program holds it that uses the same layout.
+    /// The holder; `None` if the lock is held by another program that uses the same layout.
     pub holder: Option<Holder>,
-    /// What the holder said of itself.
+    /// The holder's description of itself.
     pub info: Option<HolderInfo>,
-    /// Its fencing token, where the store gives one.
+    /// Its fencing token, where the store issues one.
     pub token: Option<FencingToken>,
-    /// How long it has held the lock.
+    /// Time for which it has held the lock.
     pub held_for: Option<Duration>,
-    /// How long its lease will last if it is not renewed.
+    /// Time until its lease ends if it is not renewed.
     pub remaining: Option<Duration>,
-    /// For a waiter in the store's queue: how many are ahead of it, the holder among them.
+    /// For a waiter in the store's queue: number of those ahead of it, including the holder.
     pub ahead: Option<u32>,
-    /// The lease was revoked by an operator: nobody holds the lock, and it stays blocked while `remaining` lasts.
+    /// The lease was revoked by an operator: nobody holds the lock, and it stays blocked while
+    /// `remaining` lasts.
     pub revoked: bool,
 }
 
@@ -56,7 +58,7 @@ impl fmt::Display for HeldBy {
     }
 }
 
-/// Whole seconds, or milliseconds below one second: nobody reads more digits.
+/// Whole seconds, or milliseconds below one second: more digits are only noise.
 fn short(time: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(if time < Duration::from_secs(1) {
         Duration::from_millis(time.as_millis() as u64)

@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::random;
 
-/// Who holds a lock: a random 128-bit identity, fresh for every acquisition.
+/// Identity of a holder: 128 random bits, fresh for every acquisition.
 ///
-/// It is never a host name or a process id: two acquisitions by one process are two holders, so that a late reply to
-/// the first can never touch what the second holds. Shown as 32 hexadecimal digits.
+/// It is never a host name or a process id: two acquisitions by one process are two holders, so
+/// that a late reply to the first can never affect the lease of the second. It is shown as 32
+/// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Holder(u128);
 
 impl Holder {
-    /// A holder that nobody was before, from the operating system's random source.
+    /// A new holder from the operating system's random source, different from every holder before.
     ///
     /// # Panics
     ///
@@ -25,18 +26,19 @@ impl Holder {
         Holder(random::bits128())
     }
 
-    /// The holder with this number, as a store kept it.
+    /// The holder with this number, as read from a store.
     pub const fn from_u128(number: u128) -> Holder {
         Holder(number)
     }
 
-    /// The holder as a number, for a store that keeps it.
+    /// The holder as a number, for a store to write.
     pub const fn as_u128(self) -> u128 {
         self.0
     }
 
     fn digits(self) -> [u8; 32] {
-        // By hand, since every acquisition writes it several times, and the machinery behind `{:032x}` is for any number.
+        // By hand, since every acquisition formats it several times, and `{:032x}` is slower
+        // because it is general.
         let mut digits = [0; 32];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -84,7 +86,7 @@ impl From<Holder> for String {
     }
 }
 
-/// A text that is no holder.
+/// Error for a text that is not a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseHolderError(String);
 
@@ -96,9 +98,9 @@ impl fmt::Display for ParseHolderError {
 
 impl std::error::Error for ParseHolderError {}
 
-/// What people see of a holder: the host, the process and a text of its own.
+/// Description of a holder for people: host, process and a free text.
 ///
-/// It travels with the lease and decides nothing.
+/// It is stored with the lease and decides nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HolderInfo {
@@ -112,7 +114,7 @@ pub struct HolderInfo {
 }
 
 impl HolderInfo {
-    /// The longest free text, in bytes; what is longer is cut at a character.
+    /// Maximum length of the free text in bytes. A longer text is cut at a character boundary.
     pub const MAX_TEXT_BYTES: usize = 256;
 
     /// This process, with a free text.

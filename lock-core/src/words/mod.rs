@@ -1,4 +1,5 @@
-//! The words of the field: names, holders, tokens, guarantees, errors, the clock. They know nothing else.
+//! The words of the field: names, holders, tokens, guarantees, errors, the clock. They depend on no
+//! other floor.
 
 pub(crate) mod clock;
 pub(crate) mod error;

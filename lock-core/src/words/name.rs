@@ -10,9 +10,9 @@ use super::error::{Error, ErrorKind, Result};
 
 /// The name of a lock: 1 to 512 bytes of UTF-8 without control characters.
 ///
-/// Names are compared byte for byte: `é` as one character and `e` with a combining accent are two names, and so are
-/// `a` and `A`. A name means nothing to a store; `a/b`, `..`, `%` and quotes are as good as any other characters, and
-/// every store keeps names apart by an encoding that is injective.
+/// Names are compared byte for byte: `é` as one character and `e` with a combining accent are two
+/// names, and so are `a` and `A`. A store gives a name no meaning: `a/b`, `..`, `%` and quotes are
+/// ordinary characters, and every store keeps names apart by an injective encoding.
 ///
 /// Cloning is cheap: clones share the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,15 +20,15 @@ use super::error::{Error, ErrorKind, Result};
 pub struct LockName(Arc<str>);
 
 impl LockName {
-    /// The longest name, in bytes.
+    /// Maximum length of a name in bytes.
     pub const MAX_BYTES: usize = 512;
 
-    /// Checks `name` and makes a lock's name of it.
+    /// Makes a lock's name of `name`, if it is valid.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidName`] if `name` is empty, longer than [`LockName::MAX_BYTES`] or holds a control
-    /// character (NUL and line breaks among them).
+    /// [`ErrorKind::InvalidName`] if `name` is empty, longer than [`LockName::MAX_BYTES`] or
+    /// contains a control character (NUL and line breaks among them).
     pub fn new(name: impl AsRef<str>) -> Result<LockName> {
         let name = name.as_ref();
         let wrong = if name.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-/// 128 bits from the operating system's random source: an identity that nobody had before.
+/// 128 bits from the operating system's random source: an identity that is never given twice.
 ///
 /// # Panics
 ///
@@ -17,8 +17,9 @@ thread_local! {
 
 const POOL_BYTES: usize = 512;
 
-/// Random bytes, asked for many at a time: asking the operating system costs as much as all else in an acquisition that
-/// needs no network. No byte is given twice, also after the process has forked.
+/// Random bytes, read many at a time: a call to the operating system costs as much as all else in
+/// an acquisition that needs no network. No byte is used twice, not even after the process has
+/// forked.
 struct Pool {
     process: u32,
     bytes: [u8; POOL_BYTES],

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The identity of a store's data; tokens compare only within one realm.
 ///
-/// Swapping the store, or restoring it from a backup, begins a new realm: its numbers say nothing about the old ones.
-/// A realm is text such as `sqlite:6f0c…`; it is no secret.
+/// A store that is swapped, or restored from a backup, begins a new realm: the new numbers do not
+/// compare with the old ones. A realm is text such as `sqlite:6f0c…`; it is no secret.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Realm(Arc<str>);
@@ -20,7 +20,7 @@ impl Realm {
         Realm(text.as_ref().into())
     }
 
-    /// A realm of this kind that was never used before: `kind:` and 32 random hexadecimal digits.
+    /// A new realm of this kind, never used before: `kind:` and 32 random hexadecimal digits.
     pub fn fresh(kind: &str) -> Realm {
         Realm::new(format!("{kind}:{:032x}", crate::words::random::bits128()))
     }
@@ -57,10 +57,12 @@ impl fmt::Debug for Realm {
 
 /// A number that is greater for every later acquisition of the same name, within one realm.
 ///
-/// Send it with every write to the protected resource and let a [`Fence`](crate::Fence) there refuse a smaller one:
-/// that is what keeps a holder that was paused past its lease from doing harm. It is no secret and proves no identity.
+/// Send it with every write to the protected resource, and let a [`Fence`](crate::Fence) there
+/// refuse a smaller one: so a holder that was paused past the end of its lease can do no harm. A
+/// token is no secret and proves no identity.
 ///
-/// Tokens of two realms do not compare: [`partial_cmp`](PartialOrd::partial_cmp) gives `None`, and `<`, `>` are false.
+/// Tokens of two realms do not compare: [`partial_cmp`](PartialOrd::partial_cmp) gives `None`, and
+/// `<`, `>` are false.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FencingToken {
     realm: Realm,
@@ -73,7 +75,7 @@ impl FencingToken {
         FencingToken { realm, number }
     }
 
-    /// Whose token this is.
+    /// The realm that the token belongs to.
     pub fn realm(&self) -> &Realm {
         &self.realm
     }
