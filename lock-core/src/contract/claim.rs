@@ -10,9 +10,22 @@ use super::deadline::Deadline;
 use crate::observe;
 use crate::words::{Clock, Holder, HolderInfo, LockName, LossReason, Moment};
 
-/// The wish of one holder to have one name for a TTL: what a store is asked for, and by which it is asked again.
+/// The wish of one holder to have one name for a TTL. A store is asked with a claim, and a retry
+/// uses the same claim.
 ///
-/// Every acquisition has a claim of its own, with a fresh [`Holder`]. Cloning is cheap and gives the same claim.
+/// Every acquisition has a claim of its own, with a fresh [`Holder`]. Cloning is cheap and gives
+/// the same claim.
+///
+/// # State
+///
+/// A claim has four independent flags. All of them are atomic; none is behind a mutex.
+///
+/// | flag | set | cleared | meaning |
+/// |---|---|---|---|
+/// | in doubt | by the core, when a request is cut off | by the store in a release, with [`clear_doubt`](Claim::clear_doubt) | a request may still be applied: a release is repeated until one TTL has passed |
+/// | settled | by the core, when its withdrawal has ended | never | nothing is withdrawn any more: an entry that a session still has for it is an orphan |
+/// | retired | by the store, with [`retire`](Claim::retire) | never | a retry takes a claim of a fresh holder |
+/// | deadline | over when its lease is lost or released | never: over is final | the holder may no longer believe; the deadline of its session bounds it as well |
 #[derive(Clone)]
 pub struct Claim(Arc<Inner>);
 
@@ -23,11 +36,12 @@ struct Inner {
     fixed: bool,
     queues: bool,
     info: Arc<HolderInfo>,
-    /// When a request for this claim was last cut off, so that it may still be applied; zero if none can be.
+    /// Moment at which a request was last cut off, so that it may still be applied; zero if none
+    /// may.
     in_doubt_since: AtomicU64,
-    /// It was given back, and nothing is withdrawn any more.
+    /// The withdrawal has ended.
     settled: AtomicBool,
-    /// Its store wants to be asked with another claim.
+    /// A retry needs another claim.
     retired: AtomicBool,
     deadline: Deadline,
     /// The number of the session that carries it; zero if none does.
@@ -36,19 +50,20 @@ struct Inner {
 }
 
 impl Claim {
-    /// A claim of a fresh holder, renewed and without a place in a queue. The core makes claims for its users; tests
-    /// of a store make their own.
+    /// A claim of a fresh holder whose lease is renewed, and which enters no queue. The core makes
+    /// the claims of its users; tests of a store make their own.
     pub fn new(name: LockName, ttl: Duration) -> Claim {
         Claim::with(name, ttl, false, false, Arc::default())
     }
 
-    /// A claim that enters the queue of a store that has one.
+    /// A claim that enters the store's queue, if the store has one.
     pub fn queueing(name: LockName, ttl: Duration) -> Claim {
         Claim::with(name, ttl, false, true, Arc::default())
     }
 
-    /// The same holder's claim at one of several stores that vote on it: with notes of its own, and without a place in
-    /// a queue. Its end is observed where the whole claim's is.
+    /// The same holder's claim at one of several stores that vote on it. It has a store state of
+    /// its own and enters no queue. Its deadline is over from the start, since the loss is observed
+    /// at the whole claim.
     pub fn for_member(&self) -> Claim {
         let inner = &self.0;
         let vote = Claim::of(inner.holder, inner.name.clone(), inner.ttl, inner.fixed, false, inner.info.clone());
@@ -82,60 +97,65 @@ impl Claim {
         &self.0.name
     }
 
-    /// Who claims it.
+    /// The holder that claims the lock.
     pub fn holder(&self) -> Holder {
         self.0.holder
     }
 
-    /// How long the store shall keep the lease if it is not renewed.
+    /// Time for which the store shall keep the lease if it is not renewed.
     pub fn ttl(&self) -> Duration {
         self.0.ttl
     }
 
-    /// Whether the lease is never renewed; where a store's sessions carry leases, it gets one of its own.
+    /// True if the lease is never renewed. Where sessions carry leases, it gets a session of its
+    /// own.
     pub fn is_fixed(&self) -> bool {
         self.0.fixed
     }
 
-    /// Whether the claim takes a place in the store's queue when the lock is held. If not, a request for a held lock
-    /// must write nothing.
+    /// True if the claim enters the store's queue when the lock is held. Otherwise a request for a
+    /// held lock must write nothing.
     pub fn queues(&self) -> bool {
         self.0.queues
     }
 
-    /// What people shall see of the holder.
+    /// Description of the holder for people.
     pub fn info(&self) -> &HolderInfo {
         &self.0.info
     }
 
-    /// Whether a request for this claim was cut off before its answer came, so that it may be applied later. A store
-    /// that can leave a mark which such a late request meets leaves it when it releases an unclear claim.
+    /// True if a request for this claim was cut off before its answer came, so that it may be
+    /// applied later. A store that can leave a mark which stops such a late request leaves it when
+    /// it releases a claim in doubt.
     pub fn is_in_doubt(&self) -> bool {
         self.0.in_doubt_since.load(Ordering::Acquire) != 0
     }
 
-    /// Says that no request for this claim can be applied any more, also none that was cut off: a mark of the release
-    /// meets it, or the release was ordered behind it. A store says so in a release, and then nothing is repeated.
+    /// Declares that no request for this claim can be applied any more, not even one that was cut
+    /// off: the mark of the release stops it, or the release was ordered after it. A store calls
+    /// this in a release, and the release is then not repeated.
     pub fn clear_doubt(&self) {
         self.0.in_doubt_since.store(0, Ordering::Release);
     }
 
-    /// Says that what was asked for this claim can no longer be told apart from what will be: a release of it, say, may
-    /// still be applied, or a second time. The core then asks with another claim, of a fresh holder.
+    /// Retires this holder: an earlier call for it, such as a release, may still be applied, or be
+    /// applied twice, and would undo a retry. The core continues with another claim, of a fresh
+    /// holder.
     pub fn retire(&self) {
         self.0.retired.store(true, Ordering::Release);
     }
 
-    /// Whether its store wants to be asked with another claim.
+    /// True if the store has retired this holder.
     pub fn is_retired(&self) -> bool {
         self.0.retired.load(Ordering::Acquire)
     }
 
-    /// What the store itself keeps with this claim, made at the first call: a key, a vote, a connection.
+    /// State that the store keeps with this claim, made at the first call: a key, a vote, a
+    /// connection.
     ///
     /// # Panics
     ///
-    /// If the same claim was given notes of another type before: a claim belongs to one store.
+    /// If the claim already has a store state of another type: a claim belongs to one store.
     pub fn store_state<T: Send + Sync + 'static>(&self, init: impl FnOnce() -> T) -> &T {
         self.0
             .store_state
@@ -144,22 +164,22 @@ impl Claim {
             .expect("BUG: the notes of a claim have one type, that of its store")
     }
 
-    /// The number of the shared session that carries it; zero if none does.
+    /// Number of the shared session that carries it; zero if none does.
     pub(crate) fn session(&self) -> u64 {
         self.0.session.load(Ordering::Acquire)
     }
 
-    /// Puts it on the session with this number, and on no other any more.
+    /// Moves it to the session with this number, and away from every other.
     pub(crate) fn set_session(&self, number: u64) {
         self.0.session.store(number, Ordering::Release);
     }
 
-    /// A request for it was cut off just now.
+    /// Marks that a request was cut off just now.
     pub(crate) fn set_in_doubt(&self) {
         self.0.in_doubt_since.fetch_max(Clock::system().now().as_nanos().max(1), Ordering::AcqRel);
     }
 
-    /// When a request for it was last cut off, unless none can be applied any more.
+    /// Moment at which a request was last cut off; `None` if no request can be applied any more.
     pub(crate) fn in_doubt_since(&self) -> Option<Moment> {
         match self.0.in_doubt_since.load(Ordering::Acquire) {
             0 => None,
@@ -167,8 +187,8 @@ impl Claim {
         }
     }
 
-    /// Nobody wants it and nobody withdraws it any more, though copies of it may live on: whatever its session still
-    /// has for it, or gets for it late, is an orphan.
+    /// Marks that it is neither wanted nor withdrawn any more, although copies of it may live on.
+    /// An entry that its session still has for it, or gets late, is an orphan.
     pub(crate) fn settle(&self) {
         self.0.settled.store(true, Ordering::Release);
     }
@@ -177,12 +197,12 @@ impl Claim {
         self.0.settled.load(Ordering::Acquire)
     }
 
-    /// Over when its lease is lost or released by itself; the session's life bounds it as well.
+    /// Over when this one lease is lost or released. The session's deadline bounds it as well.
     pub(crate) fn deadline(&self) -> &Deadline {
         &self.0.deadline
     }
 
-    /// Its lease is lost; the first reason stays.
+    /// Ends its lease as lost. The first reason stays.
     pub(crate) fn lose(&self, why: LossReason) {
         if self.0.deadline.end(why) {
             observe::lost(self.name(), self.holder(), why);
@@ -194,7 +214,7 @@ impl Claim {
     }
 }
 
-/// A claim that somebody else keeps alive.
+/// A weak reference to a claim.
 pub(crate) struct WeakClaim(Weak<Inner>);
 
 impl WeakClaim {

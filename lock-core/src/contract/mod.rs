@@ -1,4 +1,4 @@
-//! The contract for stores, and what a store is asked with.
+//! The contract for stores, and the types that pass between the core and a store.
 
 pub(crate) mod answer;
 pub(crate) mod claim;

@@ -9,9 +9,9 @@ use super::session::Session;
 use crate::sync::locked;
 use crate::words::{Clock, Error, LossReason, Moment};
 
-/// A batch of renewals, one entry per session. A store answers each entry as soon as it knows the answer, so that a
-/// call that hangs loses no answer that came before. What is left unanswered is unknown: it neither extends nor ends a
-/// lease, and is asked again.
+/// A batch of renewals, one entry per session. A store answers each entry as soon as it knows the
+/// answer, so that a call that hangs loses no earlier answer. An entry without an answer is
+/// unknown: it neither extends nor ends a lease, and is retried.
 pub struct RenewalBatch {
     sent: Moment,
     clock: Clock,
@@ -26,25 +26,31 @@ pub struct Renewal {
     outcome: OnceLock<RenewalOutcome>,
 }
 
-/// What one renewal is of.
+/// Subject of one renewal.
 #[derive(Clone, Copy, Debug)]
 pub enum Beat<'a> {
     /// A lease with a TTL of its own.
     Lease(&'a Claim),
-    /// A session that carries leases. In this order: note which of its [`claims`](Session::claims) were granted; send
-    /// the heartbeat; read what the session still has; report those of the noted claims that are gone with
-    /// [`Renewal::not_held`]; answer; and delete what belongs to none of its claims as they are by then. Answering before
-    /// the losses are reported would extend the belief in a lease that was broken.
+    /// A session that carries leases. The steps of the round, in this order:
+    ///
+    /// 1. note which of its [`claims`](Session::claims) were granted;
+    /// 2. send the heartbeat;
+    /// 3. read the entries that the session still has;
+    /// 4. report the noted claims whose entry is gone, with [`Renewal::not_held`];
+    /// 5. answer;
+    /// 6. delete the orphans: entries that belong to none of its claims, as the claims are by then.
+    ///
+    /// An answer before the losses are reported would extend the belief in a lease that was broken.
     Session(&'a Session),
 }
 
 /// A store's answer to one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewalOutcome {
-    /// It is held, and kept for this long, counted from the sending of this batch.
+    /// It is held, and kept for this long after this batch was sent.
     HeldFor(Duration),
-    /// It is held, and kept for this long, counted from an earlier moment, read from the clock before that heartbeat
-    /// was sent.
+    /// It is held, and kept for this long after an earlier moment, which was read from the clock
+    /// before the heartbeat was sent.
     HeldSince(Moment, Duration),
     /// The holder does not hold it. This is final.
     NotHeld,
@@ -69,28 +75,29 @@ impl RenewalBatch {
         self.entries.iter()
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// When this batch was sent: before it was given to the store.
+    /// Moment at which this batch was sent: before it was given to the store.
     pub fn sent(&self) -> Moment {
         self.sent
     }
 
-    /// The clock by which these leases are believed.
+    /// The clock of these leases.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Says why entries stay unanswered, for people; the first reason stays. Where the store knows by the same failure
-    /// that they are not held, it says so first and answers then.
+    /// Reports why entries stay unanswered, for people. The first reason stays. Where the same
+    /// failure shows that the entries are not held, a store reports the failure first and then
+    /// answers.
     pub fn fail(&self, error: Error) {
         for entry in self.entries.iter().filter(|entry| entry.outcome().is_none()) {
             entry.session.schedule().note_failure(error.clone());
@@ -98,7 +105,7 @@ impl RenewalBatch {
         locked(&self.failure).get_or_insert(error);
     }
 
-    /// Why entries stayed unanswered, if the store said it.
+    /// Reason why entries stayed unanswered, if the store reported one.
     pub fn failure(&self) -> Option<Error> {
         locked(&self.failure).clone()
     }
@@ -114,7 +121,7 @@ impl<'a> IntoIterator for &'a RenewalBatch {
 }
 
 impl Renewal {
-    /// What is to be renewed.
+    /// Subject of this renewal.
     pub fn of(&self) -> Beat<'_> {
         match self.session.only_claim() {
             Some(claim) => Beat::Lease(claim),
@@ -122,14 +129,15 @@ impl Renewal {
         }
     }
 
-    /// Answers; it takes effect at once. Only the first answer counts.
+    /// Answers this entry. The answer takes effect at once, and only the first one counts.
     pub fn answer(&self, renewed: RenewalOutcome) {
         if self.outcome.set(renewed).is_err() {
             return;
         }
         match renewed {
             RenewalOutcome::HeldFor(ttl) => self.session.confirm(self.sent, ttl),
-            // A heartbeat that was sent after this batch cannot count from before it; the batch's own stamp is safe.
+            // A heartbeat that was sent after this batch cannot be counted from a moment before it;
+            // the moment of the batch is always safe.
             RenewalOutcome::HeldSince(sent, ttl) => self.session.confirm(sent.min(self.sent), ttl),
             RenewalOutcome::NotHeld => self.session.end(match self.of() {
                 Beat::Lease(_) => LossReason::NotHeld,
@@ -138,12 +146,12 @@ impl Renewal {
         }
     }
 
-    /// Says that the session no longer has what this claim held on it: that one lease is lost.
+    /// Reports that the session no longer has the entry of this claim: that one lease is lost.
     pub fn not_held(&self, claim: &Claim) {
         claim.lose(LossReason::NotHeld);
     }
 
-    /// The answer, if there was one.
+    /// The answer, if the store gave one.
     pub fn outcome(&self) -> Option<RenewalOutcome> {
         self.outcome.get().copied()
     }

@@ -1,14 +1,15 @@
-//! [`Schedule`]: when a session is renewed next.
+//! [`Schedule`] of the renewals of one session.
 
 use std::time::Duration;
 
 use crate::words::{Error, Moment};
 
-/// When one session is looked at next.
+/// Schedule of the renewals of one session.
 ///
-/// A lease is renewed a third of its TTL after the last confirmed renewal was *sent*, so that two more tries fit
-/// before its end. While a call is under way it is asked again after a sixth of the TTL (the call that hangs is not
-/// given up: its answer counts if it still comes); after a call that failed, after a twentieth.
+/// A lease is renewed a third of its TTL after the last confirmed renewal was *sent*, so that two
+/// more attempts fit before its end. While a call is in flight, it is retried after a sixth of the
+/// TTL; the call that hangs is not abandoned, and its answer still counts. After a failed call it
+/// is retried after a twentieth.
 pub(crate) struct Schedule {
     renewed: Moment,
     asked: Moment,
@@ -33,7 +34,7 @@ impl Schedule {
         self.in_flight += 1;
     }
 
-    /// A call has ended, which brought an answer or `failure`.
+    /// Notes the end of a call, with an answer or with `failure`.
     pub(crate) fn request_ended(&mut self, answered: bool, failure: Option<&Error>) {
         self.in_flight -= 1;
         if !answered {
@@ -42,27 +43,27 @@ impl Schedule {
         }
     }
 
-    /// A call that is still under way will bring no answer.
+    /// Notes that a call that is still in flight will bring no answer.
     pub(crate) fn note_failure(&mut self, error: Error) {
         self.failure = Some(error);
     }
 
-    /// Why the last call brought no answer, if none came since the last confirmed renewal.
+    /// Failure of the last call; `None` after a confirmed renewal.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.failure.clone()
     }
 
-    /// Whether a call is under way that has brought no answer yet.
+    /// True if a call is in flight.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.in_flight > 0
     }
 
-    /// How many calls in a row brought no answer.
+    /// Number of calls in a row without an answer.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// When the next renewal is due.
+    /// Moment at which the next renewal is due.
     pub(crate) fn due(&self, ttl: Duration) -> Moment {
         let due = self.renewed.after(ttl / 3);
         match (self.in_flight, self.failures) {

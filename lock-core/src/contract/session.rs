@@ -14,12 +14,15 @@ use crate::observe;
 use crate::sync::locked;
 use crate::words::{Clock, Holder, LossReason, Moment};
 
-/// A liveness link that carries leases: an etcd lease, a ZooKeeper session. A lease with a TTL of its own is a session
-/// of one, which the core makes by itself.
+/// A liveness link that carries leases: an etcd lease, a ZooKeeper session. A lease with a TTL of
+/// its own is a session of one, which the core makes itself.
 ///
-/// A store opens a session, puts claims on it with [`carry`](Session::carry) *before* it writes anything for them, and
-/// gives it back with each lease. The core renews it while it carries a claim, and loses all its leases when it ends.
-/// Cloning is cheap and gives the same session.
+/// A store opens a session, puts claims on it with [`carry`](Session::carry) *before* it writes
+/// anything for them, and returns it with each lease. The core renews it while it carries a claim.
+/// When it ends, all its leases are lost. Cloning is cheap and gives the same session.
+///
+/// Its two mutexes, of the schedule and of the carried claims, are never held together, and no
+/// other mutex is taken under either of them.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -37,25 +40,26 @@ enum Kind {
 }
 
 struct Shared {
-    /// The store's own number for it.
+    /// Number that the store gave it.
     key: u64,
-    /// This process's own number for it, which its claims have too.
+    /// Number that this process gave it; its claims have the same.
     number: u64,
     carried: Mutex<Carried>,
 }
 
-/// The claims that were put on a session. One that was dropped or settled, or is on another session by now, stays until
-/// the next sweep: so that a claim needs no way back to its session.
+/// The claims that were put on a session. A claim that was dropped, settled or moved to another
+/// session stays until the next sweep, so that a claim needs no reference to its session.
 #[derive(Default)]
 struct Carried {
     claims: HashMap<Holder, WeakClaim>,
     sweep_at: usize,
 }
 
-/// The fewest entries that are swept, so that a session of few claims is not swept at each of them.
+/// Fewest entries at which a sweep starts, so that a session of few claims is not swept at each of
+/// them.
 const MIN_SWEEP_ENTRIES: usize = 64;
 
-/// A session that is being opened: it remembers when the request for it was sent.
+/// A session that is being opened. It has the moment at which the request for it was sent.
 #[derive(Debug)]
 pub struct PendingSession {
     clock: Clock,
@@ -63,7 +67,7 @@ pub struct PendingSession {
 }
 
 impl Session {
-    /// Begins to open a session: call it *before* the request leaves.
+    /// Starts to open a session. Call it *before* the request is sent.
     pub fn start(clock: &Clock) -> PendingSession {
         PendingSession { clock: clock.clone(), sent: clock.now() }
     }
@@ -83,7 +87,7 @@ impl Session {
         }))
     }
 
-    /// The store's own number for this session; 0 for a session of one.
+    /// Number that the store gave this session; 0 for a session of one.
     pub fn key(&self) -> u64 {
         match &self.0.kind {
             Kind::Single(_) => 0,
@@ -96,17 +100,17 @@ impl Session {
         self.0.ttl
     }
 
-    /// How much longer it may be believed in; zero if it is over.
+    /// Remaining validity; zero if it is over.
     pub fn remaining(&self) -> Duration {
         self.0.clock.until(self.0.deadline.moment())
     }
 
-    /// Whether it may be believed in now.
+    /// True if it is valid now.
     pub fn is_valid(&self) -> bool {
         self.loss().is_none()
     }
 
-    /// Puts a claim on this session: from now on what the store keeps for it is no orphan.
+    /// Puts a claim on this session: from now on an entry that the store has for it is no orphan.
     pub fn carry(&self, claim: &Claim) {
         if let Kind::Shared(shared) = &self.0.kind
             && !claim.is_settled()
@@ -116,7 +120,8 @@ impl Session {
         }
     }
 
-    /// Whether this claim is on this session: its own, or the last that it was put on.
+    /// True if this session carries the claim: it is the claim's own, or the last one that it was
+    /// put on.
     pub fn carries(&self, claim: &Claim) -> bool {
         match &self.0.kind {
             Kind::Single(single) => single.holder() == claim.holder(),
@@ -124,8 +129,8 @@ impl Session {
         }
     }
 
-    /// The claims on this session that somebody still wants or withdraws. What the store keeps on the session beyond
-    /// these is an orphan, to be deleted in the next renewal round.
+    /// The claims on this session that are still wanted or being withdrawn. Any other entry that
+    /// the store has on the session is an orphan, to be deleted in the next renewal round.
     pub fn claims(&self) -> Vec<Claim> {
         match &self.0.kind {
             Kind::Single(claim) => vec![claim.clone()],
@@ -133,15 +138,15 @@ impl Session {
         }
     }
 
-    /// Ends it: every guard and waiter on it learns at once. A store calls this as soon as it knows that the session is
-    /// gone. The first reason stays.
+    /// Ends the session and notifies every guard and waiter on it at once. A store calls this as
+    /// soon as it knows that the session is gone. The first reason stays.
     pub fn end(&self, why: LossReason) {
         if self.0.deadline.end(why) {
             self.report_loss(why);
         }
     }
 
-    /// Completes when the session has ended or its validity is over.
+    /// Completes when the session has ended or its validity is over, with the reason.
     ///
     /// # Cancel safety
     ///
@@ -159,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Why it is over, if it is over.
+    /// Reason of the loss, if it is over.
     pub(crate) fn loss(&self) -> Option<LossReason> {
         self.loss_at(self.0.clock.now())
     }
@@ -175,7 +180,7 @@ impl Session {
             .for_each(|claim| observe::lost(claim.name(), claim.holder(), why));
     }
 
-    /// The store confirmed, at a request sent at `sent`, that it keeps the session for `ttl`.
+    /// Notes that the store keeps the session for `ttl`, as the answer to a request sent at `sent`.
     pub(crate) fn confirm(&self, sent: Moment, ttl: Duration) {
         let clock = &self.0.clock;
         if self.0.deadline.extend(clock.now(), clock.valid_until(sent, ttl)) {
@@ -198,7 +203,8 @@ impl Session {
         }
     }
 
-    /// Whether it is to be renewed: a fixed lease never is, a shared session while it carries a claim.
+    /// True if it is to be renewed: a fixed lease never is, and a shared session is while it
+    /// carries a claim.
     pub(crate) fn is_renewed(&self) -> bool {
         match &self.0.kind {
             Kind::Single(claim) => !claim.is_fixed(),
@@ -218,7 +224,8 @@ impl Shared {
     }
 
     fn insert(&self, claim: &Claim) {
-        // Claims are dropped outside the lock: what a store keeps with one may come back here.
+        // Claims are dropped outside the lock, since dropping the store state of one may call this
+        // again.
         let mut claims = Vec::new();
         let mut carried = locked(&self.carried);
         if carried.claims.len() >= carried.sweep_at {
@@ -236,7 +243,8 @@ impl Shared {
         claims
     }
 
-    /// Removes what this session does not carry any more, and gives every claim that was looked at.
+    /// Removes the claims that this session no longer carries, and adds every claim that was
+    /// examined to `claims`.
     fn sweep(&self, carried: &mut Carried, claims: &mut Vec<Claim>) {
         carried.claims.retain(|_, claim| {
             let Some(claim) = claim.upgrade() else { return false };
@@ -280,7 +288,8 @@ impl fmt::Debug for Session {
 }
 
 impl PendingSession {
-    /// The store opened the session: `key` is its own number for it, `ttl` what it granted.
+    /// The session that the store opened: `key` is the number that the store gave it, `ttl` the TTL
+    /// that it granted.
     pub fn established(self, key: u64, ttl: Duration) -> Session {
         Session::new(Kind::Shared(Shared::new(key)), &self.clock, self.sent, ttl)
     }

@@ -11,60 +11,63 @@ use crate::words::{Guarantees, HeldBy, LockName, Realm, Result};
 
 /// The contract for stores: single steps only.
 ///
-/// The core stamps the clock, bounds each call, loops, waits, retries by holder, withdraws, finishes what was
-/// cancelled, and checks the waiter's own session after every wait: once, for every store. A store has no renewal,
-/// retry or waiting loop of its own, and believes no clock but its server's.
+/// The core does the rest, once for every store: it stamps the clock, bounds each call, loops,
+/// waits, retries by holder, withdraws, finishes cancelled calls, and checks the waiter's own
+/// session after every wait. A store has no renewal, retry or waiting loop of its own, and trusts
+/// no clock but its server's.
 ///
-/// Every check-and-act is **one step on the server** (a script, a transaction, a conditional statement), conditional on
-/// the holder. A store must not panic; where a reply never comes, the error says that the effect is unknown
-/// ([`Effect::Unknown`](crate::Effect::Unknown)).
+/// Every check-and-act is **one step on the server** (a script, a transaction, a conditional
+/// statement), conditional on the holder. A store must not panic; where a reply never comes, the
+/// error says that the effect is unknown ([`Effect::Unknown`](crate::Effect::Unknown)).
 ///
-/// There are no default methods, since a default would hide what a wrapper forgot; but for
+/// There are no default methods, since a default would hide what a wrapper forgot. The exception is
 /// [`close`](LockStore::close), without which nothing is wrong. The conformance suite (the crate
 /// `lock-conformance`) proves an implementation.
 #[async_trait]
 pub trait LockStore: Debug + Send + Sync + 'static {
-    /// What this store, as configured, promises; it must not claim more than the suite can prove.
+    /// The guarantees of this store as configured. It must not claim more than the suite can prove.
     fn guarantees(&self) -> Guarantees;
 
-    /// Whose tokens these are.
+    /// The realm of its tokens.
     fn realm(&self) -> Realm;
 
-    /// Asks for the lock. Idempotent by holder: asking again gives the same lease with the same token and a full TTL,
-    /// and never blocks itself. A claim stays on the session that carries it for as long as that is valid, since its
-    /// holder believes by that one. If the lock is held, the claim enters the store's queue if and only if
-    /// [`claim.queues()`](Claim::queues) and the store has one; else nothing is written.
+    /// Requests the lock. It is idempotent by holder: a retry gives the same lease with the same
+    /// token and a full TTL, and never blocks itself. A claim stays on the session that carries it
+    /// for as long as that session is valid, since the holder's belief rests on it. If the lock is
+    /// held, the claim enters the store's queue if and only if [`claim.queues()`](Claim::queues)
+    /// and the store has a queue; otherwise nothing is written.
     ///
     /// # Errors
     ///
     /// Unavailable, timed out, denied, or a protocol error; contention is no error.
     async fn request(&self, claim: &Claim) -> Result<Attempt>;
 
-    /// Waits for a hint that a new request may succeed. It writes nothing, may return early, may be dropped, and may
-    /// pend for ever: the core looks again after [`Contention::retry_after`] anyway.
+    /// Waits for a hint that a new request may succeed. It writes nothing, may return early, may be
+    /// dropped, and may pend for ever: the core retries after [`Contention::retry_after`] anyway.
     ///
     /// # Errors
     ///
-    /// Any; the core then looks again after a while.
+    /// Any; the core then retries after a while.
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()>;
 
-    /// Renews leases and sessions that are still held; never acquires. Each entry is answered as soon as its answer is
-    /// known; what is not answered is unknown, and [`RenewalBatch::fail`] may say why.
+    /// Renews leases and sessions that are still held; it never acquires. Each entry is answered as
+    /// soon as its answer is known. An entry without an answer is unknown, and
+    /// [`RenewalBatch::fail`] may report why.
     async fn renew(&self, batch: &RenewalBatch);
 
-    /// Gives back what this claim holds, and its place in the queue; touches nothing of another holder's. It must
-    /// succeed at a lock that is not held.
+    /// Gives back the lease of this claim, and its entry in the queue. It changes nothing of
+    /// another holder, and must succeed if the lock is not held.
     ///
     /// # Errors
     ///
     /// Unavailable, timed out, denied, or a protocol error.
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome>;
 
-    /// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters, if this store has it.
-    /// A store whose tokens are given by the server itself, such as revisions, has not.
+    /// Raises the token of a lease, so that the members of a [`Quorum`](crate::Quorum) can agree on
+    /// one. `None` for a store whose server chooses the tokens itself, such as revisions.
     fn token_raiser(&self) -> Option<&dyn TokenRaiser>;
 
-    /// Who holds the lock; `None` if it is free.
+    /// The holder of the lock; `None` if it is free.
     ///
     /// # Errors
     ///
@@ -78,60 +81,68 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// As for [`request`](LockStore::request).
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>>;
 
-    /// Ends the lease of the holder that was seen, and of nobody else; `None` if that holder no longer has it.
+    /// Ends the lease of the holder that was `seen`, and of no other; `None` if that holder no
+    /// longer has it.
     ///
     /// # Errors
     ///
     /// As for [`request`](LockStore::request).
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>>;
 
-    /// Begins a new realm, after the store's data was restored from a backup.
+    /// Starts a new realm, after the store's data was restored from a backup.
     ///
     /// # Errors
     ///
-    /// Invalid configuration where the server itself decides the realm, which then changes by itself at a restore.
+    /// Invalid configuration where the server itself decides the realm, which then changes by
+    /// itself at a restore.
     async fn new_realm(&self) -> Result<Realm>;
 
-    /// Puts away what is open, since nothing more is expected: a file is closed, so that it is whole by itself.
-    /// [`Locks::close`](crate::Locks::close) does it at its end. It ends no lease, and forbids nothing: others may share
-    /// this store, and a step that comes all the same opens again what it needs.
+    /// Closes what the store has open, since no further calls are expected: a file is closed, so
+    /// that it is complete by itself. [`Locks::close`](crate::Locks::close) calls it last. It ends
+    /// no lease, and forbids nothing: others may share this store, and a later call opens again
+    /// what it needs.
     async fn close(&self) {}
 }
 
-/// The step by which a [`Quorum`](crate::Quorum) makes one token of its members' counters.
+/// Raises the token of a lease, so that the members of a [`Quorum`](crate::Quorum) can agree on
+/// one.
 #[async_trait]
 pub trait TokenRaiser: Send + Sync {
-    /// Raises the token of the lease that this claim has to `number`. One step on the server: if this holder has the
-    /// lock, and the token of its lease is not greater than `number`, then its token becomes `number`, and every later
-    /// lease of this name gets a greater one. Else nothing changes.
+    /// Raises the token of this claim's lease to `number`. It is one step on the server: if this
+    /// holder has the lock, and the token of its lease is not greater than `number`, then its token
+    /// becomes `number`, and every later lease of this name gets a greater one. Otherwise nothing
+    /// changes.
     ///
-    /// It moves no end of a lease, and asking again with the same number gives the same answer.
+    /// It does not extend the lease, and is idempotent: a retry with the same number gives the same
+    /// answer.
     ///
     /// # Errors
     ///
-    /// As for [`LockStore::request`]; a protocol error for a number that no other could follow.
+    /// As for [`LockStore::request`]; a protocol error for a number that no greater one can follow.
     async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome>;
 
-    /// What this store keeps for a quorum that it is a member of, if it can. A quorum of members that all keep it can
-    /// be opened by any majority of them; without it, all of them must be there.
+    /// The record that this store keeps for a quorum that it is a member of; `None` if it cannot
+    /// keep one. A quorum whose members all keep a record can be opened by any majority of them;
+    /// without it, all of them must be up.
     fn record_store(&self) -> Option<&dyn RecordStore>;
 }
 
-/// A text that a store keeps for a [`Quorum`](crate::Quorum): who its members are.
+/// Record that a store keeps for a [`Quorum`](crate::Quorum): a text that names its members.
 ///
-/// It is a part of the store's data: it lives as long as they do, survives what they survive, and whatever loses or
-/// replaces them does so with it.
+/// The record is a part of the store's data: it lives as long as the data, survives the same
+/// faults, and is lost or replaced together with them.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
-    /// What it keeps now. The realm and the text are read in one step on the server.
+    /// The current record. The realm and the text are read in one step on the server.
     ///
     /// # Errors
     ///
     /// As for [`LockStore::request`].
     async fn read_record(&self) -> Result<StoredRecord>;
 
-    /// Keeps `text` from now on, if it still keeps what it did `before`, and is still of that realm: one step on the
-    /// server. Whether it does; also true if it kept `text` already, as after a reply that was lost.
+    /// Replaces the record by `text`, if the record and the realm are still those of `before`: one
+    /// step on the server. Returns true if the record is `text` afterwards, also if it was already,
+    /// as after a lost reply.
     ///
     /// # Errors
     ///
