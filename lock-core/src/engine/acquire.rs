@@ -1,4 +1,4 @@
-//! [`acquire`]: the one loop that asks, waits and asks again, for every store.
+//! [`acquire`]: the loop of requests and waits, one for every store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::contract::{Claim, Contention, Session};
 use crate::observe;
 use crate::words::{Error, HeldBy, LockName, Moment, Result, WaitStyle};
 
-/// What the caller wants.
+/// An acquisition as the caller requests it.
 pub(crate) struct AcquireRequest {
     pub(crate) name: LockName,
     pub(crate) ttl: Duration,
@@ -39,16 +39,16 @@ pub(crate) type OnWait = Arc<dyn Fn(&HeldBy) + Send + Sync>;
 
 /// Acquires; `None` if the lock is held and the caller does not wait.
 pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Result<Option<Grant>> {
-    // A loop over a store that answers at once must let others run.
+    // Without this, a caller's loop over a store that answers at once would starve other tasks.
     tokio::task::coop::consume_budget().await;
     let _admitted = engine.admit()?;
     let started = engine.clock.now();
     let waits = wanted.patience != Patience::None;
     let queued = waits && engine.store.guarantees().waiting == WaitStyle::Queued;
-    let place = if waits && !queued { engine.queues.join_existing(&wanted.name) } else { None };
+    let ticket = if waits && !queued { engine.queues.join_existing(&wanted.name) } else { None };
     let mut pending = Pending::new(&engine, wanted.claim(&engine, queued));
     let mut first = None;
-    if place.is_none() {
+    if ticket.is_none() {
         match pending.request(started).await {
             Ok(RequestOutcome::Granted(grant, now)) => {
                 observe::acquired(grant.claim.name(), grant.claim.holder(), now.since(started));
@@ -70,7 +70,7 @@ pub(crate) async fn acquire(engine: Arc<Engine>, wanted: AcquireRequest) -> Resu
     };
     let waiter = WaitingAcquire { engine, wanted, started, until, queued };
     // Boxed, so that the future of a lock that is free stays small.
-    Box::pin(waiter.acquire(pending, place, first)).await.map(Some)
+    Box::pin(waiter.acquire(pending, ticket, first)).await.map(Some)
 }
 
 /// An acquire that waits.
@@ -82,27 +82,27 @@ struct WaitingAcquire {
     queued: bool,
 }
 
-/// For how long a store that fails to answer is asked again, and how soon.
+/// Backoff while the store fails to answer: since when, and the next delay.
 struct Backoff {
     since: Moment,
     delay: Duration,
 }
 
 impl WaitingAcquire {
-    /// Goes on from the `first` answer, or from its `place` in the line of those who came before.
+    /// Continues after the `first` answer, or with its `ticket` in this process's queue.
     async fn acquire(
         &self,
         mut pending: Pending,
-        mut place: Option<Ticket>,
+        mut ticket: Option<Ticket>,
         mut first: Option<Result<RequestOutcome>>,
     ) -> Result<Grant> {
-        let mut trouble = None;
+        let mut backoff = None;
         loop {
             let answer = match first.take() {
                 Some(answer) => answer,
                 None => {
-                    if let Some(place) = &place {
-                        self.wait_for_turn(place, &pending.claim).await?;
+                    if let Some(ticket) = &ticket {
+                        self.wait_for_turn(ticket, &pending.claim).await?;
                     }
                     if pending.claim.is_retired() {
                         pending = self.fresh_request();
@@ -112,26 +112,26 @@ impl WaitingAcquire {
             };
             match answer {
                 Ok(RequestOutcome::Granted(grant, now)) => {
-                    if let Some(place) = place {
-                        place.grant_to(&grant.claim, &grant.session);
+                    if let Some(ticket) = ticket {
+                        ticket.grant_to(&grant.claim, &grant.session);
                     }
                     observe::acquired(grant.claim.name(), grant.claim.holder(), now.since(self.started));
                     return Ok(grant);
                 }
                 Ok(RequestOutcome::TooLate) => {
-                    self.back_off(&mut trouble, &pending.claim, too_late(&pending.claim)).await?;
+                    self.back_off(&mut backoff, &pending.claim, too_late(&pending.claim)).await?;
                     pending = self.fresh_request();
                 }
                 Ok(RequestOutcome::Closed) => return Err(closed()),
                 Ok(RequestOutcome::Held(held)) => {
-                    trouble = None;
+                    backoff = None;
                     pending.register_waiter();
-                    if !self.wait(&pending.claim, &held, &mut place).await? {
-                        // What carried its place in the queue has ended: a new claim takes a new place.
+                    if !self.wait(&pending.claim, &held, &mut ticket).await? {
+                        // The session of its queue entry has ended: a new claim takes a new entry.
                         pending = self.fresh_request();
                     }
                 }
-                Err(error) => self.back_off(&mut trouble, &pending.claim, error).await?,
+                Err(error) => self.back_off(&mut backoff, &pending.claim, error).await?,
             }
         }
     }
@@ -151,21 +151,22 @@ impl WaitingAcquire {
         }
     }
 
-    /// Waits until `place` is the head of this process's line, and whom it served before no longer holds the lock.
-    async fn wait_for_turn(&self, place: &Ticket, claim: &Claim) -> Result<()> {
-        let mut told = false;
+    /// Waits until `ticket` is the head of this process's queue, and the holder that the queue
+    /// served before has lost or released the lock.
+    async fn wait_for_turn(&self, ticket: &Ticket, claim: &Claim) -> Result<()> {
+        let mut reported = false;
         loop {
-            let holder = place.local_holder();
-            if holder.is_none() && place.is_head() {
+            let holder = ticket.local_holder();
+            if holder.is_none() && ticket.is_head() {
                 return Ok(());
             }
             let by = holder.as_ref().map(|(holder, _)| held_by(holder)).unwrap_or_default();
-            let by = place.ahead(by);
-            if !std::mem::replace(&mut told, true) {
+            let by = ticket.ahead(by);
+            if !std::mem::replace(&mut reported, true) {
                 self.report_wait(&by);
             }
             tokio::select! {
-                () = place.woken() => {}
+                () = ticket.woken() => {}
                 () = holder_lost(holder) => {}
                 () = self.engine.closing() => return Err(closed()),
                 () = self.wait_over() => return Err(self.contended(claim, by)),
@@ -173,13 +174,14 @@ impl WaitingAcquire {
         }
     }
 
-    /// Waits for a hint, or until the lease in the way can have ended; false if the waiter's own session has.
-    async fn wait(&self, claim: &Claim, held: &Contention, place: &mut Option<Ticket>) -> Result<bool> {
+    /// Waits for a hint, or until the current lease can have ended. Returns false if the waiter's
+    /// own session has ended.
+    async fn wait(&self, claim: &Claim, held: &Contention, ticket: &mut Option<Ticket>) -> Result<bool> {
         observe::waiting(claim.name(), claim.holder(), &held.by);
-        // The place comes first: whoever begins to wait after this waiter was seen to wait is behind it.
-        let joins = place.is_none() && !self.queued;
+        // The ticket is taken first: a waiter that starts after this one was reported is behind it.
+        let joins = ticket.is_none() && !self.queued;
         if joins {
-            *place = Some(self.engine.queues.join(&self.wanted.name));
+            *ticket = Some(self.engine.queues.join(&self.wanted.name));
         }
         self.report_wait(&held.by);
         if self.is_wait_over() {
@@ -188,21 +190,21 @@ impl WaitingAcquire {
         if let Some(session) = &held.session {
             self.engine.track(session);
         }
-        if joins && place.as_ref().is_some_and(|place| !place.is_head()) {
+        if joins && ticket.as_ref().is_some_and(|ticket| !ticket.is_head()) {
             return Ok(true);
         }
-        // A store that answers "again, at once" for ever must not keep a processor busy.
-        let look_again = held.retry_after.max(Duration::from_millis(1));
+        // A store that always answers "retry at once" must not keep a processor busy.
+        let retry_after = held.retry_after.max(Duration::from_millis(1));
         let hint = async {
             if self.engine.store.wait(claim, held).await.is_err() {
-                tokio::time::sleep(look_again.min(Duration::from_millis(250))).await;
+                tokio::time::sleep(retry_after.min(Duration::from_millis(250))).await;
             }
         };
-        let look_again = self.engine.clock.now().after(look_again);
+        let retry_at = self.engine.clock.now().after(retry_after);
         tokio::select! {
             () = hint => {}
-            () = woken(place.as_ref()) => {}
-            () = self.engine.clock.sleep_until(look_again) => {}
+            () = woken(ticket.as_ref()) => {}
+            () = self.engine.clock.sleep_until(retry_at) => {}
             () = session_lost(held.session.as_ref()) => {}
             () = self.engine.closing() => return Err(closed()),
             () = self.wait_over() => return Err(self.contended(claim, held.by.clone())),
@@ -210,19 +212,20 @@ impl WaitingAcquire {
         Ok(held.session.as_ref().is_none_or(Session::is_valid))
     }
 
-    /// Pauses after a failure that may pass; gives the error back if it may not, or has lasted too long.
-    async fn back_off(&self, trouble: &mut Option<Backoff>, claim: &Claim, error: Error) -> Result<()> {
+    /// Pauses after a failure that is retryable. Returns the error if it is not, or if it has
+    /// lasted too long.
+    async fn back_off(&self, backoff: &mut Option<Backoff>, claim: &Claim, error: Error) -> Result<()> {
         let now = self.engine.clock.now();
-        let trouble = trouble.get_or_insert(Backoff { since: now, delay: Duration::from_millis(10) });
-        // Who waits without a limit still wants to hear that there is no store.
-        let patience = self.until.unwrap_or_else(|| trouble.since.after(claim.ttl()));
+        let backoff = backoff.get_or_insert(Backoff { since: now, delay: Duration::from_millis(10) });
+        // A caller that waits without a limit still needs an error if there is no store.
+        let patience = self.until.unwrap_or_else(|| backoff.since.after(claim.ttl()));
         if !error.is_retryable() || now >= patience {
             return Err(error);
         }
         self.engine.outage.retrying(claim.name(), claim.holder(), &error);
         let jitter = u64::from(claim.holder().as_u128() as u8);
-        let pause = trouble.delay + trouble.delay * jitter as u32 / 512;
-        trouble.delay = (trouble.delay * 2).min(Duration::from_secs(1));
+        let pause = backoff.delay + backoff.delay * jitter as u32 / 512;
+        backoff.delay = (backoff.delay * 2).min(Duration::from_secs(1));
         tokio::select! {
             () = self.engine.clock.sleep_until(now.after(pause).min(patience)) => Ok(()),
             () = self.engine.closing() => Err(closed()),
@@ -246,9 +249,9 @@ impl WaitingAcquire {
     }
 }
 
-async fn woken(place: Option<&Ticket>) {
-    match place {
-        Some(place) => place.woken().await,
+async fn woken(ticket: Option<&Ticket>) {
+    match ticket {
+        Some(ticket) => ticket.woken().await,
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! [`Call`]: a call to the store, which owns what it needs.
+//! [`Call`]: a call to the store that owns its data.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,15 +7,16 @@ use std::task::Poll;
 
 use crate::words::{Effect, Error, ErrorKind, Result};
 
-/// A call to the store that owns all it needs, so that whoever began it can be dropped and another can finish it.
+/// A call to the store that owns its data, so that its caller can be dropped and another task can
+/// finish it.
 pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 pub(crate) fn boxed<T>(call: impl Future<Output = Result<T>> + Send + 'static) -> Call<T> {
     Box::pin(call)
 }
 
-/// The answer of a `call`, also of one that panics: then it is unknown what it did. So a store that panics takes no
-/// engine with it, and what unwinds here is never the store.
+/// Answer of `call`. A panic becomes an error whose effect is unknown, so that a store that panics
+/// does not end the engine. Only the call unwinds, never the store.
 pub(crate) async fn catch_panic<T>(doing: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
     let mut call = pin!(call);
     poll_fn(|context| {

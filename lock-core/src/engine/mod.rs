@@ -1,16 +1,16 @@
-//! The engine: one loop that acquires and one task that renews and gives back, for every store.
+//! The engine: one loop that acquires, and one task that renews and withdraws, for every store.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `shared` | [`Engine`]: the state that all locks of one `Locks` share |
-//! | `acquire` | the loop that asks, waits and asks again |
-//! | `pending` | one claim while it is asked for |
+//! | `shared` | [`Engine`]: state that all locks of one `Locks` share |
+//! | `acquire` | the loop of requests and waits |
+//! | `pending` | one claim while it is requested |
 //! | `wait_queue` | waiters of this process, for stores without a queue |
 //! | `task` | the background task: renewals, losses, withdrawals |
-//! | `timers` | which session is due next |
+//! | `timers` | the order in which sessions are due |
 //! | `renewal_round` | one renewal call, for one batch |
-//! | `withdrawal` | giving back what a claim may hold; `withdrawal_state` while it waits |
-//! | `call` | a call to the store that owns what it needs |
+//! | `withdrawal` | releasing whatever a claim may hold; `withdrawal_state`: a withdrawal that waits for the task |
+//! | `call` | a call to the store that owns its data |
 
 mod acquire;
 mod call;
@@ -33,7 +33,7 @@ pub(crate) use self::withdrawal::Withdrawal;
 use crate::contract::LockStore;
 use crate::words::{Clock, HolderInfo};
 
-/// An engine for the locks of this store. Its task starts with the first acquire.
+/// Makes the engine for the locks of this store. Its task starts with the first acquire.
 pub(crate) fn new(store: Arc<dyn LockStore>, clock: Clock, call_timeout: Duration, info: HolderInfo) -> Arc<Engine> {
     Engine::new(store, clock, call_timeout, info, task::run)
 }

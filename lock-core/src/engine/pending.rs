@@ -1,4 +1,4 @@
-//! [`Pending`]: a claim while it is asked for.
+//! [`Pending`]: a claim while it is requested.
 
 use std::sync::Arc;
 
@@ -8,33 +8,33 @@ use crate::contract::{Attempt, Claim, Contention, Lease, Session};
 use crate::sync::locked;
 use crate::words::{Effect, Error, ErrorKind, FencingToken, Moment, Result};
 
-/// What the caller gets.
+/// A granted claim, with its session and token.
 pub(crate) struct Grant {
     pub(crate) claim: Claim,
     pub(crate) session: Session,
     pub(crate) token: Option<FencingToken>,
 }
 
-/// What a request brought.
+/// Outcome of a request.
 pub(super) enum RequestOutcome {
-    /// A lease, and when its answer came.
+    /// A lease, and the moment at which its answer came.
     Granted(Grant, Moment),
     Held(Contention),
-    /// It was granted, but may no longer be believed in.
+    /// It was granted, but its validity is already over.
     TooLate,
-    /// It was granted, but meanwhile these locks were closed.
+    /// It was granted, but these locks were closed meanwhile.
     Closed,
 }
 
-/// A claim that is being asked for. Dropped before it is granted, it is withdrawn.
+/// A claim that is being requested. If it is dropped before it is granted, it is withdrawn.
 pub(super) struct Pending {
     engine: Arc<Engine>,
     pub(super) claim: Claim,
-    /// The request under way.
+    /// The request in flight.
     request: Option<Call<Attempt>>,
-    /// Whether the store may keep something for this claim: a lease, or a place in the queue.
+    /// True if the store may have a lease or a queue entry of this claim.
     may_be_known: bool,
-    /// It is among the engine's waiters.
+    /// True if it is registered among the engine's waiters.
     waits: bool,
 }
 
@@ -43,14 +43,15 @@ impl Pending {
         Pending { engine: engine.clone(), claim, request: None, may_be_known: false, waits: false }
     }
 
-    /// From now on closing withdraws it, should nobody poll or drop this.
+    /// Registers it, so that closing withdraws it even if its future is neither polled nor dropped.
     pub(super) fn register_waiter(&mut self) {
         if !std::mem::replace(&mut self.waits, true) {
             locked(&self.engine.waiters).insert(self.claim.holder(), self.claim.clone());
         }
     }
 
-    /// Asks once. `sent` was read from the clock before: the request cannot leave earlier.
+    /// Sends one request. `sent` was read from the clock before, so that the request cannot be sent
+    /// earlier.
     pub(super) async fn request(&mut self, sent: Moment) -> Result<RequestOutcome> {
         let (store, claim) = (self.engine.store.clone(), self.claim.clone());
         let request = self.request.insert(boxed(async move { store.request(&claim).await }));

@@ -9,7 +9,8 @@ use crate::observe;
 use crate::sync::locked;
 use crate::words::{Error, Result};
 
-/// One renewal call. From its beginning to its end, however it ends, its sessions are asked again later than others.
+/// One renewal call. While it is in flight, and after it ends without an answer, its sessions are
+/// retried later than others.
 pub(crate) struct RenewalRound {
     engine: Arc<Engine>,
     batch: RenewalBatch,
@@ -27,9 +28,10 @@ impl RenewalRound {
         RenewalRound { engine: engine.clone(), batch: RenewalBatch::of_sessions(&engine.clock, sessions) }
     }
 
-    /// Asks the store. Every answer takes effect at once, also if this is dropped in the middle.
+    /// Makes the call. Every answer takes effect at once, even if this future is dropped before the
+    /// call ends.
     pub(crate) async fn run(&mut self) {
-        // Beyond their validity an answer would come too late.
+        // After the end of their validity an answer would come too late.
         let valid = self.batch.iter().map(|entry| entry.session().remaining()).max().unwrap_or_default();
         let limit = self.engine.call_timeout.min(valid);
         let renewing = async {
@@ -43,7 +45,7 @@ impl RenewalRound {
         }
     }
 
-    /// Why something stayed unanswered, if something did.
+    /// Reason why an entry has no answer, if one has none.
     pub(crate) fn unanswered(&self) -> Option<Error> {
         self.batch
             .iter()
@@ -53,7 +55,7 @@ impl RenewalRound {
 }
 
 impl Engine {
-    /// One renewal of one session, now; gives the answer's failure.
+    /// Renews one session now, once.
     pub(crate) async fn renew_now(self: &Arc<Self>, session: &Session) -> Result<()> {
         let mut round = RenewalRound::begin(self, vec![session.clone()]);
         round.run().await;
@@ -65,19 +67,19 @@ impl Drop for RenewalRound {
     fn drop(&mut self) {
         let mut unanswered = 0;
         let mut not_held = 0;
-        let mut sooner = false;
+        let mut must_wake = false;
         let failure = self.unanswered();
         let mut timers = locked(&self.engine.timers);
         for entry in &self.batch {
             match entry.outcome() {
-                // What was released meanwhile needs no answer.
+                // A lease that was released meanwhile needs no answer.
                 None if entry.session().only_claim().is_some_and(|claim| claim.deadline().is_over()) => {}
                 None => unanswered += 1,
                 Some(RenewalOutcome::NotHeld) => not_held += 1,
                 Some(_) => {}
             }
             entry.session().schedule().request_ended(entry.outcome().is_some(), failure.as_ref());
-            sooner |= timers.replan(entry.session());
+            must_wake |= timers.replan(entry.session());
         }
         drop(timers);
         if unanswered > 0 {
@@ -87,7 +89,7 @@ impl Drop for RenewalRound {
             self.engine.outage.store_answered();
             observe::renewed(self.batch.len() - not_held, not_held);
         }
-        if sooner {
+        if must_wake {
             self.engine.work.notify_one();
         }
     }

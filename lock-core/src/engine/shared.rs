@@ -1,4 +1,4 @@
-//! [`Engine`]: what all locks of one `Locks` share.
+//! [`Engine`]: the state that all locks of one `Locks` share.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -20,16 +20,20 @@ use crate::runtime;
 use crate::sync::locked;
 use crate::words::{Clock, Effect, Error, ErrorKind, Holder, HolderInfo, LossReason, Result};
 
-/// How many releases are under way at once for guards that were dropped.
+/// Maximum number of background releases in flight at once.
 const MAX_BACKGROUND_RELEASES: usize = 256;
 
-/// How long closing waits for a store that puts away what it has open.
+/// Time for which closing waits for the store to close.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What all locks of one `Locks` share: the store, and the one task that works for them in the background.
+/// The state that all locks of one `Locks` share: the store, and the one task that works in the
+/// background.
 ///
-/// The task belongs to no caller: it runs on the runtime in the background (see [`runtime`]). It starts at the first
-/// acquire, and ends when nobody can acquire any more and nothing is left to do.
+/// The task belongs to no caller: it runs on the background runtime (see [`runtime`]). It starts at
+/// the first acquire, and ends when no new acquire is possible and no work is left.
+///
+/// Lock order: `waiters` before `withdrawals`, and `timers` or `queues` before the mutexes of a
+/// [`Session`]; never the other way round.
 pub(crate) struct Engine {
     pub(crate) store: Arc<dyn LockStore>,
     pub(crate) clock: Clock,
@@ -39,30 +43,31 @@ pub(crate) struct Engine {
     pub(super) queues: Arc<WaitQueues>,
     pub(super) timers: Mutex<Timers>,
     pub(super) withdrawals: Mutex<VecDeque<WithdrawalState>>,
-    /// Withdrawals that somebody waits for, wherever they are.
+    /// Number of withdrawals that closing waits for.
     pub(super) withdrawing: AtomicUsize,
-    /// Acquisitions that have neither a lease nor an error.
+    /// Number of acquisitions that have neither a lease nor an error yet.
     acquiring: AtomicUsize,
-    /// The claims of those of them that wait.
+    /// Claims of the acquisitions that wait.
     pub(super) waiters: Mutex<HashMap<Holder, Claim>>,
-    /// Told when the last of either is finished.
+    /// Notified when `withdrawing` or `acquiring` reaches zero.
     pub(super) settled: Notify,
-    /// For the releases that are under way in the background.
+    /// Permits for background releases.
     pub(super) turns: Semaphore,
-    /// Told when there is something new to do.
+    /// Wakes the task: there is new work.
     pub(super) work: Notify,
     pub(super) runs: AtomicBool,
     closed: AtomicBool,
-    /// Told when it is closed.
+    /// Notified when it is closed.
     closing: Notify,
     pub(super) abandoned: AtomicBool,
     task: Task,
 }
 
-/// The background task of an engine; given to it by whoever makes one, since the task knows the engine.
+/// The background task of an engine. It is a parameter, since the module of the task imports this
+/// one.
 pub(super) type Task = fn(Arc<Engine>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An acquisition that may go on: until it ends, closing waits for it.
+/// Counts one acquisition: closing waits until it is dropped.
 pub(crate) struct AcquireCount(Arc<Engine>);
 
 impl Engine {
@@ -96,9 +101,10 @@ impl Engine {
         })
     }
 
-    /// Begins a new acquisition.
+    /// Admits a new acquisition.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<AcquireCount> {
-        // Counted before the look: closing looks the other way round, so that one of the two sees the other.
+        // Counted before the check: closing sets the flag before it reads the count, so that one of
+        // the two sees the other.
         self.acquiring.fetch_add(1, Ordering::SeqCst);
         let admitted = AcquireCount(self.clone());
         if self.is_closed() {
@@ -123,8 +129,8 @@ impl Engine {
         }
     }
 
-    /// Refuses new acquisitions, ends those that wait, waits until everything that was dropped is given back, and has the
-    /// store put away what it has open.
+    /// Refuses new acquisitions, ends those that wait, waits until everything that was dropped is
+    /// given back, and closes the store.
     pub(crate) async fn close(self: &Arc<Self>) {
         self.closed.store(true, Ordering::SeqCst);
         self.closing.notify_waiters();
@@ -133,7 +139,7 @@ impl Engine {
             self.withdraw_waiters();
         }
         self.drained(&self.withdrawing).await;
-        // A store that cannot do it in time loses nothing by that.
+        // A store that cannot close in time loses nothing.
         let _ = tokio::time::timeout(self.call_timeout.min(STORE_CLOSE_TIMEOUT), self.store.close()).await;
     }
 
@@ -148,7 +154,8 @@ impl Engine {
         }
     }
 
-    /// Gives back what those may have whose future is neither polled nor dropped: theirs is a runtime that stands still.
+    /// Withdraws the waiters whose future is neither polled nor dropped, since their runtime does
+    /// not run.
     fn withdraw_waiters(self: &Arc<Self>) {
         for (_, claim) in std::mem::take(&mut *locked(&self.waiters)) {
             claim.deadline().end(LossReason::Released);
@@ -157,7 +164,7 @@ impl Engine {
         }
     }
 
-    /// Nobody can acquire any more: the task ends when all guards are gone.
+    /// Notes that no new acquire is possible: the task ends when all guards are gone.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         self.work.notify_one();
@@ -171,7 +178,8 @@ impl Engine {
         self.ensure_running();
     }
 
-    /// Forgets the session of a lease that is given back. A shared one goes on: others may be on it.
+    /// Stops renewing the session of a lease that is given back. A shared session stays: other
+    /// claims may be on it.
     pub(crate) fn forget(&self, session: &Session) {
         if session.only_claim().is_some() {
             locked(&self.timers).remove(session);
@@ -183,7 +191,7 @@ impl Engine {
         Error::new(ErrorKind::TimedOut, Effect::Unknown, text)
     }
 
-    /// One store call that changes nothing which must be given back, within the time for a call.
+    /// Makes one store call, within the call time-out, that leaves nothing to give back.
     pub(crate) async fn bounded<T>(&self, doing: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
         check_call_timeout(self.call_timeout)?;
         runtime::background()?;
@@ -191,26 +199,26 @@ impl Engine {
         runtime::on_any_runtime(call).await.unwrap_or_else(|_| Err(self.no_answer(doing)))
     }
 
-    /// Gives `claim` back in the background, after finishing the `request` that is in flight.
+    /// Withdraws `claim` in the background, after finishing the `request` that is in flight.
     pub(crate) fn withdraw(self: &Arc<Self>, claim: Claim, request: Option<Call<Attempt>>) {
-        let rest = self.begin_withdrawal(claim, request);
-        self.resume_withdrawal(rest);
+        let state = self.begin_withdrawal(claim, request);
+        self.resume_withdrawal(state);
     }
 
-    /// Closing waits for it from now on.
+    /// Starts a withdrawal. Closing waits for it from now on.
     pub(super) fn begin_withdrawal(&self, claim: Claim, request: Option<Call<Attempt>>) -> WithdrawalState {
         self.withdrawing.fetch_add(1, Ordering::AcqRel);
         WithdrawalState::new(claim, request, self.clock.now())
     }
 
-    /// Lets the task go on with a withdrawal.
-    pub(super) fn resume_withdrawal(self: &Arc<Self>, rest: WithdrawalState) {
-        locked(&self.withdrawals).push_back(rest);
+    /// Hands a withdrawal to the task.
+    pub(super) fn resume_withdrawal(self: &Arc<Self>, state: WithdrawalState) {
+        locked(&self.withdrawals).push_back(state);
         self.work.notify_one();
         self.ensure_running();
     }
 
-    /// Starts the task if it does not run. What it tells goes to the subscriber of whoever starts it.
+    /// Starts the task if it does not run. Its events go to the tracing subscriber of this caller.
     pub(super) fn ensure_running(self: &Arc<Self>) {
         if self.runs.load(Ordering::SeqCst) {
             return;
@@ -226,7 +234,7 @@ impl Engine {
     }
 }
 
-/// Refuses a call time-out in which no call could be answered.
+/// Refuses a call time-out of zero, in which no call could be answered.
 pub(crate) fn check_call_timeout(limit: Duration) -> Result<()> {
     match limit.is_zero() {
         false => Ok(()),
@@ -237,7 +245,7 @@ pub(crate) fn check_call_timeout(limit: Duration) -> Result<()> {
     }
 }
 
-/// The error of an acquisition after closing.
+/// Error of an acquisition after closing.
 pub(super) fn closed() -> Error {
     Error::refused(ErrorKind::Closed, "these locks were closed")
 }

@@ -1,4 +1,4 @@
-//! [`run`]: the one task of an engine, which renews, notices losses and gives back what was dropped.
+//! [`run`]: the one task of an engine, which renews, detects losses and withdraws what was dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,11 +16,12 @@ use crate::contract::Session;
 use crate::sync::locked;
 use crate::words::{LossReason, Moment};
 
-/// How many sessions are renewed with one call: few enough for one packet or script, and 10,000 leases are 20 calls.
+/// Maximum number of sessions in one renewal call: few enough for one packet or script, and 10,000
+/// leases are 20 calls.
 const MAX_BATCH_ENTRIES: usize = 512;
 
-/// Into how many calls those renewals are split at most that were not answered, to find what holds the others up. A
-/// store that answers nothing must not be asked for each lease by itself when it comes back.
+/// Maximum number of calls into which unanswered renewals are split, to find the entry that blocks
+/// the others. A store that answers nothing must not get one call per lease when it recovers.
 const MAX_BATCH_PARTS: usize = 16;
 
 /// The task of `engine`.
@@ -28,7 +29,8 @@ pub(super) fn run(engine: Arc<Engine>) -> Pin<Box<dyn Future<Output = ()> + Send
     Box::pin(EngineTask { engine, finished: false }.run())
 }
 
-/// The engine while its task runs. Dropped with its runtime, it lets another runtime start the task again.
+/// The engine while its task runs. When it is dropped with its runtime, another runtime can start
+/// the task again.
 struct EngineTask {
     engine: Arc<Engine>,
     finished: bool,
@@ -61,42 +63,43 @@ impl EngineTask {
     }
 
     fn start_withdrawals(&self, tasks: &mut JoinSet<()>) {
-        let waiting = std::mem::take(&mut *locked(&self.engine.withdrawals));
-        for rest in waiting {
-            let span = tracing::debug_span!("withdraw", name = %rest.name());
-            let withdrawal = Withdrawal::resume(&self.engine, rest).finish();
+        let waiting_withdrawals = std::mem::take(&mut *locked(&self.engine.withdrawals));
+        for state in waiting_withdrawals {
+            let span = tracing::debug_span!("withdraw", name = %state.name());
+            let withdrawal = Withdrawal::resume(&self.engine, state).finish();
             tasks.spawn(withdrawal.instrument(span).with_current_subscriber());
         }
     }
 
-    /// Starts a renewal for every session that is due, in batches: the smaller, the more calls in a row brought no
-    /// answer, so that one entry that hangs holds up fewer and fewer others; but in no more than [`MAX_BATCH_PARTS`] or as many as
-    /// full batches need, since what brings no answer at all is a store that is away.
+    /// Starts a renewal for every session that is due, in batches. A batch is smaller the more
+    /// calls in a row had no answer, so that one entry that hangs blocks fewer and fewer others.
+    /// There are at most [`MAX_BATCH_PARTS`] batches, or as many as full batches need: if no entry
+    /// gets an answer, the store is down.
     fn start_renewals(&self, tasks: &mut JoinSet<()>) {
         let engine = &self.engine;
         let now = engine.clock.now();
         let mut due = locked(&engine.timers).due(now);
         due.retain(|session| self.is_due(session, now));
         due.sort_by_key(|session| session.schedule().failures());
-        let part = due.len().div_ceil(MAX_BATCH_PARTS).min(MAX_BATCH_ENTRIES);
+        let min_entries = due.len().div_ceil(MAX_BATCH_PARTS).min(MAX_BATCH_ENTRIES);
         while !due.is_empty() {
             let failures = due[0].schedule().failures();
-            let size = (MAX_BATCH_ENTRIES >> (3 * failures).min(usize::BITS - 1)).max(part);
-            let alike = due.iter().take(size).take_while(|session| session.schedule().failures() == failures).count();
-            let mut round = RenewalRound::begin(engine, due.drain(..alike).collect());
-            let span = tracing::debug_span!("renew", sessions = alike);
+            let size = (MAX_BATCH_ENTRIES >> (3 * failures).min(usize::BITS - 1)).max(min_entries);
+            let entries = due.iter().take(size).take_while(|session| session.schedule().failures() == failures).count();
+            let mut round = RenewalRound::begin(engine, due.drain(..entries).collect());
+            let span = tracing::debug_span!("renew", sessions = entries);
             tasks.spawn(async move { round.run().await }.instrument(span).with_current_subscriber());
         }
     }
 
-    /// Whether `session` is to be renewed now; plans or forgets it otherwise.
+    /// True if `session` is to be renewed now; otherwise it is planned or removed.
     fn is_due(&self, session: &Session, now: Moment) -> bool {
         let engine = &self.engine;
         if let Some(reason) = session.loss() {
             locked(&engine.timers).remove(session);
             if let Some(claim) = session.only_claim().filter(|claim| claim.is_fixed() && reason == LossReason::Expired)
             {
-                // It is given back at its end, a margin before the store would notice.
+                // A fixed lease is given back at its end, a margin before the store would end it.
                 engine.withdraw(claim.clone(), None);
             }
             return false;
@@ -112,8 +115,8 @@ impl EngineTask {
 impl Drop for EngineTask {
     fn drop(&mut self) {
         self.engine.runs.store(false, Ordering::SeqCst);
-        // Something may have come in after the last look and before this: whoever brought it saw a running task.
-        // If the runtime is ending, the next one starts the task.
+        // Work may have arrived between the last check and this point, when its sender saw a
+        // running task. If the runtime is ending, the next one starts the task.
         if self.finished && self.engine.has_work() {
             self.engine.ensure_running();
         }

@@ -1,4 +1,4 @@
-//! [`Timers`]: which session is due next.
+//! [`Timers`]: the order in which sessions are due.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -6,44 +6,46 @@ use std::time::Duration;
 use crate::contract::Session;
 use crate::words::Moment;
 
-/// When a session is looked at, and a number that no other has.
+/// Moment of a session's next check, and a number that makes it unique.
 type Tick = (Moment, u64);
 
-/// The sessions by when they are to be looked at. A session that is removed leaves nothing behind.
+/// The sessions, ordered by their next check. A session that is removed leaves nothing behind.
 #[derive(Default)]
 pub(crate) struct Timers {
-    /// Those of one lease that need no look before the engine's task looks by itself, and get their place in the queue
-    /// then: most leases are given back before, and never need one.
+    /// Sessions of one lease that were added since the task last ran and are not yet in `queue`.
+    /// The next wake-up is early enough for them, and most are released before it.
     unplanned: Vec<Session>,
     queue: BTreeMap<Tick, Session>,
-    /// Where each session is in the queue. It is kept here, since engines that share a store share its sessions.
+    /// The tick of each session in the queue. It is not kept in the session, since engines that
+    /// share a store share its sessions.
     ticks: HashMap<Session, Tick>,
     added: u64,
-    /// When the engine's task will look by itself.
+    /// Moment of the task's next wake-up.
     wakes_at: Option<Moment>,
 }
 
-/// So many are fresh at most.
+/// Maximum number of sessions in `unplanned`.
 const MAX_UNPLANNED: usize = 64;
 
 impl Timers {
-    /// Looks at `session` from now on, unless it is looked at early enough; gives whether the engine must be told.
+    /// Adds `session`, unless it is already checked early enough. Returns true if the engine's task
+    /// must be woken.
     pub(crate) fn keep(&mut self, session: &Session) -> bool {
         let at = Self::next_check(session);
-        if session.only_claim().is_some() && self.wakes_at.is_some_and(|looks_at| looks_at <= at) {
-            let sooner = self.unplanned.len() == MAX_UNPLANNED && self.plan_all();
+        if session.only_claim().is_some() && self.wakes_at.is_some_and(|wakes_at| wakes_at <= at) {
+            let must_wake = self.unplanned.len() == MAX_UNPLANNED && self.plan_all();
             self.unplanned.push(session.clone());
-            return sooner;
+            return must_wake;
         }
         let planned = self.ticks.get(session).copied();
         match planned {
-            // A shared session that carried nothing was left to expire; now it carries something again.
+            // A shared session that carried no claim was left to expire; now it carries one again.
             Some((planned, _)) if planned <= at => false,
             _ => self.plan(session),
         }
     }
 
-    /// Looks at `session` at its next time; gives whether the engine must be told.
+    /// Queues the next check of `session`. Returns true if the engine's task must be woken.
     pub(crate) fn plan(&mut self, session: &Session) -> bool {
         let at = Self::next_check(session);
         self.remove(session);
@@ -51,21 +53,23 @@ impl Timers {
         let tick = (at, self.added);
         self.ticks.insert(session.clone(), tick);
         self.queue.insert(tick, session.clone());
-        let sooner = self.wakes_at.is_none_or(|looks_at| at < looks_at);
-        if sooner {
+        let must_wake = self.wakes_at.is_none_or(|wakes_at| at < wakes_at);
+        if must_wake {
             self.wakes_at = Some(at);
         }
-        sooner
+        must_wake
     }
 
-    /// As [`Timers::plan`], but only if it is in the queue: a session that was let go stays away.
+    /// As [`Timers::plan`], but only for a session that is known: one that was removed stays
+    /// removed.
     pub(crate) fn replan(&mut self, session: &Session) -> bool {
         (self.unplanned.contains(session) || self.ticks.contains_key(session)) && self.plan(session)
     }
 
-    /// Gives whether the engine must be told: one of them may have ended meanwhile.
+    /// Queues all of `unplanned`. Returns true if the engine's task must be woken: one of them may
+    /// have ended meanwhile.
     fn plan_all(&mut self) -> bool {
-        std::mem::take(&mut self.unplanned).iter().fold(false, |sooner, session| self.plan(session) | sooner)
+        std::mem::take(&mut self.unplanned).iter().fold(false, |must_wake, session| self.plan(session) | must_wake)
     }
 
     fn next_check(session: &Session) -> Moment {
@@ -74,15 +78,16 @@ impl Timers {
     }
 
     pub(crate) fn remove(&mut self, session: &Session) {
-        if let Some(at) = self.unplanned.iter().rposition(|fresh| fresh == session) {
+        if let Some(at) = self.unplanned.iter().rposition(|unplanned| unplanned == session) {
             self.unplanned.swap_remove(at);
         } else if let Some(tick) = self.ticks.remove(session) {
             self.queue.remove(&tick);
         }
     }
 
-    /// The sessions whose time has come. If there are any, those that would follow within a twentieth of their TTL
-    /// come along, so that renewals travel together. They stay in the queue until they are planned anew or removed.
+    /// The sessions that are due. If there are any, sessions that would be due within a twentieth
+    /// of their TTL are included, so that renewals share a batch. All of them stay in the queue
+    /// until they are planned again or removed.
     pub(crate) fn due(&mut self, now: Moment) -> Vec<Session> {
         self.plan_all();
         let mut due = Vec::new();
@@ -101,8 +106,9 @@ impl Timers {
         due
     }
 
-    /// When to look next; the engine's task promises to. With nothing to look at, it looks when it was going to: a task
-    /// that was told of every lease that came and went would cost more than the leases do.
+    /// Moment of the next wake-up, which the engine's task must keep. If the queue is empty, the
+    /// planned wake-up stays: waking the task for every lease that comes and goes would cost more
+    /// than the leases do.
     pub(crate) fn next(&mut self, now: Moment) -> Option<Moment> {
         self.plan_all();
         let first = self.queue.first_key_value().map(|((at, _), _)| *at);
@@ -129,18 +135,18 @@ mod tests {
     #[test]
     fn the_engine_is_told_of_the_first_lease_and_not_of_each_that_comes_and_goes() {
         let (clock, mut timers) = (Clock::system(), Timers::default());
-        let mut told = 0;
+        let mut wakeups = 0;
         for _ in 0..100 {
             let session = session(&clock, Duration::from_secs(30));
             if timers.keep(&session) {
-                told += 1;
+                wakeups += 1;
                 assert!(timers.next(clock.now()).is_some());
             }
             timers.remove(&session);
-            // Whenever its task looks, there is nothing; and it will look again when it was going to.
+            // Whenever the task runs, the queue is empty, and the planned wake-up stays.
             assert!(timers.next(clock.now()).is_some());
         }
-        assert_eq!(told, 1);
+        assert_eq!(wakeups, 1);
     }
 
     #[test]
@@ -178,13 +184,13 @@ mod tests {
     fn a_lease_that_was_just_granted_can_be_renewed_and_given_back() {
         let (clock, mut timers) = (Clock::system(), Timers::default());
         timers.keep(&session(&clock, Duration::from_secs(1)));
-        let fresh = session(&clock, Duration::from_secs(30));
-        timers.keep(&fresh);
-        fresh.schedule().request_sent(clock.now());
-        fresh.schedule().request_ended(false, None);
-        assert!(!timers.replan(&fresh), "the other is still looked at before");
-        timers.remove(&fresh);
-        assert!(!timers.replan(&fresh), "it was let go");
+        let unplanned = session(&clock, Duration::from_secs(30));
+        timers.keep(&unplanned);
+        unplanned.schedule().request_sent(clock.now());
+        unplanned.schedule().request_ended(false, None);
+        assert!(!timers.replan(&unplanned), "the other is still looked at before");
+        timers.remove(&unplanned);
+        assert!(!timers.replan(&unplanned), "it was let go");
         assert_eq!(timers.due(clock.now().after(Duration::from_secs(60))).len(), 1);
     }
 
@@ -192,10 +198,10 @@ mod tests {
     fn the_engine_is_told_of_a_fresh_lease_that_ended_before_it_looks() {
         let (clock, mut timers) = (Clock::system(), Timers::default());
         timers.keep(&session(&clock, Duration::from_secs(1)));
-        let fresh: Vec<_> = (0..MAX_UNPLANNED).map(|_| session(&clock, Duration::from_secs(30))).collect();
-        assert!(fresh.iter().all(|session| !timers.keep(session)));
-        fresh[0].end(crate::LossReason::NotHeld);
-        // It is planned, to make room, for a moment at which the engine does not look unless it is told.
+        let unplanned: Vec<_> = (0..MAX_UNPLANNED).map(|_| session(&clock, Duration::from_secs(30))).collect();
+        assert!(unplanned.iter().all(|session| !timers.keep(session)));
+        unplanned[0].end(crate::LossReason::NotHeld);
+        // It is planned, to make room, for a moment before the task's next wake-up.
         assert!(timers.keep(&session(&clock, Duration::from_secs(30))));
     }
 

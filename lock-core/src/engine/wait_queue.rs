@@ -1,4 +1,4 @@
-//! [`WaitQueues`]: the waiters of this process, a line per name, for stores that have no queue of their own.
+//! [`WaitQueues`]: the waiters of this process, one queue per name, for stores without a queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,17 @@ use crate::contract::{Claim, Session};
 use crate::sync::locked;
 use crate::words::{HeldBy, LockName};
 
-/// The waiters of this process for stores that have no queue of their own. Only the head of a line asks and waits at
-/// the store; the others wait here, so that sixteen waiters cost one remote waiter and are served in order.
+/// The waiters of this process, for stores that have no queue of their own. Only the head of a
+/// queue sends requests to the store and waits there; the others wait here, so that sixteen waiters
+/// cost one remote waiter and are served in order.
 #[derive(Default)]
 pub(crate) struct WaitQueues(Mutex<HashMap<LockName, WaitQueue>>);
 
 #[derive(Default)]
 struct WaitQueue {
     waiters: VecDeque<Arc<Waiter>>,
-    /// The last of this line who was granted the lock: while it holds, nobody needs to ask the store.
+    /// The last waiter of this queue that was granted the lock: while it holds, no request is
+    /// needed.
     holder: Option<(Claim, Session)>,
 }
 
@@ -27,7 +29,7 @@ struct Waiter {
     wakeup: Notify,
 }
 
-/// A place in a line; given up when it is dropped, and then the next one is the head.
+/// A place in a queue. When it is dropped, the next waiter becomes the head.
 pub(crate) struct Ticket {
     queues: Arc<WaitQueues>,
     name: LockName,
@@ -35,50 +37,51 @@ pub(crate) struct Ticket {
 }
 
 impl WaitQueues {
-    /// A place at the end of the line for `name`, if there is a line.
+    /// A ticket at the end of the queue for `name`, if there is a queue.
     pub(crate) fn join_existing(self: &Arc<Self>, name: &LockName) -> Option<Ticket> {
-        let mut lines = locked(&self.0);
-        lines.get_mut(name).map(|line| self.ticket(name, line))
+        let mut queues = locked(&self.0);
+        queues.get_mut(name).map(|queue| self.ticket(name, queue))
     }
 
-    /// A place at the end of the line for `name`.
+    /// A ticket at the end of the queue for `name`.
     pub(crate) fn join(self: &Arc<Self>, name: &LockName) -> Ticket {
         self.ticket(name, locked(&self.0).entry(name.clone()).or_default())
     }
 
-    fn ticket(self: &Arc<Self>, name: &LockName, line: &mut WaitQueue) -> Ticket {
-        let spot = Arc::new(Waiter { is_head: AtomicBool::new(line.waiters.is_empty()), wakeup: Notify::new() });
-        line.waiters.push_back(spot.clone());
-        Ticket { queues: self.clone(), name: name.clone(), waiter: spot }
+    fn ticket(self: &Arc<Self>, name: &LockName, queue: &mut WaitQueue) -> Ticket {
+        let waiter = Arc::new(Waiter { is_head: AtomicBool::new(queue.waiters.is_empty()), wakeup: Notify::new() });
+        queue.waiters.push_back(waiter.clone());
+        Ticket { queues: self.clone(), name: name.clone(), waiter }
     }
 
-    /// Somebody of this process gave the lock back: its head shall look at once.
+    /// Wakes the head of the queue, since a holder of this process gave the lock back.
     pub(crate) fn wake_head(&self, name: &LockName) {
-        if let Some(head) = locked(&self.0).get(name).and_then(|line| line.waiters.front()) {
+        if let Some(head) = locked(&self.0).get(name).and_then(|queue| queue.waiters.front()) {
             head.wakeup.notify_one();
         }
     }
 }
 
 impl Ticket {
-    /// Completes when this place becomes the head, or the head is called to look.
+    /// Completes when this waiter becomes the head, or the head is woken.
     pub(crate) async fn woken(&self) {
         self.waiter.wakeup.notified().await;
     }
 
-    /// The holder of this process that was served before, while it still holds the lock.
+    /// The holder that this queue served last, while it still holds the lock.
     pub(crate) fn local_holder(&self) -> Option<(Claim, Session)> {
-        let lines = locked(&self.queues.0);
-        let (claim, session) = lines.get(&self.name)?.holder.as_ref()?;
+        let queues = locked(&self.queues.0);
+        let (claim, session) = queues.get(&self.name)?.holder.as_ref()?;
         (!claim.deadline().is_over() && session.is_valid()).then(|| (claim.clone(), session.clone()))
     }
 
-    /// `by`, with how many are ahead of this place: the holder, and those of this process who came before.
+    /// `by`, with the number of those ahead of this ticket: the holder, and the earlier waiters of
+    /// this process.
     pub(crate) fn ahead(&self, mut by: HeldBy) -> HeldBy {
-        let lines = locked(&self.queues.0);
-        let places = lines.get(&self.name).map(|line| &line.waiters);
-        let before = places.and_then(|places| places.iter().position(|spot| Arc::ptr_eq(spot, &self.waiter)));
-        by.ahead = before.map(|before| before as u32 + 1);
+        let queues = locked(&self.queues.0);
+        let waiters = queues.get(&self.name).map(|queue| &queue.waiters);
+        let position = waiters.and_then(|waiters| waiters.iter().position(|waiter| Arc::ptr_eq(waiter, &self.waiter)));
+        by.ahead = position.map(|position| position as u32 + 1);
         by
     }
 
@@ -86,15 +89,15 @@ impl Ticket {
         self.waiter.is_head.load(Ordering::Acquire)
     }
 
-    /// This place was served: `claim` holds the lock on `session`.
+    /// Notes that this waiter was served: `claim` holds the lock on `session`.
     pub(crate) fn grant_to(self, claim: &Claim, session: &Session) {
-        if let Some(line) = locked(&self.queues.0).get_mut(&self.name) {
-            line.holder = Some((claim.clone(), session.clone()));
+        if let Some(queue) = locked(&self.queues.0).get_mut(&self.name) {
+            queue.holder = Some((claim.clone(), session.clone()));
         }
     }
 }
 
-/// What is known of a holder of this process.
+/// Description of a holder of this process.
 pub(crate) fn held_by(claim: &Claim) -> HeldBy {
     let mut by = HeldBy::holder(claim.holder());
     by.info = Some(claim.info().clone());
@@ -103,14 +106,14 @@ pub(crate) fn held_by(claim: &Claim) -> HeldBy {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut lines = locked(&self.queues.0);
-        let Some(line) = lines.get_mut(&self.name) else { return };
-        line.waiters.retain(|spot| !Arc::ptr_eq(spot, &self.waiter));
-        match line.waiters.front() {
+        let mut queues = locked(&self.queues.0);
+        let Some(queue) = queues.get_mut(&self.name) else { return };
+        queue.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
+        match queue.waiters.front() {
             Some(head) if !head.is_head.swap(true, Ordering::AcqRel) => head.wakeup.notify_one(),
             Some(_) => {}
             None => {
-                lines.remove(&self.name);
+                queues.remove(&self.name);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! [`Withdrawal`]: giving back what a claim may hold.
+//! [`Withdrawal`]: releasing whatever a claim may hold.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,108 +11,114 @@ use crate::contract::{Claim, ReleaseOutcome};
 use crate::observe;
 use crate::words::{Error, Moment, Result};
 
-/// Giving back what a claim may hold: a lease, a place in the queue, or what a request under way will still get.
+/// Releases whatever a claim may hold: a lease, an entry in the queue, or what a request in flight
+/// will still get.
 ///
-/// It is owned: dropped before its end, what is left of it goes back to the engine, which goes on with it; and if the
-/// engine's runtime is gone, it waits there for the next one.
+/// It owns its data. If it is dropped before its end, its state goes back to the engine, which
+/// continues the withdrawal. If the engine's runtime has ended, the state waits there for the next
+/// one.
 pub(crate) struct Withdrawal {
     engine: Arc<Engine>,
-    rest: WithdrawalState,
-    /// Whether it runs on the engine's own runtime: then only the end of that runtime drops it early.
+    state: WithdrawalState,
+    /// True if it runs on the engine's own runtime: then only the end of that runtime drops it
+    /// early.
     in_background: bool,
     done: bool,
 }
 
-/// How long to pause before a withdrawal is tried again at first; it doubles each time.
+/// First delay before a retry; it doubles each time.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 impl Withdrawal {
-    /// Gives `claim` back as part of the caller's own future.
+    /// Starts to withdraw `claim` as part of the caller's own future.
     pub(crate) fn start(engine: &Arc<Engine>, claim: Claim) -> Withdrawal {
-        let rest = engine.begin_withdrawal(claim, None);
-        Withdrawal { engine: engine.clone(), rest, in_background: false, done: false }
+        let state = engine.begin_withdrawal(claim, None);
+        Withdrawal { engine: engine.clone(), state, in_background: false, done: false }
     }
 
-    pub(crate) fn resume(engine: &Arc<Engine>, rest: WithdrawalState) -> Withdrawal {
-        Withdrawal { engine: engine.clone(), rest, in_background: true, done: false }
+    pub(crate) fn resume(engine: &Arc<Engine>, state: WithdrawalState) -> Withdrawal {
+        Withdrawal { engine: engine.clone(), state, in_background: true, done: false }
     }
 
-    /// One try, as a guard's release makes it. What it leaves unclear goes on in the background.
+    /// Makes one attempt, for the release of a guard. If the claim stays in doubt, the withdrawal
+    /// continues in the background.
     pub(crate) async fn try_once(mut self) -> Result<ReleaseOutcome> {
         let released = self.attempt().await;
         self.done = match &released {
-            Ok(_) => !self.rest.claim.is_in_doubt(),
+            Ok(_) => !self.state.claim.is_in_doubt(),
             Err(error) => is_final(error),
         };
         released
     }
 
-    /// Goes on until the store says that nothing is held and nothing can come any more.
+    /// Retries until the store answers that nothing is held and no late request can be applied.
     ///
-    /// After a call that was cut off that is never certain, unless the store says so: then it goes on for one TTL, since
-    /// what is applied later still ends by itself; except on a shared session, where it is an orphan from then on, which
-    /// the next renewal round deletes. The session's other leases are none the worse. A release that was answered is
-    /// repeated only for what may still come, and nobody waits for that.
+    /// After a call that was cut off, that is never certain unless the store says so. The retries
+    /// then end after one TTL, since the lease of a late request ends by its own TTL. On a shared
+    /// session such a lease is an orphan from then on, and the next renewal round deletes it
+    /// without harm to the session's other leases. A release that was answered is repeated only
+    /// against late requests, and nobody waits for these repeats.
     pub(crate) async fn finish(mut self) {
         self.finish_request().await;
         let mut pause = MIN_RETRY_DELAY;
         loop {
-            let tried = self.attempt_in_turn().await;
-            match &tried {
-                Ok(_) if !self.rest.claim.is_in_doubt() => break,
+            let result = self.attempt_in_turn().await;
+            match &result {
+                Ok(_) if !self.state.claim.is_in_doubt() => break,
                 Err(error) if is_final(error) => {
-                    observe::gave_up_withdrawing(self.rest.claim.name(), self.rest.claim.holder(), error);
+                    observe::gave_up_withdrawing(self.state.claim.name(), self.state.claim.holder(), error);
                     break;
                 }
                 _ => {}
             }
             let until = self.deadline();
             if self.engine.clock.now() >= until {
-                if let Err(error) = tried {
-                    observe::gave_up_withdrawing(self.rest.claim.name(), self.rest.claim.holder(), &error);
+                if let Err(error) = result {
+                    observe::gave_up_withdrawing(self.state.claim.name(), self.state.claim.holder(), &error);
                 }
                 break;
             }
             self.engine.clock.sleep_until(self.engine.clock.now().after(pause).min(until)).await;
-            pause = (pause * 2).min(self.rest.claim.ttl() / 4).max(MIN_RETRY_DELAY);
+            pause = (pause * 2).min(self.state.claim.ttl() / 4).max(MIN_RETRY_DELAY);
         }
         self.done = true;
     }
 
     async fn finish_request(&mut self) {
-        let Some(request) = self.rest.calls.request.as_mut() else { return };
+        let Some(request) = self.state.calls.request.as_mut() else { return };
         let ended = tokio::time::timeout(self.engine.call_timeout, catch_panic("a request", request)).await;
-        self.rest.calls.request = None;
+        self.state.calls.request = None;
         if ended.is_err() || ended.is_ok_and(|answer| answer.is_err_and(|e| e.may_have_taken_effect())) {
-            self.rest.claim.set_in_doubt();
+            self.state.claim.set_in_doubt();
         }
     }
 
-    /// Until when it is tried: what was asked for before has ended by itself one TTL later.
+    /// End of the retries: a lease of any earlier request has expired one TTL later.
     fn deadline(&self) -> Moment {
-        let claim = &self.rest.claim;
-        let since = match self.rest.settled {
-            false => claim.in_doubt_since().unwrap_or(self.rest.began).max(self.rest.began),
-            true => claim.in_doubt_since().unwrap_or(self.rest.began),
+        let claim = &self.state.claim;
+        let since = match self.state.settled {
+            false => claim.in_doubt_since().unwrap_or(self.state.began).max(self.state.began),
+            true => claim.in_doubt_since().unwrap_or(self.state.began),
         };
         since.after(claim.ttl())
     }
 
-    /// A try in its turn: those that are dropped by the thousand must not all be under way at once.
+    /// One attempt, with a permit: the releases of thousands of dropped guards must not all be in
+    /// flight at once.
     async fn attempt_in_turn(&mut self) -> Result<ReleaseOutcome> {
         let engine = self.engine.clone();
-        let _turn = engine.turns.acquire().await;
+        let _permit = engine.turns.acquire().await;
         self.attempt().await
     }
 
     async fn attempt(&mut self) -> Result<ReleaseOutcome> {
-        let claim = &self.rest.claim;
-        let release = self.rest.calls.release.get_or_insert_with(|| {
+        let claim = &self.state.claim;
+        let release = self.state.calls.release.get_or_insert_with(|| {
             let (store, claim) = (self.engine.store.clone(), claim.clone());
             boxed(async move { store.release(&claim).await })
         });
         let answer = tokio::time::timeout(self.engine.call_timeout, catch_panic("a release", release)).await;
-        self.rest.calls.release = None;
+        self.state.calls.release = None;
         let answer = answer.unwrap_or_else(|_| Err(self.engine.no_answer(&format!("releasing \"{}\"", claim.name()))));
         match &answer {
             Ok(_) => {
@@ -126,9 +132,9 @@ impl Withdrawal {
         answer
     }
 
-    /// From now on nobody waits for it.
+    /// Notes that closing no longer waits for it.
     fn settle(&mut self) {
-        if !std::mem::replace(&mut self.rest.settled, true)
+        if !std::mem::replace(&mut self.state.settled, true)
             && self.engine.withdrawing.fetch_sub(1, Ordering::AcqRel) == 1
         {
             self.engine.settled.notify_waiters();
@@ -136,7 +142,7 @@ impl Withdrawal {
     }
 }
 
-/// Whether asking again is of no use, and nothing may have happened.
+/// True if a retry is of no use, and the call certainly had no effect.
 fn is_final(error: &Error) -> bool {
     !error.is_retryable() && !error.may_have_taken_effect()
 }
@@ -144,19 +150,19 @@ fn is_final(error: &Error) -> bool {
 impl Drop for Withdrawal {
     fn drop(&mut self) {
         if self.done {
-            self.rest.claim.settle();
+            self.state.claim.settle();
             self.settle();
             return;
         }
-        let mut calls = std::mem::take(&mut self.rest.calls);
+        let mut calls = std::mem::take(&mut self.state.calls);
         if self.in_background {
-            // The calls' connections are going with the runtime: what was asked may still be applied.
+            // The calls' connections end with the runtime: a request may still be applied.
             if calls.request.is_some() {
-                self.rest.claim.set_in_doubt();
+                self.state.claim.set_in_doubt();
             }
             calls = Calls::default();
         }
-        let WithdrawalState { claim, began, settled, .. } = &self.rest;
+        let WithdrawalState { claim, began, settled, .. } = &self.state;
         self.engine.resume_withdrawal(WithdrawalState {
             claim: claim.clone(),
             calls,

@@ -1,23 +1,23 @@
-//! [`WithdrawalState`]: a withdrawal while it waits in the engine.
+//! [`WithdrawalState`]: a withdrawal that waits in the engine.
 
 use super::call::Call;
 use crate::contract::{Attempt, Claim, ReleaseOutcome};
 use crate::words::{LockName, Moment};
 
-/// What is left to do of a withdrawal, while it waits for its turn in the engine.
+/// State of a withdrawal between two runs of it.
 pub(crate) struct WithdrawalState {
     pub(super) claim: Claim,
     pub(super) calls: Calls,
     pub(super) began: Moment,
-    /// Nobody waits for it: the store has answered, and what is repeated guards only against what may still come.
+    /// The store has answered, and nobody waits for it: repeats guard only against late requests.
     pub(super) settled: bool,
 }
 
-/// What a withdrawal has under way.
+/// Calls of a withdrawal that are in flight.
 #[derive(Default)]
 pub(super) struct Calls {
-    /// The request that was under way when its acquire was dropped. It is finished first: a release that is sent at
-    /// once can overtake it.
+    /// The request that was in flight when its acquire was dropped. It is finished first, since a
+    /// release that is sent at once could overtake it.
     pub(super) request: Option<Call<Attempt>>,
     pub(super) release: Option<Call<ReleaseOutcome>>,
 }
