@@ -131,7 +131,7 @@ fn is_tls_error(error: &sqlx::Error) -> bool {
 /// no message about one does; details may quote values, and are left out.
 fn message(error: &sqlx::Error) -> String {
     match error.as_database_error() {
-        Some(said) => said.message().to_owned(),
+        Some(reported) => reported.message().to_owned(),
         None => error.to_string(),
     }
 }

@@ -27,7 +27,7 @@ impl Factory for Sqlite {
         Ok(Arc::new(Files { all, current: Mutex::new(current) }))
     }
 
-    /// Long against a sync of a disk that others use too.
+    /// Long compared with a sync of a shared disk.
     fn ttl(&self) -> Duration {
         Duration::from_millis(1200)
     }
@@ -49,8 +49,8 @@ impl Deployment for Files {
         Ok(Arc::new(SqliteStore::open(SqliteConfig::new(self.current().join("locks.db"))).await?))
     }
 
-    /// What a kill of every process would leave: the files as they are now. Another program copies them, since a
-    /// process that closes a file gives up its own locks on it.
+    /// Leaves the files as a kill of every process would. Another program copies them, since a
+    /// process that closes a file loses its own locks on it.
     async fn inflict(&self, fault: Fault) -> Result<(), Failure> {
         if fault != Fault::Crash {
             return Err(format!("{fault} cannot be made here").into());

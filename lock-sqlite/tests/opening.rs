@@ -1,14 +1,14 @@
-//! Which files are opened, which are refused, and what the refusal says.
+//! Opening: accepted files, refused files, and the texts of the refusals.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod fixture;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Folder, acquired, claim, connect, free, token};
+use fixture::{Folder, acquire, claim, connect, free, token};
 use lock_core::{Error, ErrorKind, LockStore, Registry, ReleaseOutcome};
 use lock_sqlite::{SqliteConfig, SqliteDriver, SqliteStore};
 
@@ -27,7 +27,7 @@ async fn refusal(path: &Path) -> Error {
 async fn a_file_is_made_for_this_user_only() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     for name in ["locks.db", "locks.db-wal", "locks.db-shm"] {
         let mode = std::fs::metadata(folder.path().with_file_name(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
@@ -150,9 +150,9 @@ async fn a_damaged_file_is_refused() {
     let folder = Folder::new();
     drop(folder.open().await);
     let log = folder.path().with_extension("db-wal");
-    folder.wait_until(|| async { !log.exists() }).await;
+    folder.until(|| async { !log.exists() }).await;
     let mut bytes = std::fs::read(folder.path()).unwrap();
-    // The header stays, and all else is gone.
+    // Only the header is left.
     bytes[100..].fill(0xff);
     std::fs::write(folder.path(), bytes).unwrap();
     let error = refusal(&folder.path()).await;
@@ -175,7 +175,7 @@ async fn a_file_of_another_machine_is_refused_until_it_is_adopted() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mine = claim("x");
-    let before = acquired(&store, &mine).await.token.unwrap();
+    let before = acquire(&store, &mine).await.token.unwrap();
     drop(store);
     folder.write(
         "update meta set machine = '00000000000000000000000000000001', boot = 'another', place = 'elsewhere';
@@ -203,7 +203,7 @@ async fn a_file_of_another_machine_is_refused_until_it_is_adopted() {
 async fn an_open_store_notices_that_another_machine_took_its_file_over() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     folder.write("update meta set boot = 'another'");
     let error = store.request(&claim("y")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
@@ -230,7 +230,7 @@ async fn a_lease_from_before_a_reboot_has_ended() {
 async fn containers_of_one_kernel_share_a_file_whatever_their_machine_ids() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     folder.write("update meta set machine = '00000000000000000000000000000001'");
     let other = folder.open().await;
     assert!(!free(&other, "x").await);
@@ -243,14 +243,14 @@ async fn a_file_with_two_names_is_refused() {
     let other = folder.path().with_file_name("other.db");
     let store = folder.open().await;
     let mine = claim("x");
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     std::fs::hard_link(folder.path(), &other).unwrap();
     for path in [folder.path(), other.clone()] {
         let error = refusal(&path).await;
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("2 names (hard links)"), "{error}");
     }
-    // Who has it open goes on: nobody else can come by the other name.
+    // A store that has it open goes on: no process can open it by the other name.
     assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     std::fs::remove_file(other).unwrap();
     folder.open().await;
@@ -261,7 +261,7 @@ async fn a_log_with_two_names_or_that_is_a_link_is_refused() {
     let folder = Folder::new();
     let log = folder.path().with_extension("db-wal");
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     std::fs::hard_link(&log, log.with_extension("copy")).unwrap();
     assert!(refusal(&log.with_extension("db")).await.to_string().contains("hard links"));
     std::fs::remove_file(&log).unwrap();
@@ -277,7 +277,7 @@ async fn symbolic_links_in_any_part_of_a_path_lead_to_the_same_leases() {
     std::os::unix::fs::symlink("real", at("linked")).unwrap();
     std::os::unix::fs::symlink("real/locks.db", at("link.db")).unwrap();
     let store = SqliteStore::open(SqliteConfig::new(at("linked").join("locks.db"))).await.unwrap();
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     for path in [at("real").join("locks.db"), at("link.db"), at("real/../linked/./locks.db")] {
         let other = SqliteStore::open(SqliteConfig::new(path)).await.unwrap();
         assert!(!free(&other, "x").await);
@@ -303,7 +303,7 @@ async fn who_only_looks_makes_no_file() {
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(!folder.path().exists());
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     assert!(!free(&SqliteStore::open(config).await.unwrap(), "x").await);
     let looking = registry.connect(&url).existing().await.unwrap();
     assert!(looking.inspect("x").await.unwrap().is_some());
@@ -314,7 +314,7 @@ async fn a_file_of_the_first_layout_learns_its_place() {
     let folder = Folder::new();
     drop(folder.open().await);
     let log = folder.path().with_extension("db-wal");
-    folder.wait_until(|| async { !log.exists() }).await;
+    folder.until(|| async { !log.exists() }).await;
     folder.write("alter table meta drop column place");
     let store = folder.open().await;
     let before = token(&store, &claim("x")).await;

@@ -1,11 +1,12 @@
-//! What several processes do to one file: real ones, killed, stopped, with a stepped wall clock, without room, without
-//! power.
+//! Several processes on one file: real ones, killed, stopped, with a stepped wall clock, on a full
+//! disk, after a power loss.
 //!
-//! Needs root and the programs `mount`, `mkfs.ext4`, `unshare` and `faketime`; a missing one fails its test.
+//! Needs root and the programs `mount`, `mkfs.ext4`, `unshare` and `faketime`; a missing one fails
+//! its test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod fixture;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{Folder, TTL, acquired, claim, connect, free, held, token};
+use fixture::{Folder, TTL, acquire, claim, connect, expect_held, free, token};
 use libtest_mimic::{Arguments, Trial};
 use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, ReleaseOutcome, RenewalBatch};
 use lock_sqlite::{SqliteConfig, SqliteStore};
@@ -63,7 +64,8 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// What a child does: it says one line for each step, and waits for a line where the test decides when it goes on.
+/// The program of a child: it prints one line for each step, and reads a line where the test
+/// decides when it goes on.
 async fn child(arguments: &[String]) {
     let [what, path, rest @ ..] = arguments else { panic!("a child needs an order and a path") };
     let config = SqliteConfig::new(path);
@@ -77,27 +79,27 @@ async fn child(arguments: &[String]) {
             if let Some(millis) = rest.first() {
                 config.busy_timeout = Duration::from_millis(millis.parse().unwrap());
             }
-            heard();
+            read_line();
             match SqliteStore::open(config).await {
-                Ok(store) => say(format!("open {}", store.realm())),
-                Err(error) => say(format!("refused {:?} {error}", error.kind())),
+                Ok(store) => print_line(format!("open {}", store.realm())),
+                Err(error) => print_line(format!("refused {:?} {error}", error.kind())),
             }
         }
         "promise" => {
             let promised = SqliteStore::open(config).await.unwrap().guarantees().records_survive;
-            say(promised.contains(Fault::PowerLoss.into()));
+            print_line(promised.contains(Fault::PowerLoss.into()));
         }
         "steps" => {
             let store = SqliteStore::open(config).await.unwrap();
             let claim = claim_of(text(0), text(1));
-            say(token(&store, &claim).await);
-            while let Some(step) = next_heard() {
+            print_line(token(&store, &claim).await);
+            while let Some(step) = next_line() {
                 match step.as_str() {
                     "renew" => {
                         let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
                         store.renew(&batch).await;
                         let failure = batch.failure().map_or_else(String::new, |error| error.to_string());
-                        say(format!("{:?} {failure}", batch.iter().next().unwrap().outcome()));
+                        print_line(format!("{:?} {failure}", batch.iter().next().unwrap().outcome()));
                     }
                     other => panic!("no child does {other}"),
                 }
@@ -107,28 +109,29 @@ async fn child(arguments: &[String]) {
             let locks = Locks::new(SqliteStore::open(config).await.unwrap());
             locks.lock(text(0)).acquire().await.unwrap().release().await.unwrap();
             locks.close().await;
-            say("closed");
-            // The engine, and so the store, lives on: a process ends in the middle of something.
+            print_line("closed");
+            // The engine, and so the store, is still alive: the process ends in the middle of its
+            // work.
             std::process::exit(0);
         }
         "hold" => {
             let store = SqliteStore::open(config).await.unwrap();
             let claim = claim_of(text(0), text(1));
-            say(token(&store, &claim).await);
-            heard();
-            say(format!("{:?}", store.release(&claim).await.unwrap()));
+            print_line(token(&store, &claim).await);
+            read_line();
+            print_line(format!("{:?}", store.release(&claim).await.unwrap()));
         }
         "try" => {
             let store = SqliteStore::open(config).await.unwrap();
             let day = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
             let attempt = store.request(&claim_of(text(0), text(1))).await.unwrap();
-            say(format!("{day} {}", if matches!(attempt, Attempt::Granted(_)) { "granted" } else { "held" }));
+            print_line(format!("{day} {}", if matches!(attempt, Attempt::Granted(_)) { "granted" } else { "held" }));
         }
         "loop" => {
             let store = SqliteStore::open(config).await.unwrap();
             for _ in 0..text(1).parse().unwrap() {
                 let claim = claim(text(0));
-                say(token(&store, &claim).await);
+                print_line(token(&store, &claim).await);
                 assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
             }
         }
@@ -140,30 +143,30 @@ async fn child(arguments: &[String]) {
                 let count: u64 = std::fs::read_to_string(&counter).unwrap().parse().unwrap();
                 tokio::task::yield_now().await;
                 std::fs::write(&counter, (count + 1).to_string()).unwrap();
-                say(format!("{} {count}", guard.token().number()));
+                print_line(format!("{} {count}", guard.token().number()));
                 guard.release().await.unwrap();
             }
         }
         "write" => {
             let connection = connect(Path::new(path));
             connection.execute_batch("begin immediate; update lease_floor set rows = rows").unwrap();
-            say("writing");
-            heard();
+            print_line("writing");
+            read_line();
         }
         other => panic!("no child does {other}"),
     }
 }
 
-fn say(line: impl std::fmt::Display) {
+fn print_line(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
 }
 
-fn heard() {
+fn read_line() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-fn next_heard() -> Option<String> {
+fn next_line() -> Option<String> {
     let mut line = String::new();
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_owned())
 }
@@ -171,8 +174,8 @@ fn next_heard() -> Option<String> {
 /// A child of this test, killed when it is dropped.
 struct Process {
     child: Child,
-    says: BufReader<ChildStdout>,
-    hears: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    stdin: Option<ChildStdin>,
 }
 
 impl Process {
@@ -191,9 +194,9 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{} must be installed for this test: {error}", words[0]));
-        let says = BufReader::new(child.stdout.take().unwrap());
-        let hears = child.stdin.take();
-        Process { child, says, hears }
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stdin = child.stdin.take();
+        Process { child, stdout, stdin }
     }
 
     fn line(&mut self) -> String {
@@ -202,7 +205,7 @@ impl Process {
 
     fn next_line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let length = self.says.read_line(&mut line).unwrap();
+        let length = self.stdout.read_line(&mut line).unwrap();
         (length > 0).then(|| line.trim_end().to_owned())
     }
 
@@ -210,19 +213,19 @@ impl Process {
         self.line().parse().unwrap()
     }
 
-    fn tell(&mut self) {
-        self.hears.as_mut().unwrap().write_all(b"go on\n").unwrap();
+    fn send_line(&mut self) {
+        self.stdin.as_mut().unwrap().write_all(b"go on\n").unwrap();
     }
 
-    /// Has it do a step, and gives what it says.
-    fn step(&mut self, step: &str) -> String {
-        writeln!(self.hears.as_mut().unwrap(), "{step}").unwrap();
+    /// Runs a step, and returns the line that it prints.
+    fn run_step(&mut self, step: &str) -> String {
+        writeln!(self.stdin.as_mut().unwrap(), "{step}").unwrap();
         self.line()
     }
 
-    /// Lets it end by itself: what it hears from ends.
+    /// Lets it end by itself: its input ends.
     fn end(mut self) {
-        self.hears = None;
+        self.stdin = None;
         self.finish();
     }
 
@@ -262,11 +265,11 @@ async fn a_killed_holder_loses_its_lease_at_its_end_and_nothing_else() {
     long.kill();
     short.kill();
     let store = folder.open().await;
-    let by = held(&store, &claim("long")).await.by;
+    let by = expect_held(&store, &claim("long")).await.by;
     assert_eq!(by.token.unwrap().number(), long_token, "the record survives its process");
-    folder.wait_until(|| async { free(&store, "short").await }).await;
+    folder.until(|| async { free(&store, "short").await }).await;
     assert!(token(&store, &claim("short")).await > short_token);
-    held(&store, &claim("long")).await;
+    expect_held(&store, &claim("long")).await;
 }
 
 async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
@@ -282,7 +285,7 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         }
         child.child.kill().unwrap();
         while let Some(line) = child.next_line() {
-            // The last line may have been cut off by the kill.
+            // The kill may have truncated the last line.
             last = last.max(line.parse().unwrap_or(0));
         }
         child.child.wait().unwrap();
@@ -301,11 +304,11 @@ async fn processes_can_make_the_same_file_at_once() {
     for _ in 0..5 {
         let folder = Folder::new();
         let mut children: Vec<_> = (0..4).map(|_| Process::start(&["open", &path_of(&folder)])).collect();
-        children.iter_mut().for_each(Process::tell);
-        let mut said: Vec<_> = children.iter_mut().map(Process::line).collect();
-        assert!(said.iter().all(|line| line.starts_with("open sqlite:")), "{said:?}");
-        said.dedup();
-        assert_eq!(said.len(), 1, "one file has one realm: {said:?}");
+        children.iter_mut().for_each(Process::send_line);
+        let mut output: Vec<_> = children.iter_mut().map(Process::line).collect();
+        assert!(output.iter().all(|line| line.starts_with("open sqlite:")), "{output:?}");
+        output.dedup();
+        assert_eq!(output.len(), 1, "one file has one realm: {output:?}");
         children.into_iter().for_each(Process::finish);
     }
 }
@@ -327,7 +330,8 @@ async fn processes_exclude_each_other_and_their_tokens_rise() {
     }
     grants.sort_unstable();
     assert_eq!(grants.len(), 3 * rounds);
-    // In the order of their tokens they counted one after the other: none was given twice, none overlapped another.
+    // In the order of their tokens the counts follow each other: no token was given twice, and no
+    // lease overlapped.
     assert!(grants.windows(2).all(|pair| pair[0].0 < pair[1].0), "{grants:?}");
     assert!(grants.iter().map(|(_, count)| *count).eq(0..3 * rounds as u64), "{grants:?}");
 }
@@ -338,11 +342,11 @@ async fn processes_that_write_all_the_time_do_not_starve_each_other() {
     folder.open().await;
     let children: Vec<_> = ["a", "b", "c"].map(|name| Process::start(&["loop", &path, name, "200"])).into();
     for mut child in children {
-        let mut said = 0;
+        let mut lines = 0;
         while child.next_line().is_some() {
-            said += 1;
+            lines += 1;
         }
-        assert_eq!(said, 200, "a step was refused because the others were busy");
+        assert_eq!(lines, 200, "a step was refused because the others were busy");
         child.finish();
     }
 }
@@ -353,9 +357,9 @@ async fn a_waiter_wakes_when_another_process_releases() {
     let theirs = holder.number();
     let store = folder.open().await;
     let mine = claim("x");
-    let waiting = held(&store, &mine).await;
+    let waiting = expect_held(&store, &mine).await;
     assert!(waiting.retry_after > Duration::from_secs(500), "not the end of the lease wakes it");
-    holder.tell();
+    holder.send_line();
     tokio::time::timeout(Duration::from_secs(60), store.wait(&mine, &waiting)).await.unwrap().unwrap();
     assert_eq!(holder.line(), "Held");
     assert!(token(&store, &mine).await > theirs);
@@ -368,7 +372,7 @@ async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it
     config.busy_timeout = Duration::from_millis(100);
     let store = SqliteStore::open(config).await.unwrap();
     let mine = claim("mine");
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     let mut writer = Process::start(&["write", &path_of(&folder)]);
     assert_eq!(writer.line(), "writing");
     run("kill", &["-STOP", &writer.child.id().to_string()]);
@@ -378,11 +382,11 @@ async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it
     }
     assert!(!free(&store, "mine").await, "reading goes on");
     writer.kill();
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
 }
 
-/// A small file system, gone when it is dropped.
+/// A small file system, unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -407,7 +411,7 @@ impl Mounted {
         SqliteConfig::new(self.0.join("locks.db"))
     }
 
-    /// Writes until there is no room; gives the file that took it.
+    /// Writes until the disk is full; returns the file that fills it.
     fn fill(&self) -> PathBuf {
         let filler = self.0.join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
@@ -422,8 +426,8 @@ impl Drop for Mounted {
     }
 }
 
-/// What is on the disk, and not in the memory of its file system, is what a power loss leaves. So the disk is copied
-/// while the store is in use, and the copy is looked at.
+/// A power loss leaves what is on the disk, and not what is in the memory of its file system. So
+/// the disk is copied while the store is in use, and the copy is examined.
 async fn what_was_acknowledged_survives_a_power_loss() {
     let folder = Folder::new();
     let disk = folder.path().with_file_name("disk");
@@ -437,7 +441,7 @@ async fn what_was_acknowledged_survives_a_power_loss() {
         let released = claim("released");
         last = token(&store, &released).await.max(last);
         assert_eq!(store.release(&released).await.unwrap(), ReleaseOutcome::Held);
-        let kept = acquired(&store, &mine).await.token.unwrap();
+        let kept = acquire(&store, &mine).await.token.unwrap();
         std::fs::write(before.0.join("not synced"), "x".repeat(5000)).unwrap();
         let copy = folder.path().with_file_name(format!("disk-{round}"));
         std::fs::copy(&disk, &copy).unwrap();
@@ -446,7 +450,7 @@ async fn what_was_acknowledged_survives_a_power_loss() {
         let left = std::fs::read(after.0.join("not synced")).unwrap_or_default();
         assert!(left.is_empty(), "the copy has what was never synced, so that it proves nothing");
         let found = SqliteStore::open(after.config()).await.unwrap();
-        let by = held(&found, &claim("mine")).await.by;
+        let by = expect_held(&found, &claim("mine")).await.by;
         assert_eq!((by.holder, by.token), (Some(mine.holder()), Some(kept)));
         assert!(free(&found, "released").await);
         assert!(token(&found, &claim("released")).await > last);
@@ -461,7 +465,7 @@ async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
     let mine = claim("mine");
     let first = token(&store, &mine).await;
     let filler = small.fill();
-    // More at once than one page holds, in one transaction: each of them is told.
+    // More concurrent requests than fit on one page, in one transaction: each gets its error.
     let others: Vec<_> = (0..20).map(|n| claim(&format!("{n}-{}", "x".repeat(400)))).collect();
     let asking = others.iter().map(|other| {
         let (store, other) = (store.clone(), other.clone());
@@ -472,11 +476,11 @@ async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
         assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Unavailable, false), "{error:?}");
         assert!(error.to_string().contains("full") && error.is_retryable(), "{error}");
     }
-    let by = held(&store, &claim("mine")).await.by;
+    let by = expect_held(&store, &claim("mine")).await.by;
     assert_eq!((by.holder, by.token.unwrap().number()), (Some(mine.holder()), first));
     std::fs::remove_file(filler).unwrap();
     for other in &others {
-        acquired(&store, other).await;
+        acquire(&store, other).await;
     }
     assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     drop(store);
@@ -491,13 +495,13 @@ async fn a_read_only_file_system_is_denied() {
     let folder = Folder::new();
     let small = Mounted::in_memory(&folder);
     let store = SqliteStore::open(small.config()).await.unwrap();
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     drop(store);
     let log = small.0.join("locks.db-wal");
-    folder.wait_until(|| async { !log.exists() }).await;
+    folder.until(|| async { !log.exists() }).await;
     let at = small.0.to_str().unwrap();
     folder
-        .wait_until(|| async {
+        .until(|| async {
             let remount = Command::new("mount").args(["-o", "remount,ro", at]).stderr(Stdio::null()).status();
             remount.unwrap().success()
         })
@@ -513,14 +517,17 @@ async fn a_stepped_wall_clock_neither_frees_nor_pins_a_lock() {
     let folder = Folder::new();
     let path = path_of(&folder);
     let store = folder.open().await;
-    acquired(&store, &claim("mine")).await;
+    acquire(&store, &claim("mine")).await;
     let today = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
     for (step, day) in [("+10d", today + 10), ("-10d", today - 10)] {
-        // One whose wall clock was set sees the lease that others have,
+        // A process whose wall clock was set sees the lease of another,
         let mut stepped = Process::start_under(&["faketime", "-f", step], &["try", &path, "mine", "1000"]);
-        let said = stepped.line();
-        let (its_day, answer) = said.split_once(' ').unwrap();
-        assert!(its_day.parse::<u64>().unwrap().abs_diff(day) <= 1, "its clock was not set: {said}, today is {today}");
+        let output = stepped.line();
+        let (its_day, answer) = output.split_once(' ').unwrap();
+        assert!(
+            its_day.parse::<u64>().unwrap().abs_diff(day) <= 1,
+            "its clock was not set: {output}, today is {today}"
+        );
         assert_eq!(answer, "held");
         stepped.finish();
         // and the lease that it takes ends at its TTL.
@@ -534,7 +541,7 @@ async fn a_stepped_wall_clock_neither_frees_nor_pins_a_lock() {
         stepped.finish();
         let left = store.inspect(&LockName::new(&long).unwrap()).await.unwrap().unwrap().remaining.unwrap();
         assert!(left <= TTL && left > TTL / 4, "{left:?}");
-        folder.wait_until(|| async { free(&store, &name).await }).await;
+        folder.until(|| async { free(&store, &name).await }).await;
     }
 }
 
@@ -543,18 +550,18 @@ async fn a_time_namespace_with_an_offset_is_refused() {
     let path = path_of(&folder);
     folder.open().await;
     let mut shifted = Process::start_under(&["unshare", "--time", "--boottime", "1000"], &["open", &path]);
-    shifted.tell();
-    let said = shifted.line();
-    assert!(said.starts_with("refused InvalidConfig") && said.contains("time namespace"), "{said}");
+    shifted.send_line();
+    let output = shifted.line();
+    assert!(output.starts_with("refused InvalidConfig") && output.contains("time namespace"), "{output}");
     shifted.finish();
     // Without an offset the clock is the machine's own.
     let mut same = Process::start_under(&["unshare", "--time"], &["open", &path]);
-    same.tell();
+    same.send_line();
     assert!(same.line().starts_with("open sqlite:"));
     same.finish();
 }
 
-/// A shell that does this in a mount namespace of its own, and then runs what follows.
+/// A shell that runs `setup` in a mount namespace of its own, and then the command that follows.
 fn in_container(setup: &str) -> [String; 5] {
     ["unshare", "-m", "sh", "-ec", &format!("{setup}; exec \"$0\" \"$@\"")].map(str::to_owned)
 }
@@ -564,13 +571,13 @@ impl Process {
         Process::start_under(&container.each_ref().map(String::as_str), arguments)
     }
 
-    /// What a child without much patience says that opens this path in this container.
+    /// The output of a child with a short `busy_timeout` that opens this path in this container.
     fn open_in(container: &[String; 5], path: &Path) -> String {
         let mut child = Process::start_in(container, &["open", path.to_str().unwrap(), "300"]);
-        child.tell();
-        let said = child.line();
+        child.send_line();
+        let output = child.line();
         child.finish();
-        said
+        output
     }
 
     fn open(path: &Path) -> String {
@@ -578,8 +585,8 @@ impl Process {
     }
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    PathBuf::from(format!("{}{ending}", path.display()))
+fn sidecar_path(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
 }
 
 async fn a_file_that_is_mounted_by_itself_is_refused() {
@@ -589,22 +596,22 @@ async fn a_file_that_is_mounted_by_itself_is_refused() {
     let inside = folder.path().with_file_name("inside");
     std::fs::write(&inside, "").unwrap();
     let container = in_container(&format!("mount --bind {} {}", path_of(&folder), inside.display()));
-    let said = Process::open_in(&container, &inside);
-    assert!(said.starts_with("refused InvalidConfig") && said.contains("mount the folder"), "{said}");
-    assert!(!beside(&inside, "-wal").exists(), "it was looked at, and nothing was made");
+    let output = Process::open_in(&container, &inside);
+    assert!(output.starts_with("refused InvalidConfig") && output.contains("mount the folder"), "{output}");
+    assert!(!sidecar_path(&inside, "-wal").exists(), "it was looked at, and nothing was made");
 }
 
 async fn a_log_that_is_mounted_by_itself_is_refused() {
-    for ending in ["-wal", "-shm"] {
+    for suffix in ["-wal", "-shm"] {
         let folder = Folder::new();
         let mut holder = Process::start(&["hold", &path_of(&folder), "x", "600000"]);
         holder.number();
         let other = folder.path().with_file_name("other");
         std::fs::write(&other, "").unwrap();
-        let log = beside(&folder.path(), ending);
+        let log = sidecar_path(&folder.path(), suffix);
         let container = in_container(&format!("mount --bind {} {}", other.display(), log.display()));
-        let said = Process::open_in(&container, &folder.path());
-        assert!(said.starts_with("refused InvalidConfig") && said.contains("single file"), "{said}");
+        let output = Process::open_in(&container, &folder.path());
+        assert!(output.starts_with("refused InvalidConfig") && output.contains("single file"), "{output}");
     }
 }
 
@@ -619,8 +626,8 @@ async fn a_folder_that_is_mounted_elsewhere_is_the_same_folder() {
     let mut holder = Process::start_in(&container, &["hold", path.to_str().unwrap(), "x", "600000"]);
     let theirs = holder.number();
     let store = SqliteStore::open(SqliteConfig::new(outside.join("locks.db"))).await.unwrap();
-    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
-    holder.tell();
+    assert_eq!(expect_held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
+    holder.send_line();
     assert_eq!(holder.line(), "Held");
     holder.finish();
     assert!(token(&store, &claim("x")).await > theirs);
@@ -632,25 +639,25 @@ async fn whoever_comes_by_a_new_name_of_a_file_in_use_is_refused() {
     let first = holder.number();
     let moved = folder.path().with_file_name("moved.db");
     std::fs::rename(folder.path(), &moved).unwrap();
-    let said = Process::open(&moved);
-    assert!(said.starts_with("refused InvalidConfig") && said.contains("is in use with another"), "{said}");
-    assert!(!beside(&moved, "-wal").exists(), "it was looked at, and nothing was made");
-    let said = holder.step("renew");
-    assert!(said.starts_with("Some(NotHeld)") && said.contains("removed or replaced"), "{said}");
-    // It lets go, and what it wrote goes with the file.
-    folder.wait_until(|| async { SqliteStore::open(SqliteConfig::new(&moved)).await.is_ok() }).await;
+    let output = Process::open(&moved);
+    assert!(output.starts_with("refused InvalidConfig") && output.contains("is in use with another"), "{output}");
+    assert!(!sidecar_path(&moved, "-wal").exists(), "it was looked at, and nothing was made");
+    let output = holder.run_step("renew");
+    assert!(output.starts_with("Some(NotHeld)") && output.contains("removed or replaced"), "{output}");
+    // It closes the file, and its writes stay with the file.
+    folder.until(|| async { SqliteStore::open(SqliteConfig::new(&moved)).await.is_ok() }).await;
     let store = SqliteStore::open(SqliteConfig::new(&moved)).await.unwrap();
-    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), first);
+    assert_eq!(expect_held(&store, &claim("x")).await.by.token.unwrap().number(), first);
     holder.end();
 }
 
 async fn a_log_that_is_taken_away_from_a_holder_lets_nobody_else_in() {
     type TakeAway = fn(&Path);
     let remove: TakeAway = |file| std::fs::remove_file(file).unwrap();
-    let rename: TakeAway = |file| std::fs::rename(file, beside(file, ".old")).unwrap();
+    let rename: TakeAway = |file| std::fs::rename(file, sidecar_path(file, ".old")).unwrap();
     let replace: TakeAway = |file| {
-        run("cp", &[file.to_str().unwrap(), beside(file, ".copy").to_str().unwrap()]);
-        std::fs::rename(beside(file, ".copy"), file).unwrap();
+        run("cp", &[file.to_str().unwrap(), sidecar_path(file, ".copy").to_str().unwrap()]);
+        std::fs::rename(sidecar_path(file, ".copy"), file).unwrap();
     };
     for (endings, take_away, is_replaced) in [
         (&["-wal", "-shm"][..], remove, false),
@@ -663,20 +670,20 @@ async fn a_log_that_is_taken_away_from_a_holder_lets_nobody_else_in() {
         let path = path_of(&folder);
         let mut holder = Process::start(&["steps", &path, "x", "600000"]);
         let first = holder.number();
-        endings.iter().for_each(|ending| take_away(&beside(&folder.path(), ending)));
-        let said = Process::open(&folder.path());
-        assert!(said.starts_with("refused InvalidConfig") && said.contains("-wal"), "{endings:?}: {said}");
-        let said = holder.step("renew");
-        assert!(said.starts_with("Some(NotHeld)") && said.contains("removed or replaced"), "{endings:?}: {said}");
+        endings.iter().for_each(|suffix| take_away(&sidecar_path(&folder.path(), suffix)));
+        let output = Process::open(&folder.path());
+        assert!(output.starts_with("refused InvalidConfig") && output.contains("-wal"), "{endings:?}: {output}");
+        let output = holder.run_step("renew");
+        assert!(output.starts_with("Some(NotHeld)") && output.contains("removed or replaced"), "{endings:?}: {output}");
         if is_replaced {
-            // What was put there is older than what the holder has merged.
-            std::fs::remove_file(beside(&folder.path(), "-wal")).unwrap();
+            // The files that were put there are older than what the holder has merged.
+            std::fs::remove_file(sidecar_path(&folder.path(), "-wal")).unwrap();
         }
-        // The holder lets go; its record and its token are not lost.
-        folder.wait_until(|| async { SqliteStore::open(folder.config()).await.is_ok() }).await;
+        // The holder closes the file; its record and its token are not lost.
+        folder.until(|| async { SqliteStore::open(folder.config()).await.is_ok() }).await;
         let store = folder.open().await;
-        assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), first, "{endings:?}");
-        let by = held(&store, &claim("x")).await.by;
+        assert_eq!(expect_held(&store, &claim("x")).await.by.token.unwrap().number(), first, "{endings:?}");
+        let by = expect_held(&store, &claim("x")).await.by;
         store.break_lock(claim("x").name(), &by, lock_core::BreakMode::Now).await.unwrap();
         assert!(token(&store, &claim("x")).await > first);
         holder.end();
@@ -692,14 +699,14 @@ async fn a_folder_that_is_renamed_takes_its_leases_along_and_its_old_users_touch
     let theirs = holder.number();
     std::fs::rename(&old, &new).unwrap();
     let store = SqliteStore::open(SqliteConfig::new(new.join("locks.db"))).await.unwrap();
-    assert_eq!(held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
-    // Another file comes to the old place, and is in use when the one who was there before ends.
+    assert_eq!(expect_held(&store, &claim("x")).await.by.token.unwrap().number(), theirs);
+    // Another file appears at the old path, and is in use when the earlier user ends.
     std::fs::create_dir(&old).unwrap();
     let another = SqliteStore::open(SqliteConfig::new(old.join("locks.db"))).await.unwrap();
     let mine = claim("x");
-    acquired(&another, &mine).await;
+    acquire(&another, &mine).await;
     drop(store);
-    assert!(holder.step("renew").starts_with("Some(NotHeld)"));
+    assert!(holder.run_step("renew").starts_with("Some(NotHeld)"));
     holder.end();
     assert_eq!(another.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     assert!(Process::open(&new.join("locks.db")).starts_with("open"));
@@ -715,8 +722,8 @@ async fn processes_that_end_leave_no_log_behind() {
     let mut last = Process::start(&["closing", &path, "a"]);
     assert_eq!(last.line(), "closed");
     last.finish();
-    for ending in ["-wal", "-shm"] {
-        assert!(!beside(&folder.path(), ending).exists(), "{ending} stays");
+    for suffix in ["-wal", "-shm"] {
+        assert!(!sidecar_path(&folder.path(), suffix).exists(), "{suffix} stays");
     }
     // So a plain copy has everything.
     let copy = folder.path().with_file_name("copy.db");
@@ -773,6 +780,6 @@ async fn a_machine_without_an_id_knows_its_file_again_after_a_reboot() {
     // A copy from before the reboot may be another machine's.
     let copy = folder.path().with_file_name("copy.db");
     folder.write(&format!("vacuum into '{}'", copy.display()));
-    let said = Process::open_in(&now, &copy);
-    assert!(said.starts_with("refused InvalidConfig") && said.contains("another machine"), "{said}");
+    let output = Process::open_in(&now, &copy);
+    assert!(output.starts_with("refused InvalidConfig") && output.contains("another machine"), "{output}");
 }

@@ -1,10 +1,10 @@
-//! What each step does to one file, through stores of one process.
+//! The operations on one file, through stores of one process.
 
-mod common;
+mod fixture;
 
 use std::time::Duration;
 
-use common::{Folder, TTL, acquired, claim, free, held, token};
+use fixture::{Folder, TTL, acquire, claim, expect_held, free, token};
 use lock_core::{
     Attempt, BreakMode, Claim, Clock, ErrorKind, Fault, Faults, Guarantees, Holder, LockName, LockStore,
     ReleaseOutcome, RenewalBatch, RenewalOutcome,
@@ -15,13 +15,13 @@ async fn a_lock_excludes_another_store_on_the_same_file_until_it_is_released() {
     let folder = Folder::new();
     let (a, b) = (folder.open().await, folder.open().await);
     let (mine, theirs) = (claim("x"), claim("x"));
-    acquired(&a, &mine).await;
-    let waiting = held(&b, &theirs).await;
+    acquire(&a, &mine).await;
+    let waiting = expect_held(&b, &theirs).await;
     assert_eq!(waiting.by.holder, Some(mine.holder()));
     assert!(waiting.retry_after <= TTL && waiting.by.remaining.unwrap() <= TTL && !waiting.by.revoked);
     assert_eq!(a.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     assert_eq!(a.release(&mine).await.unwrap(), ReleaseOutcome::NotHeld);
-    acquired(&b, &theirs).await;
+    acquire(&b, &theirs).await;
 }
 
 #[tokio::test]
@@ -29,11 +29,11 @@ async fn asking_again_with_the_same_holder_gives_the_same_token_and_a_full_ttl()
     let folder = Folder::new();
     let store = folder.open().await;
     let claim = claim("x");
-    let first = acquired(&store, &claim).await;
+    let first = acquire(&store, &claim).await;
     let remaining = || async { store.inspect(claim.name()).await.unwrap().unwrap().remaining.unwrap() };
     let low = TTL - Duration::from_millis(500);
-    folder.wait_until(|| async { remaining().await < low }).await;
-    let again = acquired(&store, &claim).await;
+    folder.until(|| async { remaining().await < low }).await;
+    let again = acquire(&store, &claim).await;
     assert_eq!((again.token.clone(), again.ttl), (first.token, TTL));
     assert!(remaining().await > low);
 }
@@ -55,7 +55,7 @@ async fn tokens_rise_across_release_expiry_and_reopening() {
         let number = token(&store, &short).await;
         assert!(number > last);
         last = number;
-        folder.wait_until(|| async { free(&store, "x").await }).await;
+        folder.until(|| async { free(&store, "x").await }).await;
     }
 }
 
@@ -65,7 +65,7 @@ async fn an_expired_lease_cannot_be_renewed_or_released_and_its_holder_starts_an
     let store = folder.open().await;
     let claim = Claim::new(LockName::new("x").unwrap(), Duration::from_millis(20));
     let first = token(&store, &claim).await;
-    folder.wait_until(|| async { free(&store, "x").await }).await;
+    folder.until(|| async { free(&store, "x").await }).await;
     let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
     store.renew(&batch).await;
     assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
@@ -79,7 +79,7 @@ async fn a_batch_of_renewals_is_answered_one_by_one_in_one_transaction() {
     let store = folder.open().await;
     let claims: Vec<_> = (0..20).map(|n| claim(&format!("r{n}"))).collect();
     for claim in claims.iter().step_by(2) {
-        acquired(&store, claim).await;
+        acquire(&store, claim).await;
     }
     let before = store.commits();
     let batch = RenewalBatch::new(&Clock::system(), claims);
@@ -96,12 +96,12 @@ async fn a_batch_of_renewals_is_answered_one_by_one_in_one_transaction() {
 async fn a_request_for_a_held_lock_writes_nothing() {
     let folder = Folder::new();
     let (a, b) = (folder.open().await, folder.open().await);
-    acquired(&a, &claim("x")).await;
+    acquire(&a, &claim("x")).await;
     let before = folder.data_version_probe();
     let waiter = claim("x");
     for _ in 0..5 {
-        held(&b, &waiter).await;
-        held(&b, &claim("x")).await;
+        expect_held(&b, &waiter).await;
+        expect_held(&b, &claim("x")).await;
     }
     assert_eq!(b.commits(), 0);
     assert!(!before.has_changed());
@@ -112,7 +112,7 @@ async fn nobody_else_can_release_or_renew_a_lease() {
     let folder = Folder::new();
     let store = folder.open().await;
     let (mine, stranger) = (claim("x"), claim("x"));
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     assert_eq!(store.release(&stranger).await.unwrap(), ReleaseOutcome::NotHeld);
     let batch = RenewalBatch::new(&Clock::system(), [stranger]);
     store.renew(&batch).await;
@@ -131,10 +131,10 @@ async fn a_revoked_name_stays_blocked_and_uses_up_a_token() {
     assert_eq!(broken.evicted.holder, Some(mine.holder()));
     assert_eq!(broken.token.unwrap().number(), first + 1);
     assert!(broken.free_in > Duration::ZERO && broken.free_in <= TTL);
-    let by = held(&store, &claim("x")).await.by;
+    let by = expect_held(&store, &claim("x")).await.by;
     assert!(by.revoked && by.holder != Some(mine.holder()));
-    // The holder that was evicted does not get in again either, and has nothing to renew.
-    held(&store, &mine).await;
+    // The evicted holder is not granted either, and has nothing to renew.
+    expect_held(&store, &mine).await;
     let batch = RenewalBatch::new(&Clock::system(), [mine.clone()]);
     store.renew(&batch).await;
     assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::NotHeld));
@@ -163,10 +163,10 @@ async fn held_locks_are_listed_in_the_byte_order_of_their_names_page_by_page() {
     let store = folder.open().await;
     let mut names = ["b", "a", "B", "é", "e\u{301}", "a/b", "a b", "☃", "Z", "zz"];
     for name in names {
-        acquired(&store, &claim(name)).await;
+        acquire(&store, &claim(name)).await;
     }
     let released = claim("c");
-    acquired(&store, &released).await;
+    acquire(&store, &released).await;
     store.release(&released).await.unwrap();
     names.sort_unstable();
     let mut found = Vec::new();
@@ -219,7 +219,7 @@ async fn hostile_names_are_only_names() {
     let mut claims = Vec::new();
     for name in names {
         let claim = claim(name);
-        acquired(&store, &claim).await;
+        acquire(&store, &claim).await;
         claims.push(claim);
     }
     for claim in &claims {
@@ -241,7 +241,7 @@ async fn a_new_realm_is_seen_by_every_open_store() {
     assert!(old.as_str().starts_with("sqlite:"));
     let new = a.new_realm().await.unwrap();
     assert!(new != old && a.realm() == new);
-    let lease = acquired(&b, &claim("x")).await;
+    let lease = acquire(&b, &claim("x")).await;
     assert_eq!(*lease.token.unwrap().realm(), new);
     assert_eq!(b.realm(), new);
     assert_eq!(folder.open().await.realm(), new);
@@ -266,7 +266,7 @@ async fn pruning_keeps_tokens_rising_and_the_file_small() {
             let store = store.clone();
             tokio::spawn(async move {
                 let claim = claim(&format!("once-{chunk}-{n}"));
-                acquired(&store, &claim).await;
+                acquire(&store, &claim).await;
                 store.release(&claim).await.unwrap();
             })
         });
@@ -306,7 +306,7 @@ async fn a_lone_step_costs_one_transaction() {
     let folder = Folder::new();
     let store = folder.open().await;
     let claim = claim("x");
-    acquired(&store, &claim).await;
+    acquire(&store, &claim).await;
     assert_eq!(store.commits(), 1);
     store.release(&claim).await.unwrap();
     assert_eq!(store.commits(), 2);
@@ -320,31 +320,31 @@ async fn a_lone_step_costs_one_transaction() {
 async fn a_request_that_is_dropped_before_its_turn_takes_no_effect_and_a_later_release_finds_what_one_did() {
     let folder = Folder::new();
     let store = folder.open().await;
-    // While another writes, the request waits for its turn.
+    // While another program writes, the request waits.
     let writer = folder.writer();
     let dropped = claim("dropped");
     {
         let mut request = std::pin::pin!(store.request(&dropped));
-        assert!(futures_pending(request.as_mut()).await);
+        assert!(is_pending(request.as_mut()).await);
     }
     drop(writer);
-    acquired(&store, &claim("other")).await;
+    acquire(&store, &claim("other")).await;
     assert!(free(&store, "dropped").await);
 
-    // One that has had its turn is found by the release that follows it.
+    // A request that has run is found by the release that follows it.
     for round in 0..50 {
         let claim = claim(&format!("race-{round}"));
         {
             let mut request = std::pin::pin!(store.request(&claim));
-            futures_pending(request.as_mut()).await;
+            is_pending(request.as_mut()).await;
         }
         store.release(&claim).await.unwrap();
         assert!(free(&store, claim.name().as_str()).await);
     }
 }
 
-/// Polls once; whether it is still pending.
-async fn futures_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+/// Polls once; returns whether the future is still pending.
+async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 
@@ -355,7 +355,7 @@ async fn a_busy_file_is_unavailable_after_the_busy_timeout_and_nothing_was_chang
     config.busy_timeout = Duration::from_millis(50);
     let store = lock_sqlite::SqliteStore::open(config).await.unwrap();
     let mine = claim("mine");
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     let writer = folder.writer();
     let error = store.request(&claim("x")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -365,11 +365,11 @@ async fn a_busy_file_is_unavailable_after_the_busy_timeout_and_nothing_was_chang
     store.renew(&batch).await;
     assert_eq!(batch.iter().next().unwrap().outcome(), None);
     assert_eq!(batch.failure().unwrap().kind(), ErrorKind::Unavailable);
-    // What only reads is not in anybody's way: who holds what, and that a lock is held.
+    // Operations that only read still work: inspecting, listing, and requesting a held lock.
     assert_eq!(store.inspect(mine.name()).await.unwrap().unwrap().holder, Some(mine.holder()));
-    held(&store, &claim("mine")).await;
+    expect_held(&store, &claim("mine")).await;
     drop(writer);
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
 }
 
 #[tokio::test]
@@ -377,18 +377,18 @@ async fn a_waiter_wakes_when_another_store_releases() {
     let folder = Folder::new();
     let (a, b) = (folder.open().await, folder.open().await);
     let (mine, theirs) = (claim("x"), claim("x"));
-    acquired(&a, &mine).await;
-    let waiting = held(&b, &theirs).await;
-    // What happened between the request and the wait is not missed.
+    acquire(&a, &mine).await;
+    let waiting = expect_held(&b, &theirs).await;
+    // A change between the request and the wait is not missed.
     a.release(&mine).await.unwrap();
     within(b.wait(&theirs, &waiting)).await.unwrap();
-    acquired(&b, &theirs).await;
-    // And what happens later wakes one who waits.
-    let waiting = held(&a, &mine).await;
+    acquire(&b, &theirs).await;
+    // And a later change wakes a waiter.
+    let waiting = expect_held(&a, &mine).await;
     let (waited, released) = within(async { tokio::join!(a.wait(&mine, &waiting), b.release(&theirs)) }).await;
     waited.unwrap();
     assert_eq!(released.unwrap(), ReleaseOutcome::Held);
-    acquired(&a, &mine).await;
+    acquire(&a, &mine).await;
 }
 
 #[tokio::test]
@@ -396,12 +396,12 @@ async fn a_waiter_wakes_when_its_own_store_releases_or_breaks() {
     let folder = Folder::new();
     let store = folder.open().await;
     let (mine, waiter) = (claim("x"), claim("x"));
-    acquired(&store, &mine).await;
-    let waiting = held(&store, &waiter).await;
+    acquire(&store, &mine).await;
+    let waiting = expect_held(&store, &waiter).await;
     let (waited, _) = within(async { tokio::join!(store.wait(&waiter, &waiting), store.release(&mine)) }).await;
     waited.unwrap();
-    acquired(&store, &mine).await;
-    let waiting = held(&store, &waiter).await;
+    acquire(&store, &mine).await;
+    let waiting = expect_held(&store, &waiter).await;
     let seen = waiting.by.clone();
     let broken = store.break_lock(mine.name(), &seen, BreakMode::Now);
     let (waited, broken) = within(async { tokio::join!(store.wait(&waiter, &waiting), broken) }).await;
@@ -413,9 +413,9 @@ async fn a_waiter_wakes_when_its_own_store_releases_or_breaks() {
 async fn a_wait_pends_while_nothing_changes() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     let waiter = claim("x");
-    let waiting = held(&store, &waiter).await;
+    let waiting = expect_held(&store, &waiter).await;
     let waited = tokio::time::timeout(Duration::from_millis(100), store.wait(&waiter, &waiting)).await;
     assert!(waited.is_err(), "nothing changed, and it ended");
 }
@@ -424,7 +424,7 @@ async fn a_wait_pends_while_nothing_changes() {
 async fn a_file_that_is_removed_or_replaced_while_in_use_is_noticed() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     std::fs::rename(folder.path(), folder.path().with_extension("moved")).unwrap();
     let error = store.request(&claim("y")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
@@ -432,7 +432,7 @@ async fn a_file_that_is_removed_or_replaced_while_in_use_is_noticed() {
     assert_eq!(store.inspect(claim("x").name()).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
     // Another file in its place has other leases.
     let new = folder.open().await;
-    acquired(&new, &claim("x")).await;
+    acquire(&new, &claim("x")).await;
     assert!(store.request(&claim("x")).await.is_err());
 }
 
@@ -448,17 +448,17 @@ async fn what_no_program_of_ours_wrote_is_a_protocol_error_and_stays_as_it_is() 
         let folder = Folder::new();
         let store = folder.open().await;
         let mine = claim("x");
-        acquired(&store, &mine).await;
+        acquire(&store, &mine).await;
         folder.write(damage);
         let error = store.request(&claim("x")).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_taken_effect()), (ErrorKind::Protocol, false), "{damage}: {error}");
         assert_eq!(store.inspect(mine.name()).await.unwrap_err().kind(), ErrorKind::Protocol, "{damage}");
-        acquired(&store, &claim("another name")).await;
+        acquire(&store, &claim("another name")).await;
     }
     let folder = Folder::new();
     let store = folder.open().await;
     let mine = claim("x");
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     store.release(&mine).await.unwrap();
     folder.write("update lease set token = 9223372036854775807");
     assert_eq!(store.request(&mine).await.unwrap_err().kind(), ErrorKind::Protocol);
@@ -493,7 +493,7 @@ async fn a_file_in_memory_does_not_promise_to_survive_a_power_loss() {
 async fn debug_shows_the_path_only() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("a-name")).await;
+    acquire(&store, &claim("a-name")).await;
     assert_eq!(format!("{store:?}"), format!("SqliteStore {{ path: {:?}, .. }}", folder.path()));
 }
 
@@ -501,11 +501,11 @@ async fn debug_shows_the_path_only() {
 async fn a_dropped_store_closes_its_file() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     drop(store);
     // The last connection of a file removes its log when it closes.
     let log = folder.path().with_extension("db-wal");
-    folder.wait_until(|| async { !log.exists() }).await;
+    folder.until(|| async { !log.exists() }).await;
 }
 
 #[tokio::test]
@@ -520,11 +520,11 @@ async fn a_closed_store_leaves_one_file_and_opens_it_again_for_what_comes() {
         store.close().await;
         assert!(!log.exists() && !log.with_extension("db-shm").exists());
     }
-    let by = held(&store, &claim("x")).await.by;
+    let by = expect_held(&store, &claim("x")).await.by;
     assert_eq!((by.holder, by.token.unwrap().number()), (Some(mine.holder()), first));
     assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
     store.close().await;
-    // While it is closed nobody looks after it; what comes then is told.
+    // While it is closed nobody watches the file; the next operation reports the error.
     std::fs::rename(folder.path(), folder.path().with_extension("moved")).unwrap();
     let error = store.request(&mine).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
@@ -536,10 +536,10 @@ async fn a_store_that_somebody_else_uses_too_is_closed_without_harm() {
     let folder = Folder::new();
     let (a, b) = (folder.open().await, folder.open().await);
     let mine = claim("x");
-    acquired(&b, &mine).await;
+    acquire(&b, &mine).await;
     a.close().await;
     assert_eq!(b.release(&mine).await.unwrap(), ReleaseOutcome::Held);
-    acquired(&a, &mine).await;
+    acquire(&a, &mine).await;
 }
 
 #[tokio::test]
@@ -547,8 +547,8 @@ async fn a_waiter_keeps_its_store_open() {
     let folder = Folder::new();
     let (a, b) = (folder.open().await, folder.open().await);
     let (mine, theirs) = (claim("x"), claim("x"));
-    acquired(&a, &mine).await;
-    let waiting = held(&b, &theirs).await;
+    acquire(&a, &mine).await;
+    let waiting = expect_held(&b, &theirs).await;
     let (waited, ()) = within(async {
         tokio::join!(b.wait(&theirs, &waiting), async {
             b.close().await;
@@ -564,7 +564,7 @@ async fn a_lease_in_a_file_that_is_removed_is_not_held_at_once() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mine = claim("x");
-    acquired(&store, &mine).await;
+    acquire(&store, &mine).await;
     std::fs::remove_file(folder.path()).unwrap();
     let batch = RenewalBatch::new(&Clock::system(), [mine]);
     store.renew(&batch).await;
@@ -577,9 +577,9 @@ async fn a_lease_in_a_file_that_is_removed_is_not_held_at_once() {
 async fn a_waiter_notices_that_the_file_is_gone() {
     let folder = Folder::new();
     let store = folder.open().await;
-    acquired(&store, &claim("x")).await;
+    acquire(&store, &claim("x")).await;
     let waiter = claim("x");
-    let waiting = held(&store, &waiter).await;
+    let waiting = expect_held(&store, &waiter).await;
     std::fs::remove_file(folder.path()).unwrap();
     within(store.wait(&waiter, &waiting)).await.unwrap();
     assert_eq!(store.request(&waiter).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
@@ -607,7 +607,7 @@ async fn an_attempt_says_who_holds_it_and_for_how_long() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mine = claim("x");
-    let lease = acquired(&store, &mine).await;
+    let lease = acquire(&store, &mine).await;
     let Attempt::Held(waiting) = store.request(&claim("x")).await.unwrap() else { panic!("it is held") };
     assert_eq!(waiting.by.token, lease.token);
     assert_eq!(waiting.by.info.as_ref(), Some(mine.info()));
