@@ -1,4 +1,4 @@
-//! [`LockGuard`] and [`FencedGuard`]: what holds a lock.
+//! [`LockGuard`] and [`FencedGuard`]: the guards of held locks.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,12 +12,13 @@ use crate::words::{Error, ErrorKind, FencingToken, Guarantees, LossReason, Resul
 
 /// Holds a lock until it is released, dropped or lost.
 ///
-/// It derefs to [`Validity`]: `guard.is_valid()`, `guard.lost().await`, `guard.while_held(work).await`. Unless the lock
-/// was made [`fixed`](crate::Lock::fixed), it is renewed in the background at a third of its TTL.
+/// It derefs to [`Validity`]: `guard.is_valid()`, `guard.lost().await`,
+/// `guard.while_held(work).await`. Unless the lock was made [`fixed`](crate::Lock::fixed), it is
+/// renewed in the background at a third of its TTL.
 ///
-/// Dropping it gives the lock back in the background; that never blocks and never panics, with or without a runtime.
-/// Dropping is not immediate: [`Locks::close`](crate::Locks::close) waits for it, [`release`](LockGuard::release) does
-/// it now and says what it found.
+/// Dropping it gives the lock back in the background; that never blocks and never panics, with or
+/// without a runtime. Dropping is not immediate: [`Locks::close`](crate::Locks::close) waits for
+/// it, while [`release`](LockGuard::release) gives the lock back now and returns the result.
 #[must_use = "dropping the guard gives the lock back at once; `let _ = …` drops it too: bind it to a name"]
 pub struct LockGuard {
     engine: Arc<Engine>,
@@ -32,23 +33,24 @@ impl LockGuard {
         LockGuard { engine: engine.clone(), validity, token: grant.token, given_back: false }
     }
 
-    /// The fencing token, where the store gives one. It is no promise: what the order of tokens survives is in the
-    /// store's [`Guarantees`]. For writes that must be fenced take a [`FencedGuard`].
+    /// The fencing token, where the store issues one. It is no promise: the store's [`Guarantees`]
+    /// say which faults the order of tokens survives. For writes that must be fenced take a
+    /// [`FencedGuard`].
     pub fn token_if_any(&self) -> Option<&FencingToken> {
         self.token.as_ref()
     }
 
-    /// Renews the lease now, beside the renewals in the background.
+    /// Renews the lease now, in addition to the renewals in the background.
     ///
     /// # Errors
     ///
     /// [`Lost`](ErrorKind::Lost) if the lease is lost; [`TimedOut`](ErrorKind::TimedOut),
-    /// [`Unavailable`](ErrorKind::Unavailable) or [`Denied`](ErrorKind::Denied) if no answer came: then the lease is
-    /// neither extended nor lost, and is valid for as long as before.
+    /// [`Unavailable`](ErrorKind::Unavailable) or [`Denied`](ErrorKind::Denied) if no answer came:
+    /// then the lease is neither extended nor lost, and stays valid for as long as before.
     ///
     /// # Cancel safety
     ///
-    /// A dropped renewal is as good as one without an answer.
+    /// A dropped renewal counts as one without an answer.
     pub async fn renew(&self) -> Result<()> {
         self.check()?;
         let renewed = runtime::on_any_runtime(self.engine.renew_now(self.validity.session())).await;
@@ -56,26 +58,27 @@ impl LockGuard {
         renewed
     }
 
-    /// Gives the lock back and says what it found: `Ok` if it was held until now.
+    /// Gives the lock back: `Ok` if it was held until now.
     ///
     /// # Errors
     ///
-    /// [`Lost`](ErrorKind::Lost) if the lease was lost before; else, if no answer came, the store's error: then it is
-    /// unknown whether the lock is free, and giving back goes on in the background.
+    /// [`Lost`](ErrorKind::Lost) if the lease was lost before; otherwise, if no answer came, the
+    /// store's error: then it is unknown if the lock is free, and giving it back continues in the
+    /// background.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the lock is given back in the background.
     pub async fn release(mut self) -> Result<()> {
-        // A loop over a store that answers at once must let others run.
+        // Without this, a caller's loop over a store that answers at once would starve other tasks.
         tokio::task::coop::consume_budget().await;
         let lost = self.end();
         if lost == Some(LossReason::NotHeld) && !self.validity.claim().is_in_doubt() {
             return Err(LossReason::NotHeld.into());
         }
         let withdrawal = Withdrawal::start(&self.engine, self.validity.claim().clone());
-        let found = runtime::on_any_runtime(withdrawal.try_once()).await;
-        match (lost, found) {
+        let released = runtime::on_any_runtime(withdrawal.try_once()).await;
+        match (lost, released) {
             (Some(reason), _) => Err(reason.into()),
             (None, Ok(ReleaseOutcome::Held)) => Ok(()),
             (None, Ok(ReleaseOutcome::NotHeld)) => Err(LossReason::NotHeld.into()),
@@ -83,7 +86,8 @@ impl LockGuard {
         }
     }
 
-    /// Ends all belief in the lease, before the store may give the lock to another; says why it was over already.
+    /// Ends all belief in the lease, before the store may grant the lock to another holder. Returns
+    /// the reason if it was lost before.
     fn end(&mut self) -> Option<LossReason> {
         let lost = self.validity.check().err();
         self.given_back = true;
@@ -119,8 +123,9 @@ impl fmt::Debug for LockGuard {
     }
 }
 
-/// Holds a lock whose [`token`](FencedGuard::token) the store promises to keep in order: what a function that must be
-/// fenced asks for. It derefs to [`LockGuard`]; an unfenced guard in its place does not compile:
+/// Holds a lock whose [`token`](FencedGuard::token) the store promises to keep in order. A function
+/// whose writes must be fenced takes this guard. It derefs to [`LockGuard`]; an unfenced guard in
+/// its place does not compile:
 ///
 /// ```compile_fail,E0308
 /// # use lock_core::{FencedGuard, LockGuard};
@@ -136,13 +141,13 @@ pub struct FencedGuard {
 }
 
 impl FencedGuard {
-    /// The fencing token: greater than that of every earlier holder of this name. Send it with every write, and let
-    /// a [`Fence`](crate::Fence) at the resource refuse a smaller one.
+    /// The fencing token: greater than that of every earlier holder of this name. Send it with
+    /// every write, and let a [`Fence`](crate::Fence) at the resource refuse a smaller one.
     pub fn token(&self) -> &FencingToken {
         &self.token
     }
 
-    /// Gives the lock back and says what it found; as [`LockGuard::release`].
+    /// Gives the lock back, as [`LockGuard::release`].
     ///
     /// # Errors
     ///
@@ -185,10 +190,10 @@ pub(crate) mod sealed {
     use super::{Guarantees, LockGuard, Result};
 
     pub trait Sealed: Sized {
-        /// What a store must promise to give such guards.
+        /// Guarantees that a store must have for such guards.
         const LEAST: Guarantees;
 
-        /// This kind of guard, of what was granted.
+        /// Makes this kind of guard of a granted one.
         fn of(guard: LockGuard) -> Result<Self>;
     }
 }

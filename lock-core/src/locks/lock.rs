@@ -1,4 +1,4 @@
-//! [`Lock`]: a lock as it is described, before it is held.
+//! [`Lock`]: the description of a lock, before it is held.
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +15,8 @@ use crate::engine::{AcquireRequest, Grant, OnWait, Patience, acquire};
 use crate::runtime;
 use crate::words::{Error, ErrorKind, HeldBy, LockName, Result};
 
-/// A lock as it is described: its name, its TTL, how long to wait. It holds nothing; every acquisition is a new holder.
+/// Description of a lock: its name, its TTL, how long to wait. It holds nothing; every acquisition
+/// is a new holder.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -38,11 +39,11 @@ pub struct Lock<G: Guard = LockGuard> {
 }
 
 impl<G: Guard> Lock<G> {
-    /// The TTL of a lock that sets none: 30 seconds, as Redisson's watchdog has it.
+    /// TTL of a lock that sets none: 30 seconds, the value of Redisson's watchdog.
     pub const DEFAULT_TTL: Duration = settings::DEFAULT_TTL;
-    /// The shortest TTL: 10 ms. Below, the margin and one round trip leave nothing to believe in.
+    /// Shortest TTL: 10 ms. Below, the margin and one round trip leave no validity.
     pub const MIN_TTL: Duration = Duration::from_millis(10);
-    /// The longest TTL: 30 days. A lock that must last longer is renewed.
+    /// Longest TTL: 30 days. A lock that must last longer is renewed.
     pub const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
     pub(crate) fn new(owner: &Arc<EngineHandle>, name: &str) -> Lock<G> {
@@ -57,59 +58,64 @@ impl<G: Guard> Lock<G> {
         }
     }
 
-    /// How long the store keeps the lease if it is not renewed, from [`MIN_TTL`](Lock::MIN_TTL) to
-    /// [`MAX_TTL`](Lock::MAX_TTL); by default [`DEFAULT_TTL`](Lock::DEFAULT_TTL). It is how long others wait after this
-    /// process has died.
+    /// Sets the time for which the store keeps the lease if it is not renewed, from
+    /// [`MIN_TTL`](Lock::MIN_TTL) to [`MAX_TTL`](Lock::MAX_TTL); by default
+    /// [`DEFAULT_TTL`](Lock::DEFAULT_TTL). Others wait this long after this process has died.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long [`acquire`](Lock::acquire) waits at most; without it, there is no limit. Zero asks once.
+    /// Limits the time for which [`acquire`](Lock::acquire) waits; by default there is no limit.
+    /// Zero makes one request.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = Some(limit);
         self
     }
 
-    /// Never renews the lease: it is given back when its TTL ends, and its guard is lost then.
+    /// Never renews the lease: it is given back when its TTL ends, and then its guard is lost.
     #[must_use]
     pub fn fixed(mut self) -> Self {
         self.fixed = true;
         self
     }
 
-    /// Calls `tell` with who is ahead, each time that a waiting acquire learns it. It is called on the acquiring task
-    /// and must not block.
+    /// Sets a callback for waiting acquires: it gets the current holder, and the number of those
+    /// ahead where that is known, each time that the acquire learns them. It runs on the acquiring
+    /// task and must not block.
     #[must_use]
-    pub fn on_wait(mut self, tell: impl Fn(&HeldBy) + Send + Sync + 'static) -> Self {
-        self.on_wait = Some(Arc::new(tell));
+    pub fn on_wait(mut self, callback: impl Fn(&HeldBy) + Send + Sync + 'static) -> Self {
+        self.on_wait = Some(Arc::new(callback));
         self
     }
 
     /// Acquires the lock, waiting for it up to the limit that [`wait`](Lock::wait) sets.
     ///
-    /// Where the store queues, waiters are served first come, first served; elsewhere those of one `Locks` are served
-    /// in order, and none of other processes is preferred. A store that does not answer is asked again, with the same
-    /// holder: until the limit, or without one until it has not answered for one TTL. A request under way when the
+    /// Where the store has a queue, waiters are served first come, first served. Elsewhere the
+    /// waiters of one `Locks` are served in order, and there is no fairness across processes. A
+    /// request without an answer is retried with the same holder: until the limit or, without a
+    /// limit, until the store has not answered for one TTL. A request that is in flight when the
     /// limit ends is awaited for the call time-out of these `Locks`.
     ///
-    /// The future owns what it needs: it can be spawned.
+    /// The future owns its data and can be spawned.
     ///
     /// # Errors
     ///
-    /// [`Contended`](ErrorKind::Contended), with who holds it, when the limit ends; [`InvalidName`](ErrorKind::InvalidName)
-    /// and [`InvalidConfig`](ErrorKind::InvalidConfig) for a name or TTL that is not accepted;
-    /// [`Closed`](ErrorKind::Closed) after [`Locks::close`](crate::Locks::close);
-    /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) and
-    /// [`Protocol`](ErrorKind::Protocol) from the store. Whatever a failed acquire may have left is given back in the
-    /// background.
+    /// [`Contended`](ErrorKind::Contended), with the holder, when the limit ends;
+    /// [`InvalidName`](ErrorKind::InvalidName) and [`InvalidConfig`](ErrorKind::InvalidConfig) for
+    /// a name or TTL that is not accepted; [`Closed`](ErrorKind::Closed) after
+    /// [`Locks::close`](crate::Locks::close); [`Unavailable`](ErrorKind::Unavailable),
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) and
+    /// [`Protocol`](ErrorKind::Protocol) from the store. Whatever a failed acquire may have left in
+    /// the store is given back in the background.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, whatever it asked for is given back in the background, also what a request under way
-    /// still gets; if the store cannot be reached, nothing outlives one TTL there.
+    /// If the future is dropped, whatever it requested is given back in the background, including
+    /// what a request in flight still gets. If the store cannot be reached, nothing outlives one
+    /// TTL there.
     pub fn acquire(&self) -> impl Future<Output = Result<G>> + Send + 'static + use<G> {
         let wanted = self.request(self.wait.map_or(Patience::Unlimited, Patience::For));
         let owner = self.owner.clone();
@@ -120,10 +126,10 @@ impl<G: Guard> Lock<G> {
         }
     }
 
-    /// Acquires the lock if it is free now: one request, no waiting; `None` if somebody else holds it.
+    /// Acquires the lock if it is free now: one request, no waiting; `None` if it is held.
     ///
-    /// Bind the guard to a name, which lasts as long as the work. The first two lines here give the lock back before the
-    /// work begins, and no compiler warns of it:
+    /// Bind the guard to a name that lives as long as the work. The first two lines here give the
+    /// lock back before the work begins, and the compiler does not warn:
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
@@ -136,13 +142,13 @@ impl<G: Guard> Lock<G> {
     /// # drop(guard); Ok(()) }
     /// ```
     ///
-    /// The future owns what it needs: it can be spawned.
+    /// The future owns its data and can be spawned.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Lock::acquire), without [`Contended`](ErrorKind::Contended). It is not asked again: after an
-    /// error that may have taken effect the lock may be held by nobody's guard until it has been given back in the
-    /// background, for one TTL at most.
+    /// As [`acquire`](Lock::acquire), without [`Contended`](ErrorKind::Contended). It does not
+    /// retry: after an error that may have taken effect, the lock may be held without a guard until
+    /// it has been given back in the background, for one TTL at most.
     ///
     /// # Cancel safety
     ///

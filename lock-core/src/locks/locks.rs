@@ -17,9 +17,9 @@ use crate::{engine, runtime};
 
 /// The locks of one store. Cloning is cheap and gives the same locks.
 ///
-/// All locks of one `Locks` share one background task, which starts with the first acquire and lives as long as
-/// somebody can acquire or something is held, whatever becomes of the runtime that acquired. A program needs one `Locks`
-/// per store.
+/// All locks of one `Locks` share one background task. It starts with the first acquire, and runs
+/// as long as a `Locks`, a lock or a held guard exists, even if the runtime that acquired ends. A
+/// program needs one `Locks` per store.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
@@ -46,7 +46,7 @@ pub struct LocksBuilder {
 }
 
 impl Locks {
-    /// The default time for one call to the store: 5 seconds.
+    /// Default time-out of one call to the store: 5 seconds.
     pub const DEFAULT_CALL_TIMEOUT: Duration = settings::DEFAULT_CALL_TIMEOUT;
 
     /// The locks of this store, with default settings. It needs no runtime.
@@ -59,7 +59,7 @@ impl Locks {
         Locks::builder_of(Arc::new(store))
     }
 
-    /// The locks of this store, which is shared, with settings.
+    /// The locks of this shared store, with settings.
     pub fn builder_of(store: Arc<dyn LockStore>) -> LocksBuilder {
         LocksBuilder { store, settings: Settings::default() }
     }
@@ -69,7 +69,7 @@ impl Locks {
     /// # Errors
     ///
     /// [`TooWeak`](ErrorKind::TooWeak) if the store does not promise what
-    /// [`Guarantees::FOR_CORRECTNESS`] asks for; the text says what is missing.
+    /// [`Guarantees::FOR_CORRECTNESS`] requires; the text says what is missing.
     pub fn for_correctness(&self) -> Result<FencedLocks> {
         self.require(&Guarantees::FOR_CORRECTNESS)?;
         Ok(Locks { owner: self.owner.clone(), guard: PhantomData })
@@ -77,7 +77,7 @@ impl Locks {
 }
 
 impl<G: Guard> Locks<G> {
-    /// The locks of this store, which was found to promise enough for such guards.
+    /// The locks of this store, whose guarantees suffice for such guards.
     pub(crate) fn of(store: Arc<dyn LockStore>, settings: Settings) -> Locks<G> {
         let info = HolderInfo::of_this_process(&settings.holder_text);
         let engine =
@@ -85,12 +85,12 @@ impl<G: Guard> Locks<G> {
         Locks { owner: Arc::new(EngineHandle::new(engine, settings.defaults)), guard: PhantomData }
     }
 
-    /// What the store, as configured, promises.
+    /// The guarantees of the store as configured.
     pub fn guarantees(&self) -> Guarantees {
         self.engine().store.guarantees()
     }
 
-    /// Whose tokens these are.
+    /// The realm of its tokens.
     pub fn realm(&self) -> Realm {
         self.engine().store.realm()
     }
@@ -104,17 +104,19 @@ impl<G: Guard> Locks<G> {
         self.guarantees().require(least, "this store").map_err(|text| Error::refused(ErrorKind::TooWeak, text))
     }
 
-    /// A lock of this name; nothing is asked until it is acquired. A name that is not accepted is reported then.
+    /// A lock of this name. No request is made before it is acquired; a name that is not accepted
+    /// is reported then.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock<G> {
         Lock::new(&self.owner, name.as_ref())
     }
 
-    /// Who holds the lock of this name; `None` if it is free.
+    /// The holder of the lock of this name; `None` if it is free.
     ///
     /// # Errors
     ///
     /// [`InvalidName`](ErrorKind::InvalidName), [`Unavailable`](ErrorKind::Unavailable),
-    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) or [`Protocol`](ErrorKind::Protocol).
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) or
+    /// [`Protocol`](ErrorKind::Protocol).
     ///
     /// # Cancel safety
     ///
@@ -137,8 +139,9 @@ impl<G: Guard> Locks<G> {
         self.engine().bounded("listing", self.engine().store.list(after, limit)).await
     }
 
-    /// Ends the lease of the holder that was `seen`, and of nobody else; `None` if it no longer has it. The evicted
-    /// guard learns of it at its next renewal. For operators; see [`BreakMode`] for what it does to others.
+    /// Ends the lease of the holder that was `seen`, and of no other; `None` if that holder no
+    /// longer has it. The evicted guard is lost at its next renewal. For operators; see
+    /// [`BreakMode`] for the effect on others.
     ///
     /// # Errors
     ///
@@ -146,33 +149,35 @@ impl<G: Guard> Locks<G> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not have taken effect; breaking again is safe.
+    /// If the future is dropped, breaking may or may not have taken effect; a retry is safe.
     pub async fn break_lock(&self, name: impl AsRef<str>, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         let name = LockName::new(name)?;
         self.engine().bounded("breaking", self.engine().store.break_lock(&name, seen, how)).await
     }
 
-    /// Begins a new realm, after the store's data was restored from a backup: fences then refuse its tokens until an
-    /// operator adopts the new realm. For operators.
+    /// Starts a new realm, after the store's data was restored from a backup: fences then refuse
+    /// its tokens until an operator adopts the new realm. For operators.
     ///
     /// # Errors
     ///
-    /// As [`inspect`](Locks::inspect); [`InvalidConfig`](ErrorKind::InvalidConfig) where the server decides the realm.
+    /// As [`inspect`](Locks::inspect); [`InvalidConfig`](ErrorKind::InvalidConfig) where the server
+    /// decides the realm.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not have taken effect.
+    /// If the future is dropped, it may or may not have taken effect.
     pub async fn new_realm(&self) -> Result<Realm> {
         self.engine().bounded("beginning a new realm", self.engine().store.new_realm()).await
     }
 
-    /// Refuses new acquisitions, ends those that wait with [`Closed`](ErrorKind::Closed), and waits until their places
-    /// in the store's queue and everything that was dropped is given back: for before a process exits. Guards that are
-    /// held stay held, and are renewed as before. If the store cannot be reached, it waits for one TTL at most.
+    /// Refuses new acquisitions, ends those that wait with [`Closed`](ErrorKind::Closed), and waits
+    /// until their entries in the store's queue and everything that was dropped is given back. Call
+    /// it before a process exits. Guards that are held stay held, and are renewed as before. If the
+    /// store cannot be reached, it waits for one TTL at most.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it goes on refusing, and no longer waits.
+    /// If the future is dropped, acquisitions are still refused; only the waiting ends.
     pub async fn close(&self) {
         runtime::on_any_runtime(self.engine().close()).await;
     }
@@ -183,38 +188,38 @@ impl<G: Guard> Locks<G> {
 }
 
 impl LocksBuilder {
-    /// The time for one call to the store; by default 5 seconds. No client library's own time-out is trusted. Zero is
-    /// refused by every call.
+    /// Sets the time-out of one call to the store; by default 5 seconds. No client library's own
+    /// time-out is trusted. With zero, every call is refused.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
         self.settings.call_timeout = Some(limit);
         self
     }
 
-    /// Free text that people see of the holders of this process, cut after 256 bytes.
+    /// Sets a free text about the holders of this process, for people. It is cut after 256 bytes.
     pub fn holder_info(mut self, text: impl Into<String>) -> Self {
         self.settings.holder_text = text.into();
         self
     }
 
-    /// The clock by which leases are believed, with its margin; by default [`Clock::system`].
+    /// Sets the clock of the leases, with its margin; by default [`Clock::system`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
     }
 
-    /// The TTL of locks that set none; by default [`Lock::DEFAULT_TTL`].
+    /// Sets the TTL of locks that set none; by default [`Lock::DEFAULT_TTL`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.defaults.ttl = ttl;
         self
     }
 
-    /// How long locks wait that set nothing; by default without limit.
+    /// Sets the longest wait of locks that set none; by default there is no limit.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.settings.defaults.wait = Some(limit);
         self
     }
 
-    /// The locks. It needs no runtime.
+    /// Makes the locks. It needs no runtime.
     pub fn build(self) -> Locks {
         Locks::of(self.store, self.settings)
     }

@@ -1,4 +1,4 @@
-//! Locks and guards: the face for users.
+//! Locks and guards: the interface for users.
 
 pub(crate) mod guard;
 pub(crate) mod handle;

@@ -1,24 +1,25 @@
-//! [`Settings`]: how the locks of one store are used.
+//! [`Settings`] of the locks of one store.
 
 use std::time::Duration;
 
 use crate::words::Clock;
 
-/// 30 seconds, as Redisson's watchdog has it.
+/// 30 seconds, the value of Redisson's watchdog.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
 pub(crate) const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the locks of one store are used; what [`Connect`](crate::Connect) and [`LocksBuilder`](crate::LocksBuilder) set.
+/// Settings of the locks of one store; [`Connect`](crate::Connect) and
+/// [`LocksBuilder`](crate::LocksBuilder) set them.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) clock: Clock,
-    /// Unless set, the default, or as much longer as the store's own limits ask for.
+    /// If it is not set, the default, or longer if the time-outs in the store's URL require it.
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) holder_text: String,
     pub(crate) defaults: Defaults,
 }
 
-/// What a lock has that sets nothing.
+/// Settings of a lock that sets none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults {
     pub(crate) ttl: Duration,

@@ -1,4 +1,4 @@
-//! [`Validity`]: whether a lease may still be believed in.
+//! [`Validity`] of a lease.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -10,11 +10,13 @@ use crate::contract::{Claim, Session};
 use crate::runtime;
 use crate::words::{Effect, Error, ErrorKind, Holder, LockName, LossReason};
 
-/// Whether a lease may still be believed in: what helpers and workers take, blocking ones too.
+/// The validity of a lease: if the holder may still believe in it. Helpers and workers take one,
+/// blocking ones too.
 ///
-/// It sees what its guard sees, and holds nothing: when the guard is released or dropped, it is lost. Each helper takes
-/// one of its own with [`validity`](Validity::validity), which is cheap. It is not `Clone`, so that `guard.clone()`,
-/// which could only clone what the guard derefs to, does not compile:
+/// It has the same state as its guard, and holds nothing: when the guard is released or dropped, it
+/// is lost. Each helper takes one of its own with [`validity`](Validity::validity), which is cheap.
+/// It is not `Clone`, so that `guard.clone()`, which could only clone the target of the guard's
+/// deref, does not compile:
 ///
 /// ```compile_fail,E0599
 /// # async fn f(lock: lock_core::Lock) -> lock_core::Result<()> {
@@ -23,12 +25,12 @@ use crate::words::{Effect, Error, ErrorKind, Holder, LockName, LossReason};
 /// # drop(second_guard); Ok(()) }
 /// ```
 ///
-/// It is true by time alone: `valid until = when the last confirmed request was sent + TTL − margin`, on a clock that
-/// never steps and counts suspended time. Past that moment the answer is "lost", even if the store, the network or this
-/// program's renewals hang.
+/// It depends on time alone: `valid until = sending of the last confirmed request + TTL − margin`,
+/// on a clock that never steps and counts suspended time. After that moment the answer is "lost",
+/// even if the store, the network or this program's renewals hang.
 ///
-/// What it cannot do: stop a process that was paused between the check and the write. For that, send the fencing token
-/// along with the write.
+/// It cannot stop a process that was paused between the check and the write. For that, send the
+/// fencing token along with the write.
 pub struct Validity {
     claim: Claim,
     session: Session,
@@ -47,7 +49,7 @@ impl Validity {
         &self.session
     }
 
-    /// Another one of the same lease: what helpers and workers take.
+    /// Another validity of the same lease, for a helper or worker.
     pub fn validity(&self) -> Validity {
         Validity { claim: self.claim.clone(), session: self.session.clone() }
     }
@@ -62,27 +64,28 @@ impl Validity {
         self.claim.holder()
     }
 
-    /// The TTL that the store granted; it may be longer than what was asked for, where a store counts in whole seconds.
+    /// The TTL that the store granted. It may be longer than the requested one, where a store
+    /// counts in whole seconds.
     pub fn ttl(&self) -> Duration {
         self.session.ttl()
     }
 
-    /// For how long the lease may be believed in if it is not renewed again; zero if it is lost.
+    /// Time until the validity ends if the lease is not renewed again; zero if it is lost.
     pub fn remaining(&self) -> Duration {
         if self.is_valid() { self.session.remaining() } else { Duration::ZERO }
     }
 
-    /// Whether the lease may be believed in now.
+    /// True if the lease is valid now.
     pub fn is_valid(&self) -> bool {
         self.loss().is_none()
     }
 
-    /// Asks whether the lease may be believed in now: for between the steps of blocking work.
+    /// Checks that the lease is valid now; for use between the steps of blocking work.
     ///
     /// # Errors
     ///
-    /// Why it is lost. It converts into an [`Error`] of kind [`Lost`](crate::ErrorKind::Lost), so that
-    /// `validity.check()?` is enough.
+    /// The reason of the loss. It converts into an [`Error`] of kind
+    /// [`Lost`](crate::ErrorKind::Lost), so that `validity.check()?` is enough.
     pub fn check(&self) -> Result<(), LossReason> {
         self.loss().map_or(Ok(()), Err)
     }
@@ -91,15 +94,16 @@ impl Validity {
         self.claim.deadline().ended_by().or_else(|| self.session.loss())
     }
 
-    /// Why the last renewal was not confirmed, if one was tried since the last that was: for people, beside the reason of a
-    /// loss.
+    /// Failure of the renewals since the last confirmed one, for people, in addition to the reason
+    /// of a loss; `None` if there is none.
     pub fn renewal_failure(&self) -> Option<Error> {
         let schedule = self.session.schedule();
         let silent = || Error::new(ErrorKind::TimedOut, Effect::Unknown, "the store has not answered it");
         schedule.failure().or_else(|| schedule.is_in_flight().then(silent))
     }
 
-    /// Completes when the lease is lost, with the reason; at its deadline at the latest, whatever hangs.
+    /// Completes when the lease is lost, with the reason: at its deadline at the latest, whatever
+    /// hangs.
     ///
     /// # Cancel safety
     ///
@@ -110,7 +114,7 @@ impl Validity {
 
     async fn until_lost(&self) -> LossReason {
         loop {
-            // Subscribed before looking: an end in between is not missed.
+            // Subscribed before the check, so that an end in between is not missed.
             let own = self.claim.deadline().changed();
             if let Some(reason) = self.loss() {
                 return reason;
@@ -122,12 +126,12 @@ impl Validity {
         }
     }
 
-    /// Completes when the validity has grown beyond what it is at this call, not at the first poll; for who passes
-    /// the deadline on to others.
+    /// Completes when the deadline is later than it is at this call (not at the first poll); for a
+    /// caller that passes the deadline on to others.
     ///
     /// # Errors
     ///
-    /// Why the lease is lost, if it is before.
+    /// The reason of the loss, if the lease is lost first.
     ///
     /// # Cancel safety
     ///
@@ -149,14 +153,15 @@ impl Validity {
         }
     }
 
-    /// Does `work` while the lease is valid, and drops it at the await point where it stands when the lease is lost.
+    /// Runs `work` while the lease is valid. When the lease is lost, `work` is dropped at its
+    /// current await point.
     ///
-    /// `Ok` says that the lease was valid from the first poll of `work` to its last. Work that ends after the loss is
-    /// reported as lost although it ended.
+    /// `Ok` means that the lease was valid from the first poll of `work` to its last. Work that
+    /// ends after the loss is reported as lost although it ended.
     ///
     /// # Errors
     ///
-    /// Why the lease was lost.
+    /// The reason of the loss.
     ///
     /// # Cancel safety
     ///
@@ -165,7 +170,8 @@ impl Validity {
         let mut lost = pin!(self.lost());
         let mut work = pin!(work);
         poll_fn(|context| {
-            // Looked at before and after each step: after a pause of the process its timers are the last to know.
+            // Checked before and after each step: after a pause of the process its timers fire
+            // late.
             if let Some(reason) = self.loss() {
                 return Poll::Ready(Err(reason));
             }
