@@ -11,8 +11,8 @@ use super::registry::Registry;
 use super::url::{StoreUrl, parse_host};
 use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Result, WaitStyle};
 
-/// Named profiles of stores: what a program's own configuration file says about its locks, in whatever format serde
-/// reads.
+/// Named profiles of stores: the part of a program's own configuration file that is about locks, in
+/// any format that serde reads.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,8 +36,8 @@ use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Result, WaitSty
 /// # drop(connect); Ok(()) }
 /// ```
 ///
-/// A key that is not known is an error, of the format's. Its `Debug` shows no password; an error of the format may show
-/// the line that it is about.
+/// An unknown key is an error of the format. `Debug` shows no password; an error of the format may
+/// show the line that it is about.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -47,32 +47,32 @@ pub struct Config {
     pub locks: BTreeMap<String, Profile>,
 }
 
-/// One store, and how its locks are used.
+/// One store, with the settings of its locks.
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[non_exhaustive]
 pub struct Profile {
-    /// Where the store is, in one line; or else [`store`](Profile::store).
+    /// The store's URL, in one line; either this or [`store`](Profile::store).
     pub url: Option<String>,
-    /// Where the store is, in parts; or else [`url`](Profile::url).
+    /// The store's URL, in parts; either this or [`url`](Profile::url).
     pub store: Option<StoreParts>,
-    /// Why the locks are held; by default for efficiency.
+    /// Purpose of the locks; by default efficiency.
     pub purpose: Purpose,
-    /// The TTL of locks that set none, such as `30s`.
+    /// TTL of locks that set none, such as `30s`.
     #[serde(deserialize_with = "time")]
     pub ttl: Option<Duration>,
-    /// How long locks wait that set nothing, such as `1m 30s`; without it, there is no limit.
+    /// Longest wait of locks that set none, such as `1m 30s`; without it, there is no limit.
     #[serde(deserialize_with = "time")]
     pub wait: Option<Duration>,
-    /// The time for one call to the store, such as `500ms`.
+    /// Time-out of one call to the store, such as `500ms`.
     #[serde(deserialize_with = "time")]
     pub call_timeout: Option<Duration>,
-    /// How much earlier than the store a holder stops believing.
+    /// Margin: how much earlier than the store a holder stops believing.
     #[serde(deserialize_with = "time")]
     pub margin: Option<Duration>,
-    /// Free text that people see of the holders.
+    /// Free text about the holders, for people.
     pub holder_info: Option<String>,
-    /// What the store must promise besides.
+    /// Further requirements on the store.
     pub require: Option<Require>,
 }
 
@@ -83,10 +83,10 @@ pub struct Profile {
 pub struct StoreParts {
     /// The scheme, which chooses the store.
     pub scheme: String,
-    /// The hosts, each with its port if it is not the usual one.
+    /// The hosts, each with its port if it is not the default one.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// The path; it begins with a slash if there are hosts.
+    /// The path. It begins with a slash if there are hosts.
     #[serde(default)]
     pub path: String,
     /// The user.
@@ -98,11 +98,11 @@ pub struct StoreParts {
     pub keys: BTreeMap<String, KeyValue>,
 }
 
-/// The value of a key, as the text that a URL has.
+/// Value of a key, as the text that stands in a URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyValue(String);
 
-/// Why locks are held.
+/// Purpose of locks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -114,46 +114,47 @@ pub enum Purpose {
     Correctness,
 }
 
-/// What a store must promise at least; what is not said is not asked for.
+/// Requirements on a store. A requirement that is not set is not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[non_exhaustive]
 pub struct Require {
-    /// What the record of a held lock survives, such as `["crash", "fail-over"]`.
+    /// Faults that the record of a held lock must survive, such as `["crash", "fail-over"]`.
     pub records_survive: Faults,
-    /// That leases carry fencing tokens, and what their order survives.
+    /// Faults that the order of fencing tokens must survive; an empty list requires only that there
+    /// are tokens.
     pub tokens_survive: Option<Faults>,
-    /// What ends a lease, such as `{ ttl = "boot-time" }` or `"connection"`.
+    /// How a lease must end, such as `{ ttl = "boot-time" }` or `"connection"`.
     pub expiry: Option<Expiry>,
-    /// How waiters learn that a lock may be free, such as `"queued"`.
+    /// How waiters must learn that a lock may be free, such as `"queued"`.
     pub waiting: Option<WaitStyle>,
 }
 
 impl Config {
-    /// Begins to connect to the store of this profile, with its settings; await it. With the purpose `correctness` a
-    /// store that is too weak is refused then; say [`for_correctness`](Connect::for_correctness) besides to have guards
-    /// that carry tokens.
+    /// Connects to the store of this profile, with its settings; await it. With the purpose
+    /// `correctness`, a store that is too weak is refused then. For guards that carry tokens, call
+    /// [`for_correctness`](Connect::for_correctness) as well.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if there is no such profile, with those that there are, or if it does
-    /// not say where the store is.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if there is no such profile (the text names the
+    /// existing ones), or if it does not name a store.
     pub fn connect(&self, registry: &Registry, profile: &str) -> Result<Connect> {
         let found = self.locks.get(profile).ok_or_else(|| {
-            let there_are: Vec<_> = self.locks.keys().map(String::as_str).collect();
-            let there_are = if there_are.is_empty() { "none".to_owned() } else { there_are.join(", ") };
-            invalid(format!("there is no profile {profile:?} of locks; there are {there_are}"))
+            let known: Vec<_> = self.locks.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            invalid(format!("there is no profile {profile:?} of locks; there are {known}"))
         })?;
         found.connect(registry).map_err(|error| invalid(format!("the profile {profile:?} of locks: {error}")))
     }
 }
 
 impl Profile {
-    /// Where the store is.
+    /// The store's URL.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if that is not said, said twice, or not accepted.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is missing, given twice, or not accepted.
     pub fn store_url(&self) -> Result<StoreUrl> {
         match (&self.url, &self.store) {
             (Some(url), None) => url.parse(),
@@ -195,9 +196,10 @@ impl StoreParts {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for what no URL can say.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for parts that no URL can express.
     pub fn to_url(&self) -> Result<StoreUrl> {
-        // The scheme of a URL ends at its first colon, and what came after it would be taken for the rest.
+        // The scheme of a URL ends at its first colon, and the text after it would be taken for the
+        // rest.
         if self.scheme.contains(':') {
             return Err(invalid("the scheme of a store has lower-case letters, digits, + and - only"));
         }
@@ -266,7 +268,7 @@ impl<'de> Deserialize<'de> for KeyValue {
     }
 }
 
-/// A time as text, in the same words as in a URL.
+/// A time as text, in the same format as in a URL.
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
@@ -303,7 +305,7 @@ impl fmt::Debug for StoreParts {
 }
 
 impl fmt::Debug for KeyValue {
-    /// Without the value: whether it is a secret depends on the key.
+    /// Without the value: it depends on the key if it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyValue(…)")
     }

@@ -14,7 +14,7 @@ use crate::locks::{FencedGuard, Guard, LockGuard, Locks, settings};
 use crate::runtime;
 use crate::words::{Error, ErrorKind, Guarantees, Result};
 
-/// Connecting to a store: settings, and then `.await`.
+/// A connection to a store that is being set up: first settings, then `.await`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
@@ -27,14 +27,14 @@ use crate::words::{Error, ErrorKind, Guarantees, Result};
 ///
 /// # Errors
 ///
-/// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that is not accepted or a store that is not there;
-/// [`TooWeak`](ErrorKind::TooWeak) where the store does not promise what was asked for;
-/// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied) from the
-/// store.
+/// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that is not accepted or a store that does
+/// not exist; [`TooWeak`](ErrorKind::TooWeak) where the store does not promise what is required;
+/// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or
+/// [`Denied`](ErrorKind::Denied) from the store.
 ///
 /// # Cancel safety
 ///
-/// A store that was not yet open is left as it was.
+/// A store that is not yet open is left unchanged.
 #[must_use = "connecting begins when this is awaited"]
 pub struct Connect<G: Guard = LockGuard> {
     registry: Registry,
@@ -50,8 +50,8 @@ impl Connect {
         Connect { registry, url, settings: Settings::default(), least: Vec::new(), existing: false, guard: PhantomData }
     }
 
-    /// For locks whose double hold is a bug: the guards carry fencing tokens, and a store that cannot keep their order
-    /// is refused with the reason.
+    /// For locks that must never have two holders: the guards carry fencing tokens, and a store
+    /// that cannot keep their order is refused with the reason.
     pub fn for_correctness(self) -> Connect<FencedGuard> {
         let Connect { registry, url, settings, least, existing, .. } = self;
         Connect { registry, url, settings, least, existing, guard: PhantomData }
@@ -65,39 +65,40 @@ impl<G: Guard> Connect<G> {
         self
     }
 
-    /// Refuses a store that is not there, and makes nothing: for those who look. A mistyped path of a file would otherwise
-    /// show free locks.
+    /// Refuses a store that does not exist, and creates nothing; for commands that only read. A
+    /// mistyped path of a file would otherwise show free locks.
     pub fn existing(mut self) -> Self {
         self.existing = true;
         self
     }
 
-    /// Free text that people see of the holders of this process, cut after 256 bytes.
+    /// Sets a free text about the holders of this process, for people. It is cut after 256 bytes.
     pub fn holder_info(mut self, text: impl Into<String>) -> Self {
         self.settings.holder_text = text.into();
         self
     }
 
-    /// The time for one call to the store, connecting among them; by default 5 seconds, or as much longer as the time-outs
-    /// in the URL ask for.
+    /// Sets the time-out of one call to the store, including connecting; by default 5 seconds, or
+    /// longer if the time-outs in the URL require it.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
         self.settings.call_timeout = Some(limit);
         self
     }
 
-    /// How much earlier than the store a holder stops believing; by default 1 % of the TTL plus 2 ms.
+    /// Sets the margin: how much earlier than the store a holder stops believing; by default 1 % of
+    /// the TTL plus 2 ms.
     pub fn margin(mut self, margin: Duration) -> Self {
         self.settings.clock = self.settings.clock.with_margin(margin);
         self
     }
 
-    /// The TTL of locks that set none; by default 30 seconds.
+    /// Sets the TTL of locks that set none; by default 30 seconds.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.defaults.ttl = ttl;
         self
     }
 
-    /// How long locks wait that set nothing; by default without limit.
+    /// Sets the longest wait of locks that set none; by default there is no limit.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.settings.defaults.wait = Some(limit);
         self
@@ -126,13 +127,14 @@ impl<G: Guard> Connect<G> {
 }
 
 impl Registry {
-    /// Begins to connect to the store at this URL; await it.
+    /// Connects to the store at this URL; await it.
     pub fn connect(&self, url: impl AsRef<str>) -> Connect {
         Connect::new(self.clone(), url.as_ref().parse())
     }
 }
 
-/// A time-out that a URL asks for would have no effect if the whole call ended before.
+/// Default call time-out for this URL. It is not shorter than the sum of the time-outs in the URL,
+/// which would otherwise have no effect.
 fn default_call_timeout(url: &StoreUrl) -> Duration {
     const TIMEOUTS: [&str; 4] = ["connect_timeout", "response_timeout", "timeout", "wait_timeout"];
     let asked: Duration = TIMEOUTS.iter().filter_map(|key| url.duration(key).ok().flatten()).sum();

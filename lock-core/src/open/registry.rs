@@ -1,4 +1,4 @@
-//! [`Registry`]: which stores there are, as a value.
+//! [`Registry`]: the available stores, as a value.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,32 +9,34 @@ use super::url::StoreUrl;
 use crate::contract::LockStore;
 use crate::words::{Clock, Error, ErrorKind, Guarantees, Result};
 
-/// Opens the stores of some schemes; each store crate has one.
+/// Opens the stores of some URL schemes. Each store crate has one.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
-    /// What it opens.
+    /// The kind of store that it opens.
     fn kind(&self) -> StoreKind;
 
-    /// Opens the store at `url`. `all` is for stores over stores; `clock` is what sessions are stamped with.
+    /// Opens the store at `url`. `all` is for stores over stores; `clock` stamps the sessions.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL or a store that cannot be used;
-    /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or [`Denied`](ErrorKind::Denied).
+    /// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or
+    /// [`Denied`](ErrorKind::Denied).
     async fn open(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>>;
 
-    /// As [`open`](Driver::open), for those who only look: what is not there is refused, and not made. A store that
-    /// opening makes nothing of needs no more than what stands here.
+    /// As [`open`](Driver::open), for callers that only read: a store that does not exist is
+    /// refused, and not created. A driver whose `open` creates nothing needs only this default.
     ///
     /// # Errors
     ///
-    /// As [`open`](Driver::open), and [`InvalidConfig`](ErrorKind::InvalidConfig) for what is not there.
+    /// As [`open`](Driver::open), and [`InvalidConfig`](ErrorKind::InvalidConfig) for a store that
+    /// does not exist.
     async fn open_existing(&self, url: &StoreUrl, all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
         self.open(url, all, clock).await
     }
 
-    /// The statements by which the store at `url` is initialised, for those who do it by hand; `None` for a store that
-    /// needs nothing before it is opened. Asks no server.
+    /// The statements that initialise the store at `url`, to be run by hand; `None` for a store
+    /// that needs none before it is opened. It contacts no server.
     ///
     /// # Errors
     ///
@@ -43,8 +45,8 @@ pub trait Driver: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Initialises the store at `url`, so that it can be opened; changes nothing if that was done. It is asked only where
-    /// there is an [`init_script`](Driver::init_script).
+    /// Initialises the store at `url`, so that it can be opened. It is idempotent, and called only
+    /// where there is an [`init_script`](Driver::init_script).
     ///
     /// # Errors
     ///
@@ -61,13 +63,14 @@ pub struct StoreKind {
     pub schemes: &'static [&'static str],
     /// An example of a URL.
     pub example: &'static str,
-    /// What it promises at best; a store that is open says what it promises as configured.
+    /// Its guarantees at best. An open store has the guarantees of its actual configuration.
     pub at_best: Guarantees,
-    /// On what that depends, in a few words; empty if on nothing.
+    /// Condition for `at_best`, in a few words; empty if there is none.
     pub provided: &'static str,
 }
 
-/// Which stores there are, and the names of those that were not compiled in. A value: nothing is global.
+/// The available stores, and the names of those that were not compiled in. It is a value: nothing
+/// is global.
 #[derive(Clone, Default)]
 pub struct Registry {
     drivers: Vec<Arc<dyn Driver>>,
@@ -79,7 +82,7 @@ pub struct Registry {
 pub struct MissingDriver {
     /// The schemes of its URLs.
     pub schemes: &'static [&'static str],
-    /// The feature that would bring it.
+    /// The feature that compiles it in.
     pub feature: &'static str,
 }
 
@@ -96,14 +99,15 @@ impl Registry {
         self
     }
 
-    /// With the names of a store that was not compiled in, so that asking for it says which feature is missing.
+    /// With the names of a store that was not compiled in, so that a refusal of it names the
+    /// missing feature.
     #[must_use]
     pub fn without(mut self, schemes: &'static [&'static str], feature: &'static str) -> Registry {
         self.missing.push(MissingDriver { schemes, feature });
         self
     }
 
-    /// The kinds of stores that there are.
+    /// The kinds of the available stores.
     pub fn kinds(&self) -> impl Iterator<Item = StoreKind> {
         self.drivers.iter().map(|driver| driver.kind())
     }
@@ -113,17 +117,19 @@ impl Registry {
         &self.missing
     }
 
-    /// Opens the store at this URL: what [`connect`](Registry::connect) does first, and stores over stores for each
-    /// member.
+    /// Opens the store at this URL. [`connect`](Registry::connect) starts with it, and a store over
+    /// stores calls it for each member.
     ///
     /// # Errors
     ///
-    /// As [`Driver::open`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme, with those that do.
+    /// As [`Driver::open`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this
+    /// scheme; the text names the known ones.
     pub async fn open(&self, url: &StoreUrl, clock: &Clock) -> Result<Arc<dyn LockStore>> {
         self.driver(url)?.open(url, self, clock).await
     }
 
-    /// As [`open`](Registry::open), for those who only look: what is not there is refused, and not made.
+    /// As [`open`](Registry::open), for callers that only read: a store that does not exist is
+    /// refused, and not created.
     ///
     /// # Errors
     ///
@@ -132,24 +138,28 @@ impl Registry {
         self.driver(url)?.open_existing(url, self, clock).await
     }
 
-    /// The statements by which the store at this URL is initialised by hand; `None` for one that needs none.
+    /// The statements that initialise the store at this URL by hand; `None` for a store that needs
+    /// none.
     ///
     /// # Errors
     ///
-    /// As [`Driver::init_script`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme.
+    /// As [`Driver::init_script`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this
+    /// scheme.
     pub fn init_script(&self, url: &StoreUrl) -> Result<Option<String>> {
         self.driver(url)?.init_script(url)
     }
 
-    /// Initialises the store at this URL; changes nothing if that was done, or is not needed. Gives whether it is needed.
+    /// Initialises the store at this URL. It is idempotent. Returns false if the store needs no
+    /// initialising.
     ///
     /// # Errors
     ///
-    /// As [`Driver::init`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this scheme.
+    /// As [`Driver::init`]; [`InvalidConfig`](ErrorKind::InvalidConfig) if no store has this
+    /// scheme.
     ///
     /// # Cancel safety
     ///
-    /// As that of the store; what was begun may be done, or not.
+    /// As that of the store; a statement that was started may or may not take effect.
     pub async fn init(&self, url: &StoreUrl) -> Result<bool> {
         let driver = self.driver(url)?;
         if driver.init_script(url)?.is_none() {
@@ -179,12 +189,12 @@ impl Registry {
         Err(Error::refused(ErrorKind::InvalidConfig, format!("{text}; there is {}", self.schemes())))
     }
 
-    /// The scheme that somebody may have meant, of those that were not compiled in too.
+    /// The scheme that is most similar, also of those that were not compiled in.
     fn similar_scheme(&self, scheme: &str) -> Option<&'static str> {
-        let there = self.kinds().flat_map(|kind| kind.schemes);
-        let all = there.chain(self.missing.iter().flat_map(|missing| missing.schemes)).copied();
+        let available = self.kinds().flat_map(|kind| kind.schemes);
+        let all = available.chain(self.missing.iter().flat_map(|missing| missing.schemes)).copied();
         let near = all.map(|known| (distance(scheme, known), known)).filter(|(distance, known)| {
-            // Of a short word two letters are most of it.
+            // Two letters are most of a short word.
             *distance <= 2 && *distance < known.len() / 2 + 1
         });
         near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
@@ -211,7 +221,7 @@ impl Registry {
     }
 }
 
-/// How many letters have to be added, removed or changed to make one word of the other.
+/// Edit distance: number of letters to add, remove or change to get from one word to the other.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<_> = other.chars().collect();
     let mut row: Vec<_> = (0..=other.len()).collect();
@@ -235,7 +245,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The driver of `memory:`: each connection is a store of its own.
+/// Driver of `memory:`. Each connection is a store of its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryDriver;
 

@@ -1,4 +1,4 @@
-//! [`StoreUrl`]: where a store is and how to use it, in one line.
+//! [`StoreUrl`]: the address of a store and its settings, in one line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,14 +9,15 @@ use percent_encoding::percent_decode_str;
 
 use crate::words::{Error, ErrorKind, Result};
 
-/// Where a store is and how to use it, in one line: `scheme://user:password@host:port,host/path?key=value`, or without
-/// hosts `scheme:path`.
+/// Address of a store and its settings, in one line:
+/// `scheme://user:password@host:port,host/path?key=value`, or without hosts `scheme:path`.
 ///
-/// Several hosts stand beside each other, with commas. User, password, path and values may be percent-encoded, and a `/`
-/// or `?` in a user or password has to be. An `@` after the hosts has to be as well: where it is not, the rest of a password
-/// would be taken for a path.
-/// `Display` and `Debug` show `***` in place of the password, of a user without one, which may be a password, and of the value
-/// of every key whose name ends in `password`, `secret` or `token`.
+/// Several hosts are separated by commas. User, password, path and values may be percent-encoded,
+/// and a `/` or `?` in a user or password must be. An `@` after the hosts must be, too: otherwise
+/// the rest of a password would be taken for a path.
+///
+/// `Display` and `Debug` show `***` in place of the password, of a user without a password (which
+/// may be one), and of the value of every key whose name ends in `password`, `secret` or `token`.
 ///
 /// ```
 /// # fn main() -> lock_core::Result<()> {
@@ -38,7 +39,7 @@ pub struct StoreUrl {
 const SECRET: &str = "***";
 
 impl StoreUrl {
-    /// A URL of parts; what configuration files spell out.
+    /// An empty URL of this scheme, to be completed by the `with_…` methods.
     pub fn new(scheme: impl Into<String>) -> StoreUrl {
         StoreUrl {
             scheme: scheme.into(),
@@ -72,7 +73,7 @@ impl StoreUrl {
         self
     }
 
-    /// With this value of a key.
+    /// With this key and value.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<String>, value: impl Into<String>) -> StoreUrl {
         self.keys.insert(key.into(), value.into());
@@ -109,11 +110,11 @@ impl StoreUrl {
         self.keys.get(key).map(String::as_str)
     }
 
-    /// Checks that there are no keys but these.
+    /// Checks that there are no keys but the accepted ones.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the keys that are accepted.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig); the text names the accepted keys.
     pub fn only_keys(&self, accepted: &[&str]) -> Result<()> {
         match self.keys.keys().find(|key| !accepted.contains(&key.as_str())) {
             None => Ok(()),
@@ -132,7 +133,7 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is no time.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is not a time.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>> {
         self.parse_value(key, "a time such as 500ms, 2s or 1m", |text| humantime::parse_duration(text).ok())
     }
@@ -141,12 +142,12 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is none.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is not a number.
     pub fn number(&self, key: &str) -> Result<Option<u64>> {
         self.parse_value(key, "a whole number", |text| text.parse().ok())
     }
 
-    /// The value of a key as yes or no: `true` or `false`.
+    /// The value of a key as a flag: `true` or `false`.
     ///
     /// # Errors
     ///
@@ -155,7 +156,8 @@ impl StoreUrl {
         self.parse_value(key, "true or false", |text| text.parse().ok())
     }
 
-    /// The URL of the member at the `at`-th host of a store over stores: of this scheme, without these keys.
+    /// The URL of the member at the `at`-th host of a store over stores: of this scheme, without
+    /// these keys.
     pub(crate) fn for_member(&self, scheme: &str, at: usize, without: &[&str]) -> StoreUrl {
         let mut url = self.clone();
         url.scheme = scheme.to_owned();
@@ -164,7 +166,7 @@ impl StoreUrl {
         url
     }
 
-    /// What to write instead of a URL without hosts whose scheme is none, if it reads as a host and a port.
+    /// Refusal with the correct spelling, if this is a host and a port without a scheme.
     pub(crate) fn as_host_and_port(&self) -> Option<String> {
         let alone = self.hosts.is_empty() && self.keys.is_empty() && is_port(&self.path);
         alone.then(|| without_scheme(&format!("{}:{}", self.scheme, self.path)))
@@ -180,7 +182,8 @@ impl FromStr for StoreUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<StoreUrl> {
-        // The text may hold a password anywhere, so that a refusal never shows more of it than the scheme.
+        // The text may contain a password anywhere, so a refusal never shows more of it than the
+        // scheme.
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
             invalid("a store URL is scheme:path or scheme://host,host/path, and this one has no scheme")
         })?;
@@ -240,7 +243,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// Whether this can only be a host, and no scheme.
+/// True if this can only be a host, and not a scheme.
 fn is_host(text: &str) -> bool {
     text.contains('.') && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
 }
@@ -249,14 +252,14 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
 }
 
-/// What is wrong with `host:port`.
+/// Refusal of `host:port` without a scheme.
 fn without_scheme(text: &str) -> String {
     format!(
         "{text} does not say which kind of store is there: write it as redis://{text} or etcd://{text}, for example"
     )
 }
 
-/// A host with its port, if it has one; the refusal shows nothing of the text.
+/// Parses a host with its port, if it has one. The refusal shows nothing of the text.
 pub(crate) fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -282,7 +285,8 @@ impl fmt::Display for StoreUrl {
         if !self.hosts.is_empty() || self.user.is_some() {
             f.write_str("//")?;
             if let Some(user) = &self.user {
-                // A user alone may be a password: some clients of Redis take it for one.
+                // A user without a password may be a password: some clients of Redis treat it as
+                // one.
                 match &self.password {
                     Some(_) => write!(f, "{user}:{SECRET}@")?,
                     None => write!(f, "{SECRET}@")?,
@@ -360,7 +364,7 @@ mod tests {
                 );
             }
         }
-        // What can be told apart is taken as it is meant.
+        // A character that is unambiguous is accepted as it is meant.
         for password in ["p@ss", "a#b", "a:b", "a,b", "a#b@c"] {
             let url = url(&format!("redis://odd:{password}@h/0"));
             assert_eq!((url.password(), url.path()), (Some(password), "/0"));
@@ -376,7 +380,7 @@ mod tests {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains(&format!("redis://{text}")), "{error}");
         }
-        // A word may be a scheme: which are, the registry knows.
+        // A word may be a scheme: only the registry knows the schemes.
         assert!(url("localhost:6379").as_host_and_port().unwrap().contains("redis://localhost:6379"));
         assert_eq!(url("sqlite:x6379").as_host_and_port(), None);
     }
