@@ -1,25 +1,26 @@
-//! [`Filesystem`]: what a file system keeps of a file.
+//! [`Filesystem`]: how durable a file is, by its file system.
 
 use std::io;
 use std::path::Path;
 
-/// What a file system keeps of a file, as a store or a fence in a file has to know before it promises anything.
+/// How durable a file is, by its file system. A store or a fence in a file has to know it before it
+/// promises anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
-    /// What was synced survives a power loss.
+    /// Synced data survives a power loss.
     Disk,
-    /// It is memory, or may be: the file survives the process, and perhaps not the power. The layers of a container that
-    /// cannot be looked through count as this.
+    /// It is memory, or may be: the file survives the process, but perhaps not a power loss. Layers
+    /// of a container whose file system cannot be determined count as this.
     Memory,
-    /// Other machines may write to it as well; this is its name.
+    /// Other machines may write to it as well; the text is its name.
     Shared(&'static str),
 }
 
 /// File systems that other machines may write to as well, by the number that `statfs` gives (Linux,
 /// `include/uapi/linux/magic.h` and the file systems' own headers).
 ///
-/// FUSE is among them: behind it may be sshfs, an object store, or a folder of a virtual machine's host (virtiofs), and
-/// the number does not say which.
+/// FUSE is among them: behind it may be sshfs, an object store, or a folder of a virtual machine's
+/// host (virtiofs), and the number does not say which.
 const SHARED: &[(u32, &str)] = &[
     (0x6969, "NFS"),
     (0x517b, "SMB"),
@@ -49,16 +50,16 @@ const RAMFS: u32 = 0x8584_58f6;
 const OVERLAY: u32 = 0x794c_7630;
 
 impl Filesystem {
-    /// Looks at what `path`, which exists, is on. An overlay, the root of most containers, is looked through to what
-    /// its upper layer is on.
+    /// The file system of `path`, which must exist. For an overlay, the root of most containers, it
+    /// is that of the upper layer.
     ///
     /// # Errors
     ///
-    /// Those of the system at this path.
+    /// Errors of the system for this path.
     #[cfg(target_os = "linux")]
     pub fn of(path: &Path) -> io::Result<Filesystem> {
         match number(path)? {
-            // Its upper layer is often out of sight from inside; then nothing is known.
+            // The upper layer is often invisible from inside; then nothing is known.
             OVERLAY => Ok(match mounts::upper_layer(path).and_then(|layer| number(&layer).ok()) {
                 None | Some(OVERLAY) => Filesystem::Memory,
                 Some(number) => Filesystem::of_number(number),
@@ -67,7 +68,7 @@ impl Filesystem {
         }
     }
 
-    /// Every other system than Linux counts as a disk.
+    /// On every system but Linux, a file system counts as a disk.
     ///
     /// # Errors
     ///
@@ -77,13 +78,14 @@ impl Filesystem {
         Ok(Filesystem::Disk)
     }
 
-    /// Whether the file at `path` is a mount of its own, as a single file that is shared with a container is. Then its
-    /// folder here is not the folder that others see it in: what stands beside it, and what is renamed to its name, is
-    /// another thing for them. `path` has no symbolic links. Kernels before 5.8 do not say, and then it is not seen.
+    /// True if the file at `path` is a mount of its own, as a single file that is shared with a
+    /// container is. Then its folder here is not the folder in which others see it: a file beside
+    /// it, or one that is renamed to its name, is a different file for them. `path` has no symbolic
+    /// links. Kernels before 5.8 do not report it, and the result is false.
     ///
     /// # Errors
     ///
-    /// Those of the system at this path.
+    /// Errors of the system for this path.
     pub fn is_mounted_alone(path: &Path) -> io::Result<bool> {
         let folder = path.parent().unwrap_or(path);
         Ok(match (mounts::id(path)?, mounts::id(folder)?) {
@@ -102,7 +104,7 @@ impl Filesystem {
 
 #[cfg(target_os = "linux")]
 fn number(path: &Path) -> io::Result<u32> {
-    // The number is 32 bits wide; some platforms hand it out with its sign spread.
+    // The number is 32 bits wide; some platforms return it sign-extended.
     Ok(rustix::fs::statfs(path)?.f_type as u32)
 }
 
@@ -115,14 +117,15 @@ mod mounts {
 
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-    /// The number of the mount that `path` is on, as `mountinfo` has it; `None` if the kernel does not say.
+    /// The number of the mount that `path` is on, as `mountinfo` has it; `None` if the kernel does
+    /// not say.
     pub(super) fn id(path: &Path) -> io::Result<Option<u64>> {
         let stat = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
         let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
         Ok(known.then_some(stat.stx_mnt_id))
     }
 
-    /// The upper layer of the overlay that `path` is on, if it is known.
+    /// The upper layer of the overlay of `path`, if it is known.
     pub(super) fn upper_layer(path: &Path) -> Option<PathBuf> {
         let id = id(path).ok()??;
         upper_layer_in(&std::fs::read("/proc/self/mountinfo").ok()?, id)
@@ -136,7 +139,7 @@ mod mounts {
         let options = words.skip_while(|word| *word != b"-").nth(3)?;
         let upper = options.split(|byte| *byte == b',').find_map(|option| option.strip_prefix(b"upperdir="))?;
         let upper = PathBuf::from(OsString::from_vec(unescaped(upper)));
-        // A relative one is relative to where it was mounted from.
+        // A relative path is relative to the directory from which it was mounted.
         upper.is_absolute().then_some(upper)
     }
 

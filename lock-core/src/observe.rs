@@ -1,6 +1,7 @@
-//! What is told of leases: tracing events, and metrics where the feature is on.
+//! Events about leases: tracing events, and metrics where the feature is on.
 //!
-//! Names of locks are in events, never in metrics: a metric per lock would be one per invoice.
+//! Names of locks are in events, never in metrics: a label per lock could have one value per
+//! invoice.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,13 +70,16 @@ pub(crate) fn gave_up_withdrawing(name: &LockName, holder: Holder, error: &Error
     }
 }
 
-/// People get one line and not ten thousand: what fails together is told once in this time, with how often.
+/// Interval of the reports about events of the same kind: one line with a count instead of ten
+/// thousand lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long nothing may have failed before an outage is over: an answer to one does not end it while others have none.
+/// Time without a failure after which an outage is over: one answer does not end it while other
+/// calls have none.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
-/// Calls that the store does not answer: a line when that begins, one each ten seconds with counts, and one when it ends.
+/// An outage: calls that the store does not answer. It is reported when it begins, every ten
+/// seconds with counts, and when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     is_ongoing: AtomicBool,
@@ -98,21 +102,21 @@ struct Counts {
 }
 
 impl Outage {
-    /// A request without an answer, which is asked again.
+    /// Notes a request without an answer, which is retried.
     pub(crate) fn retrying(&self, name: &LockName, holder: Holder, error: &Error) {
         tracing::debug!(%name, %holder, %error, "asking again");
         count!("leasehold_retries_total");
         self.failed(|counts| counts.requests += 1, Some(error));
     }
 
-    /// Renewals without an answer, which are asked again.
+    /// Notes renewals without an answer, which are retried.
     pub(crate) fn renewal_failed(&self, unanswered: usize, of: usize, error: Option<&Error>) {
         tracing::debug!(unanswered, of, error = error.map(tracing::field::display), "renewals without an answer");
         count!("leasehold_renewal_rounds_total", "outcome" => "unanswered");
         self.failed(|counts| counts.renewals += unanswered, error);
     }
 
-    /// A release without an answer.
+    /// Notes a release without an answer.
     pub(crate) fn release_failed(&self, name: &LockName, holder: Holder, error: &Error) {
         tracing::debug!(%name, %holder, %error, "release without an answer");
         self.failed(|counts| counts.releases += 1, Some(error));
@@ -125,7 +129,7 @@ impl Outage {
         state.failed_at = Some(now);
         count(&mut state.counts);
         let began = *state.began_at.get_or_insert(now);
-        if state.reported_at.is_some_and(|told| now < told + REPORT_INTERVAL) {
+        if state.reported_at.is_some_and(|reported| now < reported + REPORT_INTERVAL) {
             return;
         }
         state.reported_at = Some(now);
@@ -135,7 +139,7 @@ impl Outage {
         tracing::warn!(requests, renewals, releases, ?lasts, error, "the store does not answer, asking again");
     }
 
-    /// The store answered.
+    /// Notes an answer of the store.
     pub(crate) fn store_answered(&self) {
         if self.is_ongoing.load(Ordering::Acquire) {
             self.end();
@@ -151,8 +155,8 @@ impl Outage {
         };
         self.is_ongoing.store(false, Ordering::Release);
         state.began_at = None;
-        // An outage that was not told needs no end.
-        if state.reported_at.is_none_or(|told| told < began) {
+        // An outage that was not reported needs no report of its end.
+        if state.reported_at.is_none_or(|reported| reported < began) {
             return;
         }
         let Counts { requests, renewals, releases } = std::mem::take(&mut state.counts);
@@ -161,7 +165,8 @@ impl Outage {
     }
 }
 
-/// What may happen to thousands at once: the first of each ten seconds are told by name, the others by their count.
+/// Limits an event that may happen to thousands of leases at once: in each ten seconds the first
+/// are reported by name, the others by their count.
 struct Burst {
     more: &'static str,
     state: Mutex<BurstState>,
@@ -173,14 +178,14 @@ struct BurstState {
 }
 
 impl Burst {
-    /// So many are told by name.
+    /// Maximum number of events reported by name.
     const MAX_NAMED: usize = 10;
 
     const fn new(more: &'static str) -> Burst {
         Burst { more, state: Mutex::new(BurstState { since: None, count: 0 }) }
     }
 
-    /// Whether this one is told by name; else it is counted.
+    /// True if this event is to be reported by name; otherwise it is counted.
     fn admits(&'static self) -> bool {
         let now = Instant::now();
         let mut shown = locked(&self.state);
@@ -199,7 +204,7 @@ impl Burst {
         shown.count <= Self::MAX_NAMED
     }
 
-    /// Tells the count when the time is over, also if nothing more happens.
+    /// Reports the count after the interval, even if no further event happens.
     fn report_count_later(&'static self) {
         let summing_up = async move {
             tokio::time::sleep(REPORT_INTERVAL).await;

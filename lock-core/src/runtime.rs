@@ -1,14 +1,18 @@
-//! The runtimes that leases live on: one of this library's own in the background, and those of its callers.
+//! The runtimes that leases depend on: the library's own background runtime, and those of its
+//! callers.
 //!
-//! A lease must not depend on which of a program's runtimes happened to acquire first: that one may be idle, between two
-//! calls of `block_on`, or have ended. So all that goes on without a caller (renewals, giving back what was dropped)
-//! runs on [`background`], a runtime of one thread that the first use starts and that lives as long as the process.
+//! A lease must not depend on the runtime that happened to acquire first: that one may be idle,
+//! between two calls of `block_on`, or have ended. So all work without a caller (renewals, giving
+//! back what was dropped) runs on [`background`], a runtime of one thread that the first use starts
+//! and that lives as long as the process.
 //!
-//! What a caller asks for is done on the caller's own runtime, over connections that belong to it
-//! ([`PerRuntime`]): a reply that has to cross to another thread costs about as much as the store's own work. A caller
-//! that has no tokio runtime, or one without timers, is served by the background runtime.
+//! The call of a caller runs on the caller's own runtime, over connections that belong to it
+//! ([`PerRuntime`]): a reply that crosses to another thread costs about as much as the store's own
+//! work. A caller without a tokio runtime, or with one without timers, is served by the background
+//! runtime.
 //!
-//! Where a test has paused tokio's clock, the background work runs on the runtime of the test, by the clock of the test.
+//! If a test has paused tokio's clock, the background work runs on the runtime of the test, by the
+//! clock of the test.
 
 use std::cell::Cell;
 use std::fmt;
@@ -24,13 +28,15 @@ use tokio::task::AbortHandle;
 use crate::sync::locked;
 use crate::words::{Effect, Error, ErrorKind, Result};
 
-/// The runtime in the background: one thread, which the first use starts, and which lives as long as the process.
+/// The background runtime: one thread, which the first use starts, and which lives as long as the
+/// process.
 ///
-/// It is for what goes on without a caller, and must never be blocked.
+/// It is for work without a caller, and must never be blocked.
 ///
 /// # Errors
 ///
-/// [`Unavailable`](ErrorKind::Unavailable) if the system gives no thread or no file descriptors for it; nothing was done.
+/// [`Unavailable`](ErrorKind::Unavailable) if the system gives no thread or no file descriptors for
+/// it; nothing was done.
 pub fn background() -> Result<Handle> {
     static STARTING: Mutex<()> = Mutex::new(());
     if let Some(handle) = BACKGROUND.get() {
@@ -58,7 +64,7 @@ fn start() -> std::io::Result<Handle> {
     Ok(handle)
 }
 
-/// Where the work that goes on without a caller runs: in the background, or on the runtime of a test that has set
+/// The runtime for work without a caller: the background runtime, or that of a test that has set
 /// tokio's clock.
 pub(crate) fn for_engine() -> Result<Handle> {
     match Handle::try_current() {
@@ -67,15 +73,15 @@ pub(crate) fn for_engine() -> Result<Handle> {
     }
 }
 
-/// Whether tokio's clock was paused, and so is not the system's.
+/// True if tokio's clock was paused, and so is not the system's.
 fn is_clock_of_test() -> bool {
     let before = std::time::Instant::now();
     let tokio = tokio::time::Instant::now().into_std();
     tokio < before || tokio > std::time::Instant::now()
 }
 
-/// The runtime for what is asked for here: the current one, or where there is none that has all it takes, the one in
-/// the background.
+/// The runtime for a caller's work: the current one if it is complete, otherwise the background
+/// runtime.
 fn for_caller() -> Result<Handle> {
     match Handle::try_current() {
         Ok(current) if is_complete(current.id()) => Ok(current),
@@ -83,8 +89,8 @@ fn for_caller() -> Result<Handle> {
     }
 }
 
-/// Runs `future` wherever it is polled: with the current runtime, or where there is none that has all it takes, with the
-/// one in the background, whose timers and connections it then has.
+/// Runs `future` wherever it is polled: with the current runtime if it is complete, otherwise with
+/// the timers and connections of the background runtime.
 pub(crate) async fn on_any_runtime<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -98,7 +104,8 @@ pub(crate) async fn on_any_runtime<T>(future: impl Future<Output = T>) -> T {
     .await
 }
 
-/// Whether the current runtime, which has this id, has timers and, where this library needs them, sockets.
+/// True if the current runtime, which has this id, is complete: it has timers and, where this
+/// library needs them, sockets.
 fn is_complete(current: Id) -> bool {
     thread_local! {
         static LAST: Cell<Option<(Id, bool)>> = const { Cell::new(None) };
@@ -116,11 +123,11 @@ fn is_complete(current: Id) -> bool {
     complete
 }
 
-/// Tokio tells only by a panic that a runtime lacks its timers or sockets.
+/// Tokio reports only by a panic that a runtime has no timers or sockets.
 fn probe() -> bool {
     catch_unwind(AssertUnwindSafe(|| {
         drop(tokio::time::sleep(Duration::ZERO));
-        // What a test does by a clock of its own is done there, also without sockets.
+        // A test with a clock of its own needs no sockets.
         #[cfg(feature = "net")]
         if !is_clock_of_test() {
             drop(socket());
@@ -136,7 +143,7 @@ fn socket() -> std::io::Result<tokio::net::UdpSocket> {
     tokio::net::UdpSocket::from_std(socket)
 }
 
-/// One value for each runtime that asks for it: the connections of a store, which work only while the runtime that made
+/// One value per runtime: the connections of a store, which work only while the runtime that made
 /// them is driven.
 ///
 /// The value of a runtime is dropped when that runtime ends.
@@ -148,17 +155,18 @@ pub struct PerRuntime<T> {
 struct Value<T> {
     runtime: Id,
     value: Arc<T>,
-    /// The task that waits for the end of the runtime.
+    /// Task that is dropped when the runtime ends.
     sentinel: Option<AbortHandle>,
 }
 
 impl<T: Send + Sync + 'static> PerRuntime<T> {
-    /// Values that are made by `make`, when a runtime first asks for its own.
+    /// Values that `make` makes, one at each runtime's first use.
     pub fn new(make: impl Fn() -> T + Send + Sync + 'static) -> PerRuntime<T> {
         PerRuntime { make: Box::new(make), values: Arc::default() }
     }
 
-    /// The value of the current runtime; that of the [`background`] one where there is none that has all it takes.
+    /// The value of the current runtime, or of the [`background`] runtime if there is no current
+    /// one with timers and sockets.
     ///
     /// # Errors
     ///
@@ -169,7 +177,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         if let Some(value) = self.known(id) {
             return Ok(value);
         }
-        // Made while nothing is locked: it may ask for the value of another.
+        // Made without the lock, since `make` may ask for another value.
         let made = Arc::new((self.make)());
         let mut values = locked(&self.values);
         if let Some(known) = values.iter().find(|value| value.runtime == id) {
@@ -181,7 +189,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         Ok(made)
     }
 
-    /// The values of all runtimes that live.
+    /// The values of all runtimes that have not ended.
     pub fn all(&self) -> Vec<Arc<T>> {
         locked(&self.values).iter().map(|value| value.value.clone()).collect()
     }
@@ -190,14 +198,14 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         locked(&self.values).iter().find(|value| value.runtime == id).map(|value| value.value.clone())
     }
 
-    /// Forgets the value of a runtime when that has ended: then the tasks on it are dropped.
+    /// Removes the value of a runtime when the runtime ends, which drops the tasks on it.
     fn watch(&self, runtime: &Handle, id: Id) {
         let end = RemoveOnEnd { runtime: id, values: Arc::downgrade(&self.values) };
         let sentinel = runtime.spawn(async move {
             let _end = end;
             std::future::pending::<()>().await;
         });
-        // Without the entry the runtime has ended already.
+        // If there is no entry, the runtime has already ended.
         match locked(&self.values).iter_mut().find(|value| value.runtime == id) {
             Some(value) => value.sentinel = Some(sentinel.abort_handle()),
             None => sentinel.abort(),
@@ -205,7 +213,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
     }
 }
 
-/// Dropped when a runtime ends.
+/// Removes the value of a runtime; dropped when the runtime ends.
 struct RemoveOnEnd<T> {
     runtime: Id,
     values: Weak<Mutex<Vec<Value<T>>>>,

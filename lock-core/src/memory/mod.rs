@@ -23,10 +23,11 @@ use crate::words::{
     Moment, Realm, Result, WaitStyle,
 };
 
-/// A store in this process's memory: for tests, for examples, and as the model that every other store is held against.
+/// A store in this process's memory: for tests, for examples, and as the reference model for every
+/// other store.
 ///
-/// It excludes the tasks of one process, first come, first served, with fencing tokens. It survives nothing.
-/// Cloning gives the same store.
+/// It excludes the tasks of one process, first come, first served, with fencing tokens. It survives
+/// no fault. Cloning gives the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Memory>);
 
@@ -34,7 +35,10 @@ struct Memory {
     clock: Clock,
     realm: Mutex<Realm>,
     state: Mutex<State>,
-    /// The sessions by TTL, if leases are carried by sessions.
+    /// The sessions by TTL, if sessions carry the leases.
+    ///
+    /// Lock order: `sessions`, then `state`, then `realm`. The mutexes of a claim's state and of a
+    /// [`Session`] come after these and are held only for a moment.
     sessions: Option<Mutex<HashMap<Duration, Session>>>,
 }
 
@@ -58,7 +62,8 @@ impl MemoryStore {
         MemoryStore::build(clock, None)
     }
 
-    /// An empty store in which sessions carry the renewed leases, one session for each TTL, as in etcd and ZooKeeper.
+    /// An empty store in which sessions carry the renewed leases, one session for each TTL, as in
+    /// etcd and ZooKeeper.
     pub fn with_sessions(clock: Clock) -> MemoryStore {
         MemoryStore::build(clock, Some(Mutex::default()))
     }
@@ -68,7 +73,7 @@ impl MemoryStore {
         MemoryStore(Arc::new(Memory { clock, realm, state: Mutex::default(), sessions }))
     }
 
-    /// Ends every session, as a server does that lost its clients' heartbeats; for tests.
+    /// Ends every session, as a server does that gets no heartbeats; for tests.
     pub fn end_sessions(&self) {
         let Some(sessions) = &self.0.sessions else { return };
         locked(&self.0.state).sessions.clear();
@@ -77,8 +82,8 @@ impl MemoryStore {
         }
     }
 
-    /// Loses all that it knows and begins a new realm, as a server does that writes nothing to a disk and is started
-    /// again; for tests. From then on its [`Retention`] is the time since.
+    /// Loses its whole state and starts a new realm, as a server without persistence does at a
+    /// restart; for tests. From then on its [`Retention`] is the time since.
     pub fn forget(&self) {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
@@ -92,10 +97,12 @@ impl MemoryStore {
         FencingToken::new(self.realm(), number)
     }
 
-    /// The session that carries this claim; one that may end soon carries no further claims, and another is opened.
+    /// The session that carries this claim. A session that may end soon gets no further claims;
+    /// another one is opened.
     fn session_for(&self, claim: &Claim) -> Option<Session> {
         let mut sessions = locked(self.0.sessions.as_ref().filter(|_| !claim.is_fixed())?);
-        // Its holder believes in this one: whoever asks again, or late, must not move it to another.
+        // The holder's belief rests on this session: a retry or a late request must not move the
+        // claim to another.
         let own = claim.store_state(ClaimState::default);
         if let Some(session) = locked(&own.session).clone().filter(Session::is_valid) {
             return Some(session);
@@ -134,7 +141,7 @@ impl MemoryStore {
             None => record.queue.front().map(|head| HeldBy::holder(head.holder)).unwrap_or_default(),
         };
         by.ahead = ahead.map(|ahead| ahead as u32 + 1);
-        // An entry without a session lasts one TTL, and is kept by asking again.
+        // An entry without a session lasts one TTL; each retry extends it.
         let retry_after = by.remaining.unwrap_or(claim.ttl()).min(claim.ttl() / 3);
         Contention::new(by, retry_after)
     }
@@ -152,7 +159,7 @@ impl MemoryStore {
         }
     }
 
-    /// The round of a session, in the order that [`Beat::Session`] asks for.
+    /// The renewal round of a session, in the order of [`Beat::Session`].
     fn renew_session(&self, renewal: &Renewal, session: &Session) {
         let granted = |claim: &Claim| claim.store_state(ClaimState::default).granted.load(Ordering::Acquire);
         let mut gone: Vec<_> = session.claims().into_iter().filter(granted).collect();
@@ -163,11 +170,12 @@ impl MemoryStore {
         }
         gone.retain(|claim| state.held_mut(claim).is_none());
         drop(state);
-        // Before the answer, which would extend the belief in them.
+        // Before the answer, which would extend the belief in the lost leases.
         gone.iter().for_each(|claim| renewal.not_held(claim));
         renewal.answer(RenewalOutcome::HeldFor(session.ttl()));
         let mut state = locked(&self.0.state);
-        // As they are now: what was written while nothing was locked belongs to a claim that was put on it before.
+        // The claims are read again: an entry that was written while the state was unlocked belongs
+        // to a claim that was put on the session before.
         let claims = session.claims();
         state.drop_orphans(session, &claims);
     }
@@ -202,7 +210,8 @@ impl LockStore for MemoryStore {
 
         let mut state = locked(&self.0.state);
         let retention = match state.forgot {
-            // It ends with its realm, so that there is nothing in this realm that it could have forgotten.
+            // The realm ends with the store, so that there is no grant of this realm that it could
+            // have forgotten.
             None => Retention::Complete,
             Some(forgot) => Retention::Since(now.since(forgot)),
         };
@@ -318,7 +327,8 @@ impl TokenRaiser for MemoryStore {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(claim.name(), now);
-        // The lease's own token is compared, and not the counter, which other names raise too.
+        // The lease's own token is compared, not the counter, which grants of other names raise
+        // too.
         let Some(held) = state.held_mut(claim).filter(|held| held.token <= number) else {
             return Ok(RaiseOutcome::Refused);
         };

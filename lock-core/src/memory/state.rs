@@ -11,14 +11,15 @@ use crate::words::{Holder, HolderInfo, LockName, Moment};
 #[derive(Default)]
 pub(super) struct State {
     pub(super) records: BTreeMap<LockName, Record>,
-    /// Until when each session lasts.
+    /// End of each session, by its key.
     pub(super) sessions: HashMap<u64, Moment>,
-    /// The last token given: one counter for all names rises for each of them, and outlives every record.
+    /// The last token: one counter for all names, which rises with each grant and outlives every
+    /// record.
     pub(super) last_token: u64,
     pub(super) last_session: u64,
-    /// When it forgot everything, if it ever did.
+    /// Moment of the last [`forget`](super::MemoryStore::forget).
     pub(super) forgot: Option<Moment>,
-    /// What it keeps for a quorum.
+    /// The record for a quorum.
     pub(super) kept: Option<String>,
 }
 
@@ -58,7 +59,7 @@ impl State {
         }
     }
 
-    /// Forgets what has ended by `now`.
+    /// Removes the lease and the queue entries that have ended by `now`.
     pub(super) fn expire(&mut self, name: &LockName, now: Moment) {
         let Some(mut record) = self.records.remove(name) else { return };
         record.held = record.held.filter(|held| self.until(held.until) > now);
@@ -66,7 +67,7 @@ impl State {
         self.put_back(name, record);
     }
 
-    /// Grants the lock to `claim` until then, if it is free or the claim has it; gives the token.
+    /// Grants the lock to `claim` until then, if it is free or the claim has it. Returns the token.
     pub(super) fn grant(&mut self, claim: &Claim, now: Moment, until: LeaseEnd) -> Option<u64> {
         if let Some(held) = self.held_mut(claim) {
             held.until = until;
@@ -89,7 +90,8 @@ impl State {
         Some(self.last_token)
     }
 
-    /// Keeps the claim's place in the queue until then, or gives it one if it queues; gives how many are ahead.
+    /// Extends the claim's entry in the queue until then, or adds one if the claim queues. Returns
+    /// the number of entries ahead.
     pub(super) fn enqueue(&mut self, claim: &Claim, until: LeaseEnd, wakeup: &Arc<Notify>) -> Option<usize> {
         let queue = &mut self.records.entry(claim.name().clone()).or_default().queue;
         match queue.iter().position(|entry| entry.holder == claim.holder()) {
@@ -114,7 +116,7 @@ impl State {
         }
     }
 
-    /// Extends a session that has not ended; whether it had not.
+    /// Extends a session. Returns false if it has ended.
     pub(super) fn heartbeat(&mut self, session: &Session, now: Moment) -> bool {
         let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
         match until {
@@ -128,7 +130,7 @@ impl State {
         self.records.get_mut(claim.name())?.held.as_mut().filter(|held| held.holder == claim.holder())
     }
 
-    /// Deletes what the session keeps for claims that nobody has any more.
+    /// Deletes the orphans of the session: entries that belong to none of `claims`.
     pub(super) fn drop_orphans(&mut self, session: &Session, claims: &[Claim]) {
         let orphan = |until: LeaseEnd, holder: Holder| {
             matches!(until, LeaseEnd::Session(key) if key == session.key())
