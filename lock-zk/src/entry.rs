@@ -21,8 +21,11 @@ pub(crate) struct QueueEntry {
     node: Option<EntryNode>,
     in_doubt: bool,
     granted: bool,
+    /// Set if the entry was the only one in its queue when it was made.
     sole: Option<SoleEntry>,
+    /// The time of the grant, until it is written into the node.
     unwritten_since: Option<u64>,
+    /// The node before, as of the last read of the queue.
     predecessor: Option<String>,
 }
 
