@@ -1,4 +1,4 @@
-//! [`Ballot`]: the counting of one attempt, without a store.
+//! [`Ballot`]: counts the votes of one attempt, without a store.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::rules::Rules;
 use crate::contract::{Attempt, Contention, Lease, RaiseOutcome, Retention};
 use crate::words::{Effect, Error, ErrorKind, FencingToken, HeldBy, Realm, Result};
 
-/// The counting of one attempt.
+/// The count of one attempt.
 pub(super) struct Ballot {
     rules: Rules,
     longest_ttl: Duration,
@@ -24,7 +24,8 @@ impl Ballot {
         Ballot { rules, longest_ttl, granted, voteless, held, silent }
     }
 
-    /// Counts the answer of one member; gives the realm of one that has no place in the quorum.
+    /// Counts the answer of one member. Returns the realm of a member that has no place in the
+    /// quorum.
     pub(super) fn count(&mut self, at: usize, answer: Result<Attempt>) -> Option<Realm> {
         match answer {
             Ok(Attempt::Held(waiting)) => self.held.push(waiting.by),
@@ -44,7 +45,8 @@ impl Ballot {
     }
 
     fn why_no_vote(&self, lease: &Lease) -> Option<&'static str> {
-        // "An instance that restarted makes itself unavailable for a bit more than the maximum TTL."
+        // "An instance that restarted makes itself unavailable for a bit more than the maximum
+        // TTL."
         match lease.retention {
             Retention::Since(time) if time < self.longest_ttl => {
                 return Some("it was restarted less than the longest TTL ago, and may have forgotten leases");
@@ -63,8 +65,8 @@ impl Ballot {
         lease.token.as_ref().map(FencingToken::realm).filter(|realm| !roll.has(realm))
     }
 
-    /// A place belongs to the data, and the realm of a token says whose these are: what lost its data, or was exchanged,
-    /// knows nothing of the tokens that were given before.
+    /// A place belongs to the data, which the realm of a token identifies: a member that lost its
+    /// data, or was exchanged, does not know the tokens that were issued before.
     fn why_no_place(&self, lease: &Lease) -> Option<&'static str> {
         self.rules.membership.roll.as_ref()?;
         let Some(realm) = lease.token.as_ref().map(FencingToken::realm) else { return Some("it gave no token") };
@@ -83,12 +85,12 @@ impl Ballot {
         self.granted.len() >= self.rules.majority
     }
 
-    /// Whether no further answer can change it.
+    /// True if no further answer can change the result.
     pub(super) fn is_decided(&self) -> bool {
         self.is_won() || self.granted.len() + self.outstanding() < self.rules.majority
     }
 
-    /// The members that have granted it.
+    /// The members that have granted the lock.
     pub(super) fn granted(&self) -> Vec<usize> {
         self.granted.iter().map(|(at, _)| *at).chain(self.voteless.iter().copied()).collect()
     }
@@ -105,14 +107,14 @@ impl Ballot {
         &self.rules.membership.realm
     }
 
-    /// Whether its lease has a token.
+    /// True if its lease has a token.
     pub(super) fn has_token(&self) -> bool {
         self.rules.membership.roll.is_some()
     }
 
-    /// The token that a majority has to acknowledge, and the members whose own are not greater: the greatest of those
-    /// that granted the lock. Where a majority has had nobody else since `given` was given out, it is still this
-    /// holder's.
+    /// The token that a majority has to acknowledge, and the members whose own tokens are not
+    /// greater. It is the greatest token of the members that granted the lock. If a majority had no
+    /// other holder since `given` was issued, it is still `given`.
     pub(super) fn proposed_token(&self, given: Option<u64>) -> Option<(FencingToken, Vec<usize>)> {
         let number = |(at, lease): &(usize, Lease)| Some((*at, lease.token.as_ref()?.number()));
         let numbers: Vec<_> = self.granted.iter().filter_map(number).collect();
@@ -122,16 +124,16 @@ impl Ballot {
         Some((self.rules.token(token), up_to(token).collect()))
     }
 
-    /// Counts a raise that was not done, as an answer to whoever is refused.
+    /// Counts a raise that did not succeed, for the refusal.
     pub(super) fn count_refused_raise(&mut self, answer: Result<RaiseOutcome>) {
         match answer {
-            // Another holder came in between.
+            // Another holder acquired it in between.
             Ok(_) => self.held.push(HeldBy::default()),
             Err(error) => self.silent.push(error),
         }
     }
 
-    /// The answer to a claim that was not granted; `in_doubt` if something may still be held.
+    /// The answer to a claim that was not granted. `in_doubt` says that a member may still hold it.
     pub(super) fn refusal(self, in_doubt: bool) -> Result<Contention> {
         let rules = self.rules;
         if self.silent.len() >= rules.too_many() || self.held.is_empty() {
@@ -140,14 +142,15 @@ impl Ballot {
         }
         let split = Duration::from_millis(4)..Duration::from_millis(40);
         let taken = Duration::from_millis(40)..Duration::from_millis(160);
-        // "Retry after a random delay, to desynchronise multiple clients that try at the same time."
+        // "Retry after a random delay, to desynchronise multiple clients that try at the same
+        // time."
         let (by, delay) = match rules.shown(self.held.iter().cloned(), rules.majority) {
             Some(by) => (by, taken),
             None => (rules.shown(self.held, 1).unwrap_or_default(), split),
         };
-        let look_again = random_between(delay.start, delay.end);
-        let look_again = by.remaining.map_or(look_again, |remaining| look_again.min(remaining));
-        Ok(Contention::new(by, look_again))
+        let retry_after = random_between(delay.start, delay.end);
+        let retry_after = by.remaining.map_or(retry_after, |remaining| retry_after.min(remaining));
+        Ok(Contention::new(by, retry_after))
     }
 }
 

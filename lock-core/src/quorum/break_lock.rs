@@ -30,7 +30,8 @@ impl Quorum {
         let free_in = evicted.iter().map(|broken| broken.free_in).max().unwrap_or(Duration::ZERO);
         let rules = self.rules();
         let by = rules.shown(evicted.iter().map(|broken| broken.evicted.clone()), 1).unwrap_or_else(|| seen.clone());
-        // Every later majority has one of these members, and so a greater token than the least of the greatest.
+        // The smallest of the greatest tokens of a majority: every later majority shares a member
+        // with it, and so has a greater token.
         let mut used: Vec<_> = evicted.iter().filter_map(|broken| rules.number(broken.token.as_ref()?)).collect();
         used.sort_unstable_by(|a, b| b.cmp(a));
         let before = by.token.as_ref().or(seen.token.as_ref()).map_or(0, |token| token.number());
@@ -43,7 +44,7 @@ async fn evict_from(store: &dyn LockStore, name: &LockName, seen: HeldBy, how: B
     if !seen.revoked {
         return store.break_lock(name, &seen, how).await;
     }
-    // Each member blocks a revoked lock in another name.
+    // Each member blocks a revoked lock with a holder of its own.
     match store.inspect(name).await?.filter(|by| by.revoked) {
         Some(seen) => store.break_lock(name, &seen, how).await,
         None => Ok(None),

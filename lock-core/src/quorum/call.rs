@@ -1,4 +1,4 @@
-//! One call to one member of a quorum: its time, its jitter, its errors.
+//! One call to one member of a quorum: its time-out, its jitter, its errors.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::forming::majority;
 use crate::words::{Effect, Error, ErrorKind, Result, random};
 
-/// One call to one member, within its time.
+/// Makes one call to one member, within its time-out.
 pub(super) async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
         let text = format!("member {} brought no answer within {limit:?}", at + 1);
@@ -14,24 +14,25 @@ pub(super) async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Out
     })
 }
 
-/// A random time between these two: jitter, so that callers who split the votes do not split them again and again.
+/// Jitter: a random time between these two, so that callers that split the votes do not split them
+/// again and again.
 pub(super) fn random_between(least: Duration, most: Duration) -> Duration {
     let part = random::bits128() as u32;
     least + (most.saturating_sub(least) / 1024) * (part % 1025)
 }
 
-/// The error of a member, with its name before it.
+/// The error of a member, with the member's name before it.
 pub(super) fn explained(called: &str, error: &Error) -> Error {
     let effect = if error.may_have_taken_effect() { Effect::Unknown } else { Effect::None };
     Error::new(error.kind(), effect, format!("{called}: {error}")).with_source(error.clone())
 }
 
-/// The error of a call whose task was cancelled.
+/// Error of a call whose task was cancelled.
 pub(super) fn interrupted() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, "a call to a member of the quorum was cut off")
 }
 
-/// The error of a step for which too few members were there.
+/// Error of a step that too few members answered.
 pub(super) fn too_few(there: usize, of: usize, failed: &[Error], effect: Effect) -> Error {
     let kinds: Vec<_> = failed.iter().map(Error::kind).collect();
     let kind = match kinds.split_first() {

@@ -1,4 +1,4 @@
-//! Deciding who belongs to a quorum: Paxos over the records that its members keep.
+//! Decides on the members of a quorum, by Paxos over the records that its members keep.
 
 use std::time::Duration;
 
@@ -10,19 +10,20 @@ use super::present::PresentMember;
 use super::record::Record;
 use super::roll::Roll;
 
-/// The most rounds in which a decision is tried before the caller goes on without it.
+/// Maximum number of rounds before the caller continues without a decision.
 const MAX_ROUNDS: u32 = 12;
 
-/// Deciding among this many members.
+/// Decisions of a quorum of this many members.
 #[derive(Clone, Copy)]
 pub(super) struct Decisions {
     pub(super) members: usize,
-    /// Whether tokens promise to survive a crash.
+    /// True if the tokens promise to survive a crash.
     pub(super) is_durable: bool,
 }
 
 impl Decisions {
-    /// Decides what has to be decided, as far as it can be now; gives what the members make of it in the end.
+    /// Makes all pending decisions, as far as that is possible now. Returns the members, and the
+    /// state of their quorum afterwards.
     pub(super) async fn decide_all(
         &self,
         mut present: Vec<PresentMember>,
@@ -32,23 +33,23 @@ impl Decisions {
             |present: &[PresentMember]| present.iter().map(|member| member.record.generation()).max().unwrap_or(0);
         let before = latest(&present);
         for round in 0..MAX_ROUNDS {
-            let mut judged = self.classify(&present);
-            if anew && judged.stands.as_ref().is_none_or(|roll| roll.generation <= before) {
-                judged = FormingState { stands: None, next: Some(Next::Form(latest(&present) + 1)) };
+            let mut state = self.classify(&present);
+            if anew && state.stands.as_ref().is_none_or(|roll| roll.generation <= before) {
+                state = FormingState { stands: None, next: Some(Next::Form(latest(&present) + 1)) };
             }
-            let Some(next) = judged.next.clone() else {
-                present = match &judged.stands {
+            let Some(next) = state.next.clone() else {
+                present = match &state.stands {
                     Some(roll) => self.distribute(present, roll).await,
                     None => present,
                 };
-                return (present, judged);
+                return (present, state);
             };
             let roll;
             (present, roll) = self.decide(present, &next).await;
             match roll {
                 Some(roll) => present = self.distribute(present, &roll).await,
-                // It stands, and the others who are at it may go on.
-                None if judged.stands.is_some() && round >= 2 => break,
+                // The quorum stands, and other clients that are deciding may continue.
+                None if state.stands.is_some() && round >= 2 => break,
                 None => {
                     let longest = Duration::from_millis(10) * (round + 1);
                     tokio::time::sleep(random_between(Duration::from_millis(1), longest)).await;
@@ -56,8 +57,8 @@ impl Decisions {
                 }
             }
         }
-        let judged = self.classify(&present);
-        (present, judged)
+        let state = self.classify(&present);
+        (present, state)
     }
 
     fn classify(&self, present: &[PresentMember]) -> FormingState {
@@ -68,7 +69,8 @@ impl Decisions {
         FormingState::of(self.members, &members, self.is_durable)
     }
 
-    /// Decides one thing, as in Paxos: a majority promises, and accepts; `None` if it does not.
+    /// Makes one decision, as in Paxos: a majority promises, and then accepts; `None` if it does
+    /// not.
     async fn decide(&self, present: Vec<PresentMember>, next: &Next) -> (Vec<PresentMember>, Option<Roll>) {
         let proposal = Record::propose(present.iter().map(|member| &member.record));
         let asked: Vec<_> = present.iter().filter(|member| next.asks(member.realm())).map(|member| member.at).collect();
@@ -79,9 +81,9 @@ impl Decisions {
         if !next.is_decided_by(self.members, promised.len()) {
             return (present, None);
         }
-        let those = present.iter().filter(|member| promised.contains(&member.at));
-        let those: Vec<_> = those.map(|member| (member.realm(), &member.record)).collect();
-        let roll = next.roll(self.members, &those);
+        let promising = present.iter().filter(|member| promised.contains(&member.at));
+        let promising: Vec<_> = promising.map(|member| (member.realm(), &member.record)).collect();
+        let roll = next.roll(self.members, &promising);
         let (present, accepted) = {
             let (next, roll) = (next.clone(), roll.clone());
             let accept = move |record: &mut Record| next.part(record).is_some_and(|part| part.accept(&proposal, &roll));
@@ -91,24 +93,25 @@ impl Decisions {
         (present, decided.then_some(roll))
     }
 
-    /// Tells those who have a place in this roll of it.
+    /// Distributes this roll to the members that have a place in it.
     async fn distribute(&self, present: Vec<PresentMember>, roll: &Roll) -> Vec<PresentMember> {
-        let told: Vec<_> = present.iter().filter(|member| roll.has(member.realm())).map(|member| member.at).collect();
+        let placed: Vec<_> = present.iter().filter(|member| roll.has(member.realm())).map(|member| member.at).collect();
         let roll = roll.clone();
         let learn = move |record: &mut Record| {
             record.learn(&roll);
             true
         };
-        changed(present, &told, learn).await.0
+        changed(present, &placed, learn).await.0
     }
 }
 
-/// The rolls that these were told of.
+/// The rolls that these members have learned.
 pub(super) fn rolls(present: &[PresentMember]) -> impl Iterator<Item = &Roll> {
     present.iter().filter_map(|member| member.record.roll.as_ref())
 }
 
-/// Changes the records of those at these places; gives all of them, and at which the change was made.
+/// Changes the records of the members with these indices. Returns all members, and the indices at
+/// which the change was made.
 async fn changed(
     present: Vec<PresentMember>,
     which: &[usize],
@@ -140,7 +143,7 @@ async fn changed(
     (all, done)
 }
 
-/// What they keep now; of one that does not answer, what it kept.
+/// Reads the records again. A member that does not answer keeps its last known record.
 async fn refreshed(present: Vec<PresentMember>) -> Vec<PresentMember> {
     let mut asking = JoinSet::new();
     for member in present {

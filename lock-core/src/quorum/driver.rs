@@ -9,18 +9,18 @@ use crate::contract::LockStore;
 use crate::open::{Driver, Registry, StoreKind, StoreUrl};
 use crate::words::{Clock, ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 
-/// Opens a [`Quorum`]: one member for each host of the URL, of another scheme of the same registry. User, password,
-/// path and keys are those of every member, except for the keys of the quorum itself, `longest_ttl` and
-/// `member_timeout`.
+/// Opens a [`Quorum`]: one member for each host of the URL, of another scheme of the same registry.
+/// User, password, path and keys are those of every member, except for the keys of the quorum
+/// itself, `longest_ttl` and `member_timeout`.
 ///
-/// A majority of the members must be there when the quorum is opened; the others join by themselves.
+/// A majority of the members must be up when the quorum is opened; the others join by themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct QuorumDriver {
     kind: StoreKind,
     member: &'static str,
 }
 
-/// A quorum of fewer tolerates no failure, and is worse than one store.
+/// Fewest hosts. A quorum of fewer tolerates no failure, and is worse than one store.
 const FEWEST: usize = 3;
 const KEYS: [&str; 2] = ["longest_ttl", "member_timeout"];
 
@@ -30,7 +30,8 @@ impl QuorumDriver {
         QuorumDriver { kind, member }
     }
 
-    /// The driver of `redlock://h1,h2,h3`, whose members are `redis://h1`, `redis://h2` and `redis://h3`.
+    /// The driver of `redlock://h1,h2,h3`, whose members are `redis://h1`, `redis://h2` and
+    /// `redis://h3`.
     pub const fn redlock() -> QuorumDriver {
         const RECORDS: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::MinorityLoss]);
         const TOKENS: Faults = Faults::of(&[

@@ -1,39 +1,41 @@
-//! [`FormingState`]: what the members that answer make of their quorum.
+//! [`FormingState`]: the state of a quorum, derived from the members that answer.
 
 use super::record::{Decision, Record};
 use super::roll::Roll;
 use crate::words::Realm;
 
-/// What the members that answer make of their quorum.
+/// State of a quorum, derived from the members that answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FormingState {
-    /// The roll by which it stands: a majority of all members answers and has a place in it.
+    /// The roll on which it stands: a majority of all members answers and has a place in it.
     pub(super) stands: Option<Roll>,
-    /// What has to be decided, so that it stands, or that more have a place.
+    /// The next decision, so that the quorum stands, or that more members have a place.
     pub(super) next: Option<Next>,
 }
 
-/// What has to be decided.
+/// The next decision of a quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Those who answer form the quorum of this generation. A majority of all members decides.
+    /// The members that answer form the quorum of this generation. A majority of all members
+    /// decides.
     Form(u64),
-    /// These join the quorum. A majority of its founders decides, so that no two decisions miss each other: who has no
-    /// place yet, or may have lost it, has no part in it.
+    /// These members join the quorum. A majority of its founders decides, so that any two decisions
+    /// share a founder: a member that has no place yet, or may have lost it, has no part.
     Join(Roll, Vec<Realm>),
 }
 
-/// A member that answers: the realm of its data, and what it keeps with them.
+/// A member that answers: the realm of its data, and its record.
 pub(super) type Present<'a> = (&'a Realm, &'a Record);
 
-/// How many of so many members are a majority.
+/// Number of members that are a majority of `members`.
 pub(super) fn majority(members: usize) -> usize {
     members / 2 + 1
 }
 
 impl FormingState {
-    /// Judges what these of so many members say. `lasting` is whether members promise that their tokens survive a crash:
-    /// then one that lost its data is no everyday matter, and an operator has to look at it.
+    /// Derives the state from the members that are present, out of `members`. `lasting` means that
+    /// members promise that their tokens survive a crash: then a loss of data is exceptional, and
+    /// an operator has to decide.
     pub(super) fn of(members: usize, present: &[Present<'_>], lasting: bool) -> FormingState {
         let enough = majority(members);
         let form = |generation| (present.len() >= enough).then_some(Next::Form(generation));
@@ -44,7 +46,7 @@ impl FormingState {
         let Some(roll) = stands.or_else(|| rolls.first().copied()) else {
             return FormingState { stands: None, next: form(1) };
         };
-        // Who is of another quorum of this generation, or of a later one, is no newcomer.
+        // A member of another quorum of this generation, or of a later one, is no newcomer.
         let newcomers: Vec<_> = present
             .iter()
             .filter(|(member, record)| !roll.has(member) && record.generation() < roll.generation)
@@ -56,7 +58,8 @@ impl FormingState {
         let next = if joins {
             Some(Next::Join(roll.clone(), joining))
         } else if !lasting && (stands.is_none() || newcomers.len() > roll.free()) {
-            // Members that keep nothing lose their places whenever they restart, and that must not add up.
+            // Members without persistence lose their places at each restart, and these losses must
+            // not accumulate.
             form(latest + 1)
         } else {
             None
@@ -65,7 +68,7 @@ impl FormingState {
     }
 }
 
-/// The rolls that members were told of: the latest of each quorum, and the latest quorum first.
+/// The rolls that members have learned: the latest of each quorum, and the latest quorum first.
 fn rolls<'a>(present: &[Present<'a>]) -> Vec<&'a Roll> {
     let mut rolls: Vec<&Roll> = present.iter().filter_map(|(_, record)| record.roll.as_ref()).collect();
     rolls.sort_by(|a, b| b.age(a).then_with(|| a.realm.as_str().cmp(b.realm.as_str())));
@@ -79,7 +82,8 @@ fn rolls<'a>(present: &[Present<'a>]) -> Vec<&'a Roll> {
 }
 
 impl Next {
-    /// The roll to propose after these have promised: what may have been decided already is decided again.
+    /// The roll to propose after these members have promised. A roll that may already have been
+    /// decided is proposed again.
     pub(super) fn roll(&self, members: usize, promised: &[Present<'_>]) -> Roll {
         match self {
             Next::Form(generation) => match accepted(promised, |record| &record.forming) {
@@ -95,7 +99,7 @@ impl Next {
         }
     }
 
-    /// Whether this member has a part in deciding it.
+    /// True if this member has a part in the decision.
     pub(super) fn asks(&self, member: &Realm) -> bool {
         match self {
             Next::Form(_) => true,
@@ -103,7 +107,7 @@ impl Next {
         }
     }
 
-    /// A member's part in deciding it; `None` if it has none any more.
+    /// A member's part in the decision; `None` if it no longer has one.
     pub(super) fn part<'r>(&self, record: &'r mut Record) -> Option<&'r mut Decision> {
         match self {
             Next::Form(generation) => record.forming(*generation),
@@ -111,7 +115,7 @@ impl Next {
         }
     }
 
-    /// Whether so many of those who have a part decide it.
+    /// True if `by` of the members that have a part are enough to decide.
     pub(super) fn is_decided_by(&self, members: usize, by: usize) -> bool {
         match self {
             Next::Form(_) => by >= majority(members),
@@ -120,7 +124,7 @@ impl Next {
     }
 }
 
-/// What was accepted last, by the order of proposals.
+/// The roll that was accepted last, by the order of proposals.
 fn accepted<'a>(members: &[Present<'a>], of: impl Fn(&'a Record) -> &'a Decision) -> Option<&'a Roll> {
     let accepted = members.iter().filter_map(|(_, record)| of(record).accepted.as_ref());
     accepted.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, roll)| roll)

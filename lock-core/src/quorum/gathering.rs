@@ -1,4 +1,4 @@
-//! Asking all members at once what they keep.
+//! Gathers the records of all members at once.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use super::present::PresentMember;
 use super::roster::Roster;
 use crate::words::{Effect, Error, ErrorKind};
 
-/// In which time a majority has to answer when a quorum is opened: less than the core allows for connecting, whose error
-/// would not say who is missing.
+/// Time within which a majority has to answer when a quorum is opened. It is shorter than the
+/// core's time-out for connecting, whose error would not name the missing members.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long the others have when a majority has answered; as long as that took, if it was longer.
+/// Further time for the other members after a majority has answered; at least as long as the
+/// majority took.
 const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(250);
-/// The same if the quorum has yet to be formed: who misses that has to join.
+/// The same if the quorum is not yet formed: a member that misses the forming has to join.
 const FORMING_STRAGGLER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Roster {
-    /// Those that answer, in their order, and why the others do not.
+    /// The members that answer, in their order, and for each other member the reason.
     pub(super) async fn gather(&self) -> (Vec<PresentMember>, Vec<Option<Error>>) {
         let mut asked = JoinSet::new();
         for (at, slot) in self.members.iter().enumerate() {

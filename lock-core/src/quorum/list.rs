@@ -1,4 +1,4 @@
-//! Listing what a majority of members shows as held.
+//! Lists the locks that a majority of members shows as held.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ impl Quorum {
         Ok(held)
     }
 
-    /// Adds what the next page of every member shows, and gives the name up to which all have shown what they have, if
-    /// one of them may have more.
+    /// Adds the locks on the next page of every member. Returns the name up to which all members
+    /// are complete, if one of them may have more.
     async fn page(
         &self,
         held: &mut Vec<(LockName, HeldBy)>,

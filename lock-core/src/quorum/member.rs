@@ -10,8 +10,8 @@ use crate::words::Result;
 
 type Opened = Pin<Box<dyn Future<Output = Result<Arc<dyn LockStore>>> + Send>>;
 
-/// One store of a [`Quorum`](crate::Quorum), or how to open it: then it may be away when the quorum is opened, and joins
-/// when it is there.
+/// One store of a [`Quorum`](crate::Quorum), or a way to open it: then it may be down when the
+/// quorum is opened, and joins when it is up.
 #[derive(Clone)]
 pub struct Member {
     name: Option<Arc<str>>,
@@ -25,8 +25,8 @@ enum Source {
 }
 
 impl Member {
-    /// A member that `open` opens, as often as it takes; `name` is what people call it, such as its URL without
-    /// passwords.
+    /// A member that is opened by `open`, which is called until it succeeds. `name` is its name for
+    /// people, such as its URL without passwords.
     pub fn opened_by<F>(name: impl AsRef<str>, open: impl Fn() -> F + Send + Sync + 'static) -> Member
     where
         F: Future<Output = Result<Arc<dyn LockStore>>> + Send + 'static,
@@ -49,7 +49,7 @@ impl Member {
         }
     }
 
-    /// What people call the member at this place.
+    /// Name of the member with this index, for people.
     pub(super) fn called(&self, at: usize) -> String {
         match &self.name {
             Some(name) => format!("member {} ({name})", at + 1),

@@ -1,15 +1,16 @@
-//! [`Membership`]: whose votes count, and whose tokens these are.
+//! [`Membership`]: the members whose votes count, and the realm of the tokens.
 
 use super::roll::Roll;
 use crate::words::{Error, ErrorKind, Realm};
 
-/// Whose votes count, and whose tokens these are.
+/// The members whose votes count, and the realm of the tokens.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// `None` where too few of those who have a place answer, or there are no tokens that it would matter for.
+    /// `None` if too few members with a place answer, or if there are no tokens, for which alone it
+    /// matters.
     pub(super) roll: Option<Roll>,
     pub(super) realm: Realm,
-    /// Why there is no roll.
+    /// Reason why there is no roll.
     pub(super) why: String,
 }
 
@@ -26,7 +27,7 @@ impl Membership {
         Membership { realm: roll.realm.clone(), roll: Some(roll), why: String::new() }
     }
 
-    /// Why nothing can be granted with tokens.
+    /// Error of a request for which no token can be issued.
     pub(super) fn refusal(&self) -> Error {
         Error::refused(ErrorKind::Unavailable, self.why.clone())
     }

@@ -1,4 +1,7 @@
 //! [`Quorum`]: a store over several independent stores, of which a majority decides.
+//!
+//! A mutex of the quorum is held only for a moment, and none across an `await`; the exception is
+//! [`Vote`]'s async mutex, which orders the calls of one claim to one member.
 
 mod ballot;
 mod break_lock;
@@ -41,29 +44,35 @@ use crate::contract::{
 };
 use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result};
 
-/// A store over several independent stores, of any kind, of which a majority decides: the algorithm that Redis calls
-/// Redlock, with every rule of its specification, and fencing tokens where the members can raise theirs.
+/// A store over several independent stores, of any kind, of which a majority decides: the algorithm
+/// that Redis calls Redlock, with every rule of its specification, and fencing tokens where the
+/// members can raise theirs.
 ///
-/// - All members are asked at once, each with its own short time-out. Who is granted the lock by a majority has it, for
-///   as long as the shortest of those leases lasts, counted from before the first request left.
-/// - Who does not get a majority gives everything back at once, also where no answer came, and looks again after a
-///   random time.
-/// - A lease is renewed if a majority renews it, and lost if so many members no longer have it that none can.
-/// - A member that may have forgotten what it granted within the longest TTL has no vote ([`Retention`](crate::Retention)):
-///   the rule that the specification calls *delayed restarts*.
-/// - A token is the greatest of those of a granting majority, and is given out only after a majority has
-///   [raised](crate::TokenRaiser) its own to it.
+/// - All members are asked at once, each with its own short time-out. A claim that a majority
+///   grants holds the lock, for as long as the shortest of those leases lasts, counted from before
+///   the first request was sent.
+/// - A claim without a majority gives everything back at once, also where no answer came, and
+///   retries after a random delay.
+/// - A lease is renewed if a majority renews it, and lost if so many members no longer have it that
+///   no majority can.
+/// - A member that may have forgotten grants that are younger than the longest TTL has no vote
+///   ([`Retention`](crate::Retention)): the rule that the specification calls *delayed restarts*.
+/// - The token is the greatest one of a granting majority. It is issued only after a majority has
+///   [raised](crate::TokenRaiser) its own tokens to it.
 ///
-/// The members must be independent and different. Leases that sessions carry have no vote, so that stores whose
-/// sessions end leases are refused.
+/// The members must be independent and different. A lease that a session carries has no vote, so
+/// stores whose leases end with sessions are refused.
 ///
-/// A quorum is formed once, by a majority of its members or more, and has a realm of its own from then on. Who belongs to
-/// it is kept at the members ([`RecordStore`](crate::RecordStore)): any majority of those that have a place opens it. A member that was
-/// away joins by itself. A place belongs to a member's data: one that lost them has no vote until there is a free place,
-/// or a new realm ([`LockStore::new_realm`]). Members whose tokens do not promise to survive a crash lose their places
-/// whenever they lose their data; those then form a new quorum by themselves, in a new realm.
+/// A quorum is formed once, by a majority of its members or more, and has a realm of its own from
+/// then on. The members keep a record of its membership ([`RecordStore`](crate::RecordStore)): any
+/// majority of those that have a place opens it. A member that was down joins by itself. A place
+/// belongs to a member's data: a member that lost them has no vote until there is a free place, or
+/// a new realm ([`LockStore::new_realm`]). Members whose tokens do not promise to survive a crash
+/// lose their places whenever they lose their data; they then form a new quorum by themselves, in a
+/// new realm.
 ///
-/// With n members a majority is n / 2 + 1, and so many may fail as are left: none of 1 or 2, one of 3 or 4, two of 5.
+/// With n members a majority is n / 2 + 1, and the others may fail: none of 1 or 2, one of 3 or 4,
+/// two of 5.
 pub struct Quorum {
     roster: Arc<Roster>,
     longest_ttl: Duration,
@@ -71,36 +80,39 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// The longest TTL that is granted, and for which a member that may have forgotten leases has no vote, unless set
-    /// otherwise.
+    /// Default of the longest TTL: the longest that is granted, and the time for which a member
+    /// that may have forgotten leases has no vote.
     pub const DEFAULT_LONGEST_TTL: Duration = Duration::from_secs(60);
 
-    /// Opens the quorum of these members, of which a majority must be there; forms it if that was never done. Those that
-    /// are away join when they are there. Where not every member can keep who belongs to the quorum, all must be there.
+    /// Opens the quorum of these members, of which a majority must be up, and forms it if that was
+    /// never done. A member that is down joins when it is up. If not every member can keep the
+    /// record of the membership, all must be up.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for no members, for two with the same data, and for one whose leases
-    /// do not each end by a TTL of their own. [`Unavailable`](ErrorKind::Unavailable), or the kind that all failures
-    /// share, if too few members answer within 4 seconds; the text says which did not.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for no members, for two with the same data, and
+    /// for one whose leases do not each end by a TTL of their own.
+    /// [`Unavailable`](ErrorKind::Unavailable), or the kind that all failures share, if too few
+    /// members answer within 4 seconds; the text names those that did not.
     ///
     /// # Cancel safety
     ///
-    /// The quorum may have been formed, which is done once in any case.
+    /// The quorum may have been formed, which happens once in any case.
     pub async fn open<M: Into<Member>>(members: impl IntoIterator<Item = M>) -> Result<Quorum> {
         let members = members.into_iter().map(Into::into).collect();
         let roster = Roster::open(members).await?;
         Ok(Quorum { roster, longest_ttl: Quorum::DEFAULT_LONGEST_TTL, member_timeout: None })
     }
 
-    /// With another longest TTL; the same for everybody who uses these members.
+    /// With another longest TTL. It must be the same for all clients of these members.
     #[must_use]
     pub fn longest_ttl(mut self, ttl: Duration) -> Quorum {
         self.longest_ttl = ttl;
         self
     }
 
-    /// With another time for one call to one member; by default a tenth of the TTL, from 50 to 500 milliseconds.
+    /// With another time-out of one call to one member; by default a tenth of the TTL, from 50 to
+    /// 500 milliseconds.
     #[must_use]
     pub fn member_timeout(mut self, limit: Duration) -> Quorum {
         self.member_timeout = Some(limit);
@@ -108,7 +120,8 @@ impl Quorum {
     }
 
     fn limit(&self, ttl: Duration) -> Duration {
-        // The specification proposes 5 to 50 ms for a TTL of 10 s and Redis in one network; members may be slower.
+        // The specification proposes 5 to 50 ms for a TTL of 10 s and Redis in one network; members
+        // may be slower.
         let proposed = (ttl / 10).clamp(Duration::from_millis(50), Duration::from_millis(500));
         self.member_timeout.unwrap_or(proposed)
     }
@@ -134,7 +147,7 @@ impl Quorum {
     ///
     /// # Errors
     ///
-    /// Unavailable while too few of those answer that have a place in the quorum.
+    /// Unavailable while too few of the members answer that have a place in the quorum.
     fn open_ballot(&self) -> Result<Ballot> {
         let rules = self.rules();
         if rules.has_tokens && rules.membership.roll.is_none() {
@@ -144,7 +157,8 @@ impl Quorum {
         Ok(Ballot::new(rules, self.longest_ttl))
     }
 
-    /// The lease of a ballot that is won; `None` if it is not, or no majority acknowledged its token.
+    /// The lease of a ballot that is won; `None` if it is not won, or no majority acknowledged its
+    /// token.
     async fn lease(&self, ballot: &mut Ballot, votes: &Arc<Votes>, limit: Duration) -> Option<Lease> {
         if !ballot.is_won() {
             return None;
@@ -156,7 +170,7 @@ impl Quorum {
         ballot.lease(token)
     }
 
-    /// The second phase: a majority makes the greatest token of the granting majority its own.
+    /// The second phase: a majority raises its tokens to the greatest one of the granting majority.
     async fn raise(&self, ballot: &mut Ballot, votes: &Arc<Votes>, limit: Duration) -> Option<FencingToken> {
         let (token, asked) = ballot.proposed_token(votes.token(ballot.realm()))?;
         let (number, mut left, mut raised) = (token.number(), asked.len(), 0);
@@ -183,8 +197,9 @@ impl Quorum {
         claim.store_state(|| Arc::new(Votes::new(claim, self.len()))).clone()
     }
 
-    /// Asks every member at once, each in a task of its own that goes on to its end when nobody waits for it any more;
-    /// the answers, as they come. A member that is away is called with the error that says so.
+    /// Calls every member at once, each in a task of its own that runs to its end even if its
+    /// answer is no longer awaited. Returns the answers as they come. For a member that is down,
+    /// `call` gets the error.
     fn each<T, F>(&self, call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
     where
         T: Send + 'static,
@@ -207,14 +222,14 @@ impl Quorum {
         for at in members {
             let (answer, call) = (answer.clone(), call(at, self.roster.store(at)));
             tokio::spawn(async move {
-                // Nobody listens when it was decided without this one.
+                // The receiver is gone if the ballot was decided without this answer.
                 let _ = answer.send((at, call.await));
             });
         }
         answers
     }
 
-    /// The answers of all members to a question that changes nothing.
+    /// The answers of all members to a read-only call.
     async fn all<T, F>(&self, call: impl Fn(Arc<dyn LockStore>) -> F) -> Vec<Result<T>>
     where
         T: Send + 'static,
@@ -232,7 +247,7 @@ impl Quorum {
         all
     }
 
-    /// The answers that came, if there is a majority of them, and how many did not.
+    /// The answers, if there is a majority of them, and the number of missing ones.
     fn answered<T>(&self, answers: Vec<Result<T>>) -> Result<(Vec<T>, usize)> {
         let (mut came, mut failed) = (Vec::with_capacity(answers.len()), Vec::new());
         for answer in answers {
@@ -247,16 +262,18 @@ impl Quorum {
         Ok((came, failed.len()))
     }
 
-    /// The error of a step for which too few members were there.
+    /// Error of a step that too few members answered.
     fn too_few(&self, there: usize, failed: &[Error], effect: Effect) -> Error {
         too_few(there, self.len(), failed, effect)
     }
 
-    /// Gives back at every member what the claim may have there; comes back when those of `awaited` have answered.
+    /// Gives back whatever the claim may have at each member. Returns when the members in `awaited`
+    /// have answered.
     async fn withdraw(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
         let held: Vec<_> = (0..self.len()).filter(|at| votes.each[*at].may_hold()).collect();
         if !held.is_empty() {
-            // "A fresh holder per attempt": a release that comes a second time, late, must not meet a lease of its holder.
+            // A fresh holder for each attempt: a release that is applied a second time, late, must
+            // not end a later lease of its holder.
             claim.retire();
         }
         let mut left: Vec<_> = awaited.iter().copied().filter(|at| votes.each[*at].may_hold()).collect();
@@ -303,7 +320,7 @@ impl LockStore for Quorum {
                 self.roster.suspect(at, &realm);
             }
         }
-        // What still comes is no part of this decision; it is found by the next, or given back in its turn.
+        // Later answers are no part of this decision: a retry finds the lease, or it is given back.
         drop(answers);
         if let Some(lease) = self.lease(&mut ballot, &votes, limit).await {
             return Ok(Attempt::Granted(lease));
@@ -323,7 +340,7 @@ impl LockStore for Quorum {
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
         let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
         votes.forget();
-        // To all members, also where no answer came or the answer was no.
+        // To all members, including those that did not answer or refused.
         let mut answers = self.each(|at, store| {
             let vote = votes.each[at].clone();
             async move { vote.release(at, &*store?, limit).await }
@@ -356,7 +373,7 @@ impl LockStore for Quorum {
             async move { store.inspect(&name).await }
         });
         let (shown, missing) = self.answered(answers.await)?;
-        // Where it is unknown whether a majority has it, the lock may be held.
+        // If it is unknown whether a majority has it, the lock is shown as held.
         let least = self.majority().saturating_sub(missing).max(1);
         Ok(self.rules().shown(shown.into_iter().flatten(), least))
     }

@@ -1,4 +1,4 @@
-//! [`PresentMember`]: a member that answers, with what it keeps.
+//! [`PresentMember`]: a member that answers, with its record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,13 @@ use super::record::Record;
 use crate::contract::{LockStore, RecordStore, StoredRecord};
 use crate::words::{Effect, Error, ErrorKind, Realm, Result};
 
-/// The time for one call about the quorum itself. Longer than that for a lock: nobody's lease runs meanwhile.
+/// Time-out of one call about the quorum itself. It is longer than that of a call about a lock,
+/// since no lease depends on it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// So often is a change tried again after somebody else's.
+/// Maximum number of attempts at a change that conflicts with changes of other clients.
 const MAX_CONFLICT_RETRIES: usize = 16;
 
-/// A member that answers, with what it keeps.
+/// A member that answers, with its record.
 #[derive(Clone)]
 pub(super) struct PresentMember {
     pub(super) at: usize,
@@ -22,7 +23,7 @@ pub(super) struct PresentMember {
 }
 
 impl PresentMember {
-    /// Asks a member what it keeps. One that keeps nothing has only the realm of its data.
+    /// Reads the record of a member. One that keeps no records has only the realm of its data.
     pub(super) async fn ask(at: usize, store: Arc<dyn LockStore>) -> Result<PresentMember> {
         let kept = match keeps(&*store) {
             Some(keeps) => bounded(keeps.read_record()).await?,
@@ -37,8 +38,8 @@ impl PresentMember {
         &self.kept.realm
     }
 
-    /// Changes the record, in one step with a look at what it was; gives whether it could be changed. It knows what is
-    /// kept afterwards either way.
+    /// Changes the record, by compare-and-set. Returns true if the change was made. In either case
+    /// `self` has the stored record afterwards.
     pub(super) async fn change(&mut self, change: impl Fn(&mut Record) -> bool) -> Result<bool> {
         let store = self.store.clone();
         let keeps = keeps(&*store).ok_or_else(|| Error::refused(ErrorKind::Protocol, "it keeps nothing any more"))?;

@@ -1,17 +1,17 @@
-//! What a quorum promises, and whose tokens it gives.
+//! The guarantees of a quorum, and the realm of its tokens.
 
 use crate::contract::LockStore;
 use crate::words::{ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, Realm, Result, WaitStyle};
 
-/// What a quorum of so many members promises, of which these are there.
+/// The guarantees of a quorum of `members` members, of which those in `present` are up.
 ///
-/// It is what *every* member promises: a fault may come to all of them. And it is the loss of a minority, where there is
-/// one to lose. The model of the fence finds equal tokens as soon as one member in three forgets its counter, so that a
-/// majority of members that keep theirs is not enough.
-pub(super) fn of(there: &[(usize, &dyn LockStore)], members: usize) -> Result<Guarantees> {
+/// They are the guarantees that *every* member has, since a fault may affect all of them, and the
+/// loss of a minority, where there is one. The model of the fence finds equal tokens as soon as one
+/// member in three forgets its counter, so a majority of members that keep theirs is not enough.
+pub(super) fn of(present: &[(usize, &dyn LockStore)], members: usize) -> Result<Guarantees> {
     let minority = if members >= 3 { Fault::MinorityLoss.into() } else { Faults::NONE };
     let (mut records, mut tokens, mut clock) = (Faults::ALL, Some(Faults::ALL), ClockKind::BootTime);
-    for (at, member) in there {
+    for (at, member) in present {
         let promised = member.guarantees();
         clock = weaker(clock, ends(*at, &promised)?);
         records = common(records, promised.records_survive);
@@ -25,7 +25,8 @@ pub(super) fn of(there: &[(usize, &dyn LockStore)], members: usize) -> Result<Gu
     })
 }
 
-/// Checks that a member promises what the quorum does, which was compared when it was opened without this one.
+/// Checks that a member promises as much as the quorum, whose guarantees were computed when it was
+/// opened without this member.
 pub(super) fn suffice(at: usize, member: &dyn LockStore, quorum: &Guarantees) -> Result<()> {
     let promised = member.guarantees();
     let minority = Faults::from(Fault::MinorityLoss);
@@ -42,7 +43,7 @@ pub(super) fn suffice(at: usize, member: &dyn LockStore, quorum: &Guarantees) ->
     Err(Error::refused(ErrorKind::TooWeak, text))
 }
 
-/// By which clock the leases of a member end.
+/// The clock by which the leases of a member end.
 fn ends(at: usize, promised: &Guarantees) -> Result<ClockKind> {
     match promised.expiry {
         Some(Expiry::Ttl(clock)) => Ok(clock),
@@ -57,7 +58,7 @@ fn ends(at: usize, promised: &Guarantees) -> Result<ClockKind> {
     }
 }
 
-/// What the tokens of a member survive, if it can raise them.
+/// Faults that the tokens of a member survive, if it can raise them.
 fn tokens_of(member: &dyn LockStore) -> Option<Faults> {
     member.guarantees().tokens_survive.filter(|_| member.token_raiser().is_some())
 }
@@ -74,12 +75,13 @@ fn weaker(a: ClockKind, b: ClockKind) -> ClockKind {
     }
 }
 
-/// The realm of a quorum whose members keep no roll, and have these realms, in whatever order.
+/// The realm of a quorum whose members keep no roll and have these realms, in any order.
 pub(super) fn realm(members: impl Iterator<Item = Realm>) -> Realm {
     let mut realms: Vec<_> = members.collect();
     realms.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    // FNV-1a in 128 bits: it keeps chance away, and nobody gains by another realm's name. A byte that no text has ends
-    // each, so that no two lists run into one.
+    // FNV-1a in 128 bits: it prevents collisions by chance, and nobody gains by forging a realm. A
+    // byte that occurs in no UTF-8 text ends each realm, so that two different lists never have the
+    // same bytes.
     let bytes = realms.iter().flat_map(|realm| realm.as_str().bytes().chain([0xff]));
     let hash = bytes.fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)

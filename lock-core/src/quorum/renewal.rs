@@ -1,4 +1,4 @@
-//! Renewing at every member, in batches, by majority.
+//! Renews leases at every member, in batches, by majority.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::vote::Votes;
 use crate::contract::{Beat, LockStore, Renewal, RenewalBatch, RenewalOutcome};
 use crate::words::{Clock, Error, ErrorKind, Moment};
 
-/// One entry of a batch, while the members answer.
+/// Tally of one entry of a batch, while the members answer.
 struct Tally<'b> {
     entry: &'b Renewal,
-    /// How long each member that renewed it keeps it, counted from the sending of the whole batch.
+    /// TTL at each member that renewed it, counted from the sending of the whole batch.
     kept: Vec<Duration>,
     gone: usize,
 }
@@ -75,7 +75,8 @@ impl Tally<'_> {
 
     fn answer(&self, quorum: &Quorum) {
         if self.kept.len() >= quorum.majority() {
-            // The core believes it only if it was still valid: "extend only within the validity".
+            // The core accepts it only while the lease is still valid: "extend only within the
+            // validity".
             let least = self.kept.iter().min().copied().unwrap_or_default();
             self.entry.answer(RenewalOutcome::HeldFor(least));
         } else if self.gone >= quorum.rules().too_many() {
@@ -84,7 +85,7 @@ impl Tally<'_> {
     }
 }
 
-/// What one member says to these, in their order, and why it said nothing to some.
+/// Answers of one member to these claims, in their order, and the reason why some have none.
 async fn renew_at(
     at: usize,
     store: &dyn LockStore,

@@ -1,4 +1,4 @@
-//! [`Roll`]: who has a place in a quorum.
+//! [`Roll`]: the members that have a place in a quorum.
 
 use std::cmp::Ordering;
 
@@ -6,31 +6,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::words::Realm;
 
-/// Who has a place in a quorum. A place belongs to a member's *data*, by the realm that these are of, and is never taken
-/// back or given again: who lost its data is somebody else, and has no place until there is a free one.
+/// The members that have a place in a quorum. A place belongs to a member's *data*, identified by
+/// their realm, and is never taken back or given again: a member that lost its data is a different
+/// member, and has no place until there is a free one.
 ///
-/// There are as many places as members, so that any two majorities of them share one that remembers.
+/// There are as many places as members, so that any two majorities share a member that remembers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Roll {
-    /// How many quorums the members have formed, with this one. A member leaves one for a later one, and never goes back.
+    /// Number of quorums that the members have formed, including this one. A member leaves a quorum
+    /// for a later one, and never goes back.
     pub(super) generation: u64,
     /// The realm of the quorum's tokens, which no other quorum has.
     pub(super) realm: Realm,
-    /// How many places there are.
+    /// Number of places.
     pub(super) of: usize,
-    /// How many members formed it: a majority of these decides who joins.
+    /// Number of founders. A majority of them decides on joins.
     pub(super) founders: usize,
-    /// Those who formed it, and then those who joined.
+    /// The founders, followed by the members that joined.
     pub(super) places: Vec<Realm>,
 }
 
 impl Roll {
-    /// The roll of a quorum of so many members that these form.
+    /// The roll of a new quorum of `of` members with these founders.
     pub(super) fn formed(generation: u64, of: usize, founders: Vec<Realm>) -> Roll {
         Roll { generation, realm: Realm::fresh("quorum"), of, founders: founders.len(), places: founders }
     }
 
-    /// The roll in which these have places as well, as long as there are any.
+    /// The roll in which these members have places as well, as far as there are free ones.
     pub(super) fn joined_by(&self, joining: &[Realm]) -> Roll {
         let mut next = self.clone();
         for member in joining {
@@ -45,7 +47,7 @@ impl Roll {
         self.places.contains(member)
     }
 
-    /// How many places nobody has.
+    /// Number of free places.
     pub(super) fn free(&self) -> usize {
         self.of.saturating_sub(self.places.len())
     }
@@ -54,12 +56,12 @@ impl Roll {
         self.places.iter().take(self.founders).any(|founder| founder == member)
     }
 
-    /// Whether so many founders are a majority of them.
+    /// True if this many founders are a majority of the founders.
     pub(super) fn is_decided_by(&self, founders: usize) -> bool {
         founders > self.founders / 2
     }
 
-    /// Which of two rolls is the later one, if they are of one quorum or of two generations.
+    /// Order of two rolls by age, if they are of one quorum or of two generations.
     pub(super) fn age(&self, other: &Roll) -> Ordering {
         self.generation.cmp(&other.generation).then(self.places.len().cmp(&other.places.len()))
     }

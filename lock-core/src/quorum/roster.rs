@@ -21,26 +21,28 @@ use crate::runtime;
 use crate::sync::locked;
 use crate::words::{Effect, Error, ErrorKind, Fault, Guarantees, Realm, Result};
 
-/// The members of a quorum, as one process knows them: which of them are open, and by which roll the quorum stands.
+/// The members of a quorum, as one process knows them: which of them are open, and the roll on
+/// which the quorum stands.
 ///
-/// A member that is away, or has no place, is tried again when the quorum is used: in the background, ever more rarely.
+/// A member that is down, or has no place, is retried when the quorum is used: in the background,
+/// with a growing delay.
 pub(super) struct Roster {
     pub(super) members: Vec<Slot>,
     pub(super) majority: usize,
     guarantees: OnceLock<Guarantees>,
     membership: Mutex<Arc<Membership>>,
-    /// Whether every member takes part, so that there is nothing to try.
+    /// True if every member takes part, so that there is nothing to retry.
     is_whole: AtomicBool,
     trying: Mutex<Retry>,
 }
 
 pub(super) struct Slot {
     pub(super) member: Member,
-    /// Set once: a store connects again by itself.
+    /// Set once: a store reconnects by itself.
     pub(super) store: OnceLock<Arc<dyn LockStore>>,
-    /// The realm of its data, when it was last looked at.
+    /// The realm of its data, when it was last read.
     seen: Mutex<Option<Realm>>,
-    /// Why it takes no part, if it does not.
+    /// Reason why it takes no part, if it does not.
     trouble: Mutex<Option<Error>>,
 }
 
@@ -50,10 +52,10 @@ struct Retry {
     pause: Duration,
 }
 
-/// How long to wait between two tries.
+/// Shortest and longest delay between two attempts.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 impl Roster {
-    /// Opens a majority of these members at least.
+    /// Opens at least a majority of these members.
     pub(super) async fn open(members: Vec<Member>) -> Result<Arc<Roster>> {
         if members.is_empty() {
             return Err(Error::refused(ErrorKind::InvalidConfig, "a quorum needs members"));
@@ -91,7 +93,7 @@ impl Roster {
         locked(&self.membership).clone()
     }
 
-    /// The store of a member, or why there is none.
+    /// The store of a member, or the reason why there is none.
     pub(super) fn store(&self, at: usize) -> Result<Arc<dyn LockStore>> {
         self.members[at].store.get().cloned().ok_or_else(|| {
             let trouble = locked(&self.members[at].trouble).clone();
@@ -103,8 +105,8 @@ impl Roster {
         self.members[at].member.called(at)
     }
 
-    /// Hears of a vote that counts for nothing, by a member whose data are of this realm: if that is news, it is looked
-    /// into soon.
+    /// Notes a vote that does not count, of a member whose data have this realm. If the realm is
+    /// new, the members are examined again soon.
     pub(super) fn suspect(self: &Arc<Self>, at: usize, realm: &Realm) {
         if locked(&self.members[at].seen).as_ref() == Some(realm) {
             return;
@@ -117,7 +119,7 @@ impl Roster {
         self.maintain();
     }
 
-    /// Tries again what could not be done, where it is time for that.
+    /// Retries to bring the members together, if a retry is due.
     pub(super) fn maintain(self: &Arc<Self>) {
         if self.is_whole.load(Ordering::Acquire) {
             return;
@@ -126,7 +128,7 @@ impl Roster {
         if trying.now || trying.next.is_some_and(|next| Instant::now() < next) {
             return;
         }
-        // Without a thread for it, a later call tries again.
+        // If there is no background thread, a later call retries.
         let Ok(background) = runtime::for_engine() else { return };
         trying.now = true;
         drop(trying);
@@ -139,7 +141,7 @@ impl Roster {
         });
     }
 
-    /// Sets when to try again.
+    /// Schedules the next retry.
     fn retry_ended(&self) {
         let mut trying = locked(&self.trying);
         trying.now = false;
@@ -151,7 +153,7 @@ impl Roster {
         }
     }
 
-    /// Begins a new realm at every member that is there, and forms a new quorum of them.
+    /// Starts a new realm at every member that is up, and forms a new quorum of them.
     pub(super) async fn begin_anew(&self) -> Result<Realm> {
         let mut beginning = JoinSet::new();
         for store in self.members.iter().filter_map(|slot| slot.store.get().cloned()) {
@@ -175,9 +177,10 @@ impl Roster {
         }
     }
 
-    /// Brings the members together: opens those that are not, reads who has a place, decides what has to be decided.
+    /// Brings the members together: opens those that are not open, reads their records, and makes
+    /// the pending decisions.
     async fn convene(&self, anew: bool) -> Result<()> {
-        // What is doubted from here on is looked into by the next.
+        // A suspicion that arises from here on is examined by the next call.
         self.is_whole.store(true, Ordering::Release);
         let (present, mut troubles) = self.gather().await;
         if present.len() < self.majority {
@@ -205,7 +208,7 @@ impl Roster {
         Ok(())
     }
 
-    /// Stands by this from now on. What was true of a roll stays true: a later one replaces it, and nothing else does.
+    /// Adopts a membership. A roll stays true: only a later one replaces it.
     fn adopt(&self, new: Membership) {
         let mut membership = locked(&self.membership);
         let stays = match (&membership.roll, &new.roll) {
@@ -218,7 +221,8 @@ impl Roster {
         }
     }
 
-    /// Lets those take part that promise what the quorum does; the first time they are what it promises.
+    /// Admits the members that promise as much as the quorum. The first time, the quorum's
+    /// guarantees are computed from the members that are present.
     fn admit(&self, present: Vec<PresentMember>, troubles: &mut [Option<Error>]) -> Result<Vec<PresentMember>> {
         let present = self.without_twins(present, troubles)?;
         let promised = match self.guarantees.get() {
@@ -243,7 +247,8 @@ impl Roster {
         Ok(admitted)
     }
 
-    /// Refuses two members that are one; once the quorum is open, the one that comes later takes no part.
+    /// Refuses two members that are the same store. Once the quorum is open, the later one takes no
+    /// part.
     fn without_twins(&self, present: Vec<PresentMember>, troubles: &mut [Option<Error>]) -> Result<Vec<PresentMember>> {
         let mut different: Vec<PresentMember> = Vec::with_capacity(present.len());
         let is_open = |member: &PresentMember| self.members[member.at].store.get().is_some();
@@ -269,7 +274,8 @@ impl Roster {
         Ok(different)
     }
 
-    /// Where members keep no roll, each has to know all of them to know that no two majorities miss each other.
+    /// If members keep no roll, all of them must be known, so that any two majorities share a
+    /// member.
     fn membership_by_presence(&self, present: &[PresentMember], troubles: &[Option<Error>]) -> Result<Membership> {
         if present.len() < self.len() {
             let missing: Vec<_> = troubles.iter().flatten().map(ToString::to_string).collect();
@@ -295,8 +301,8 @@ impl Roster {
     ) -> Membership {
         let is_durable = self.guarantees().tokens_survive.is_some_and(|faults| faults.contains(Fault::Crash.into()));
         let decisions = Decisions { members: self.len(), is_durable };
-        let (present, judged) = decisions.decide_all(present, anew).await;
-        let Some(roll) = judged.stands else {
+        let (present, state) = decisions.decide_all(present, anew).await;
+        let Some(roll) = state.stands else {
             let has_place = |member: &&PresentMember| rolls(&present).any(|roll| roll.has(member.realm()));
             let placed = present.iter().filter(has_place).count();
             let missing = present.iter().filter(|member| !has_place(member)).map(|member| {
@@ -338,7 +344,7 @@ impl Roster {
         Membership::by(roll)
     }
 
-    /// Keeps why members take no part, and tells people of what changed.
+    /// Stores the reasons why members take no part, and logs the changes.
     fn report(&self, troubles: Vec<Option<Error>>) {
         for (at, trouble) in troubles.into_iter().enumerate() {
             let mut known = locked(&self.members[at].trouble);

@@ -1,11 +1,11 @@
-//! [`Rules`]: what decides a vote, as a value.
+//! [`Rules`] of a vote, as a value.
 
 use std::sync::Arc;
 
 use super::membership::Membership;
 use crate::words::FencingToken;
 
-/// The rules of one attempt, as a value: how many members there are, and which of them count.
+/// The rules of one attempt, as a value: the number of members, and which of them count.
 #[derive(Clone)]
 pub(super) struct Rules {
     pub(super) members: usize,
@@ -15,7 +15,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The number of members that is more than can be missing from a majority.
+    /// Number of members without which there is no majority.
     pub(super) fn too_many(&self) -> usize {
         self.members - self.majority + 1
     }

@@ -1,4 +1,4 @@
-//! The holder that a quorum shows, made of what its members show.
+//! The holder that a quorum shows, combined from its members.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::rules::Rules;
 use crate::words::{HeldBy, Holder};
 
 impl Rules {
-    /// Whom most members show, if at least so many do.
+    /// The holder that most members show, if at least `least` members do.
     pub(super) fn shown(&self, members: impl IntoIterator<Item = HeldBy>, least: usize) -> Option<HeldBy> {
         let mut groups: Vec<(Option<Holder>, Vec<HeldBy>)> = Vec::new();
         for by in members {
-            // A member blocks a revoked lock in the name of a holder that nobody is, another at each.
+            // Each member blocks a revoked lock with a made-up holder of its own.
             let holder = by.holder.filter(|_| !by.revoked);
             match groups.iter_mut().find(|(other, group)| *other == holder && group[0].revoked == by.revoked) {
                 Some((_, group)) => group.push(by),
@@ -32,7 +32,7 @@ impl Rules {
         by
     }
 
-    /// The longest time that a majority, or all of these, reaches.
+    /// The longest time that a majority of the members, or all of these, reach.
     fn of_majority(&self, mut times: Vec<Duration>) -> Option<Duration> {
         times.sort_unstable_by(|a, b| b.cmp(a));
         times.get(self.majority.min(times.len()).saturating_sub(1)).copied()

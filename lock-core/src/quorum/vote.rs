@@ -1,4 +1,4 @@
-//! [`Vote`]: what a quorum keeps of one claim at one member.
+//! [`Vote`]: the state of one claim at one member of a quorum.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,23 +9,23 @@ use crate::contract::{Attempt, Claim, LockStore, RaiseOutcome, ReleaseOutcome};
 use crate::sync::locked;
 use crate::words::{Effect, Error, ErrorKind, FencingToken, Realm, Result};
 
-/// What a quorum keeps with a claim.
+/// State that a quorum keeps with a claim.
 pub(super) struct Votes {
     /// By member.
     pub(super) each: Vec<Arc<Vote>>,
-    /// The token that was given out for this claim.
+    /// The token that was issued for this claim.
     token: Mutex<Option<FencingToken>>,
 }
 
-/// One claim at one member. Its calls are made one after the other, so that a release never overtakes the request that
-/// it takes back.
+/// One claim at one member. Its calls are made one after the other, so that a release never
+/// overtakes the request that it undoes.
 pub(super) struct Vote {
     pub(super) claim: Claim,
     turn: tokio::sync::Mutex<()>,
-    /// Whether the member may have, or may still get, a lease of this claim.
+    /// True if the member may have, or may still get, a lease of this claim.
     may_hold: AtomicBool,
-    /// A release was cut off, and may still be applied: a lease that this member grants to this holder may be gone
-    /// without a word, so that it has no vote for this claim any more.
+    /// A release was cut off, and may still be applied. It could silently end a lease that this
+    /// member grants to this holder, so the member has no vote for this claim any more.
     spoiled: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl Votes {
         Votes { each: (0..members).map(|_| vote()).collect(), token: Mutex::default() }
     }
 
-    /// The number that was given out in this realm.
+    /// Number of the token that was issued in this realm.
     pub(super) fn token(&self, realm: &Realm) -> Option<u64> {
         locked(&self.token).as_ref().filter(|token| token.realm() == realm).map(FencingToken::number)
     }
@@ -61,12 +61,14 @@ impl Vote {
         self.spoiled.load(Ordering::Acquire)
     }
 
-    /// Asks the member for its vote. One that works on an earlier call for this claim until the time is over gives none.
+    /// Asks the member for its vote. A member that works on an earlier call for this claim until
+    /// the time-out gives none.
     pub(super) async fn ask(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<Attempt> {
         let silent = |why: &str| {
             Error::new(ErrorKind::Unavailable, Effect::Unknown, format!("member {} has not answered {why}", at + 1))
         };
-        // A ballot that was decided without this member does not wait for it; the next one, which may come at once, does.
+        // A ballot that was decided without this member does not wait for it; the next ballot,
+        // which may follow at once, does.
         let asked = tokio::time::Instant::now();
         let Ok(_turn) = tokio::time::timeout(limit, self.turn.lock()).await else {
             return Err(silent("an earlier call"));
@@ -105,7 +107,7 @@ impl Vote {
         bounded(at, limit, raises.raise(&self.claim, token)).await
     }
 
-    /// Gives back what the member has of this claim.
+    /// Gives back the lease of this claim at the member.
     pub(super) async fn release(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<ReleaseOutcome> {
         let _turn = self.turn.lock().await;
         let answer = bounded(at, limit, store.release(&self.claim)).await;
