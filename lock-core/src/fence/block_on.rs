@@ -1,4 +1,4 @@
-//! [`block_on`]: waits for a future on a thread of its own.
+//! [`block_on`]: waits for a future by parking the thread.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,8 +14,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for `future`, parking this thread. It must need no runtime; waiting for a mutex of tokio needs none, whereas
-/// tokio's own blocking calls panic inside a runtime.
+/// Waits for `future` by parking this thread. The future must need no runtime; waiting for a mutex
+/// of tokio needs none. Tokio's own blocking calls are not used, since they panic inside a runtime.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

@@ -1,9 +1,11 @@
 //! [`FileMemory`]: the memory of a fence in a file.
 //!
-//! The file is text: a line with the format's version, then one [`Record`] a line, as a checksum and JSON. Marks are
-//! appended, one write and one sync each; when most of them are outdated, the file is written anew beside itself and
-//! renamed. Whoever writes holds the lock of the file, and knows that this very file stands at the path: a lock file
-//! beside it could be taken away, and then two would write. The file that takes its place is locked before it does.
+//! The file is text: a line with the format's version, then one [`Record`] a line, as a checksum
+//! and JSON. Records are appended, with one write and one sync each. When most of them are
+//! outdated, a new file is written beside the old one and renamed over it. A writer holds the lock
+//! of the file itself, and has checked that this file is still the one at the path: a separate lock
+//! file could be removed, and then two processes would write. A new file is locked before it is
+//! renamed.
 
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
@@ -21,14 +23,16 @@ use super::path::{create, resolve};
 use crate::filesystem::Filesystem;
 use crate::words::{FencingToken, LockName, Realm, Result};
 
-/// Outdated tokens that a file may have before it is written anew, beside as many as it has names.
+/// Maximum number of outdated records before the file is rewritten, in addition to one for each
+/// name.
 const MAX_OUTDATED_RECORDS: usize = 1_000;
 
 /// The memory of a fence in a file.
 pub(super) struct FileMemory {
     path: PathBuf,
     pub(super) filesystem: Filesystem,
-    // A tokio mutex, so that at most one thread for each fence waits for other processes.
+    // A tokio mutex, so that at most one thread per fence waits for other processes. Lock order:
+    // the gate of the name, this, the lock of the file, then `FileLock::locked`.
     state: Arc<Mutex<State>>,
 }
 
@@ -39,7 +43,7 @@ struct State {
 }
 
 impl FileMemory {
-    /// The fence at `path`, which is made if it is missing, unless it must exist.
+    /// Opens the fence at `path`, and creates it if it is missing, unless it must be `existing`.
     pub(super) fn open(path: &Path, existing: bool) -> Result<FileMemory> {
         let path = resolve(path)?;
         let journal = match Journal::open(&path) {
@@ -75,14 +79,14 @@ impl FileMemory {
         if let Some(file_lock) = entered? {
             return Ok(file_lock);
         }
-        // Another process may keep its pass for long, and a runtime does not end before its blocking tasks: so this
-        // waits on a thread that nobody waits for.
-        let (tell, told) = oneshot::channel();
+        // Another process may keep its pass for long, and a runtime does not end before its
+        // blocking tasks. So this waits on a detached thread.
+        let (sender, receiver) = oneshot::channel();
         let waiting = thread::Builder::new().name("leasehold-fence".to_owned());
         waiting
-            .spawn(move || tell.send(entry.enter_waiting()))
+            .spawn(move || sender.send(entry.enter_waiting()))
             .map_err(|error| io_error("entered", &self.path, error))?;
-        told.await.map_err(|_| interrupted())?
+        receiver.await.map_err(|_| interrupted())?
     }
 
     pub(super) fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Arc<FileLock>> {
@@ -98,7 +102,8 @@ impl FileMemory {
         }
     }
 
-    /// What the file says now. It needs no lock: what another process has not finished writing counts for nothing yet.
+    /// Reads the tokens in the file. It needs no lock: a record that another process has not
+    /// finished writing does not count yet.
     pub(super) fn read(&self) -> Result<HighestTokens> {
         Ok(Journal::open(&self.path).map_err(|error| missing(error, &self.path))?.tokens)
     }
@@ -108,7 +113,7 @@ impl FileMemory {
     }
 }
 
-/// Somebody who enters, with the turn to do so.
+/// An entry into the fence that holds the state's mutex.
 struct Entry {
     state: OwnedMutexGuard<State>,
     name: LockName,
@@ -116,7 +121,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Enters unless another process or handle is in the way.
+    /// Enters, unless another process or handle has the lock of the file.
     fn try_enter(&mut self) -> Result<Option<Arc<FileLock>>> {
         match self.state.file_lock(false)? {
             Some(file_lock) => self.state.admit(&file_lock, &self.name, &self.token).map(|()| Some(file_lock)),
@@ -124,7 +129,7 @@ impl Entry {
         }
     }
 
-    /// Enters as soon as nobody else is in the way.
+    /// Enters as soon as the lock of the file is free.
     fn enter_waiting(&mut self) -> Result<Arc<FileLock>> {
         let file_lock = self.state.file_lock_waiting()?;
         self.state.admit(&file_lock, &self.name, &self.token)?;
@@ -141,8 +146,9 @@ impl State {
         }
     }
 
-    /// The lock of the file, shared by all passes of this handle; when it was free in between, others may have written.
-    /// `None` if another process or handle has it, and this shall not wait.
+    /// The lock of the file, which all passes of this handle share. After it is taken anew, records
+    /// that others have written are read. `None` if another process or handle has it, and `wait` is
+    /// false.
     fn file_lock(&mut self, wait: bool) -> Result<Option<Arc<FileLock>>> {
         if let Some(file_lock) = self.file_lock.upgrade() {
             return Ok(Some(file_lock));
@@ -167,7 +173,7 @@ impl State {
         }
         let mut tokens = self.journal.tokens.clone();
         tokens.apply(record);
-        // Until it has succeeded, what is in the file is what was there before.
+        // Until this has succeeded, the old file stays in place.
         self.journal = Journal::write(&self.path, &tokens, file_lock)?;
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! The errors of a fence in a file.
+//! Errors of a fence in a file.
 
 use std::io::{self, ErrorKind as Io};
 use std::path::Path;
 
 use crate::words::{Effect, Error, ErrorKind};
 
-/// Why a file was not opened.
+/// Reason why a file was not opened.
 pub(super) enum OpenError {
     Missing,
     Other(Error),

@@ -8,14 +8,14 @@ use super::file_error::{OpenError, io_error, missing};
 use super::path::{check_alone, is_same, metadata};
 use crate::words::Result;
 
-/// The time in which this handle has passes out: it holds the file's lock, which ends when the last pass is dropped.
+/// The lock of the file, held while this handle has passes: it ends when the last pass is dropped.
 pub(super) struct FileLock {
-    // Another one, as soon as another file has taken its place.
+    // The locked file. It is replaced when the fence is rewritten to a new file.
     pub(super) locked: std::sync::Mutex<File>,
 }
 
 impl FileLock {
-    /// Takes the lock of the fence at `path`; `None` if another has it, and this shall not wait.
+    /// Takes the lock of the fence at `path`; `None` if another handle has it and `wait` is false.
     pub(super) fn begin(path: &Path, wait: bool) -> Result<Option<FileLock>> {
         loop {
             let file = File::open(path).map_err(|error| match error.kind() {
@@ -29,7 +29,8 @@ impl FileLock {
                 Err(TryLockError::Error(error)) if error.kind() == Io::Interrupted => continue,
                 Err(TryLockError::Error(error)) => return Err(io_error("locked", path, error)),
             }
-            // While this waited, another file may have taken its place: then its lock counts.
+            // During the wait the file may have been replaced: then only the lock of the new one
+            // counts.
             let found = metadata(path)?;
             if is_same(&found, &file.metadata().map_err(|error| io_error("locked", path, error))?) {
                 check_alone(path, &found)?;

@@ -1,4 +1,4 @@
-//! The text of a fence's file: a line with the version, then one record a line.
+//! Format of a fence's file: a line with the version, then one record per line.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! [`HighestTokens`]: the highest token of each name, for each realm, and the realm whose tokens are admitted.
+//! [`HighestTokens`]: the highest token of each name, for each realm, and the realm whose tokens
+//! are admitted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,18 +17,18 @@ pub(super) struct HighestTokens {
 /// The highest number of each name in one realm.
 type Numbers = BTreeMap<LockName, u64>;
 
-/// One thing that a fence comes to know. Each says its realm: tokens of the last one are admitted.
+/// One change of a fence. Each record has a realm: tokens of the last record's realm are admitted.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     realm: Realm,
-    /// The name and number; none for a realm that was adopted and has no token yet.
+    /// The name and number; `None` for a realm that was adopted and has no token yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seen: Option<(LockName, u64)>,
 }
 
 impl HighestTokens {
-    /// What is to be remembered before this token is admitted; `None` if it is known already.
+    /// The record to store before this token is admitted; `None` if the token is already known.
     pub(super) fn admit(&self, name: &LockName, token: &FencingToken) -> Result<Option<Record>> {
         if let Some(realm) = self.realm.as_ref().filter(|realm| *realm != token.realm()) {
             let highest = match self.highest(name) {
@@ -55,7 +56,7 @@ impl HighestTokens {
         }
     }
 
-    /// What is to be remembered before this realm is the one; `None` if it is already.
+    /// The record to store before this realm is adopted; `None` if it already is the fence's realm.
     pub(super) fn adopt(&self, realm: &Realm) -> Option<Record> {
         (self.realm.as_ref() != Some(realm)).then(|| Record { realm: realm.clone(), seen: None })
     }
@@ -92,12 +93,13 @@ impl HighestTokens {
         self.numbers.get_key_value(self.realm.as_ref()?)
     }
 
-    /// How many names it knows, in all realms.
+    /// Number of names in all realms.
     pub(super) fn len(&self) -> usize {
         self.numbers.values().map(BTreeMap::len).sum()
     }
 
-    /// The shortest list of records that says all this. The realm whose tokens are admitted comes last.
+    /// The shortest list of records with this content. The realm whose tokens are admitted comes
+    /// last.
     pub(super) fn records(&self) -> impl Iterator<Item = Record> {
         let admitted = self.realm.as_ref();
         let earlier = self.numbers.keys().filter(move |realm| Some(*realm) != admitted);
@@ -109,7 +111,7 @@ impl HighestTokens {
         seen.chain(adopted.map(|realm| Record { realm: realm.clone(), seen: None }))
     }
 
-    /// Whether these know at least what `earlier` knew.
+    /// True if these tokens include at least all that `earlier` has.
     pub(super) fn follow(&self, earlier: &HighestTokens) -> bool {
         let knows = |realm: &Realm, name: &LockName, number: u64| {
             self.numbers.get(realm).and_then(|numbers| numbers.get(name)).is_some_and(|later| *later >= number)

@@ -1,4 +1,4 @@
-//! [`Journal`]: the records of a fence's file, appended one by one.
+//! [`Journal`]: the append-only records of a fence's file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind as Io, Read};
@@ -13,17 +13,17 @@ use super::path::{beside, check_alone, fresh_file, is_same, metadata, sync_direc
 use crate::sync::locked;
 use crate::words::Result;
 
-/// What was read of the file, and where that ends.
+/// The records read so far, and the position where they end.
 pub(super) struct Journal {
     file: File,
-    /// This user may write to it.
+    /// True if this user may write to the file.
     pub(super) is_writable: bool,
     pub(super) tokens: HighestTokens,
-    /// Where the next record goes.
+    /// Position of the next record.
     end: u64,
-    /// How many tokens there are, outdated ones too.
+    /// Number of records, including outdated ones.
     pub(super) lines: usize,
-    /// Behind `end` there is nothing; else the file is written anew before it is written to.
+    /// True if the file ends at `end`. Otherwise it is rewritten before the next record.
     pub(super) clean: bool,
 }
 
@@ -40,7 +40,7 @@ impl Journal {
         check_alone(path, &found)?;
         let opened = OpenOptions::new().read(true).write(true).open(path);
         let (file, is_writable) = match opened {
-            // To look at it, reading is enough.
+            // Reading is enough to show the fence.
             Err(error) if matches!(error.kind(), Io::PermissionDenied | Io::ReadOnlyFilesystem) => {
                 (File::open(path).map_err(open)?, false)
             }
@@ -59,7 +59,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Writes a whole file that takes the place of the one at `path` in one step, and has the file_lock lock it before.
+    /// Writes a new file and renames it over the one at `path`. `file_lock` locks the new file
+    /// before the rename.
     pub(super) fn write(path: &Path, tokens: &HighestTokens, file_lock: &FileLock) -> Result<Journal> {
         let failed = |error| io_error("written", path, error);
         let mut text = HEADER.to_owned();
@@ -74,7 +75,7 @@ impl Journal {
             _ => {}
         }
         let file = fresh_file(&fresh).map_err(failed)?;
-        // A fence that root raises stays the fence of the user that enters it.
+        // A fence that root raises must stay the property of the user that enters it.
         if let Ok(before) = fs::metadata(path) {
             let now = file.metadata().map_err(failed)?;
             if (before.uid(), before.gid()) != (now.uid(), now.gid()) {
@@ -92,10 +93,11 @@ impl Journal {
         Ok(Journal { file, is_writable: true, tokens: tokens.clone(), end: text.len() as u64, lines, clean: true })
     }
 
-    /// Puts one more record on disk.
+    /// Appends a record and syncs it to disk.
     pub(super) fn append(&mut self, record: Record) -> io::Result<()> {
         let line = line(&record);
-        // After a failed write or sync nobody knows what is behind `end`, nor whether a second sync would tell.
+        // After a failed write or sync it is unknown what is behind `end`, and a second sync need
+        // not report it.
         self.clean = false;
         self.file.write_all_at(line.as_bytes(), self.end)?;
         self.file.sync_data()?;
@@ -106,10 +108,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Reads what others wrote since.
+    /// Reads the records that others have written since.
     pub(super) fn catch_up(&mut self, path: &Path) -> Result<()> {
         let now = metadata(path)?;
-        // Our open file keeps its number from being given to another.
+        // The open file keeps its inode number from being reused.
         if is_same(&now, &self.file.metadata().map_err(|error| io_error("read", path, error))?) {
             return match now.len() {
                 len if len < self.end => Err(went_back(path)),
@@ -125,8 +127,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Reads from `end`. What a torn write left at the very end counts for nothing: its pass was never given out.
-    /// Anything else that is no record is damage.
+    /// Reads from `end`. A torn write at the very end is ignored: its pass was never given out.
+    /// Anything else that is not a record is damage.
     fn read_on(&mut self, path: &Path) -> Result<()> {
         let failed = |error| io_error("read", path, error);
         let mut left = self.file.metadata().map_err(failed)?.len().saturating_sub(self.end);
@@ -142,7 +144,7 @@ impl Journal {
             }
             left -= length;
             let is_finished = line.pop_if(|last| *last == b'\n').is_some();
-            // A line has no NUL; a file that was made longer before its data came to disk has.
+            // A line has no NUL; a file that was extended before its data reached the disk has.
             let is_torn = left == 0 && (!is_finished || line.contains(&0));
             let written = line.iter().rposition(|byte| *byte != 0).map_or(&line[..0], |last| &line[..=last]);
             match parse(written) {
@@ -150,7 +152,8 @@ impl Journal {
                     self.tokens.apply(record);
                     self.lines += 1;
                 }
-                // Something stands where a whole record has its end: that was no torn write, and its pass was given out.
+                // A whole record with another byte in place of its newline is no torn write: its
+                // pass was given out.
                 None if is_torn && written.split_last().is_none_or(|(_, record)| parse(record).is_none()) => {}
                 None => return Err(corrupt(path, self.end)),
             }
@@ -164,7 +167,7 @@ impl Journal {
     }
 }
 
-/// A file, read from a place on.
+/// A file, read from a position on.
 struct ReadAt<'f> {
     file: &'f File,
     at: u64,

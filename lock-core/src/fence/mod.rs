@@ -27,17 +27,19 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-/// The protected resource's memory of the highest token it has seen, for each name; it refuses a smaller one.
+/// The protected resource's memory of the highest token it has seen, for each name; it refuses a
+/// smaller one.
 ///
-/// It stands at the resource, not at the lock: a holder that was paused past its lease cannot know that it is late,
-/// but what it writes carries the smaller token. Cloning is cheap and gives the same fence.
+/// It stands at the resource, not at the lock: a holder that was paused past its lease cannot know
+/// that it is late, but what it writes carries the smaller token. Cloning is cheap and gives the
+/// same fence.
 ///
-/// A fence holds across the check **and** the write: [`enter`](Fence::enter) gives a [`Pass`], and while it is out
-/// nobody else enters for the same name; a greater token waits until it is dropped. Checking first and writing later
-/// would let the old holder write after the new one.
+/// A fence holds across the check **and** the write: [`enter`](Fence::enter) gives a [`Pass`], and
+/// while it is out nobody else enters for the same name; a greater token waits until it is dropped.
+/// Checking first and writing later would let the old holder write after the new one.
 ///
-/// Tokens compare within one realm only. The first token sets the fence's realm; a token of another is refused, however
-/// great its number, until an operator [`adopt`](Fence::adopt)s that realm.
+/// Tokens compare within one realm only. The first token sets the fence's realm; a token of another
+/// is refused, however great its number, until an operator [`adopt`](Fence::adopt)s that realm.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
@@ -55,7 +57,8 @@ mod tests;
 /// # Ok(()) }
 /// ```
 ///
-/// What it cannot do: undo what was written before the greater token came, or know of a greater token that never did.
+/// It cannot undo a write that was made before the greater token came, or know of a greater token
+/// that never came.
 #[derive(Clone)]
 pub struct Fence(Arc<Inner>);
 
@@ -65,72 +68,77 @@ struct Inner {
 }
 
 enum Memory {
-    /// In this process; forgotten with it.
+    /// In this process, and lost with it.
     Here(Mutex<HighestTokens>),
     /// In a file.
     File(FileMemory),
 }
 
-/// One gate for each name that somebody is in, or waits for.
+/// One gate for each name that has a pass or a waiter.
 #[derive(Default)]
 struct Gates {
     by_name: HashMap<LockName, Weak<Gate<()>>>,
     tidy_at: usize,
 }
 
-/// Admits one write, or several: until it is dropped, nobody else enters for this name.
+/// Admits one write, or several. Until it is dropped, nobody else enters for this name.
 ///
-/// Keep it for as long as the write lasts, and no longer. Entering again for the same name while holding it waits for
-/// itself.
+/// Keep it for as long as the write lasts, and no longer. Entering again for the same name while
+/// holding it is a deadlock.
 #[must_use = "a pass admits only while it is held: keep it until the write is done"]
 pub struct Pass {
     name: LockName,
     token: FencingToken,
-    // The file's lock is let go before the gate, so that who waits at the gate finds it free.
-    _tenure: Option<Arc<FileLock>>,
+    // The file's lock is released before the gate, so that the next waiter at the gate finds it
+    // free.
+    _file_lock: Option<Arc<FileLock>>,
     _gate: OwnedMutexGuard<()>,
 }
 
 impl Fence {
-    /// A fence that remembers while this process lives: for a resource that lives no longer, and for tests.
+    /// A fence that remembers as long as this process lives: for a resource that lives no longer,
+    /// and for tests.
     pub fn in_memory() -> Fence {
         Fence::with(Memory::Here(Mutex::default()))
     }
 
-    /// The fence in this file, which is created (readable by its owner only) if it is missing; its directory must be
-    /// there. It blocks for as long as that takes.
+    /// Opens the fence in this file, which is created (readable by its owner only) if it is
+    /// missing; its directory must exist. It blocks for as long as that takes.
     ///
-    /// What it admits is on disk before the pass is given out, so that it survives a kill and a power loss. Entering with the
-    /// highest token again writes nothing. The file is locked while a pass is out, whatever its name: other processes
-    /// and handles wait until this one has none. Keep the file on a local disk (see [`filesystem`](Fence::filesystem)),
-    /// and never remove it, or put an older copy of it back: a fence that forgets admits old holders. It grows with the
-    /// number of names, by about 150 bytes each, and whoever opens it reads all of them.
+    /// An admitted token is on disk before its pass is given out, so that it survives a kill and a
+    /// power loss. Entering with the highest token again writes nothing. The file is locked while
+    /// any pass is out, for whichever name: other processes and handles wait until this one has
+    /// none. Keep the file on a local disk (see [`filesystem`](Fence::filesystem)), and never
+    /// remove it, or put an older copy of it back: a fence that forgets admits old holders. It
+    /// grows with the number of names, by about 150 bytes each, and opening it reads all of them.
     ///
-    /// Who may only read it can look at it, and not enter.
+    /// A user who may only read the file can list the fence, but not enter.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a file that is no fence, is damaged, was written by a
-    /// newer version, or has another path: a hard link, or a mount of this single file. It is never taken for an empty
-    /// one. [`Denied`](crate::ErrorKind::Denied) or
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a file that is no fence, is damaged,
+    /// was written by a newer version, or has another path: a hard link, or a mount of this single
+    /// file. It is never taken for an empty one. [`Denied`](crate::ErrorKind::Denied) or
     /// [`Unavailable`](crate::ErrorKind::Unavailable) from the file system.
     pub fn open(path: impl AsRef<Path>) -> Result<Fence> {
         Ok(Fence::with(Memory::File(FileMemory::open(path.as_ref(), false)?)))
     }
 
-    /// The fence in this file, as [`open`](Fence::open); one that is missing is not made. For operators: a mistyped path
-    /// would give a new fence, which admits everybody.
+    /// Opens the fence in this file, as [`open`](Fence::open), but does not create a missing one.
+    /// For operators: a mistyped path would give a new fence, which admits everybody.
     ///
     /// # Errors
     ///
-    /// As [`open`](Fence::open), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for one that is missing.
+    /// As [`open`](Fence::open), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the file
+    /// is missing.
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Fence> {
         Ok(Fence::with(Memory::File(FileMemory::open(path.as_ref(), true)?)))
     }
 
-    /// What its file is on; `None` for a fence in memory. In [`Memory`](Filesystem::Memory) it forgets when the power
-    /// fails, and then admits holders from before, whose locks may be elsewhere; on a [`Shared`](Filesystem::Shared) one,
-    /// whether two machines exclude each other is up to that file system. A warning says so when it is opened.
+    /// The file system of its file; `None` for a fence in memory. In [`Memory`](Filesystem::Memory)
+    /// the fence forgets at a power loss, and then admits earlier holders, whose locks may be
+    /// elsewhere. On a [`Shared`](Filesystem::Shared) file system, it depends on that file system
+    /// if two machines exclude each other. Opening such a fence logs a warning.
     pub fn filesystem(&self) -> Option<Filesystem> {
         match &self.0.memory {
             Memory::Here(_) => None,
@@ -142,26 +150,28 @@ impl Fence {
         Fence(Arc::new(Inner { gates: Mutex::default(), memory }))
     }
 
-    /// Admits the token if no greater one was seen for this name, and remembers it; waits while another pass for the
-    /// name is out, first come, first served.
+    /// Admits the token if no greater one was seen for this name, and remembers it; waits while
+    /// another pass for the name is out, first come, first served.
     ///
     /// # Errors
     ///
-    /// [`Fenced`](crate::ErrorKind::Fenced) if a greater token was seen, or the token is of a foreign realm: do not
-    /// write. With a file, [`Denied`](crate::ErrorKind::Denied) and [`Unavailable`](crate::ErrorKind::Unavailable) from
-    /// the file system, and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the file was damaged meanwhile or there
-    /// is no tokio runtime.
+    /// [`Fenced`](crate::ErrorKind::Fenced) if a greater token was seen, or the token is of a
+    /// foreign realm: do not write. With a file, [`Denied`](crate::ErrorKind::Denied) and
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) from the file system, and
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the file was damaged meanwhile or
+    /// there is no tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, no pass is out; the token may have been remembered, which admits nobody.
+    /// If the future is dropped, no pass is out; the token may have been remembered, which admits
+    /// nobody.
     pub async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Pass> {
         let gate = self.gate(name).lock_owned().await;
-        let tenure = match &self.0.memory {
+        let file_lock = match &self.0.memory {
             Memory::Here(tokens) => admit_here(tokens, name, token)?,
             Memory::File(file) => Some(file.enter(name, token).await?),
         };
-        Ok(Pass { name: name.clone(), token: token.clone(), _tenure: tenure, _gate: gate })
+        Ok(Pass { name: name.clone(), token: token.clone(), _file_lock: file_lock, _gate: gate })
     }
 
     /// As [`enter`](Fence::enter), for threads that may block; it needs no runtime.
@@ -171,30 +181,31 @@ impl Fence {
     /// As [`enter`](Fence::enter).
     pub fn enter_blocking(&self, name: &LockName, token: &FencingToken) -> Result<Pass> {
         let gate = block_on(self.gate(name).lock_owned());
-        let tenure = match &self.0.memory {
+        let file_lock = match &self.0.memory {
             Memory::Here(tokens) => admit_here(tokens, name, token)?,
             Memory::File(file) => Some(file.enter_blocking(name, token)?),
         };
-        Ok(Pass { name: name.clone(), token: token.clone(), _tenure: tenure, _gate: gate })
+        Ok(Pass { name: name.clone(), token: token.clone(), _file_lock: file_lock, _gate: gate })
     }
 
-    /// Does `work` under a pass of its own: it is not begun if the token is refused, and nobody else enters for this
-    /// name until it has ended.
+    /// Runs `work` under a pass of its own: `work` is not started if the token is refused, and
+    /// nobody else enters for this name until it has ended.
     ///
     /// # Errors
     ///
-    /// As [`enter`](Fence::enter); then `work` was not begun.
+    /// As [`enter`](Fence::enter); then `work` was not started.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, `work` is dropped where it stands, and then the pass: as cancel safe as `work`.
+    /// If the future is dropped, `work` is dropped at its current await point, and then the pass:
+    /// as cancel safe as `work`.
     pub async fn write<F: Future>(&self, name: &LockName, token: &FencingToken, work: F) -> Result<F::Output> {
         let _pass = self.enter(name, token).await?;
         Ok(work.await)
     }
 
-    /// Refuses everything below this token from now on: what an operator does with the token that breaking a lock used
-    /// up. It is entering and leaving, and blocks while a pass for the name is out.
+    /// Refuses every smaller token from now on; for the token that breaking a lock used up. It
+    /// enters and leaves, and so blocks while a pass for the name is out.
     ///
     /// # Errors
     ///
@@ -203,11 +214,13 @@ impl Fence {
         self.enter_blocking(name, token).map(drop)
     }
 
-    /// Accepts this realm from now on, and no other: for after the store was swapped or restored from a backup. The
-    /// numbers of all names start anew, unless the fence had this realm before: then they are what they were. It blocks
-    /// for as long as the file takes; adopting the realm that the fence has changes nothing.
+    /// Accepts this realm from now on, and no other; for use after the store was swapped or
+    /// restored from a backup. The numbers of all names start anew, unless the fence had this realm
+    /// before: then they are what they were. It blocks for as long as the file takes. Adopting the
+    /// fence's current realm changes nothing.
     ///
-    /// Make sure first that no holder of the old realm still writes: to this fence, the two realms have no order.
+    /// First make sure that no holder of the old realm still writes: for this fence, the two realms
+    /// have no order.
     ///
     /// # Errors
     ///
@@ -226,7 +239,7 @@ impl Fence {
         }
     }
 
-    /// The highest token seen for this name; `None` if none was.
+    /// The highest token seen for this name; `None` if none was seen.
     ///
     /// # Errors
     ///
@@ -253,10 +266,10 @@ impl Fence {
         self.with_tokens(|tokens| tokens.realm().cloned())
     }
 
-    fn with_tokens<T>(&self, look: impl FnOnce(&HighestTokens) -> T) -> Result<T> {
+    fn with_tokens<T>(&self, read: impl FnOnce(&HighestTokens) -> T) -> Result<T> {
         match &self.0.memory {
-            Memory::Here(tokens) => Ok(look(&locked(tokens))),
-            Memory::File(file) => Ok(look(&file.read()?)),
+            Memory::Here(tokens) => Ok(read(&locked(tokens))),
+            Memory::File(file) => Ok(read(&file.read()?)),
         }
     }
 
@@ -289,7 +302,7 @@ impl Gates {
 }
 
 impl Pass {
-    /// For whose resource it is.
+    /// The name that was entered.
     pub fn name(&self) -> &LockName {
         &self.name
     }

@@ -1,4 +1,4 @@
-//! The file of a fence in its folder: one path, one name, renamed in one step.
+//! The path of a fence's file: one file, one name, replaced by an atomic rename.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind as Io};
@@ -10,7 +10,7 @@ use super::format::HEADER;
 use crate::filesystem::Filesystem;
 use crate::words::{Result, random};
 
-/// Makes an empty fence at `path`, unless somebody else has made it meanwhile.
+/// Creates an empty fence at `path`, unless another process has created it meanwhile.
 pub(super) fn create(path: &Path) -> Result<()> {
     let failed = |error| io_error("made", path, error);
     let fresh = beside(path, &format!(".new-{:x}", random::bits128()));
@@ -25,7 +25,7 @@ pub(super) fn create(path: &Path) -> Result<()> {
     sync_directory(path).map_err(failed)
 }
 
-/// Renames to a name that nobody has.
+/// Renames to a name that must not exist.
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 pub(super) fn place(fresh: &Path, path: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -38,7 +38,7 @@ pub(super) fn place(fresh: &Path, path: &Path) -> io::Result<()> {
     fs::remove_file(fresh)
 }
 
-/// A file that nobody had before; a link that stands there is not followed.
+/// Creates a new file; an existing symbolic link is not followed.
 pub(super) fn fresh_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
@@ -58,8 +58,8 @@ pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Checks that nobody can come to the fence by another path: when it is written anew, that one would lead to what it was
-/// before, and admit old holders.
+/// Checks that the fence has no other path: after a rewrite, that path would lead to the old file,
+/// and admit old holders.
 pub(super) fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
     if found.nlink() > 1 {
         return Err(invalid(format!(
@@ -77,7 +77,7 @@ pub(super) fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// The path without symbolic links: what is renamed to it takes the file's place for all.
+/// The path without symbolic links, so that a rename to it replaces the file for all users.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     let refuse = |error: io::Error| match error.kind() {
         Io::NotFound => invalid(format!("there is no directory {} for a fence", directory(path).display())),

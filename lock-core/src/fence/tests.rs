@@ -24,14 +24,14 @@ fn foreign(number: u64) -> FencingToken {
     FencingToken::new(Realm::new("test:two"), number)
 }
 
-/// A place for a fence's file, gone at the end of the test.
+/// A directory for a fence's file, removed at the end of the test.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("invoices.fence");
     (directory, path)
 }
 
-/// Does the same to a fence in memory and to one in a file.
+/// Runs the same test with a fence in memory and with one in a file.
 fn on_both(test: impl Fn(Fence)) {
     test(Fence::in_memory());
     let (_directory, path) = place();
@@ -160,7 +160,7 @@ fn a_fence_in_a_file_is_entered_inside_a_runtime_or_blocking() {
     drop(fence.enter_blocking(&name, &token).unwrap());
 }
 
-/// Many writers with rising tokens, each checking at its write that nobody greater wrote before.
+/// Many writers with rising tokens; each checks at its write that no greater token wrote before.
 fn writes_never_go_down(fences: &[Fence]) {
     let written = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -175,7 +175,7 @@ fn writes_never_go_down(fences: &[Fence]) {
                             continue;
                         }
                     };
-                    // The pause between check and write, in which another would get in.
+                    // The pause between check and write, in which another writer could enter.
                     (0..20).for_each(|_| thread::yield_now());
                     let before = written.swap(number, Ordering::SeqCst);
                     assert!(before < number, "{number} was written after {before}");
@@ -219,14 +219,14 @@ fn a_runtime_ends_although_an_entry_waits_for_another_handle() {
     let (_directory, path) = place();
     let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
     let pass = one.enter_blocking(&name("a"), &token(1)).unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let waiting = two.clone();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (a, newer) = (name("a"), token(2));
             let mut entry = pin!(waiting.enter(&a, &newer));
-            // Until the entry has found the lock taken, and its thread waits.
+            // Until the entry has found the lock taken and its thread waits.
             while !fs::read_dir("/proc/self/task").unwrap().any(|task| {
                 fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name == "leasehold-fence\n")
             }) {
@@ -234,9 +234,9 @@ fn a_runtime_ends_although_an_entry_waits_for_another_handle() {
             }
         });
         drop(runtime);
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
     });
-    told.recv_timeout(std::time::Duration::from_secs(60)).expect("the runtime waits for another handle's pass");
+    receiver.recv_timeout(std::time::Duration::from_secs(60)).expect("the runtime waits for another handle's pass");
     drop(pass);
     drop(two.enter_blocking(&name("a"), &token(3)).unwrap());
 }
@@ -311,7 +311,7 @@ fn nothing_of_a_torn_tail_is_left_behind_a_shorter_mark() {
     let fence = Fence::open(&path).unwrap();
     fence.raise(&name("a"), &token(5)).unwrap();
     let mark = fs::read(&path).unwrap().split(|byte| *byte == b'\n').nth(1).unwrap().len() + 1;
-    // One byte longer than the next mark, which would leave an empty line.
+    // One byte longer than the next record, which would leave an empty line.
     File::options().append(true).open(&path).unwrap().write_all(&[&vec![0; mark], &b"\n"[..]].concat()).unwrap();
     fence.raise(&name("a"), &token(6)).unwrap();
     assert_eq!(Fence::open(&path).unwrap().list().unwrap(), [(name("a"), token(6))]);
@@ -404,7 +404,8 @@ fn a_file_of_outdated_marks_is_written_anew_and_other_handles_follow() {
 
 const CHILD: &str = "LEASEHOLD_TEST_FENCE";
 
-/// A process that enters with ever greater tokens and says each number that it has a pass for, until it is killed.
+/// A process that enters with ever greater tokens and prints each number that has a pass, until it
+/// is killed.
 fn enter_until_killed(path: &str) -> ! {
     let fence = Fence::open(path).unwrap();
     loop {
@@ -503,7 +504,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn an_error_of_the_file_system_says_that_the_token_may_have_been_remembered() {
     let (_directory, path) = place();
     let fence = Fence::open(&path).unwrap();
-    // After a torn write the file is written anew, and here it cannot.
+    // After a torn write the file must be rewritten, and here it cannot.
     File::options().append(true).open(&path).unwrap().write_all(b"0badc0de {\"rea").unwrap();
     fs::create_dir(beside(&path, ".new")).unwrap();
     let error: Error = fence.enter_blocking(&name("a"), &token(1)).unwrap_err();
@@ -512,8 +513,8 @@ fn an_error_of_the_file_system_says_that_the_token_may_have_been_remembered() {
     drop(fence.enter_blocking(&name("a"), &token(1)).unwrap());
 }
 
-/// Somebody who enters `fence` with token 6 while a pass is out: `meanwhile` is done when they wait for the file's lock, and
-/// then they still do.
+/// Enters `fence` with token 6 while a pass is out. `meanwhile` runs when that entry waits for the
+/// file's lock, and the entry waits afterwards as well.
 fn still_waits(path: &Path, fence: &Fence, pass: Pass, meanwhile: impl FnOnce()) {
     let entered = AtomicU64::new(0);
     let until_it_waits = || {
@@ -554,7 +555,7 @@ fn nothing_that_is_removed_beside_a_fence_lets_two_in() {
 
 #[test]
 fn a_file_that_is_written_anew_while_a_pass_is_out_lets_nobody_in() {
-    // In memory, since it takes a thousand marks.
+    // In memory, since it takes a thousand records.
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("fence");
     let (one, two) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
@@ -575,7 +576,7 @@ fn who_waits_while_the_file_is_written_anew_is_still_excluded() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("fence");
     let fences = [Fence::open(&path).unwrap(), Fence::open(&path).unwrap()];
-    // Nearly so many outdated marks that it is written anew.
+    // Nearly enough outdated records for a rewrite.
     for number in 1..=980 {
         fences[0].raise(&name("b"), &token(number)).unwrap();
     }
@@ -603,7 +604,7 @@ fn a_file_that_is_written_anew_keeps_the_numbers_of_all_realms() {
     let (fence, other) = (Fence::open(&path).unwrap(), Fence::open(&path).unwrap());
     fence.raise(&name("a"), &token(7)).unwrap();
     fence.adopt(foreign(0).realm()).unwrap();
-    // A torn write has it written anew.
+    // After a torn write it is rewritten.
     File::options().append(true).open(&path).unwrap().write_all(b"0badc0de").unwrap();
     let before = fs::metadata(&path).unwrap().ino();
     fence.adopt(&Realm::new("test:three")).unwrap();
@@ -620,7 +621,8 @@ fn a_file_that_is_written_anew_keeps_the_numbers_of_all_realms() {
 #[test]
 fn a_file_of_the_first_version_is_read() {
     let (_directory, path) = place();
-    // As it was written for: a seen at 7 in one realm, another adopted, a seen at 2 there, and at 3.
+    // The file that version 1 writes after: token 7 of `a` in one realm, the adoption of another
+    // realm, tokens 2 and 3 of `a` there.
     fs::write(&path, FIRST_VERSION).unwrap();
     let fence = Fence::open(&path).unwrap();
     assert_eq!(fence.list().unwrap(), [(name("a"), foreign(3))]);
@@ -650,7 +652,7 @@ fn what_was_planted_beside_a_fence_is_not_written_through() {
     fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink(&victim, beside(&path, ".new")).unwrap();
     let fence = Fence::open(&path).unwrap();
-    // A torn write has it written anew.
+    // After a torn write it is rewritten.
     File::options().append(true).open(&path).unwrap().write_all(b"0badc0de").unwrap();
     fence.raise(&name("a"), &token(1)).unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
