@@ -1,32 +1,34 @@
-//! [`Model`]: what can happen next.
+//! [`Model`]: the actions, and the next state of each.
 
 use stateright::Property;
 
 use crate::Rule;
-use crate::state::{Attempt, Link, MAJORITY, MEMBERS, MOST_HOLDERS, Member, Phase, State};
+use crate::state::{Attempt, InFlight, MAJORITY, MAX_HOLDERS, MEMBERS, Member, Phase, State};
 
-/// The model, and how far it goes.
+/// The model and its bounds.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// How tokens are made.
+    /// The rule by which tokens are made.
     pub rule: Rule,
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: usize,
-    /// How often each acquires, by a fresh holder each time; clients times attempts are 4 at most.
+    /// Number of acquires of each client, each by a fresh holder; clients times attempts are 4 at
+    /// most.
     pub attempts: usize,
-    /// How often each request of the first client can arrive; those of the others arrive once.
+    /// Number of arrivals of each request of the first client; requests of the others arrive once.
     pub copies: u8,
-    /// Whether the first client, when it was given a token, may ask again once, as after a reply that was lost.
+    /// Whether the first client, when it was given a token, may ask again once, as after a reply
+    /// that was lost.
     pub asks_again: bool,
-    /// How many times a member loses its data.
+    /// Number of times that a member loses its data.
     pub losses: u8,
-    /// How many times another name raises a counter.
+    /// Number of times that another name raises a counter.
     pub bumps: u8,
-    /// Beyond this counter the search does not go.
+    /// The greatest counter of the search.
     pub greatest: u8,
 }
 
-/// Something that happens.
+/// A step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     Begin { holder: usize },
@@ -47,8 +49,8 @@ impl Model {
         self.clients * self.attempts
     }
 
-    /// The orders of the holders that make no difference.
-    fn alike(&self) -> &'static [[u8; MOST_HOLDERS]] {
+    /// The permutations of holders that make no difference.
+    fn symmetries(&self) -> &'static [[u8; MAX_HOLDERS]] {
         match (self.clients, self.attempts, self.copies) {
             (2, 1, 1) if !self.asks_again => &[[0, 1, 2, 3], [1, 0, 2, 3]],
             (3, 1, 1) => &[[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 2, 3], [1, 2, 0, 3], [2, 0, 1, 3], [2, 1, 0, 3]],
@@ -57,7 +59,7 @@ impl Model {
         }
     }
 
-    fn link_actions(&self, state: &State, holder: usize, member: usize, actions: &mut Vec<Action>) {
+    fn message_actions(&self, state: &State, holder: usize, member: usize, actions: &mut Vec<Action>) {
         let (at, link) = (&state.members[member], &state.members[member].links[holder]);
         let has_it = at.holder == Some(holder as u8);
         let phase = state.attempts[holder].phase;
@@ -83,25 +85,25 @@ impl Model {
     }
 
     fn choose(&self, state: &mut State, holder: usize) {
-        let counts: Vec<u8> = state.members.iter().map(|m| m.links[holder].heard).filter(|heard| *heard > 0).collect();
+        let counts: Vec<u8> = state.members.iter().map(|m| m.links[holder].reply).filter(|reply| *reply > 0).collect();
         let attempt = &mut state.attempts[holder];
-        // Where a majority has had nobody else since, the token stays.
+        // The token stays if a majority has had no other holder since.
         let stays = counts.iter().filter(|count| **count <= attempt.given).count() >= MAJORITY;
         attempt.token = if stays { attempt.given } else { counts.iter().copied().max().unwrap_or(0) };
         attempt.phase = Phase::Raising;
         let token = attempt.token;
         if self.rule == Rule::NoSecondPhase {
-            return state.give(holder);
+            return state.grant(holder);
         }
         for member in &mut state.members {
             let link = &mut member.links[holder];
-            let asked = link.heard > 0 && link.heard <= token;
+            let asked = link.reply > 0 && link.reply <= token;
             link.raise = if asked { token } else { 0 };
-            link.heard = 0;
+            link.reply = 0;
         }
     }
 
-    fn has_heard(&self, state: &State, holder: usize, of: impl Fn(&Link) -> bool) -> usize {
+    fn count_members(&self, state: &State, holder: usize, of: impl Fn(&InFlight) -> bool) -> usize {
         state.members.iter().filter(|member| of(&member.links[holder])).count()
     }
 }
@@ -111,10 +113,10 @@ impl stateright::Model for Model {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        assert!(self.holders() <= MOST_HOLDERS, "a model has {MOST_HOLDERS} holders at most");
+        assert!(self.holders() <= MAX_HOLDERS, "a model has {MAX_HOLDERS} holders at most");
         vec![State {
             members: [Member::default(); MEMBERS],
-            attempts: [Attempt::default(); MOST_HOLDERS],
+            attempts: [Attempt::default(); MAX_HOLDERS],
             given: 0,
             broken: false,
             losses: self.losses,
@@ -132,12 +134,12 @@ impl stateright::Model for Model {
                 Phase::Idle if is_first || state.attempts[holder - 1].phase == Phase::Over => {
                     actions.push(Action::Begin { holder });
                 }
-                Phase::Asking if self.has_heard(state, holder, |link| link.heard > 0) >= MAJORITY => {
+                Phase::Asking if self.count_members(state, holder, |link| link.reply > 0) >= MAJORITY => {
                     actions.push(Action::Choose { holder });
                 }
                 Phase::Raising => {
                     let enough = if self.rule == Rule::OneAcknowledges { 1 } else { MAJORITY };
-                    if self.has_heard(state, holder, |link| link.acknowledged) >= enough {
+                    if self.count_members(state, holder, |link| link.acknowledged) >= enough {
                         actions.push(Action::Hold { holder });
                     }
                 }
@@ -150,7 +152,7 @@ impl stateright::Model for Model {
                 actions.push(Action::End { holder });
             }
             for member in 0..MEMBERS {
-                self.link_actions(state, holder, member, actions);
+                self.message_actions(state, holder, member, actions);
             }
         }
         for member in 0..MEMBERS {
@@ -181,7 +183,7 @@ impl stateright::Model for Model {
                 let count = member.request(holder)?;
                 member.links[holder].requests -= 1;
                 if answered {
-                    member.links[holder].heard = count;
+                    member.links[holder].reply = count;
                 }
             }
             Action::Choose { holder } => self.choose(&mut state, holder),
@@ -191,13 +193,13 @@ impl stateright::Model for Model {
                 let acknowledged = member.raise(holder, token, self.rule);
                 member.links[holder].acknowledged |= acknowledged && answered;
             }
-            Action::Hold { holder } => state.give(holder),
+            Action::Hold { holder } => state.grant(holder),
             Action::AskAgain { holder } => {
                 state.attempts[holder].asked_again = true;
                 state.attempts[holder].phase = Phase::Asking;
                 for member in &mut state.members {
                     let link = &mut member.links[holder];
-                    (link.requests, link.heard, link.acknowledged) = (link.requests.max(1), 0, false);
+                    (link.requests, link.reply, link.acknowledged) = (link.requests.max(1), 0, false);
                 }
             }
             Action::End { holder } => {
@@ -205,7 +207,7 @@ impl stateright::Model for Model {
                 *attempt = Attempt { phase: Phase::Over, ..Attempt::default() };
                 for member in &mut state.members {
                     let link = &mut member.links[holder];
-                    (link.heard, link.acknowledged, link.release) = (0, false, true);
+                    (link.reply, link.acknowledged, link.release) = (0, false, true);
                 }
             }
             Action::Release { holder, member } => {
@@ -222,8 +224,8 @@ impl stateright::Model for Model {
                 state.members[member].counter += 1;
             }
         }
-        state.tidy(self.rule);
-        let state = state.canonical(self.alike());
+        state.drop_dead_messages(self.rule);
+        let state = state.canonical(self.symmetries());
         (state != *last).then_some(state)
     }
 

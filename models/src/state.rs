@@ -1,17 +1,17 @@
-//! [`State`]: everything that one moment of the model has.
+//! [`State`]: a state of the model.
 
 use crate::Rule;
 
 pub(crate) const MEMBERS: usize = 3;
 pub(crate) const MAJORITY: usize = 2;
 /// The most attempts to acquire, each by a holder of its own, that a model can have.
-pub(crate) const MOST_HOLDERS: usize = 4;
+pub(crate) const MAX_HOLDERS: usize = 4;
 
-/// One moment. Members that stand alike are told apart by nothing, so that they are kept in order.
+/// A state of the model. Equal members are interchangeable, so they are kept in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct State {
     pub(crate) members: [Member; MEMBERS],
-    pub(crate) attempts: [Attempt; MOST_HOLDERS],
+    pub(crate) attempts: [Attempt; MAX_HOLDERS],
     /// The tokens that were given out, a bit each.
     pub(crate) given: u32,
     /// A token was given out that must not have been.
@@ -30,16 +30,16 @@ pub(crate) struct Member {
     pub(crate) count: u8,
     /// What the next grant goes beyond; other names may share it.
     pub(crate) counter: u8,
-    pub(crate) links: [Link; MOST_HOLDERS],
+    pub(crate) links: [InFlight; MAX_HOLDERS],
 }
 
-/// What is under way between one holder and one member.
+/// The messages in flight between one holder and one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Link {
-    /// How often a request can still arrive.
+pub(crate) struct InFlight {
+    /// Number of times that a request can still arrive.
     pub(crate) requests: u8,
-    /// The count that the client has heard of; 0 for none.
-    pub(crate) heard: u8,
+    /// The count of the last reply; 0 for none.
+    pub(crate) reply: u8,
     /// The number of a raise that can still arrive; 0 for none.
     pub(crate) raise: u8,
     pub(crate) acknowledged: bool,
@@ -70,7 +70,8 @@ pub(crate) enum Phase {
 }
 
 impl Member {
-    /// What the member answers to a request: the count of its lease, if this holder has it or it was free.
+    /// What the member answers to a request: the count of its lease, if this holder has it or it
+    /// was free.
     pub(crate) fn request(&mut self, holder: usize) -> Option<u8> {
         match self.holder {
             Some(other) if usize::from(other) != holder => return None,
@@ -126,7 +127,7 @@ impl State {
     }
 
     /// Gives the token that was chosen to this holder.
-    pub(crate) fn give(&mut self, holder: usize) {
+    pub(crate) fn grant(&mut self, holder: usize) {
         let attempt = &mut self.attempts[holder];
         let bit = 1 << attempt.token;
         if attempt.token != attempt.given {
@@ -139,7 +140,7 @@ impl State {
     }
 
     /// Forgets messages that can do nothing any more, and puts the members in order.
-    pub(crate) fn tidy(&mut self, rule: Rule) {
+    pub(crate) fn drop_dead_messages(&mut self, rule: Rule) {
         for member in &mut self.members {
             for (holder, link) in member.links.iter_mut().enumerate() {
                 let phase = self.attempts[holder].phase;
@@ -158,9 +159,10 @@ impl State {
         self.members.sort_unstable();
     }
 
-    /// This state, or another that differs from it by the names of its holders alone: the same one for all of those.
-    pub(crate) fn canonical(self, orders: &[[u8; MOST_HOLDERS]]) -> State {
-        let renamed = |order: &[u8; MOST_HOLDERS]| {
+    /// This state, or another that differs from it by the names of its holders alone: the same one
+    /// for all of those.
+    pub(crate) fn canonical(self, orders: &[[u8; MAX_HOLDERS]]) -> State {
+        let renamed = |order: &[u8; MAX_HOLDERS]| {
             let mut renamed = self.clone();
             for (holder, name) in order.iter().map(|name| usize::from(*name)).enumerate() {
                 renamed.attempts[name] = self.attempts[holder];

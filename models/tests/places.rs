@@ -1,4 +1,5 @@
-//! Searches the model of places in full: what stops a search is a counterexample, or that there is nothing more to see.
+//! Searches the model of places in full: what stops a search is a counterexample, or that there is
+//! nothing more to see.
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! Searches the model in full: what stops a search is a counterexample, or that there is nothing more to see.
+//! Searches the model in full: what stops a search is a counterexample, or that there is nothing
+//! more to see.
 
 use std::time::Instant;
 
@@ -8,8 +9,9 @@ use stateright::{Checker, HasDiscoveries, Model as _};
 const TOKENS: &str = "tokens are unique and rise";
 const TWO: &str = "two believe that they hold";
 
-/// Two clients; each request of the first can arrive twice, and at any time. No counter can pass the bound, since no more
-/// grants than nine can happen, and each goes one beyond the greatest counter at most.
+/// Two clients; each request of the first can arrive twice, and at any time. No counter can pass
+/// the bound, since no more grants than nine can happen, and each goes one beyond the greatest
+/// counter at most.
 const TWO_CLIENTS: Model = Model {
     rule: Rule::Sound,
     clients: 2,
@@ -21,8 +23,8 @@ const TWO_CLIENTS: Model = Model {
     greatest: 9,
 };
 
-/// Three clients whose requests arrive once. This bound hides a quarter of the states, which take another half a minute;
-/// without it nothing else is found in them.
+/// Three clients whose requests arrive once. This bound hides a quarter of the states, which take
+/// another half a minute; without it nothing else is found in them.
 const THREE_CLIENTS: Model = Model { clients: 3, copies: 1, greatest: 4, ..TWO_CLIENTS };
 
 /// What a search found of the two properties; it ends at the first token that is wrong.

@@ -14,7 +14,7 @@ pub(crate) struct Roll {
 
 /// A member's part in a decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Decision {
+pub(crate) struct Acceptor {
     /// By round and client.
     pub(crate) promised: (u8, u8),
     pub(crate) accepted: Option<((u8, u8), Roll)>,
@@ -26,13 +26,13 @@ pub(crate) struct Member {
     /// The bit of its data; another one when it has lost them.
     pub(crate) data: Data,
     pub(crate) roll: Option<Roll>,
-    pub(crate) forming: Decision,
-    pub(crate) joining: Decision,
+    pub(crate) forming: Acceptor,
+    pub(crate) joining: Acceptor,
 }
 
 /// What is to be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Next {
+pub(crate) enum Goal {
     Form(u8),
     Join(Roll, Data),
 }
@@ -67,15 +67,15 @@ impl Member {
         if later {
             self.roll = Some(roll);
             if !same {
-                self.joining = Decision::default();
+                self.joining = Acceptor::default();
             }
         }
     }
 
-    pub(crate) fn part(&mut self, next: Next) -> Option<&mut Decision> {
+    pub(crate) fn acceptor(&mut self, next: Goal) -> Option<&mut Acceptor> {
         match next {
-            Next::Form(generation) => (self.generation() < generation).then_some(&mut self.forming),
-            Next::Join(roll, _) => {
+            Goal::Form(generation) => (self.generation() < generation).then_some(&mut self.forming),
+            Goal::Join(roll, _) => {
                 self.learn(roll);
                 self.roll.is_some_and(|known| known.realm == roll.realm).then_some(&mut self.joining)
             }
@@ -83,7 +83,7 @@ impl Member {
     }
 }
 
-impl Decision {
+impl Acceptor {
     pub(crate) fn promise(&mut self, proposal: (u8, u8)) -> bool {
         let promises = self.promised <= proposal;
         if promises {

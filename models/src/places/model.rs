@@ -1,42 +1,43 @@
-//! [`Model`]: what can happen next.
+//! [`Model`]: the actions, and the next state of each.
 
 use stateright::Property;
 
 use super::Rule;
-use super::member::{Data, Member, Next, Roll};
+use super::member::{Data, Goal, Member, Roll};
 
-/// The most members and clients that a model can have.
-const MOST: usize = 5;
-const MOST_CLIENTS: usize = 3;
+/// Limits of a model.
+const MAX_MEMBERS: usize = 5;
+const MAX_CLIENTS: usize = 3;
 
-/// The model, and how far it goes.
+/// The model and its bounds.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// How it is decided who has a place.
+    /// The rule that decides who has a place.
     pub rule: Rule,
-    /// How many members there are.
+    /// Number of members.
     pub members: usize,
-    /// How many of them have formed a quorum before; 0 for none.
+    /// Number of members that have formed a quorum before; 0 for none.
     pub founders: usize,
-    /// How many members a client sees at most.
+    /// Greatest number of members that a client sees.
     pub sees: u32,
-    /// How often each client looks at the members, and tries to decide what has to be.
+    /// Number of tries of each client to open the quorum.
     pub tries: &'static [u8],
-    /// How many times a member loses its data.
+    /// Number of times that a member loses its data.
     pub losses: u8,
-    /// Whether members promise to keep what they know, so that who lost its data is left to an operator.
+    /// Whether members promise to keep what they know, so that who lost its data is left to an
+    /// operator.
     pub lasting: bool,
 }
 
-/// One moment.
+/// A state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    members: [Member; MOST],
-    clients: [Client; MOST_CLIENTS],
+    members: [Member; MAX_MEMBERS],
+    clients: [Client; MAX_CLIENTS],
     losses: u8,
     next_data: u8,
     next_realm: u8,
-    /// By realm, the data that somebody was told to have a place.
+    /// For each realm, the data that have a place in some published roll.
     places: [Data; 8],
     /// The realms that were opened, a bit each.
     opened: u8,
@@ -47,14 +48,14 @@ pub struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Client {
     tries: u8,
-    /// What it decides; `None` between two tries.
-    next: Option<Next>,
+    /// The goal of its try; `None` between two tries.
+    next: Option<Goal>,
     proposal: (u8, u8),
     /// The data of the members that it saw; 0 of those that it did not.
-    seen: [Data; MOST],
+    seen: [Data; MAX_MEMBERS],
     /// The members that have promised, a bit each.
     promised: u8,
-    /// What the latest of them had accepted.
+    /// The latest roll that one of them had accepted.
     latest: Option<((u8, u8), Roll)>,
     roll: Option<Roll>,
     /// The members that have accepted.
@@ -62,10 +63,11 @@ struct Client {
     is_decided: bool,
 }
 
-/// Something that happens.
+/// A step of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A client looks at these members, a bit each, opens the quorum if it can, and begins to decide what it must.
+    /// A client looks at these members, a bit each, opens the quorum if it can, and begins to
+    /// decide what it must.
     Look {
         client: usize,
         at: u8,
@@ -77,7 +79,8 @@ pub enum Action {
     Propose {
         client: usize,
     },
-    /// Whether its answer arrives makes no difference: what is decided is, also if its client does not hear of it.
+    /// Whether its answer arrives makes no difference: what is decided is, also if its client does
+    /// not hear of it.
     Accept {
         client: usize,
         member: usize,
@@ -86,7 +89,8 @@ pub enum Action {
         client: usize,
         member: usize,
     },
-    /// A client stops wherever it is, and can try again. One that never does is as one that goes on much later.
+    /// A client stops wherever it is, and can try again. One that never does is as one that goes on
+    /// much later.
     Stop {
         client: usize,
     },
@@ -104,26 +108,27 @@ impl Model {
         self.members as u32
     }
 
-    fn has_part(&self, next: Next, data: Data) -> bool {
+    fn is_acceptor(&self, next: Goal, data: Data) -> bool {
         match next {
-            Next::Join(roll, _) => self.rule == Rule::NewcomersDecide || roll.founders & data != 0,
-            Next::Form(_) => true,
+            Goal::Join(roll, _) => self.rule == Rule::NewcomersDecide || roll.founders & data != 0,
+            Goal::Form(_) => true,
         }
     }
 
-    fn is_decided_by(&self, next: Next, by: u8) -> bool {
+    fn is_majority(&self, next: Goal, by: u8) -> bool {
         match next {
-            Next::Form(_) => by.count_ones() >= self.majority(),
-            Next::Join(..) if self.rule == Rule::NewcomersDecide => by.count_ones() >= self.majority(),
-            Next::Join(..) if self.rule == Rule::OneDecides => by > 0,
-            Next::Join(roll, _) => by.count_ones() > roll.founders.count_ones() / 2,
+            Goal::Form(_) => by.count_ones() >= self.majority(),
+            Goal::Join(..) if self.rule == Rule::NewcomersDecide => by.count_ones() >= self.majority(),
+            Goal::Join(..) if self.rule == Rule::OneDecides => by > 0,
+            Goal::Join(roll, _) => by.count_ones() > roll.founders.count_ones() / 2,
         }
     }
 
-    /// What the members that are seen make of their quorum: the roll by which it stands, and what must be decided.
-    fn judge(&self, seen: &[Member]) -> (Option<Roll>, Option<Next>) {
+    /// What the members that are seen make of their quorum: the roll by which it stands, and what
+    /// must be decided.
+    fn evaluate(&self, seen: &[Member]) -> (Option<Roll>, Option<Goal>) {
         let data = seen.iter().fold(0, |data, member| data | member.data);
-        let form = |generation| (seen.len() as u32 >= self.majority()).then_some(Next::Form(generation));
+        let form = |generation| (seen.len() as u32 >= self.majority()).then_some(Goal::Form(generation));
         let seated = |roll: &Roll| (roll.places & data).count_ones();
         let mut rolls: Vec<Roll> = seen.iter().filter_map(|member| member.roll).collect();
         rolls.sort_by_key(|roll| std::cmp::Reverse((roll.generation, roll.places.count_ones(), roll.realm)));
@@ -139,38 +144,38 @@ impl Model {
             _ => founders > roll.founders.count_ones() / 2,
         };
         if self.rule == Rule::PlacesAreGivenAgain && newcomers != 0 && decided {
-            return (stands, Some(Next::Join(roll, newcomers)));
+            return (stands, Some(Goal::Join(roll, newcomers)));
         }
         if joining != 0 && decided && seated(&roll) + joining.count_ones() >= self.majority() {
-            return (stands, Some(Next::Join(roll, joining)));
+            return (stands, Some(Goal::Join(roll, joining)));
         }
         let latest = seen.iter().map(Member::generation).max().unwrap_or(0);
         let forms = !self.lasting && (stands.is_none() || newcomers != 0 && joining == 0);
         (stands, if forms { form(latest + 1) } else { None })
     }
 
-    fn look(&self, state: &mut State, client: usize, at: u8) {
+    fn open(&self, state: &mut State, client: usize, at: u8) {
         let seen: Vec<Member> = self.bits(at).map(|member| state.members[member]).collect();
-        let (stands, next) = self.judge(&seen);
+        let (stands, next) = self.evaluate(&seen);
         if let Some(roll) = stands {
-            state.tell(roll);
+            state.publish(roll);
             state.opened |= 1 << roll.realm;
         }
         let round = seen.iter().map(|member| member.forming.promised.0.max(member.joining.promised.0)).max();
-        let asks = &mut state.clients[client];
-        let tries = asks.tries - 1;
-        *asks = Client { tries, next, proposal: (round.unwrap_or(0) + 1, client as u8), ..Client::default() };
+        let proposer = &mut state.clients[client];
+        let tries = proposer.tries - 1;
+        *proposer = Client { tries, next, proposal: (round.unwrap_or(0) + 1, client as u8), ..Client::default() };
         if next.is_some() {
             for member in self.bits(at) {
-                asks.seen[member] = state.members[member].data;
+                proposer.seen[member] = state.members[member].data;
             }
             let unasked = match next {
-                Some(Next::Form(_)) => self.rule == Rule::FormsUnasked,
-                Some(Next::Join(..)) => self.rule == Rule::JoinsUnasked,
+                Some(Goal::Form(_)) => self.rule == Rule::FormsUnasked,
+                Some(Goal::Join(..)) => self.rule == Rule::JoinsUnasked,
                 None => false,
             };
             if unasked {
-                asks.promised = at;
+                proposer.promised = at;
                 self.propose(state, client);
             }
         }
@@ -181,36 +186,36 @@ impl Model {
     }
 
     fn propose(&self, state: &mut State, client: usize) {
-        let asks = &mut state.clients[client];
-        let latest = asks.latest.map(|(_, roll)| roll);
-        let roll = match asks.next {
-            Some(Next::Form(generation)) => {
+        let proposer = &mut state.clients[client];
+        let latest = proposer.latest.map(|(_, roll)| roll);
+        let roll = match proposer.next {
+            Some(Goal::Form(generation)) => {
                 match latest.filter(|roll| roll.generation >= generation && self.rule != Rule::FormsAnew) {
                     Some(roll) => roll,
                     None => {
-                        let founders = self.bits(asks.promised).fold(0, |data, at| data | asks.seen[at]);
+                        let founders = self.bits(proposer.promised).fold(0, |data, at| data | proposer.seen[at]);
                         let realm = state.next_realm;
                         state.next_realm += 1;
                         Roll { generation, realm, founders, places: founders }
                     }
                 }
             }
-            Some(Next::Join(roll, joining)) if self.rule == Rule::PlacesAreGivenAgain => {
-                let seen = asks.seen.iter().fold(0, |data, seen| data | seen);
+            Some(Goal::Join(roll, joining)) if self.rule == Rule::PlacesAreGivenAgain => {
+                let seen = proposer.seen.iter().fold(0, |data, seen| data | seen);
                 let kept = roll.places & seen;
                 Roll { places: kept, ..roll }.joined_by(joining, self.places())
             }
-            Some(Next::Join(roll, joining)) => latest.unwrap_or(roll).joined_by(joining, self.places()),
+            Some(Goal::Join(roll, joining)) => latest.unwrap_or(roll).joined_by(joining, self.places()),
             None => return,
         };
-        asks.roll = Some(roll);
-        asks.latest = None;
+        proposer.roll = Some(roll);
+        proposer.latest = None;
     }
 }
 
 impl State {
-    /// Somebody is told of a roll.
-    fn tell(&mut self, roll: Roll) {
+    /// Publishes a roll.
+    fn publish(&mut self, roll: Roll) {
         self.places[usize::from(roll.realm)] |= roll.places;
         self.joined |= roll.places != roll.founders;
     }
@@ -221,8 +226,11 @@ impl stateright::Model for Model {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        assert!(self.members <= MOST && self.tries.len() <= MOST_CLIENTS, "a model has {MOST} members at most");
-        let mut members = [Member::default(); MOST];
+        assert!(
+            self.members <= MAX_MEMBERS && self.tries.len() <= MAX_CLIENTS,
+            "a model has {MAX_MEMBERS} members at most"
+        );
+        let mut members = [Member::default(); MAX_MEMBERS];
         let founders = (1 << self.founders) - 1;
         for (at, member) in members.iter_mut().enumerate().take(self.members) {
             member.data = 1 << at;
@@ -230,7 +238,7 @@ impl stateright::Model for Model {
                 member.roll = Some(Roll { generation: 1, realm: 0, founders, places: founders });
             }
         }
-        let mut clients = [Client::default(); MOST_CLIENTS];
+        let mut clients = [Client::default(); MAX_CLIENTS];
         clients.iter_mut().zip(self.tries).for_each(|(client, tries)| client.tries = *tries);
         let next_realm = u8::from(self.founders > 0);
         let (losses, next_data) = (self.losses, self.members as u8);
@@ -238,9 +246,9 @@ impl stateright::Model for Model {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        for (client, asks) in state.clients.iter().enumerate().take(self.tries.len()) {
-            let Some(next) = asks.next else {
-                if asks.tries > 0 {
+        for (client, proposer) in state.clients.iter().enumerate().take(self.tries.len()) {
+            let Some(next) = proposer.next else {
+                if proposer.tries > 0 {
                     let some = 1..(1_u8 << self.members);
                     actions.extend(
                         some.filter(|at| (self.majority()..=self.sees).contains(&at.count_ones()))
@@ -249,22 +257,22 @@ impl stateright::Model for Model {
                 }
                 continue;
             };
-            if asks.tries > 0 {
+            if proposer.tries > 0 {
                 actions.push(Action::Stop { client });
             }
             for member in 0..self.members {
-                let is_seen = asks.seen[member] == state.members[member].data;
+                let is_seen = proposer.seen[member] == state.members[member].data;
                 let bit = 1 << member;
-                if asks.is_decided {
+                if proposer.is_decided {
                     actions.push(Action::Teach { client, member });
-                } else if !is_seen || !self.has_part(next, state.members[member].data) {
-                } else if asks.roll.is_none() && asks.promised & bit == 0 {
+                } else if !is_seen || !self.is_acceptor(next, state.members[member].data) {
+                } else if proposer.roll.is_none() && proposer.promised & bit == 0 {
                     actions.push(Action::Promise { client, member });
-                } else if asks.roll.is_some() && asks.promised & !asks.accepted & bit != 0 {
+                } else if proposer.roll.is_some() && proposer.promised & !proposer.accepted & bit != 0 {
                     actions.push(Action::Accept { client, member });
                 }
             }
-            if asks.roll.is_none() && self.is_decided_by(next, asks.promised) {
+            if proposer.roll.is_none() && self.is_majority(next, proposer.promised) {
                 actions.push(Action::Propose { client });
             }
         }
@@ -276,27 +284,27 @@ impl stateright::Model for Model {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Look { client, at } => self.look(&mut state, client, at),
+            Action::Look { client, at } => self.open(&mut state, client, at),
             Action::Promise { client, member } => {
-                let asks = &mut state.clients[client];
-                let part = state.members[member].part(asks.next?)?;
-                if part.promise(asks.proposal) {
-                    asks.promised |= 1 << member;
-                    asks.latest = asks.latest.max(part.accepted);
+                let proposer = &mut state.clients[client];
+                let part = state.members[member].acceptor(proposer.next?)?;
+                if part.promise(proposer.proposal) {
+                    proposer.promised |= 1 << member;
+                    proposer.latest = proposer.latest.max(part.accepted);
                 }
             }
             Action::Propose { client } => self.propose(&mut state, client),
             Action::Accept { client, member } => {
-                let asks = &mut state.clients[client];
-                let (next, roll) = (asks.next?, asks.roll?);
-                let part = state.members[member].part(next)?;
-                if part.accept(asks.proposal, roll) {
-                    asks.accepted |= 1 << member;
-                    asks.is_decided = self.is_decided_by(next, asks.accepted);
+                let proposer = &mut state.clients[client];
+                let (next, roll) = (proposer.next?, proposer.roll?);
+                let part = state.members[member].acceptor(next)?;
+                if part.accept(proposer.proposal, roll) {
+                    proposer.accepted |= 1 << member;
+                    proposer.is_decided = self.is_majority(next, proposer.accepted);
                 }
                 if state.clients[client].is_decided {
                     let seen = state.clients[client].seen.iter().fold(0, |data, seen| data | seen);
-                    state.tell(roll);
+                    state.publish(roll);
                     if (roll.places & seen).count_ones() >= self.majority() {
                         state.opened |= 1 << roll.realm;
                     }
