@@ -1,7 +1,4 @@
 //! [`Quorum`]: a store over several independent stores, of which a majority decides.
-//!
-//! A mutex of the quorum is held only for a moment, and none across an `await`; the exception is
-//! [`Vote`]'s async mutex, which orders the calls of one claim to one member.
 
 mod ballot;
 mod break_lock;
@@ -68,11 +65,9 @@ use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, L
 /// majority of those that have a place opens it. A member that was down joins by itself. A place
 /// belongs to a member's data: a member that lost them has no vote until there is a free place, or
 /// a new realm ([`LockStore::new_realm`]). Members whose tokens do not promise to survive a crash
-/// lose their places whenever they lose their data; they then form a new quorum by themselves, in a
-/// new realm.
+/// lose their places with their data; they then form a new quorum by themselves, in a new realm.
 ///
-/// With n members a majority is n / 2 + 1, and the others may fail: none of 1 or 2, one of 3 or 4,
-/// two of 5.
+/// A majority of n is n / 2 + 1; the others may fail: none of 1 or 2, one of 3 or 4, two of 5.
 pub struct Quorum {
     roster: Arc<Roster>,
     longest_ttl: Duration,
@@ -111,8 +106,8 @@ impl Quorum {
         self
     }
 
-    /// With another time-out of one call to one member; by default a tenth of the TTL, from 50 to
-    /// 500 milliseconds.
+    /// With another time-out of one call to one member; by default a tenth of the TTL, 50 to 500
+    /// ms.
     #[must_use]
     pub fn member_timeout(mut self, limit: Duration) -> Quorum {
         self.member_timeout = Some(limit);
@@ -120,8 +115,8 @@ impl Quorum {
     }
 
     fn limit(&self, ttl: Duration) -> Duration {
-        // The specification proposes 5 to 50 ms for a TTL of 10 s and Redis in one network; members
-        // may be slower.
+        // The specification proposes 5 to 50 ms (TTL 10 s, Redis in one network); others may be
+        // slower.
         let proposed = (ttl / 10).clamp(Duration::from_millis(50), Duration::from_millis(500));
         self.member_timeout.unwrap_or(proposed)
     }
@@ -157,8 +152,7 @@ impl Quorum {
         Ok(Ballot::new(rules, self.longest_ttl))
     }
 
-    /// The lease of a ballot that is won; `None` if it is not won, or no majority acknowledged its
-    /// token.
+    /// The lease of a won ballot; `None` if it is not won, or no majority acknowledged its token.
     async fn lease(&self, ballot: &mut Ballot, votes: &Arc<Votes>, limit: Duration) -> Option<Lease> {
         if !ballot.is_won() {
             return None;
@@ -197,9 +191,9 @@ impl Quorum {
         claim.store_state(|| Arc::new(Votes::new(claim, self.len()))).clone()
     }
 
-    /// Calls every member at once, each in a task of its own that runs to its end even if its
-    /// answer is no longer awaited. Returns the answers as they come. For a member that is down,
-    /// `call` gets the error.
+    /// Calls every member at once, each in a task that runs to its end even if its answer is no
+    /// longer awaited. Returns the answers as they come; `call` gets the error of a member that is
+    /// down.
     fn each<T, F>(&self, call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
     where
         T: Send + 'static,
@@ -267,8 +261,7 @@ impl Quorum {
         too_few(there, self.len(), failed, effect)
     }
 
-    /// Gives back whatever the claim may have at each member. Returns when the members in `awaited`
-    /// have answered.
+    /// Gives back what the claim may have at each member; returns when all `awaited` have answered.
     async fn withdraw(&self, claim: &Claim, votes: &Arc<Votes>, awaited: &[usize], limit: Duration) {
         let held: Vec<_> = (0..self.len()).filter(|at| votes.each[*at].may_hold()).collect();
         if !held.is_empty() {

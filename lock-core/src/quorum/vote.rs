@@ -18,7 +18,8 @@ pub(super) struct Votes {
 }
 
 /// One claim at one member. Its calls are made one after the other, so that a release never
-/// overtakes the request that it undoes.
+/// overtakes the request that it undoes. `turn` orders them; it is the only mutex of a quorum that
+/// is held across an `await`.
 pub(super) struct Vote {
     pub(super) claim: Claim,
     turn: tokio::sync::Mutex<()>,
