@@ -1,7 +1,8 @@
-//! What a lock in a file costs, against what SQLite itself costs on the same disk: an acquire and a release are two
-//! transactions, and each is one synced write.
+//! What a lock in a file costs, against what SQLite itself costs on the same disk: an acquire and a
+//! release are two transactions, and each is one synced write.
 //!
-//! `cargo bench --features sqlite --bench sqlite`; the figure to look at is `bare` divided by `acquire and release`.
+//! `cargo bench --features sqlite --bench sqlite`; the figure to look at is `bare` divided by
+//! `acquire and release`.
 
 #![allow(missing_docs, reason = "criterion makes undocumented items")]
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use leasehold::sqlite::{SqliteConfig, SqliteStore};
-use leasehold::{Claim, Clock, LockName, LockStore, Locks, RenewalBatch};
+use leasehold::store::{Claim, Clock, LockName, LockStore, Locks, RenewalBatch};
 use rusqlite::Connection;
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -42,7 +42,7 @@
 //!
 //! [`store`] has the words that only stores need.
 
-pub use lock_core::{Config, Connect, Profile, Purpose, Registry, Require, StoreUrl};
+pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl};
 pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
 pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
 pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};

@@ -1,5 +1,5 @@
-//! A holder that can be paused and killed: a process of its own, or where the store is in one process, a thread with a
-//! runtime of its own.
+//! [`Holder`]: a holder that can be paused and killed. It is a process, or a thread with its own runtime where the store
+//! is in one process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use leasehold::{FencingToken, LockGuard, Locks, Realm};
 use lock_testkit::Process;
 
-use crate::bed::Made;
+use crate::fixture::Deployment;
 
 const NAME: &str = "the lock";
 const URL: &str = "LEASEHOLD_SEMANTICS_HOLDER";
 const TTL: &str = "LEASEHOLD_SEMANTICS_TTL";
 
-/// Holds the lock, renewed, until it is paused, killed or dropped.
+/// Holds and renews the lock until it is paused, killed or dropped.
 pub(crate) struct Holder {
     pub(crate) token: FencingToken,
     body: Body,
@@ -23,35 +23,35 @@ pub(crate) struct Holder {
 
 enum Body {
     Process { process: Process, lines: mpsc::Receiver<String> },
-    Thread { resume: mpsc::Sender<()>, told: mpsc::Receiver<bool> },
+    Thread { resume: mpsc::Sender<()>, beliefs: mpsc::Receiver<bool> },
 }
 
 impl Holder {
-    pub(crate) async fn start(made: &Made) -> Holder {
-        match made.url() {
+    pub(crate) async fn start(deployment: &Deployment) -> Holder {
+        match deployment.url() {
             Some(url) => Holder::start_at(&url),
-            None => Holder::start_thread(made).await,
+            None => Holder::start_thread(deployment).await,
         }
     }
 
-    /// A process of its own, which finds the store by this URL.
+    /// Starts a process that opens the store at this URL.
     pub(crate) fn start_at(url: &str) -> Holder {
         Holder::start_by(url, Command::new(std::env::current_exe().unwrap()))
     }
 
-    /// With a TTL that no delay of a busy machine uses up.
-    pub(crate) fn start_long(made: &Made) -> Holder {
+    /// Starts a process with a TTL that is longer than any delay of a busy machine.
+    pub(crate) fn start_long(deployment: &Deployment) -> Holder {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.env(TTL, Made::LONG_TTL.as_secs().to_string());
-        Holder::start_by(&made.url().expect("it has a URL"), command)
+        command.env(TTL, Deployment::LONG_TTL.as_secs().to_string());
+        Holder::start_by(&deployment.url().expect("it has a URL"), command)
     }
 
-    /// With such a TTL too; its wall clock is a day ahead, and no other clock.
-    pub(crate) fn start_a_day_ahead(made: &Made) -> Holder {
+    /// Starts a process with such a TTL, whose wall clock is a day ahead, and no other clock.
+    pub(crate) fn start_a_day_ahead(deployment: &Deployment) -> Holder {
         let mut command = Command::new("faketime");
-        command.env(TTL, Made::LONG_TTL.as_secs().to_string());
+        command.env(TTL, Deployment::LONG_TTL.as_secs().to_string());
         command.args(["--exclude-monotonic", "-f", "+1d"]).arg(std::env::current_exe().unwrap());
-        Holder::start_by(&made.url().expect("it has a URL"), command)
+        Holder::start_by(&deployment.url().expect("it has a URL"), command)
     }
 
     fn start_by(url: &str, mut command: Command) -> Holder {
@@ -66,24 +66,25 @@ impl Holder {
         Holder { token, body: Body::Process { process, lines } }
     }
 
-    /// Its runtime and its clock stand still from the grant on, as a process does that is paused then. Renewals run where the
-    /// clock of a test stands still, and else in the background of the process, which is that of the others too.
-    async fn start_thread(made: &Made) -> Holder {
-        let store = made.open().await;
+    /// Starts a thread whose runtime and clock stand still from the grant on, like a process that
+    /// is paused then. Its renewals run where the clock of the test stands still, and otherwise in
+    /// the background of the process, which all share.
+    async fn start_thread(deployment: &Deployment) -> Holder {
+        let store = deployment.open().await;
         let (grant, grants) = tokio::sync::oneshot::channel();
         let (resume, resumed) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
+        let (belief, beliefs) = mpsc::channel();
         std::thread::spawn(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().start_paused(true).build().unwrap();
-            let guard = runtime.block_on(acquire(Locks::builder_of(store).build(), Made::TTL));
+            let guard = runtime.block_on(acquire(Locks::builder_of(store).build(), Deployment::TTL));
             grant.send(guard.token_if_any().unwrap().clone()).unwrap();
-            // The test has ended if there is nobody to wait for.
+            // The sender is gone if the test has ended.
             if resumed.recv().is_ok() {
-                tell.send(guard.is_valid()).unwrap();
+                belief.send(guard.is_valid()).unwrap();
             }
         });
-        Holder { token: grants.await.unwrap(), body: Body::Thread { resume, told } }
+        Holder { token: grants.await.unwrap(), body: Body::Thread { resume, beliefs } }
     }
 
     pub(crate) fn pause(&self) {
@@ -92,7 +93,7 @@ impl Holder {
         }
     }
 
-    /// Lets it go on, and asks it whether it still believes.
+    /// Resumes it; returns whether it still believes in its lease.
     pub(crate) fn resume_and_ask(&mut self) -> bool {
         if let Body::Process { process, .. } = &self.body {
             process.resume();
@@ -100,21 +101,21 @@ impl Holder {
         self.ask()
     }
 
-    /// Whether it still believes.
+    /// Returns whether it still believes in its lease.
     pub(crate) fn ask(&mut self) -> bool {
         match &mut self.body {
             Body::Process { process, lines } => {
                 process.child().stdin.as_mut().unwrap().write_all(b"well?\n").unwrap();
                 lines.recv().unwrap() == "valid"
             }
-            Body::Thread { resume, told } => {
+            Body::Thread { resume, beliefs } => {
                 resume.send(()).unwrap();
-                told.recv().unwrap()
+                beliefs.recv().unwrap()
             }
         }
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub(crate) fn kill(self) {
         if let Body::Process { mut process, .. } = self.body {
             process.kill();
@@ -130,10 +131,11 @@ pub(crate) fn is_child() -> bool {
     std::env::var_os(URL).is_some()
 }
 
-/// The holder as a process: says its token, and whether it believes whenever it is asked.
+/// The main function of the process: prints its token, and on each request whether it believes in
+/// its lease.
 pub(crate) fn child() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let ttl = std::env::var(TTL).map_or(Made::TTL, |ttl| Duration::from_secs(ttl.parse().unwrap()));
+    let ttl = std::env::var(TTL).map_or(Deployment::TTL, |ttl| Duration::from_secs(ttl.parse().unwrap()));
     let guard =
         runtime.block_on(async { acquire(leasehold::connect(std::env::var(URL).unwrap()).await.unwrap(), ttl).await });
     let token = guard.token_if_any().unwrap();

@@ -1,11 +1,11 @@
-//! Runs the scenarios of `docs/semantics.md` on every store, and holds what happens against the table there: the
-//! comparison of the stores is executable, and cannot drift.
+//! Runs the scenarios of `docs/semantics.md` on every store, and compares the outcomes with the
+//! table there: the comparison of the stores is executable, and cannot drift.
 //!
 //! `cargo test --features etcd,postgres,redis,sqlite,zk --test semantics`
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-mod bed;
+mod fixture;
 mod holder;
 mod scenarios;
 mod table;
@@ -14,11 +14,11 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::bed::{BEDS, Bed};
+use crate::fixture::{FIXTURES, Fixture};
 use crate::scenarios::SCENARIOS;
 use crate::table::Table;
 
-/// What a scenario showed.
+/// The outcome of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// No double hold.
@@ -29,7 +29,7 @@ enum Verdict {
     Broken,
     /// Refused, or reported lost.
     Refused,
-    /// Unknown is returned, and cleaned up.
+    /// The unknown outcome is returned, and cleaned up.
     Unknown,
 }
 
@@ -52,26 +52,29 @@ fn main() -> ExitCode {
     let table = Table::read();
     let mut trials = vec![Trial::test("the table has exactly the scenarios and stores that are run", {
         let table = table.clone();
-        move || table.has_only(SCENARIOS.iter().map(|scenario| scenario.number), BEDS.iter().map(|bed| bed.name))
+        move || {
+            table
+                .has_only(SCENARIOS.iter().map(|scenario| scenario.number), FIXTURES.iter().map(|fixture| fixture.name))
+        }
     })];
     for scenario in SCENARIOS {
-        for bed in BEDS {
-            let expected = table.cell(scenario.number, bed.name);
-            let title = format!("{} on {}: {}", scenario.number, bed.name, scenario.what);
+        for fixture in FIXTURES {
+            let expected = table.cell(scenario.number, fixture.name);
+            let title = format!("{} on {}: {}", scenario.number, fixture.name, scenario.what);
             let ruled_out = expected.as_deref() == Some("–");
-            let trial = Trial::test(title, move || run(scenario.run, bed, expected.as_deref()));
+            let trial = Trial::test(title, move || run(scenario.run, fixture, expected.as_deref()));
             trials.push(trial.with_ignored_flag(ruled_out));
         }
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn run(scenario: scenarios::Run, bed: &'static Bed, expected: Option<&str>) -> Result<(), Failed> {
+fn run(scenario: scenarios::Run, fixture: &'static Fixture, expected: Option<&str>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let verdict = runtime.block_on(async {
-        let made = bed.make();
-        made.make_ready().await;
-        scenario(made).await
+        let deployment = fixture.make();
+        deployment.init().await;
+        scenario(deployment).await
     });
     let expected = expected.unwrap_or("missing");
     if verdict.letter() == expected {

@@ -1,21 +1,19 @@
-//! The scenarios.
+//! The scenarios of the table.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use leasehold::{
-    Attempt, BreakMode, Claim, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, LockStore, Locks,
-    ReleaseOutcome, RenewalBatch, RenewalOutcome,
-};
-use lock_conformance::faults::{Faulty, Call, Disturbance};
+use leasehold::store::{Attempt, Claim, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome};
+use leasehold::{BreakMode, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, Locks};
+use lock_conformance::faults::{Call, Disturbance, Faulty};
 use lock_testkit::{Proxy, until};
 
 use crate::Verdict;
-use crate::bed::Made;
+use crate::fixture::Deployment;
 use crate::holder::Holder;
 
-pub(crate) type Run = fn(Made) -> Pin<Box<dyn Future<Output = Verdict>>>;
+pub(crate) type Run = fn(Deployment) -> Pin<Box<dyn Future<Output = Verdict>>>;
 
 pub(crate) struct Scenario {
     pub(crate) number: u32,
@@ -26,7 +24,7 @@ pub(crate) struct Scenario {
 macro_rules! scenarios {
     ($($number:literal $what:literal $run:ident),* $(,)?) => {
         pub(crate) const SCENARIOS: &[Scenario] =
-            &[$(Scenario { number: $number, what: $what, run: |made| Box::pin($run(made)) }),*];
+            &[$(Scenario { number: $number, what: $what, run: |deployment| Box::pin($run(deployment)) }),*];
     };
 }
 
@@ -38,7 +36,7 @@ scenarios! {
     5 "the wall clock of a client is a day ahead" client_ahead,
     6 "the holder's process is killed" killed_holder,
     7 "the reply to a request is lost after it was applied" lost_reply,
-    8 "a request is applied after its client gave it up" ghost,
+    8 "a request is applied after its client gave it up" late_request,
     9 "a holder that has expired releases and renews" expired_holder,
     10 "a renewal arrives after the release" late_renewal,
     11 "a waiter is granted after it waited longer than its own TTL" long_wait,
@@ -54,10 +52,10 @@ fn name() -> LockName {
 }
 
 fn locks(store: Arc<dyn LockStore>) -> Locks {
-    Locks::builder_of(store).ttl(Made::TTL).build()
+    Locks::builder_of(store).ttl(Deployment::TTL).build()
 }
 
-/// What becomes of a double hold: the new holder has written, and now the old one does.
+/// The verdict on a double hold: the new holder has written, and now the old one writes.
 async fn old_writes_after(new: &FencingToken, old: &FencingToken) -> Verdict {
     let resource = Fence::in_memory();
     drop(resource.enter(&name(), new).await.unwrap());
@@ -70,57 +68,57 @@ async fn old_writes_after(new: &FencingToken, old: &FencingToken) -> Verdict {
     }
 }
 
-async fn paused_holder(made: Made) -> Verdict {
-    let mut holder = Holder::start(&made).await;
+async fn paused_holder(deployment: Deployment) -> Verdict {
+    let mut holder = Holder::start(&deployment).await;
     holder.pause();
-    // While it is paused it believes what it believed: the next grant makes two.
-    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    // A paused holder keeps its belief: the next grant makes two holders.
+    let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
     let verdict = old_writes_after(next.token_if_any().unwrap(), &holder.token).await;
     assert!(!holder.resume_and_ask(), "the stale holder is told");
     verdict
 }
 
-async fn late_reply(made: Made) -> Verdict {
-    let store = Faulty::new(made.open().await);
-    store.script(Call::Request, [Disturbance::DelayReply(Made::TTL * 2)]);
+async fn late_reply(deployment: Deployment) -> Verdict {
+    let store = Faulty::new(deployment.open().await);
+    store.script(Call::Request, [Disturbance::DelayReply(Deployment::TTL * 2)]);
     let locks = locks(store);
     let refused = locks.lock(NAME).try_acquire().await.err().map(|error| error.kind());
     locks.close().await;
-    let free = made.open().await.inspect(&name()).await.unwrap().is_none();
+    let free = deployment.open().await.inspect(&name()).await.unwrap().is_none();
     if refused == Some(ErrorKind::TimedOut) && free { Verdict::Refused } else { Verdict::Broken }
 }
 
-async fn late_write(made: Made) -> Verdict {
-    let late = locks(made.open().await).lock(NAME).fixed().acquire().await.unwrap();
+async fn late_write(deployment: Deployment) -> Verdict {
+    let late = locks(deployment.open().await).lock(NAME).fixed().acquire().await.unwrap();
     let token = late.token_if_any().unwrap().clone();
     assert!(late.is_valid(), "the check, long before the write");
-    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
     old_writes_after(next.token_if_any().unwrap(), &token).await
 }
 
-async fn clock_ahead(made: Made) -> Verdict {
-    let others = locks(made.open().await);
-    let holder = Holder::start_a_day_ahead(&made);
+async fn clock_ahead(deployment: Deployment) -> Verdict {
+    let others = locks(deployment.open().await);
+    let holder = Holder::start_a_day_ahead(&deployment);
     if others.lock(NAME).try_acquire().await.unwrap().is_some() {
         return Verdict::Broken;
     }
-    // Its lease ends a TTL after its death, and not a day later.
+    // Its lease ends one TTL after its death, and not a day later.
     holder.kill();
-    let next = others.lock(NAME).wait(Made::LONG_TTL * 10).acquire().await;
+    let next = others.lock(NAME).wait(Deployment::LONG_TTL * 10).acquire().await;
     assert!(next.is_ok(), "a clock that was ahead pins no lock");
     Verdict::Safe
 }
 
-async fn client_ahead(made: Made) -> Verdict {
-    let held = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 5).acquire().await.unwrap();
-    let ahead = Holder::start_a_day_ahead(&made);
+async fn client_ahead(deployment: Deployment) -> Verdict {
+    let held = locks(deployment.open().await).lock(NAME).fixed().ttl(Deployment::TTL * 5).acquire().await.unwrap();
+    let ahead = Holder::start_a_day_ahead(&deployment);
     // It was granted only when the lease before it had ended.
     if held.is_valid() || ahead.token <= *held.token_if_any().unwrap() { Verdict::Broken } else { Verdict::Safe }
 }
 
-async fn killed_holder(made: Made) -> Verdict {
-    let others = locks(made.open().await);
-    let holder = Holder::start_long(&made);
+async fn killed_holder(deployment: Deployment) -> Verdict {
+    let others = locks(deployment.open().await);
+    let holder = Holder::start_long(&deployment);
     let token = holder.token.clone();
     holder.kill();
     let survived = others.lock(NAME).try_acquire().await.unwrap().is_none();
@@ -128,32 +126,32 @@ async fn killed_holder(made: Made) -> Verdict {
     if survived && *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }
 }
 
-async fn lost_reply(made: Made) -> Verdict {
-    let store = Faulty::new(made.open().await);
+async fn lost_reply(deployment: Deployment) -> Verdict {
+    let store = Faulty::new(deployment.open().await);
     store.script(Call::Request, [Disturbance::FailApplied]);
-    unknown_and_cleaned_up(made, store).await
+    unknown_and_cleaned_up(deployment, store).await
 }
 
-async fn ghost(made: Made) -> Verdict {
-    let store = Faulty::new(made.open().await);
-    store.script(Call::Request, [Disturbance::ApplyLate(Made::TTL / 4)]);
-    unknown_and_cleaned_up(made, store).await
+async fn late_request(deployment: Deployment) -> Verdict {
+    let store = Faulty::new(deployment.open().await);
+    store.script(Call::Request, [Disturbance::ApplyLate(Deployment::TTL / 4)]);
+    unknown_and_cleaned_up(deployment, store).await
 }
 
-/// A try whose outcome is unknown: nothing of it may be left when its locks have closed.
-async fn unknown_and_cleaned_up(made: Made, store: Arc<Faulty>) -> Verdict {
+/// Tries with an unknown outcome: nothing may be left when the locks have closed.
+async fn unknown_and_cleaned_up(deployment: Deployment, store: Arc<Faulty>) -> Verdict {
     let locks = locks(store);
     let error = locks.lock(NAME).try_acquire().await.expect_err("the reply was lost");
     locks.close().await;
-    let free = made.open().await.inspect(&name()).await.unwrap().is_none();
+    let free = deployment.open().await.inspect(&name()).await.unwrap().is_none();
     if error.may_have_taken_effect() && free { Verdict::Unknown } else { Verdict::Broken }
 }
 
-async fn expired_holder(made: Made) -> Verdict {
-    let store = made.open().await;
-    let expired = Claim::new(name(), Made::TTL);
+async fn expired_holder(deployment: Deployment) -> Verdict {
+    let store = deployment.open().await;
+    let expired = Claim::new(name(), Deployment::TTL);
     assert!(matches!(store.request(&expired).await.unwrap(), Attempt::Granted(_)));
-    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
     let released = store.release(&expired).await.unwrap();
     let renewed = renew(&*store, &expired).await;
     let holder = store.inspect(&name()).await.unwrap().and_then(|by| by.holder);
@@ -164,9 +162,9 @@ async fn expired_holder(made: Made) -> Verdict {
     }
 }
 
-async fn late_renewal(made: Made) -> Verdict {
-    let store = made.open().await;
-    let released = Claim::new(name(), Made::TTL);
+async fn late_renewal(deployment: Deployment) -> Verdict {
+    let store = deployment.open().await;
+    let released = Claim::new(name(), Deployment::TTL);
     assert!(matches!(store.request(&released).await.unwrap(), Attempt::Granted(_)));
     store.release(&released).await.unwrap();
     let renewed = renew(&*store, &released).await;
@@ -180,49 +178,49 @@ async fn renew(store: &dyn LockStore, claim: &Claim) -> Option<RenewalOutcome> {
     batch.iter().next().and_then(|entry| entry.outcome())
 }
 
-async fn long_wait(made: Made) -> Verdict {
-    let holder = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 3).acquire().await.unwrap();
-    let waiting = tokio::spawn(locks(made.open().await).lock(NAME).acquire());
+async fn long_wait(deployment: Deployment) -> Verdict {
+    let holder = locks(deployment.open().await).lock(NAME).fixed().ttl(Deployment::TTL * 3).acquire().await.unwrap();
+    let waiting = tokio::spawn(locks(deployment.open().await).lock(NAME).acquire());
     holder.lost().await;
     drop(holder);
     let guard = waiting.await.unwrap().unwrap();
-    let holder = made.open().await.inspect(&name()).await.unwrap().and_then(|by| by.holder);
+    let holder = deployment.open().await.inspect(&name()).await.unwrap().and_then(|by| by.holder);
     if guard.is_valid() && holder == Some(guard.holder()) { Verdict::Refused } else { Verdict::Broken }
 }
 
-async fn cut_off_holder(made: Made) -> Verdict {
-    let (url, links) = made.linked();
+async fn cut_off_holder(deployment: Deployment) -> Verdict {
+    let (url, links) = deployment.proxied();
     let mut holder = Holder::start_at(&url);
     links.iter().for_each(Proxy::cut);
-    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
-    // Nobody could tell it; it knows by its own clock.
+    let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
+    // It is cut off, and learns it by its own clock.
     if holder.ask() { old_writes_after(next.token_if_any().unwrap(), &holder.token).await } else { Verdict::Refused }
 }
 
-async fn paused_server(mut made: Made) -> Verdict {
-    let mut holder = Holder::start(&made).await;
-    made.server().pause();
+async fn paused_server(mut deployment: Deployment) -> Verdict {
+    let mut holder = Holder::start(&deployment).await;
+    deployment.server().pause();
     until("the holder is told", || (!holder.ask()).then_some(()));
-    made.server().resume();
-    let next = locks(made.open().await).lock(NAME).acquire().await.unwrap();
+    deployment.server().resume();
+    let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
     if *next.token_if_any().unwrap() > holder.token { Verdict::Refused } else { Verdict::Broken }
 }
 
-async fn restarted_server(mut made: Made) -> Verdict {
+async fn restarted_server(mut deployment: Deployment) -> Verdict {
     // Long enough to last through the restart.
-    let held = locks(made.open().await).lock(NAME).fixed().ttl(Made::TTL * 60).acquire().await.unwrap();
-    made.server().restart();
-    let others = locks(made.open().await);
+    let held = locks(deployment.open().await).lock(NAME).fixed().ttl(Deployment::TTL * 60).acquire().await.unwrap();
+    deployment.server().restart();
+    let others = locks(deployment.open().await);
     if let Some(next) = others.lock(NAME).try_acquire().await.unwrap() {
         assert!(held.is_valid(), "the restart took longer than the TTL");
         return old_writes_after(next.token_if_any().unwrap(), held.token_if_any().unwrap()).await;
     }
     let token = held.token_if_any().unwrap().clone();
-    made.open().await.break_lock(&name(), &seen(&made).await, BreakMode::Now).await.unwrap();
+    deployment.open().await.break_lock(&name(), &seen(&deployment).await, BreakMode::Now).await.unwrap();
     let next = others.lock(NAME).acquire().await.unwrap();
     if *next.token_if_any().unwrap() > token { Verdict::Safe } else { Verdict::Broken }
 }
 
-async fn seen(made: &Made) -> HeldBy {
-    made.open().await.inspect(&name()).await.unwrap().unwrap()
+async fn seen(deployment: &Deployment) -> HeldBy {
+    deployment.open().await.inspect(&name()).await.unwrap().unwrap()
 }

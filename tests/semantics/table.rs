@@ -33,11 +33,11 @@ impl Table {
         stores: impl Iterator<Item = &'static str>,
     ) -> Result<(), Failed> {
         let run: Vec<_> = numbers.map(|number| number.to_string()).collect();
-        let told: Vec<_> = self.rows.iter().map(|row| row[0].clone()).collect();
+        let listed: Vec<_> = self.rows.iter().map(|row| row[0].clone()).collect();
         let stores: Vec<_> = stores.collect();
-        if run == told && stores == self.stores {
+        if run == listed && stores == self.stores {
             return Ok(());
         }
-        Err(format!("run are {run:?} on {stores:?}, and the table has {told:?} on {:?}", self.stores).into())
+        Err(format!("run are {run:?} on {stores:?}, and the table has {listed:?} on {:?}", self.stores).into())
     }
 }
