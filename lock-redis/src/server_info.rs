@@ -14,13 +14,13 @@ use crate::connector::Connector;
 pub(crate) struct ServerInfo {
     pub(crate) name: String,
     pub(crate) version: Option<String>,
-    uptime: Option<Duration>,
+    pub(crate) uptime: Option<Duration>,
     pub(crate) replicas: Option<u32>,
     /// It has replicas, or has had some that may come back.
     pub(crate) has_had_replicas: bool,
     pub(crate) is_replica: bool,
     /// `redis_mode`: `standalone`, `cluster` or `sentinel`.
-    mode: Option<String>,
+    pub(crate) mode: Option<String>,
     /// The answers to `CONFIG GET`.
     pub(crate) settings: HashMap<String, String>,
 }
