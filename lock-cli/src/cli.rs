@@ -22,7 +22,8 @@ pub(crate) struct Cli {
     /// The store's URL, such as sqlite:/var/lib/app/locks.db; `leasehold stores` lists the kinds
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// Logs to standard error what leasehold does; twice for more. LEASEHOLD_LOG=debug does the same
+    /// Logs to standard error what leasehold does; twice for more. LEASEHOLD_LOG=debug does the
+    /// same
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -39,7 +40,8 @@ pub(crate) enum Command {
     Break(Break),
     /// Shows what each kind of store guarantees
     Stores(Stores),
-    /// Makes what a store needs before it can be used, such as a table; changes nothing if that was done
+    /// Makes what a store needs before it can be used, such as a table; changes nothing if that was
+    /// done
     Init(Init),
     /// Removes what the store keeps of names that nobody locks any more
     Prune(Prune),
@@ -52,7 +54,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FenceCommand {
-    /// Runs a command that writes, unless a later holder was there; meant to be run under `leasehold run`
+    /// Runs a command that writes, unless a later holder was there; meant to be run under
+    /// `leasehold run`
     Run(FenceRun),
     /// Refuses everything below a token, such as the one that `leasehold break` used up
     Raise(FenceRaise),
@@ -140,7 +143,8 @@ pub(crate) struct Run {
     /// Refuses a store whose fencing tokens do not survive a crash, a power loss and a fail-over
     #[arg(long)]
     pub(crate) correctness: bool,
-    /// The time between SIGTERM and SIGKILL when the lease is lost; by default a quarter of the TTL, 5s at most
+    /// The time between SIGTERM and SIGKILL when the lease is lost; by default a quarter of the
+    /// TTL, 5s at most
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
     /// Free text that others see of the holder
@@ -176,7 +180,8 @@ pub(crate) struct List {
 
 #[derive(Debug, Args)]
 pub(crate) struct Break {
-    /// Frees the name at once, although nothing but a fence excludes the evicted holder until its lease would have ended
+    /// Frees the name at once, although nothing but a fence excludes the evicted holder until its
+    /// lease would have ended
     #[arg(long)]
     pub(crate) now: bool,
     /// Breaks the lock only if this holder has it, as `status --json` shows it
@@ -212,7 +217,8 @@ pub(crate) struct Prune {
     /// The store; by default that of --store or LEASEHOLD_STORE
     #[arg(value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// For how long nobody has locked what is removed; by default prune_after of the URL, else 7days
+    /// For how long nobody has locked what is removed; by default prune_after of the URL, else
+    /// 7days
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) idle: Option<Duration>,
 }
@@ -230,7 +236,7 @@ pub(crate) struct Realm {
 /// Reads the command line; `Err` if there is nothing more to do.
 pub(crate) fn parse() -> Result<Cli, Result<ExitCode, Failure>> {
     let mut words: Vec<_> = std::env::args_os().collect();
-    name_between_dashes(&mut words).map_err(Err)?;
+    remove_second_dashes(&mut words).map_err(Err)?;
     Cli::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
@@ -244,9 +250,9 @@ pub(crate) fn parse() -> Result<Cli, Result<ExitCode, Failure>> {
     })
 }
 
-/// Of `run -- NAME -- COMMAND` the second `--` is none of the command's. With one `--` only, the name was forgotten: the
-/// command's first word is not taken for it.
-fn name_between_dashes(words: &mut Vec<OsString>) -> Result<(), Failure> {
+/// Of `run -- NAME -- COMMAND` the second `--` is none of the command's. With one `--` only, the
+/// name was forgotten: the command's first word is not taken for it.
+fn remove_second_dashes(words: &mut Vec<OsString>) -> Result<(), Failure> {
     let Some(dashes) = words.iter().position(|word| word == "--") else { return Ok(()) };
     let optional = |command: clap::Command| command.mut_args(|arg| arg.required(false));
     let before = Cli::command().mut_subcommand("run", optional).try_get_matches_from(&words[..dashes]);
@@ -314,7 +320,7 @@ mod tests {
 
     fn run(words: &[&str]) -> Result<Run, String> {
         let mut words: Vec<_> = ["leasehold"].iter().chain(words).map(OsString::from).collect();
-        name_between_dashes(&mut words).map_err(|failure| format!("{failure:?}"))?;
+        remove_second_dashes(&mut words).map_err(|failure| format!("{failure:?}"))?;
         match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
             _ => panic!("not run"),

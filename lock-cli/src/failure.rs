@@ -1,4 +1,4 @@
-//! [`Failure`]: how a command ends that could not do what it was asked.
+//! [`Failure`]: the exit status and the message of a command that failed.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,11 +6,9 @@ use std::process::ExitCode;
 
 use leasehold::{Error, ErrorKind};
 
-use crate::output;
-
 /// The exit statuses of this command, as `sysexits.h` has them where it has one.
 pub(crate) mod status {
-    /// The operator's wish found nothing to do: there was nothing to break.
+    /// There was nothing to break.
     pub(crate) const NOTHING_DONE: u8 = 1;
     /// The command line is not accepted.
     pub(crate) const USAGE: u8 = 64;
@@ -36,7 +34,7 @@ pub(crate) mod status {
     pub(crate) const SIGNALLED: u8 = 128;
 }
 
-/// Why a command ends early: an exit status, and one line for people.
+/// The reason why a command ends early: an exit status, and one line for people.
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: u8,
@@ -64,12 +62,13 @@ impl Failure {
         Failure::new(status::OS_ERROR, message)
     }
 
-    /// A signal ended it before there was a command to pass it on to.
+    /// A signal arrived before there was a command to forward it to.
     pub(crate) fn ended_by(signal: i32) -> Failure {
         Failure::new(status::SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()), "")
     }
 
-    /// Output could not be written. A reader that has gone away is no failure: it has seen what it wanted.
+    /// Output could not be written. A reader that has gone away is no failure: it has read what it
+    /// wanted.
     pub(crate) fn output(error: &io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::new(0, ""),
@@ -77,11 +76,13 @@ impl Failure {
         }
     }
 
-    /// Says why on one line of standard error, and gives the status.
-    pub(crate) fn report(&self) -> ExitCode {
-        if !self.message.is_empty() {
-            output::complain(&self.message);
-        }
+    /// The line for people; empty if there is none.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The exit status.
+    pub(crate) fn status(&self) -> ExitCode {
         ExitCode::from(self.status)
     }
 }
@@ -94,14 +95,14 @@ impl From<Error> for Failure {
             ErrorKind::Lost => status::LOST,
             ErrorKind::Fenced => status::FENCED,
             ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::Closed => status::UNAVAILABLE,
-            // A store that refuses this user, or answers what it should never answer, is the wrong store.
+            // A store that refuses this user, or answers unexpectedly, is the wrong store.
             _ => status::CONFIG,
         };
         Failure::new(status, with_causes(&error))
     }
 }
 
-/// The error's text and those of its causes, each told once.
+/// The text of an error and of its causes, without repetitions.
 pub(crate) fn with_causes(error: &Error) -> String {
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -1,6 +1,7 @@
-//! What people and programs read: escaped text, lines on standard error, results on standard output.
+//! Output: escaped text, notices on standard error, results on standard output.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use leasehold::{FencingToken, HeldBy, LockName};
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// Text that others wrote, safe to show on a terminal: control characters, and those that turn the direction of
-/// writing, are spelled out.
-pub(crate) fn shown(text: &str) -> String {
+/// Makes text of others safe for a terminal: escapes control characters, and those that change the
+/// direction of writing.
+pub(crate) fn escape(text: &str) -> String {
     let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -23,8 +24,8 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
-/// A time as people read it: whole seconds, or milliseconds below one second.
-pub(crate) fn time(time: Duration) -> String {
+/// A duration for people: whole seconds, or milliseconds below one second.
+pub(crate) fn format_duration(time: Duration) -> String {
     let whole = if time < Duration::from_secs(1) {
         Duration::from_millis(time.as_millis() as u64)
     } else {
@@ -33,9 +34,17 @@ pub(crate) fn time(time: Duration) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// Tells people something, on one line of standard error. Nobody need be listening.
-pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "leasehold: {}", shown(message));
+/// Prints one line on standard error, and ignores failures.
+pub(crate) fn print_notice(message: &str) {
+    let _ = writeln!(io::stderr(), "leasehold: {}", escape(message));
+}
+
+/// Prints a failure on standard error, and returns its exit status.
+pub(crate) fn report(failure: &Failure) -> ExitCode {
+    if !failure.message().is_empty() {
+        print_notice(failure.message());
+    }
+    failure.status()
 }
 
 /// Writes a result to standard output.
@@ -44,7 +53,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
 }
 
-/// Who holds a lock, as a program reads it. The fields are documented in `docs/command.md`, and stay.
+/// The holder of a lock as JSON. The fields are documented in `docs/command.md`, and stay.
 pub(crate) fn json_of(name: &LockName, by: Option<&HeldBy>) -> Value {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let info = by.and_then(|by| by.info.as_ref());
@@ -69,8 +78,8 @@ mod tests {
 
     #[test]
     fn text_of_others_cannot_steer_a_terminal() {
-        assert_eq!(shown("a\x1b[2Jb\nc\u{202e}d\u{9b}e"), r"a\u{1b}[2Jb\nc\u{202e}d\u{9b}e");
-        assert_eq!(shown("é e\u{301} ☃ 'x' \"y\" \\"), "é e\u{301} ☃ 'x' \"y\" \\");
+        assert_eq!(escape("a\x1b[2Jb\nc\u{202e}d\u{9b}e"), r"a\u{1b}[2Jb\nc\u{202e}d\u{9b}e");
+        assert_eq!(escape("é e\u{301} ☃ 'x' \"y\" \\"), "é e\u{301} ☃ 'x' \"y\" \\");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which store the command uses.
+//! The store of a command, and the names of locks.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -10,14 +10,14 @@ use leasehold::LockName;
 
 use crate::failure::Failure;
 
-/// The URL of the store: `--store`, else `LEASEHOLD_STORE`, else an SQLite file in the user's state folder, which is
-/// made if it is not there.
+/// The URL of the store: `--store`, else `LEASEHOLD_STORE`, else an SQLite file in the user's state
+/// folder, which is made if it is not there.
 pub(crate) fn url(option: Option<&str>) -> Result<String, Failure> {
-    named(option)?.map_or_else(default, Ok)
+    configured_url(option)?.map_or_else(default_url, Ok)
 }
 
 /// The URL that the user has named, if there is one.
-pub(crate) fn named(option: Option<&str>) -> Result<Option<String>, Failure> {
+pub(crate) fn configured_url(option: Option<&str>) -> Result<Option<String>, Failure> {
     if let Some(url) = option {
         return Ok(Some(url.to_owned()));
     }
@@ -26,7 +26,7 @@ pub(crate) fn named(option: Option<&str>) -> Result<Option<String>, Failure> {
     named.map_err(|_| Failure::config("LEASEHOLD_STORE is not accepted: it is no UTF-8"))
 }
 
-fn default() -> Result<String, Failure> {
+fn default_url() -> Result<String, Failure> {
     let folder = state_folder()?.join("leasehold");
     if folder.to_str().is_none() {
         return Err(Failure::config(format!(
@@ -46,8 +46,8 @@ fn state_folder() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Checks that the store keeps what it is told when this command has ended.
-pub(crate) fn outlives_a_command(url: &str) -> Result<(), Failure> {
+/// Refuses a store whose data end with this command.
+pub(crate) fn require_persistent(url: &str) -> Result<(), Failure> {
     if url.split_once(':').is_some_and(|(scheme, _)| scheme == "memory") {
         return Err(Failure::config(
             "the store memory: ends with each command, so that it excludes nobody; use another, such as sqlite:/PATH",

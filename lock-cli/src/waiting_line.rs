@@ -1,4 +1,4 @@
-//! [`WaitingLine`]: tells people for whom they wait.
+//! [`WaitingLine`]: shows the holder during a wait.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +8,8 @@ use leasehold::{HeldBy, LockName};
 
 use crate::output;
 
-/// One line on standard error while the lock is held by somebody else: kept up to date and erased at the end on a
-/// terminal, else written once, after a second.
+/// One line on standard error while the lock is held by somebody else: kept up to date and erased
+/// at the end on a terminal, else written once, after a second.
 pub(crate) struct WaitingLine {
     name: LockName,
     style: Style,
@@ -18,7 +18,7 @@ pub(crate) struct WaitingLine {
     drawn: bool,
 }
 
-/// Who is ahead, as the waiting acquire learned it, and when.
+/// The current holder, and when it was learned.
 #[derive(Clone, Default)]
 pub(crate) struct Ahead(Arc<Mutex<Option<(HeldBy, Instant)>>>);
 
@@ -30,25 +30,25 @@ enum Style {
 }
 
 impl Ahead {
-    /// Keeps who is ahead now.
-    pub(crate) fn tell(&self, by: &HeldBy) {
+    /// Sets the current holder.
+    pub(crate) fn set(&self, by: &HeldBy) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((by.clone(), Instant::now()));
     }
 
-    /// Who is ahead, with times that have gone on since.
+    /// The current holder, with its times brought up to date.
     fn now(&self) -> Option<HeldBy> {
-        let (mut by, told) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        by.held_for = by.held_for.map(|time| time + told.elapsed());
+        let (mut by, at) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        by.held_for = by.held_for.map(|time| time + at.elapsed());
         Some(by)
     }
 }
 
 impl WaitingLine {
-    /// How often the line is looked at.
-    pub(crate) const EVERY: Duration = Duration::from_millis(250);
+    /// Interval of redrawing.
+    pub(crate) const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
-    /// Shorter waits than this are not told where the line stays.
-    const WORTH_A_LINE: Duration = Duration::from_secs(1);
+    /// Shorter waits print no line, unless it can be erased.
+    const MIN_WAIT: Duration = Duration::from_secs(1);
 
     /// A line for this lock; `quiet` writes none.
     pub(crate) fn new(name: &LockName, quiet: bool) -> WaitingLine {
@@ -60,7 +60,7 @@ impl WaitingLine {
         WaitingLine { name: name.clone(), style, since: Instant::now(), ahead: Ahead::default(), drawn: false }
     }
 
-    /// Where the waiting acquire tells who is ahead.
+    /// The cell that the waiting acquire sets.
     pub(crate) fn ahead(&self) -> Ahead {
         self.ahead.clone()
     }
@@ -68,14 +68,14 @@ impl WaitingLine {
     /// Writes the line, or writes it anew.
     pub(crate) fn draw(&mut self) {
         let Some(by) = self.ahead.now() else { return };
-        let text = output::shown(&format!("waiting for \"{}\": held by {by}", self.name));
+        let text = output::escape(&format!("waiting for \"{}\": held by {by}", self.name));
         match self.style {
             Style::Quiet => {}
-            Style::Once if self.drawn || self.since.elapsed() < Self::WORTH_A_LINE => return,
-            Style::Once => output::complain(&text),
+            Style::Once if self.drawn || self.since.elapsed() < Self::MIN_WAIT => return,
+            Style::Once => output::print_notice(&text),
             Style::Live => {
-                let text = format!("{text}; waited {}", output::time(whole_seconds(self.since.elapsed())));
-                let _ = write!(io::stderr(), "\r\x1b[K{}", cut(&text, columns()));
+                let text = format!("{text}; waited {}", output::format_duration(whole_seconds(self.since.elapsed())));
+                let _ = write!(io::stderr(), "\r\x1b[K{}", truncate(&text, columns()));
             }
         }
         self.drawn = true;
@@ -103,8 +103,9 @@ fn columns() -> usize {
 }
 
 /// The beginning of `text` that fits on one line: a line that wraps cannot be erased.
-fn cut(text: &str, columns: usize) -> String {
-    // Wide characters take two columns; counting every character beyond ASCII as two errs on the short side.
+fn truncate(text: &str, columns: usize) -> String {
+    // Wide characters take two columns; counting every character beyond ASCII as two errs on the
+    // short side.
     let mut left = columns.saturating_sub(1);
     let mut cut = String::new();
     for c in text.chars() {
@@ -124,8 +125,8 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_before_it_would_wrap() {
-        assert_eq!(cut("waiting", 80), "waiting");
-        assert_eq!(cut("waiting", 5), "wait");
-        assert_eq!(cut("日本語", 5), "日本");
+        assert_eq!(truncate("waiting", 80), "waiting");
+        assert_eq!(truncate("waiting", 5), "wait");
+        assert_eq!(truncate("日本語", 5), "日本");
     }
 }

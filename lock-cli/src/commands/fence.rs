@@ -10,13 +10,13 @@ use serde_json::json;
 
 use crate::cli::{FenceAdopt, FenceCommand, FenceRaise, FenceRun, FenceShow};
 use crate::failure::{Failure, status};
-use crate::supervise::{Job, Signals, Terms, supervise};
+use crate::supervise::{Job, Signals, StopPolicy, supervise};
 use crate::{output, store};
 
 /// Does what the command line asks of a fence.
 pub(crate) async fn run(command: FenceCommand) -> Result<ExitCode, Failure> {
     match command {
-        FenceCommand::Run(args) => return write(args).await,
+        FenceCommand::Run(args) => return run_writer(args).await,
         FenceCommand::Raise(args) => raise(args)?,
         FenceCommand::Adopt(args) => adopt(args)?,
         FenceCommand::Show(args) => show(args)?,
@@ -24,30 +24,31 @@ pub(crate) async fn run(command: FenceCommand) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command that writes, while nobody else is admitted; a late holder is refused before it begins.
-async fn write(args: FenceRun) -> Result<ExitCode, Failure> {
-    let name = store::name(&given(args.name, "--name", "LEASEHOLD_NAME")?)?;
+/// Runs a command that writes, while nobody else is admitted; a late holder is refused before it
+/// begins.
+async fn run_writer(args: FenceRun) -> Result<ExitCode, Failure> {
+    let name = store::name(&option_or_variable(args.name, "--name", "LEASEHOLD_NAME")?)?;
     let number = match args.token {
         Some(number) => number,
-        None => number_in(&variable("--token", "LEASEHOLD_TOKEN")?)?,
+        None => parse_token(&variable("--token", "LEASEHOLD_TOKEN")?)?,
     };
-    let realm = Realm::new(utf8(&given(args.realm, "--realm", "LEASEHOLD_REALM")?)?);
+    let realm = Realm::new(utf8(&option_or_variable(args.realm, "--realm", "LEASEHOLD_REALM")?)?);
     let fence = Fence::open(&args.file)?;
     if !args.quiet
         && let Some(warning) = warning(&fence)
     {
-        output::complain(&format!("the fence {} {warning}", args.file.display()));
+        output::print_notice(&format!("the fence {} {warning}", args.file.display()));
     }
     let mut signals = Signals::new()?;
     let token = FencingToken::new(realm, number);
     let pass = tokio::select! {
         pass = enter(&fence, &name, &token, &args.file, args.wait, args.quiet) => pass?,
-        signal = signals.ending() => return Err(Failure::ended_by(signal)),
+        signal = signals.next_terminating() => return Err(Failure::ended_by(signal)),
     };
     let job = Job::new(&args.command);
     // If we are killed the pass ends with us, so that the write has no grace.
-    let terms = Terms { grace: Duration::ZERO, lead: Duration::ZERO };
-    let ending = supervise(job, None, terms, &mut signals).await;
+    let policy = StopPolicy { grace: Duration::ZERO, lead: Duration::ZERO };
+    let ending = supervise(job, None, policy, &mut signals).await;
     drop::<Pass>(pass);
     ending?.code()
 }
@@ -82,20 +83,20 @@ async fn enter(
             None => std::future::pending().await,
         }
     });
-    let mut worth_a_line = std::pin::pin!(tokio::time::sleep(Duration::from_secs(1)));
-    let mut is_told = quiet;
+    let mut announce_after = std::pin::pin!(tokio::time::sleep(Duration::from_secs(1)));
+    let mut is_announced = quiet;
     loop {
         tokio::select! {
             biased;
             pass = &mut entering => return Ok(pass?),
             () = &mut limit => {
-                let waited = output::time(wait.unwrap_or_default());
+                let waited = output::format_duration(wait.unwrap_or_default());
                 let text = format!("the fence {} was not free within {waited}: another writes", file.display());
                 return Err(Failure::new(status::NOT_FREE, text));
             }
-            () = &mut worth_a_line, if !is_told => {
-                is_told = true;
-                output::complain(&format!("waiting for the fence {}: another writes", file.display()));
+            () = &mut announce_after, if !is_announced => {
+                is_announced = true;
+                output::print_notice(&format!("waiting for the fence {}: another writes", file.display()));
             }
         }
     }
@@ -115,10 +116,11 @@ fn raise(args: FenceRaise) -> Result<(), Failure> {
         check_height(&fence, &name, &token)?;
     }
     fence.raise(&name, &token)?;
-    output::print(&format!("\"{name}\" is refused below {}", output::shown(&token.to_string())))
+    output::print(&format!("\"{name}\" is refused below {}", output::escape(&token.to_string())))
 }
 
-/// Checks that a raise is no slip of the keys, since there is no way back: another digit makes a number ten times as large.
+/// Checks that a raise is no slip of the keys, since there is no way back: another digit makes a
+/// number ten times as large.
 fn check_height(fence: &Fence, name: &LockName, token: &FencingToken) -> Result<(), Failure> {
     let seen = match fence.highest(name)? {
         Some(highest) => Some((name.clone(), highest)),
@@ -139,7 +141,7 @@ fn adopt(args: FenceAdopt) -> Result<(), Failure> {
     let fence = Fence::open_existing(&args.file)?;
     let realm = Realm::new(utf8(&args.realm)?);
     fence.adopt(&realm)?;
-    output::print(&format!("tokens of {} are admitted from now on, and no others", output::shown(realm.as_str())))
+    output::print(&format!("tokens of {} are admitted from now on, and no others", output::escape(realm.as_str())))
 }
 
 fn show(args: FenceShow) -> Result<(), Failure> {
@@ -152,12 +154,12 @@ fn show(args: FenceShow) -> Result<(), Failure> {
         return output::print(&json!({ "realm": realm, "names": names }).to_string());
     }
     let Some(realm) = realm else { return output::print("no token was seen yet") };
-    let mut lines = vec![format!("realm {}", output::shown(realm.as_str()))];
-    lines.extend(names.iter().map(|(name, token)| format!("{}\t{}", output::shown(name.as_str()), token.number())));
+    let mut lines = vec![format!("realm {}", output::escape(realm.as_str()))];
+    lines.extend(names.iter().map(|(name, token)| format!("{}\t{}", output::escape(name.as_str()), token.number())));
     output::print(&lines.join("\n"))
 }
 
-fn given(option: Option<OsString>, name: &str, env: &str) -> Result<OsString, Failure> {
+fn option_or_variable(option: Option<OsString>, name: &str, env: &str) -> Result<OsString, Failure> {
     option.map_or_else(|| variable(name, env), Ok)
 }
 
@@ -167,7 +169,7 @@ fn variable(option: &str, env: &str) -> Result<OsString, Failure> {
     })
 }
 
-fn number_in(text: &OsStr) -> Result<u64, Failure> {
+fn parse_token(text: &OsStr) -> Result<u64, Failure> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     number.ok_or_else(|| Failure::usage(format!("LEASEHOLD_TOKEN={} is no token's number", text.display())))
 }

@@ -8,22 +8,24 @@ use crate::cli::Init;
 use crate::failure::Failure;
 use crate::{output, store};
 
-/// How long a server may take for it.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for the server.
+const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes what the store at `option`, or at the URL of its own, needs; or prints the statements that make it.
+/// Makes what the store at `option`, or at the URL of its own, needs; or prints the statements that
+/// make it.
 pub(crate) async fn run(args: Init, option: Option<&str>) -> Result<(), Failure> {
     let url: StoreUrl = store::url(args.url.as_deref().or(option))?.parse()?;
     let registry = leasehold::registry();
     let Some(script) = registry.init_script(&url)? else {
         // Nothing is printed: what is read as statements must be statements.
-        output::complain(&format!("{url} needs nothing: opening it is enough"));
+        output::print_notice(&format!("{url} needs nothing: opening it is enough"));
         return Ok(());
     };
     if args.print {
         return output::print(script.trim_end());
     }
-    let late = |_| leasehold::Error::refused(ErrorKind::TimedOut, format!("{url} brought no answer within {LIMIT:?}"));
-    tokio::time::timeout(LIMIT, registry.init(&url)).await.map_err(late)??;
+    let late =
+        |_| leasehold::Error::refused(ErrorKind::TimedOut, format!("{url} brought no answer within {INIT_TIMEOUT:?}"));
+    tokio::time::timeout(INIT_TIMEOUT, registry.init(&url)).await.map_err(late)??;
     Ok(())
 }

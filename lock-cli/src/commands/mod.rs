@@ -33,7 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    logs::begin(cli.verbose)?;
+    logs::init(cli.verbose)?;
     let store = cli.store.as_deref();
     match cli.command {
         Command::Run(args) => return run::run(args, store).await,
@@ -51,15 +51,16 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 
 /// The locks of the store that the command line names, for operators.
 async fn locks(store: Option<&str>) -> Result<Locks, Failure> {
-    let named = store::named(store)?;
+    let named = store::configured_url(store)?;
     let mut connect = leasehold::connect(store::url(store)?);
     if named.is_some() {
-        // A mistyped path would make an empty store, where every lock is free. Who names none has mistyped nothing.
+        // A mistyped path would make an empty store, where every lock is free. Who names none has
+        // mistyped nothing.
         connect = connect.existing();
     }
     let locks = connect.await?;
     if let Some(named) = named {
-        store::outlives_a_command(&named)?;
+        store::require_persistent(&named)?;
     }
     Ok(OPENED.get_or_init(|| locks).clone())
 }

@@ -6,7 +6,8 @@ use crate::cli::Prune;
 use crate::failure::Failure;
 use crate::{output, store};
 
-/// Removes what the store at `option`, or at the URL of its own, keeps of old names, and says how much that was.
+/// Removes what the store at `option`, or at the URL of its own, keeps of old names, and says how
+/// much that was.
 pub(crate) async fn run(args: Prune, option: Option<&str>) -> Result<(), Failure> {
     let url: StoreUrl = store::url(args.url.as_deref().or(option))?.parse()?;
     #[cfg(feature = "postgres")]
@@ -20,6 +21,6 @@ pub(crate) async fn run(args: Prune, option: Option<&str>) -> Result<(), Failure
     }
     // A store that there is not is refused.
     leasehold::registry().init_script(&url)?;
-    output::complain(&format!("{url} keeps nothing that needs to be removed"));
+    output::print_notice(&format!("{url} keeps nothing that needs to be removed"));
     Ok(())
 }

@@ -15,9 +15,9 @@ pub(crate) async fn run(args: Realm, store: Option<&str>) -> Result<(), Failure>
         let before = args.new.then(|| before.as_str().to_owned());
         return output::print(&json!({ "realm": realm.as_str(), "before": before }).to_string());
     }
-    output::print(&output::shown(realm.as_str()))?;
+    output::print(&output::escape(realm.as_str()))?;
     if args.new {
-        output::complain(&format!("the realm was {before}; fences refuse the new one until it is adopted"));
+        output::print_notice(&format!("the realm was {before}; fences refuse the new one until it is adopted"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The clock that the supervisor and the watchdog share.
 
-/// Nanoseconds since the machine was started, suspended time among them: the same in all processes, and never stepped.
+/// Nanoseconds since the machine was started, suspended time among them: the same in all processes,
+/// and never stepped.
 pub(crate) fn now() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = rustix::time::ClockId::Boottime;

@@ -1,4 +1,4 @@
-//! [`DeadlineFile`], until when a command may run; [`OuterDeadline`], the same for a command inside it.
+//! [`DeadlineFile`]: the deadline of a command, in a file; [`OuterDeadline`]: its reader inside the command.
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -10,10 +10,11 @@ use std::path::Path;
 /// The variable that names the file.
 const VARIABLE: &str = "LEASEHOLD_DEADLINE";
 
-/// Says to a `leasehold run` inside a command until when that may run: a file in memory, kept up to date.
+/// A file in memory with the deadline of a command, for a `leasehold run` inside the command. It is
+/// kept up to date.
 ///
-/// It has one line: the holder, the lead, and twice the deadline. That is a moment of the boot-time clock in nanoseconds;
-/// whoever reads it while it is written sees two that differ.
+/// It has one line: the holder, the lead, and twice the deadline. That is a moment of the boot-time
+/// clock in nanoseconds; whoever reads it while it is written sees two that differ.
 #[derive(Debug)]
 pub(crate) struct DeadlineFile {
     file: File,
@@ -22,24 +23,25 @@ pub(crate) struct DeadlineFile {
 }
 
 impl DeadlineFile {
-    /// A file for the command of the holder that the environment names; `None` where the system has none of the kind.
+    /// A file for the command of the holder that the environment names; `None` where the system has
+    /// none of the kind.
     pub(crate) fn new(lead: u64) -> Option<DeadlineFile> {
         Some(DeadlineFile { file: in_memory()?, holder: holder()?, lead })
     }
 
-    /// What the command's environment gets.
+    /// The variable for the environment of the command.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
         (VARIABLE, format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into())
     }
 
-    /// What is inside the command may run until then.
+    /// Writes the deadline.
     pub(crate) fn write(&self, until: u64) {
         let line = format!("{} {:020} {until:020} {until:020}\n", self.holder, self.lead);
         let _ = self.file.write_all_at(line.as_bytes(), 0);
     }
 }
 
-/// Until when the `leasehold run` around this one allows its command, and so this one, to run.
+/// The deadline of the `leasehold run` around this one.
 #[derive(Debug)]
 pub(crate) struct OuterDeadline {
     file: File,
@@ -48,8 +50,8 @@ pub(crate) struct OuterDeadline {
 }
 
 impl OuterDeadline {
-    /// The file that the environment names, if it is there and of the holder that the environment names. A command that
-    /// outlives the outer lease on purpose still has the variable.
+    /// The file that the environment names, if it is there and of the holder that the environment
+    /// names. A command that outlives the outer lease on purpose still has the variable.
     pub(crate) fn from_env() -> Option<OuterDeadline> {
         OuterDeadline::open(&std::env::var_os(VARIABLE)?, &holder()?)
     }
@@ -61,7 +63,7 @@ impl OuterDeadline {
         (read(&outer.file)?.holder == holder).then_some(outer)
     }
 
-    /// The same, in another process.
+    /// Reads an open file, in another process.
     pub(crate) fn from_file(file: File) -> Option<OuterDeadline> {
         let Line { lead, until, .. } = read(&file)?;
         Some(OuterDeadline { file, lead, known: Cell::new(until) })
@@ -71,7 +73,7 @@ impl OuterDeadline {
         &self.file
     }
 
-    /// Until when, as it stands now: it stays as it was when the outer one is killed.
+    /// The deadline now. It keeps its last value when the outer process is killed.
     pub(crate) fn until(&self) -> u64 {
         if let Some(line) = read(&self.file) {
             self.known.set(line.until);
@@ -79,7 +81,7 @@ impl OuterDeadline {
         self.known.get()
     }
 
-    /// How long before that the command is asked to end, unless it was before.
+    /// Time between SIGTERM and the deadline.
     pub(crate) fn lead(&self) -> u64 {
         self.lead
     }
@@ -123,19 +125,19 @@ mod tests {
 
     #[test]
     fn a_deadline_is_read_as_it_stands_and_only_if_it_is_the_holders() {
-        let told = DeadlineFile { file: in_memory().unwrap(), holder: "abc".to_owned(), lead: 3 };
-        let path = told.variable().1;
+        let deadline = DeadlineFile { file: in_memory().unwrap(), holder: "abc".to_owned(), lead: 3 };
+        let path = deadline.variable().1;
         assert!(OuterDeadline::open(&path, "abc").is_none(), "nothing was written yet");
-        told.write(7);
+        deadline.write(7);
         assert!(OuterDeadline::open(&path, "abd").is_none());
         let outer = OuterDeadline::open(&path, "abc").unwrap();
         assert_eq!((outer.lead(), outer.until()), (3, 7));
-        told.write(u64::MAX);
+        deadline.write(u64::MAX);
         assert_eq!(outer.until(), u64::MAX);
-        told.write(9);
-        told.file.write_all_at(b"abc 00000000000000000003 1", 0).unwrap();
+        deadline.write(9);
+        deadline.file.write_all_at(b"abc 00000000000000000003 1", 0).unwrap();
         assert_eq!(outer.until(), u64::MAX, "half of a line is none");
-        drop(told);
+        drop(deadline);
         assert!(OuterDeadline::open(&path, "abc").is_none());
     }
 }

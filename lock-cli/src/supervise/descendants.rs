@@ -1,19 +1,22 @@
-//! The processes below another: what a command has started, whatever group or session that has moved to.
+//! The processes below another: what a command has started, whatever group or session that has
+//! moved to.
 //!
-//! A process whose parent has ended becomes a child of the nearest ancestor that [adopts](adopt) orphans. So nothing that
-//! a command has started leaves its tree, and a walk down the tree finds it.
+//! A process whose parent has ended becomes a child of the nearest ancestor that [adopts](adopt)
+//! orphans. So nothing that a command has started leaves its tree, and a walk down the tree finds
+//! it.
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, waitid};
 
 use self::process::Process;
 pub(crate) use self::process::adopt;
 
-/// How often a walk is repeated at once that goes on finding others: what forks meanwhile is found by the next one.
-const ROUNDS: usize = 100;
+/// Limit of immediate repetitions of a walk that finds new processes: a fork during a walk is found
+/// by the next one.
+const MAX_KILL_ROUNDS: usize = 100;
 
-/// Asks everything below `root` to end that is not in this group, and continues what is stopped.
-pub(crate) fn ask_to_end(root: Pid, group: Pid) {
-    // What is below another watchdog is told by whom that one works for, and would else be told twice.
+/// Sends SIGTERM and SIGCONT to everything below `root` that is not in this group.
+pub(crate) fn terminate(root: Pid, group: Pid) {
+    // Processes below another watchdog get SIGTERM from that one, and would get it twice.
     for process in below(root, |process| !process.is_watchdog) {
         if process.group != group.as_raw_nonzero().get() {
             process.signal(Signal::TERM);
@@ -22,10 +25,10 @@ pub(crate) fn ask_to_end(root: Pid, group: Pid) {
     }
 }
 
-/// Kills everything below `root`, but for these and what is below them.
+/// Kills everything below `root`, except these and their descendants.
 pub(crate) fn kill(root: Pid, spared: &[Pid]) {
     let mut killed = std::collections::HashSet::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_KILL_ROUNDS {
         let before = killed.len();
         for process in below(root, |process| !spared.contains(&process.pid)) {
             process.signal(Signal::KILL);
@@ -37,31 +40,32 @@ pub(crate) fn kill(root: Pid, spared: &[Pid]) {
     }
 }
 
-/// Whether nobody lives below `root`, but for these and what is below them.
-pub(crate) fn none_left(root: Pid, spared: &[Pid]) -> bool {
-    // Once is not enough: who ends during a walk may hand on its children behind it.
+/// True if nothing lives below `root`, except these and their descendants.
+pub(crate) fn is_empty(root: Pid, spared: &[Pid]) -> bool {
+    // One walk is not enough: a process that ends during it may hand its children to a part that
+    // was walked already.
     (0..2).all(|_| below(root, |process| !spared.contains(&process.pid)).is_empty())
 }
 
-/// Whether this process has ended, and handed its children on.
+/// True if this process has ended and its children have a new parent.
 pub(crate) fn is_dead(pid: Pid) -> bool {
     Process::look(pid).is_none_or(|process| process.is_dead)
 }
 
 /// The children of this process.
-pub(crate) fn own() -> Vec<Pid> {
+pub(crate) fn children() -> Vec<Pid> {
     process::Children::look().of(getpid())
 }
 
-/// Reaps the children of this process that have ended, but for these: orphans that it has adopted, of whom nobody else
-/// would.
+/// Reaps the ended children of this process, except these: adopted orphans, which nobody else would
+/// reap.
 pub(crate) fn reap(spared: &[Pid]) {
-    for child in own().into_iter().filter(|child| !spared.contains(child)) {
+    for child in children().into_iter().filter(|child| !spared.contains(child)) {
         let _ = waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 
-/// What lives below `root`; neither what is not wanted nor what is below that.
+/// The living processes below `root`. Unwanted ones are left out with their descendants.
 fn below(root: Pid, wanted: impl Fn(&Process) -> bool) -> Vec<Process> {
     let children = process::Children::look();
     let (mut found, mut parents) = (Vec::<Process>::new(), vec![root]);
@@ -127,7 +131,8 @@ mod process {
 
         /// Sends a signal to it, and never to another process that got its id.
         pub(super) fn signal(&self, signal: Signal) {
-            // A handle stays the same process's; whether it is this one is looked up when it is open.
+            // A handle stays the same process's; whether it is this one is looked up when it is
+            // open.
             let handle = pidfd_open(self.pid, PidfdFlags::empty());
             if Process::look(self.pid).is_none_or(|process| process.started != self.started) {
                 return;
@@ -241,10 +246,10 @@ mod tests {
         };
         let found = sorted(process::Children::find());
         assert_eq!((found.len(), sorted(process::Children::look())), (2, found.clone()));
-        assert!(!none_left(root, &found[..1]) && none_left(root, &found));
+        assert!(!is_empty(root, &found[..1]) && is_empty(root, &found));
         kill(root, &[]);
         shell.wait().unwrap();
-        assert!(none_left(root, &[]));
+        assert!(is_empty(root, &[]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Job`], the command that is run; [`Ending`], how it ended.
+//! [`Job`]: a command; [`Ending`]: how it ended.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -8,7 +8,7 @@ use leasehold::Error;
 
 use crate::failure::{Failure, status};
 
-/// A command with its arguments, and what its environment gets and loses.
+/// A command with its arguments, and the changes of its environment.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) command: Vec<OsString>,
@@ -43,7 +43,7 @@ impl Job {
     }
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug)]
 pub(crate) enum Ending {
     /// By itself, with this status.
@@ -53,13 +53,13 @@ pub(crate) enum Ending {
     /// It could not be started; the system's error number.
     NotStarted(i32, OsString),
     /// It was stopped.
-    Stopped(Why),
+    Stopped(StopReason),
 }
 
-/// Why a command was stopped.
+/// The reason why a command was stopped.
 #[derive(Clone, Debug)]
-pub(crate) enum Why {
-    /// The lease ends; why the last renewal brought no answer by then, if it is that.
+pub(crate) enum StopReason {
+    /// The lease ends; with the failure of the last renewal, if there was one.
     NotRenewed(Option<Error>),
     /// The lease had ended when the command was to be started.
     TooLate,
@@ -69,19 +69,19 @@ pub(crate) enum Why {
     Unwatched,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Why::NotRenewed(_) => "it could not be renewed in time",
-            Why::TooLate => "its validity ended before the command was started",
-            Why::OuterEnds => "the lease of the `leasehold run` around it has ended",
-            Why::Unwatched => "its watchdog has ended",
+            StopReason::NotRenewed(_) => "it could not be renewed in time",
+            StopReason::TooLate => "its validity ended before the command was started",
+            StopReason::OuterEnds => "the lease of the `leasehold run` around it has ended",
+            StopReason::Unwatched => "its watchdog has ended",
         })
     }
 }
 
 impl Ending {
-    /// The exit status that passes this on.
+    /// The exit status for this end.
     pub(crate) fn code(self) -> Result<ExitCode, Failure> {
         match self {
             Ending::Exited(code) => Ok(ExitCode::from(code as u8)),

@@ -1,4 +1,4 @@
-//! [`Signals`]: the signals that `leasehold` passes on.
+//! [`Signals`]: the signals that `leasehold` forwards.
 
 use std::future::poll_fn;
 use std::io;
@@ -7,11 +7,11 @@ use std::task::Poll;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-use super::InheritedMask;
+use super::mask::InheritedMask;
 use crate::failure::Failure;
 
-/// The signals that are passed on. Until the command runs they end `leasehold`, as they would without it.
-const PASSED_ON: [Signal; 7] =
+/// The forwarded signals. Until the command runs they end `leasehold`, as they would without it.
+const FORWARDED: [Signal; 7] =
     [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH];
 
 /// The signals that this process receives, from now on, instead of being ended by them.
@@ -22,15 +22,15 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Receives the signals that are passed on, except those that were ignored when this process was started (as by
-    /// `nohup`): these stay ignored, by the command too. What was blocked is not blocked any more, also in the threads
-    /// that begin after this.
+    /// Receives the signals that are passed on, except those that were ignored when this process
+    /// was started (as by `nohup`): these stay ignored, by the command too. What was blocked is not
+    /// blocked any more, also in the threads that begin after this.
     pub(crate) fn new() -> Result<Signals, Failure> {
-        let inherited = InheritedMask::lift()
+        let inherited = InheritedMask::unblock()
             .map_err(|error| Failure::system(format!("the signals that are blocked cannot be received: {error}")))?;
         let mut signals = Signals { inherited, streams: Vec::new() };
         let ignored = ignored();
-        for signal in PASSED_ON.map(Signal::as_raw) {
+        for signal in FORWARDED.map(Signal::as_raw) {
             if ignored & bit(signal) == 0 {
                 signals.receive(signal)?;
             }
@@ -43,9 +43,9 @@ impl Signals {
         &self.inherited
     }
 
-    /// Is told of children that end or stop. From then on they are there to be waited for, also if SIGCHLD was ignored
+    /// Receives SIGCHLD. From then on ended children can be awaited, even if SIGCHLD was ignored
     /// when this process was started.
-    pub(crate) fn of_children() -> io::Result<Stream> {
+    pub(crate) fn child_signals() -> io::Result<Stream> {
         signal(SignalKind::child())
     }
 
@@ -90,7 +90,7 @@ impl Signals {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
-    pub(crate) async fn ending(&mut self) -> i32 {
+    pub(crate) async fn next_terminating(&mut self) -> i32 {
         loop {
             let signal = self.next().await;
             if signal != Signal::WINCH.as_raw() {
@@ -100,8 +100,8 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, as a set of bits. Reading it from the system needs no unsafe code; where it
-/// cannot be read, none is.
+/// The signals that this process ignores, as a set of bits. Reading it from the system needs no
+/// unsafe code; where it cannot be read, none is.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

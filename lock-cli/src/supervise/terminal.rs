@@ -20,8 +20,9 @@ impl Terminal {
         Some(Terminal { tty, own: getpgrp() })
     }
 
-    /// Whether a command wants the terminal from its beginning: one that reads and writes it. Another may stand in a
-    /// pipeline, whose other members share our group and may need the terminal; it gets it when it asks.
+    /// Whether a command wants the terminal from its beginning: one that reads and writes it.
+    /// Another may stand in a pipeline, whose other members share our group and may need the
+    /// terminal; it gets it when it asks.
     pub(crate) fn is_wanted() -> bool {
         isatty(std::io::stdin()) && isatty(std::io::stdout())
     }
@@ -46,7 +47,8 @@ impl Terminal {
         if !self.is_at(group) {
             return;
         }
-        // Whoever takes the terminal from the background is stopped, unless this signal is blocked or ignored.
+        // Whoever takes the terminal from the background is stopped, unless this signal is blocked
+        // or ignored.
         let mut set = SigSet::empty();
         set.add(Blocked::SIGTTOU);
         if set.thread_block().is_ok() {
@@ -55,8 +57,9 @@ impl Terminal {
         }
     }
 
-    /// Whether somebody would continue us if we stopped: a shell in our session, outside our group. Without one (the
-    /// command that a login or a container began with, or one whose shell has gone) the system lets Ctrl-Z stop nobody.
+    /// Whether somebody would continue us if we stopped: a shell in our session, outside our group.
+    /// Without one (the command that a login or a container began with, or one whose shell has
+    /// gone) the system lets Ctrl-Z stop nobody.
     pub(crate) fn has_job_control() -> bool {
         let Some(parent) = getppid() else { return false };
         let (Ok(session), Ok(parents)) = (getsid(None), getsid(Some(parent))) else { return false };

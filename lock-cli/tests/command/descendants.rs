@@ -1,4 +1,5 @@
-//! What the command has started does not outlive the lease either, whatever group, session or parent it moved to.
+//! What the command has started does not outlive the lease either, whatever group, session or
+//! parent it moved to.
 
 use rustix::process::{Pid, Signal, kill_process};
 

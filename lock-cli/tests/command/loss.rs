@@ -1,10 +1,12 @@
-//! What happens to the command when the lease is lost, and to `leasehold` when it is killed or stopped.
+//! What happens to the command when the lease is lost, and to `leasehold` when it is killed or
+//! stopped.
 
 use rustix::process::Signal;
 
 use crate::place::{Place, Running, now, runs, state, until};
 
-/// Writes the time into `old`, again and again, and so does a child of it into `grand`; neither listens to SIGTERM.
+/// Writes the time into `old`, again and again, and so does a child of it into `grand`; neither
+/// listens to SIGTERM.
 const STUBBORN: &str = "trap '' TERM
     tick() { while :; do read t _ < /proc/uptime; echo $t >> $1; sleep 0.01; done; }
     tick grand & echo $! > grand.pid; echo $$ > old.pid; echo $LEASEHOLD_TOKEN > old.token; tick old";
@@ -83,7 +85,8 @@ fn a_full_disk_is_named_as_the_reason_of_the_loss() {
     let full = Place::new();
     let disk = full.path("disk");
     std::fs::create_dir(&disk).unwrap();
-    // A file system of its own, in the namespace of one shell, since a test must not fill the machine's.
+    // A file system of its own, in the namespace of one shell, since a test must not fill the
+    // machine's.
     let script = "set -e; mount -t ext4 -o loop image disk; export LEASEHOLD_STORE=sqlite:$PWD/disk/locks.db
         exec \"$0\" run --ttl 4s demo -- sh -c 'dd if=/dev/zero of=disk/full bs=64k 2>/dev/null; exec sleep 600'";
     for command in ["truncate -s 8M image", "mkfs.ext4 -q image"] {

@@ -69,8 +69,8 @@ pub(crate) fn cannot_be_reached(url: String) {
     assert!(!place.path("bad").exists());
 }
 
-/// The server ends for good while one holds and one waits: the holder's command is stopped before its lease ends, and
-/// the waiter says that there is no store.
+/// The server ends for good while one holds and one waits: the holder's command is stopped before
+/// its lease ends, and the waiter says that there is no store.
 pub(crate) fn dies(place: &Place, kill: impl FnOnce()) {
     let holding = holder(place, &["--ttl", "6s", "demo"]);
     let said = File::create(place.path("waiter says")).unwrap();

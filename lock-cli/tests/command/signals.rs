@@ -4,7 +4,8 @@ use rustix::process::Signal;
 
 use crate::place::{Place, state, until};
 
-/// Whether these tests were started with this signal ignored, as in the background of a script: then it stays so.
+/// Whether these tests were started with this signal ignored, as in the background of a script:
+/// then it stays so.
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();

@@ -1,4 +1,5 @@
-//! How `leasehold` was started: what its parent has blocked, ignored, closed or limited makes no difference.
+//! How `leasehold` was started: what its parent has blocked, ignored, closed or limited makes no
+//! difference.
 
 use std::process::{Command, Stdio};
 

@@ -17,7 +17,8 @@ struct Screen {
 }
 
 impl Screen {
-    /// Runs a program of this place at a new terminal, with nothing in its environment but what it needs.
+    /// Runs a program of this place at a new terminal, with nothing in its environment but what it
+    /// needs.
     fn run(place: &Place, program: &str, args: &[&str]) -> Screen {
         let size = PtySize { rows: 24, cols: 100, ..PtySize::default() };
         let pair = native_pty_system().openpty(size).unwrap();

@@ -1,4 +1,5 @@
-//! TLS of every store in one executable: the clients of all of them are linked here, each with what it brings for TLS.
+//! TLS of every store in one executable: the clients of all of them are linked here, each with what
+//! it brings for TLS.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +12,8 @@ use crate::place::Place;
 struct Authority(tempfile::TempDir);
 
 impl Authority {
-    /// An authority that has signed `server`, for this machine, `elsewhere`, for another, and `client`.
+    /// An authority that has signed `server`, for this machine, `elsewhere`, for another, and
+    /// `client`.
     fn new() -> Authority {
         let authority = Authority(tempfile::tempdir().unwrap());
         authority.openssl(&format!("req -x509 {KEY} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"));
