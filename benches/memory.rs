@@ -1,4 +1,4 @@
-//! What the core itself costs: the store in memory answers at once.
+//! The cost of the core: the store in memory answers at once.
 //!
 //! `cargo bench --bench memory`
 

@@ -1,4 +1,5 @@
-//! What a lock in Redis costs beside the bare commands on the same kind of connection, as ratios measured in turns.
+//! What a lock in Redis costs beside the bare commands on the same kind of connection, as ratios
+//! measured in turns.
 //!
 //! `cargo bench --features redis --bench redis`
 
@@ -10,9 +11,10 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo, ProtocolVersion, Script};
 
-/// Each pair is measured in so many turns, of which the median counts: what else the machine does hits both alike.
-const TURNS: usize = 21;
-const TURN: Duration = Duration::from_millis(200);
+/// Each pair is measured in so many turns, of which the median counts: what else the machine does
+/// hits both alike.
+const MEASUREMENTS: usize = 21;
+const MEASUREMENT_TIME: Duration = Duration::from_millis(200);
 
 async fn bare(server: &RedisServer) -> MultiplexedConnection {
     let info = server.url().into_connection_info().expect("a URL");
@@ -26,10 +28,10 @@ async fn locks(server: &RedisServer) -> Locks {
     leasehold::connect(server.url()).await.expect("a store")
 }
 
-/// Cycles a second of this many tasks.
+/// Cycles per second of this many tasks.
 async fn rate<F: Future<Output = u64> + Send + 'static>(tasks: usize, task: impl Fn(usize, Instant) -> F) -> f64 {
     let start = Instant::now();
-    let running: Vec<_> = (0..tasks).map(|number| tokio::spawn(task(number, start + TURN))).collect();
+    let running: Vec<_> = (0..tasks).map(|number| tokio::spawn(task(number, start + MEASUREMENT_TIME))).collect();
     let mut cycles = 0;
     for task in running {
         cycles += task.await.expect("a task ends");
@@ -83,9 +85,9 @@ async fn uncontended(server: &RedisServer) {
     let (connection, locks) = (bare(server).await, locks(server).await);
     for tasks in [1, 64] {
         let (mut ratios, mut ours, mut bares) = (Vec::new(), Vec::new(), Vec::new());
-        for turn in 0..TURNS {
-            // Neither has the advantage of always coming after the other.
-            let (bare, our) = if turn % 2 == 0 {
+        for measurement in 0..MEASUREMENTS {
+            // The order alternates, so that neither always runs second.
+            let (bare, our) = if measurement % 2 == 0 {
                 let bare = bare_rate(&connection, tasks).await;
                 (bare, our_rate(&locks, tasks).await)
             } else {

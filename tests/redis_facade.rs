@@ -17,7 +17,7 @@ async fn redlock_gives_locks_for_correctness_over_servers_that_sync_every_write_
     drop(fence.enter(second.name(), second.token()).await.expect("nobody was there"));
     let error = fence.enter(second.name(), &token).await.expect_err("it is older");
     assert_eq!(error.kind(), ErrorKind::Fenced);
-    // One member may be gone.
+    // One member may be down.
     servers[0].kill();
     second.release().await.expect("a majority knew it");
     let third = locks.lock("invoice/42").acquire().await.expect("it is free");

@@ -1,4 +1,4 @@
-//! [`LogLines`]: counts what a program would log.
+//! [`LogLines`]: counts log lines.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -11,12 +11,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::order::Answer;
 
-/// Counts the lines that this process would log: information, warnings and errors, whoever has them to say.
+/// Counts the lines that this process would log: information, warnings and errors of all crates.
 #[derive(Clone, Default)]
 pub(crate) struct LogLines(Arc<Mutex<Answer>>);
 
 impl LogLines {
-    /// Counts from now on.
+    /// Starts to count.
     pub(crate) fn begin() -> LogLines {
         let lines = LogLines::default();
         tracing_subscriber::registry().with(lines.clone()).init();
@@ -42,11 +42,11 @@ impl<S: Subscriber> Layer<S> for LogLines {
         event.record(&mut line);
         let mut answer = self.0.lock().unwrap();
         answer.lines += 1;
-        answer.say(line.0);
+        answer.note(line.0);
     }
 }
 
-/// A line as it is put together; without what is another in every line, such as the name of the lock.
+/// A log line without the parts that differ in every line, such as the name of the lock.
 struct Line(String);
 
 impl Visit for Line {
@@ -59,7 +59,7 @@ impl Visit for Line {
     }
 }
 
-/// A text in which each number is a `#`, so that texts that differ by a name alone are the same.
+/// Replaces each number by `#`, so that texts that differ only in a name are equal.
 pub(crate) fn without_numbers(text: &str) -> String {
     let mut short = String::new();
     for letter in text.chars() {

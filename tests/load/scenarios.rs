@@ -1,16 +1,16 @@
-//! What is done to each store.
+//! The loads.
 
 use std::time::{Duration, Instant};
 
 use crate::case::Case;
 use crate::order::{Crowd, Order};
 
-/// A load, of which each store must lose nothing.
+/// A load under which no store may lose anything.
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
-    /// Whether it needs a server that can be paused or delayed.
+    /// True if it needs a server that can be paused or delayed.
     pub(crate) needs_server: bool,
     pub(crate) run: fn(&mut Case),
 }
@@ -48,14 +48,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// The TTL of what must stay held; more than the machine's worst pause, and little enough that it is renewed meanwhile.
+/// The TTL of locks that must stay held: longer than the worst pause of the machine, and short
+/// enough to be renewed meanwhile.
 const TTL: Duration = Duration::from_secs(15);
-/// The TTL of what is given back: no lock is free because this is over.
+/// The TTL of locks that are released: none is free because it has expired.
 const LONG_TTL: Duration = Duration::from_secs(120);
 /// Locks that must stay held beside a load.
 const KEPT: usize = 50;
-/// How long a waiter waits that shall be served. 3,000 hand-overs between two processes, one after the other, take half a
-/// minute on a quiet machine, and four where each wake-up waits for a processor.
+/// Wait limit of a waiter that must be served. 3,000 hand-overs between two processes, one after
+/// the other, take half a minute on a quiet machine, and four where each wake-up waits for a
+/// processor.
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn hold(group: &str, count: usize, ttl: Duration) -> Order {
@@ -86,12 +88,12 @@ fn crowd(case: &mut Case) {
     let both = [case.worker(), case.worker()];
     case.ask(both[0], &hold("job", 1, TTL), "held", 1);
     let began = Instant::now();
-    both.iter().for_each(|worker| case.tell(*worker, &Order::Wait(crowd.clone())));
+    both.iter().for_each(|worker| case.send(*worker, &Order::Wait(crowd.clone())));
     both.iter().for_each(|worker| case.expect_answer(*worker, "waiting", WAITERS));
-    // Longer than a lease lasts that is not renewed.
+    // Longer than an unrenewed lease lasts.
     std::thread::sleep((TTL + TTL / 5).saturating_sub(began.elapsed()));
     case.ask(both[0], &release("job"), "released", 1);
-    both.iter().for_each(|worker| case.tell(*worker, &serve("job")));
+    both.iter().for_each(|worker| case.send(*worker, &serve("job")));
     both.iter().for_each(|worker| case.expect_served(*worker, "served", WAITERS - IMPATIENT, IMPATIENT));
 }
 
@@ -123,7 +125,7 @@ fn hand_over(case: &mut Case) {
     case.ask(first, &hold("name", NAMES, TTL), "held", NAMES);
     case.ask(second, &Order::Wait(crowd), "waiting", NAMES);
     case.ask(first, &release("name"), "released", NAMES);
-    case.tell(second, &serve("name"));
+    case.send(second, &serve("name"));
     case.expect_served(second, "served", NAMES, 0);
     case.ask(second, &release("name"), "held until released", NAMES);
     case.ask(first, &release("kept"), "kept until released", KEPT);
@@ -134,10 +136,10 @@ fn pause(case: &mut Case) {
     const TTL: Duration = Duration::from_secs(30);
     let worker = case.worker();
     case.ask(worker, &hold("held", HELD, TTL), "held", HELD);
-    case.made.server().pause();
+    case.deployment.server().pause();
     case.ask(worker, &Order::Watch { group: "held".to_owned() }, "watched", HELD);
     std::thread::sleep(TTL / 2);
-    case.made.server().resume();
+    case.deployment.server().resume();
     case.ask(worker, &Order::Renewed { group: "held".to_owned() }, "renewed", HELD);
     case.ask(worker, &release("held"), "held until released", HELD);
 }
@@ -145,11 +147,11 @@ fn pause(case: &mut Case) {
 fn tries(case: &mut Case) {
     const TASKS: usize = 4_000;
     const TTL: Duration = Duration::from_secs(3);
-    let (url, links) = case.made.linked();
+    let (url, links) = case.deployment.proxied();
     links.iter().for_each(|link| link.delay(Duration::from_millis(20)));
     let worker = case.worker_at(&url);
     case.ask(worker, &hold("kept", KEPT, TTL), "kept", KEPT);
-    case.tell(worker, &Order::Try { group: "tried".to_owned(), tasks: TASKS, time: TTL * 3 });
+    case.send(worker, &Order::Try { group: "tried".to_owned(), tasks: TASKS, time: TTL * 3 });
     let _ = case.answer(worker, "tried");
     case.ask(worker, &release("kept"), "kept until released", KEPT);
 }

@@ -1,4 +1,4 @@
-//! [`Work`]: what a worker does, in the process of its own.
+//! [`Work`]: the work of a worker, in its own process.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -13,12 +13,12 @@ use crate::log_lines::{LogLines, without_numbers};
 use crate::order::{Answer, Crowd, Order};
 use crate::worker::URL;
 
-/// How many locks are asked for at a time where that is not the load.
+/// Number of locks acquired at a time where that is not the load.
 const AT_A_TIME: usize = 64;
-/// More than what has no limit of its own takes.
-const BOUND: Duration = Duration::from_secs(90);
+/// Time limit of work that has no limit of its own.
+const WORK_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The worker as a process: does what it is told, a line each, and says how that went.
+/// The main function of the process: reads an order a line, and prints its answer.
 pub(crate) fn child() -> ExitCode {
     let lines = LogLines::begin();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -49,11 +49,11 @@ struct Waiters {
     until: tokio::time::Instant,
 }
 
-/// How a waiter ended.
+/// The end of a waiter.
 enum Ended {
     Kept(LockGuard),
     Released(Result<(), Error>),
-    /// By its own limit, and so much later than that.
+    /// At its own limit, and this much later.
     TimedOut(Duration),
     Failed(Error),
 }
@@ -108,19 +108,19 @@ impl Work {
             let is_impatient =
                 number * crowd.impatient / crowd.waiters != (number + 1) * crowd.impatient / crowd.waiters;
             let limit = if is_impatient { crowd.patience } else { crowd.limit };
-            let once = Once { told: AtomicBool::new(false), waiting: waiting.clone() };
+            let once = Once { counted: AtomicBool::new(false), waiting: waiting.clone() };
             let lock = self.locks.lock(name(&crowd.group, number % crowd.names)).ttl(crowd.ttl).wait(limit);
-            let lock = lock.on_wait(move |_| once.tell());
+            let lock = lock.on_wait(move |_| once.count());
             tasks.spawn(wait_once(lock.acquire(), limit, crowd.keeps));
         }
-        let until = tokio::time::Instant::now() + crowd.limit + BOUND / 2;
+        let until = tokio::time::Instant::now() + crowd.limit + WORK_TIMEOUT / 2;
         let all = async {
             while waiting.load(Ordering::Acquire) < crowd.waiters {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        // Who is not told so soon is counted as not waiting.
-        let _ = tokio::time::timeout(BOUND, all).await;
+        // A waiter without a call of `on_wait` by then counts as not waiting.
+        let _ = tokio::time::timeout(WORK_TIMEOUT, all).await;
         self.waiters.insert(crowd.group.clone(), Waiters { crowd, tasks, until });
         Answer { done: waiting.load(Ordering::Acquire), ..Answer::default() }
     }
@@ -147,7 +147,7 @@ impl Work {
         }
         for _ in 0..tasks.len() {
             answer.failed += 1;
-            answer.say("a waiter was neither served nor ended by its limit");
+            answer.note("a waiter was neither served nor ended by its limit");
         }
         if crowd.keeps {
             self.guards.insert(crowd.group, kept);
@@ -188,13 +188,13 @@ impl Work {
     async fn renewed(&mut self, group: &str) -> Answer {
         let mut renewals = self.renewals.remove(group).unwrap();
         let mut answer = Answer::default();
-        let until = tokio::time::Instant::now() + BOUND;
+        let until = tokio::time::Instant::now() + WORK_TIMEOUT;
         while let Ok(Some(renewed)) = tokio::time::timeout_at(until, renewals.join_next()).await {
             match renewed.unwrap() {
                 Ok(()) => answer.done += 1,
                 Err(reason) => {
                     answer.lost += 1;
-                    answer.say(reason.to_string());
+                    answer.note(reason.to_string());
                 }
             }
         }
@@ -214,9 +214,9 @@ impl Work {
                             answer.done += 1;
                             answer.released(guard.release().await);
                         }
-                        // Held by this very task, whose last release is unclear.
+                        // Held by this task, whose last release is in doubt.
                         Ok(None) => answer.done += 1,
-                        // More come than the server can take, and each is told so.
+                        // The server is overloaded and says so.
                         Err(error) if error.is_retryable() && !error.may_have_taken_effect() => answer.turned_away += 1,
                         Err(error) => answer.fail(&error),
                     }
@@ -234,7 +234,7 @@ impl Work {
     }
 
     async fn close(&self) -> Answer {
-        match tokio::time::timeout(BOUND, self.locks.close()).await {
+        match tokio::time::timeout(WORK_TIMEOUT, self.locks.close()).await {
             Ok(()) => Answer { done: 1, ..Answer::default() },
             Err(_) => Answer { failed: 1, ..Answer::default() },
         }
@@ -261,15 +261,15 @@ impl Work {
     }
 }
 
-/// A waiter until it has been told who is ahead, or has ended.
+/// Counts a waiter once, when it learns who is ahead or ends.
 struct Once {
-    told: AtomicBool,
+    counted: AtomicBool,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Once {
-    fn tell(&self) {
-        if !self.told.swap(true, Ordering::AcqRel) {
+    fn count(&self) {
+        if !self.counted.swap(true, Ordering::AcqRel) {
             self.waiting.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -277,7 +277,7 @@ impl Once {
 
 impl Drop for Once {
     fn drop(&mut self) {
-        self.tell();
+        self.count();
     }
 }
 
@@ -286,7 +286,7 @@ async fn wait_once(acquire: impl Future<Output = Result<LockGuard, Error>>, limi
     match acquire.await {
         Ok(guard) if keeps => Ended::Kept(guard),
         Ok(guard) => Ended::Released(guard.release().await),
-        // Its limit may end while a request of it is under way, whose answer it then awaits in vain.
+        // Its limit may pass while a request is in flight, whose answer it then awaits in vain.
         Err(error) if error.is_retryable() && started.elapsed() >= limit => {
             Ended::TimedOut(started.elapsed().saturating_sub(limit))
         }
@@ -297,16 +297,16 @@ async fn wait_once(acquire: impl Future<Output = Result<LockGuard, Error>>, limi
 impl Answer {
     fn fail(&mut self, error: &Error) {
         self.failed += 1;
-        self.say(format!("{:?}: {}", error.kind(), without_numbers(&error.to_string())));
+        self.note(format!("{:?}: {}", error.kind(), without_numbers(&error.to_string())));
     }
 
     fn released(&mut self, released: Result<(), Error>) {
         let Err(error) = released else { return };
         match error.kind() {
             ErrorKind::Lost => self.lost += 1,
-            _ => self.unclear += 1,
+            _ => self.in_doubt += 1,
         }
-        self.say(format!("release, {:?}: {}", error.kind(), without_numbers(&error.to_string())));
+        self.note(format!("release, {:?}: {}", error.kind(), without_numbers(&error.to_string())));
     }
 
     fn add(&mut self, other: Answer) {
@@ -314,9 +314,9 @@ impl Answer {
         self.lost += other.lost;
         self.failed += other.failed;
         self.turned_away += other.turned_away;
-        self.unclear += other.unclear;
-        for (what, times) in other.said {
-            *self.said.entry(what).or_default() += times;
+        self.in_doubt += other.in_doubt;
+        for (what, times) in other.messages {
+            *self.messages.entry(what).or_default() += times;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Worker`]: a process with locks of its own, which does what it is told.
+//! [`Worker`]: a process with its own locks, which executes orders.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -11,10 +11,10 @@ use crate::order::{Answer, Order};
 
 pub(crate) const URL: &str = "LEASEHOLD_LOAD_WORKER";
 
-/// More than any order takes: each has limits of its own.
-const BOUND: Duration = Duration::from_secs(480);
+/// Time limit of an answer: longer than any order, which all have their own limits.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(480);
 
-/// A process with locks of its own, which does what it is told. Dropped, it is killed.
+/// A process with its own locks, which executes orders. Dropped, it is killed.
 pub(crate) struct Worker {
     process: Process,
     answers: mpsc::Receiver<String>,
@@ -33,21 +33,21 @@ impl Worker {
         Worker { process, answers }
     }
 
-    /// Tells it what to do; another may be told before it has answered.
-    pub(crate) fn tell(&mut self, order: &Order) {
+    /// Sends an order; more may be sent before it is answered.
+    pub(crate) fn send(&mut self, order: &Order) {
         let line = serde_json::to_string(order).unwrap() + "\n";
         self.process.child().stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
     }
 
-    /// How the first order went that it has not answered yet.
+    /// Waits for the answer to the oldest unanswered order.
     pub(crate) fn answer(&self) -> Answer {
-        let line = self.answers.recv_timeout(BOUND).expect("the worker answers");
+        let line = self.answers.recv_timeout(ANSWER_TIMEOUT).expect("the worker answers");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
-    /// Tells it what to do, and waits until that is done.
+    /// Sends an order and waits for its answer.
     pub(crate) fn ask(&mut self, order: &Order) -> Answer {
-        self.tell(order);
+        self.send(order);
         self.answer()
     }
 }

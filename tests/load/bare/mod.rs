@@ -1,4 +1,4 @@
-//! The same loads by the bare client of each server: what to expect of a lock there.
+//! The same loads with the bare client of each server, for comparison.
 
 mod etcd;
 mod postgres;
@@ -11,33 +11,33 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// A lock as one would make it in an afternoon: the usual commands of the server's own client.
+/// A lock made in an afternoon of the usual commands of the client of the server.
 #[async_trait]
 pub(crate) trait Bare: Send + Sync + 'static {
-    /// Acquires; gives by what it is released.
+    /// Acquires; returns the value that releases it.
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<String>;
 
-    /// Acquires if it is free.
+    /// Acquires the lock if it is free.
     async fn take(&self, name: &str, ttl: Duration) -> Result<Option<String>>;
 
-    /// Renews what is not renewed by its session.
+    /// Renews the lock, unless its session does.
     async fn renew(&self, keys: &[String], ttl: Duration) -> Result<()>;
 
-    /// Releases; gives whether it was held.
+    /// Releases; returns whether it was held.
     async fn release(&self, key: &str) -> Result<bool>;
 }
 
 type Client = Arc<dyn Bare>;
 
-/// What the bare client made of a load.
-pub(crate) fn figures(scenario: &str, bed: &Bed) -> String {
+/// The figures of the bare client under a load.
+pub(crate) fn figures(scenario: &str, fixture: &Fixture) -> String {
     const BOUND: Duration = Duration::from_secs(180);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let done = runtime.block_on(async { tokio::time::timeout(BOUND, run(scenario, bed)).await });
+    let done = runtime.block_on(async { tokio::time::timeout(BOUND, run(scenario, fixture)).await });
     runtime.shutdown_background();
     match done {
         Ok(Ok(figures)) => figures,
@@ -46,35 +46,35 @@ pub(crate) fn figures(scenario: &str, bed: &Bed) -> String {
     }
 }
 
-async fn run(scenario: &str, bed: &Bed) -> Result<String> {
-    let made = tokio::task::block_in_place(|| bed.make());
+async fn run(scenario: &str, fixture: &Fixture) -> Result<String> {
+    let deployment = tokio::task::block_in_place(|| fixture.make());
     match scenario {
-        "crowd" => crowd(bed, &made.url).await,
-        "drop" => drop_at_once(bed, &made.url).await,
-        "hand-over" => hand_over(bed, &made.url).await,
+        "crowd" => crowd(fixture, &deployment.url).await,
+        "drop" => drop_at_once(fixture, &deployment.url).await,
+        "hand-over" => hand_over(fixture, &deployment.url).await,
         "pause" => {
             const TTL: Duration = Duration::from_secs(30);
-            let client = connect(bed, &made.url, TTL).await?;
+            let client = connect(fixture, &deployment.url, TTL).await?;
             let held = Held::acquire(&client, "held", 20_000, TTL).await?;
-            made.server().pause();
+            deployment.server().pause();
             tokio::time::sleep(TTL / 2).await;
-            made.server().resume();
+            deployment.server().resume();
             tokio::time::sleep(TTL / 2).await;
             Ok(format!("held until released: {}", held.release().await))
         }
         "tries" => {
-            let (url, links) = made.linked();
+            let (url, links) = deployment.proxied();
             links.iter().for_each(|link| link.delay(Duration::from_millis(20)));
-            tries(bed, &url).await
+            tries(fixture, &url).await
         }
         _ => Err(format!("there is no load {scenario}").into()),
     }
 }
 
-async fn connect(bed: &Bed, url: &str, ttl: Duration) -> Result<Client> {
+async fn connect(fixture: &Fixture, url: &str, ttl: Duration) -> Result<Client> {
     let (_, address) = url.split_once("://").ok_or("no address")?;
     let address = address.split('/').next().unwrap_or(address);
-    Ok(match bed.name {
+    Ok(match fixture.name {
         "redis" => Arc::new(redis::Redis::connect(url).await?),
         "etcd" => Arc::new(etcd::Etcd::connect(address, ttl).await?),
         "zk" => Arc::new(zk::Zk::connect(address, ttl).await?),
@@ -112,14 +112,14 @@ impl Held {
         let renewing = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(ttl / 3).await;
-                // It is tried again; what was lost shows when it is released.
+                // It is retried; a loss shows at the release.
                 let _ = tokio::time::timeout(ttl, renewed.renew(&all, ttl)).await;
             }
         });
         Ok(Held { client: client.clone(), keys, renewing })
     }
 
-    /// Releases all at once; says how many were held.
+    /// Releases all at once; returns how many were held.
     async fn release(self) -> String {
         self.renewing.abort();
         let (all, started) = (self.keys.len(), Instant::now());
@@ -138,7 +138,7 @@ impl Held {
     }
 }
 
-/// Waiters that release what they get, and how many got it in which time.
+/// Runs waiters that release at once; returns how many were served, and the time.
 struct Crowd(JoinSet<Result<bool>>);
 
 impl Crowd {
@@ -164,8 +164,8 @@ impl Crowd {
 const TTL: Duration = Duration::from_secs(15);
 const KEPT: usize = 50;
 
-async fn crowd(bed: &Bed, url: &str) -> Result<String> {
-    let clients = [connect(bed, url, TTL).await?, connect(bed, url, TTL).await?];
+async fn crowd(fixture: &Fixture, url: &str) -> Result<String> {
+    let clients = [connect(fixture, url, TTL).await?, connect(fixture, url, TTL).await?];
     let held = Held::acquire(&clients[0], "job", 1, TTL).await?;
     let crowd = Crowd::wait(&clients, std::iter::repeat_n("job-0".to_owned(), 3_000), TTL);
     tokio::time::sleep(TTL + TTL / 5).await;
@@ -173,16 +173,16 @@ async fn crowd(bed: &Bed, url: &str) -> Result<String> {
     Ok(format!("held until released: {released}; served: {}", crowd.served().await))
 }
 
-async fn drop_at_once(bed: &Bed, url: &str) -> Result<String> {
-    let client = connect(bed, url, TTL).await?;
+async fn drop_at_once(fixture: &Fixture, url: &str) -> Result<String> {
+    let client = connect(fixture, url, TTL).await?;
     let kept = Held::acquire(&client, "kept", KEPT, TTL).await?;
     let dropped = Held::acquire(&client, "dropped", 10_000, TTL).await?.release().await;
     Ok(format!("given back: {dropped}; kept until released: {}", kept.release().await))
 }
 
-async fn hand_over(bed: &Bed, url: &str) -> Result<String> {
+async fn hand_over(fixture: &Fixture, url: &str) -> Result<String> {
     const NAMES: usize = 3_000;
-    let (first, second) = (connect(bed, url, TTL).await?, connect(bed, url, TTL).await?);
+    let (first, second) = (connect(fixture, url, TTL).await?, connect(fixture, url, TTL).await?);
     let kept = Held::acquire(&first, "kept", KEPT, TTL).await?;
     let held = Held::acquire(&first, "name", NAMES, TTL).await?;
     let crowd = Crowd::wait(&[second], (0..NAMES).map(|i| format!("name-{i}")), TTL);
@@ -192,9 +192,9 @@ async fn hand_over(bed: &Bed, url: &str) -> Result<String> {
     Ok(format!("released: {released}; served: {served}; kept until released: {}", kept.release().await))
 }
 
-async fn tries(bed: &Bed, url: &str) -> Result<String> {
+async fn tries(fixture: &Fixture, url: &str) -> Result<String> {
     const TTL: Duration = Duration::from_secs(3);
-    let client = connect(bed, url, TTL).await?;
+    let client = connect(fixture, url, TTL).await?;
     let kept = Held::acquire(&client, "kept", KEPT, TTL).await?;
     let until = Instant::now() + TTL * 3;
     let tries = (0..4_000).map(|number| {
