@@ -91,9 +91,9 @@ impl ZkStore {
         state.update(session, QueueEntry::creating);
         let (interest, others) = session.queue_reader.announce(entry.lock_path());
         let mut plan = session.uncontended.plan(entry.lock_path());
-        if others >= SHARED_READ_THRESHOLD && plan == Plan::CreateAndList {
+        if others >= SHARED_READ_THRESHOLD && plan == Plan::List {
             // They share a read after all are created.
-            plan = Plan::CreateOnly;
+            plan = Plan::NoRead;
         }
         let creation = Creation {
             lock_path: entry.lock_path().to_owned(),
@@ -194,11 +194,11 @@ impl Creation {
     /// set before the creation, and the list shows the queue after it.
     async fn send(self, client: Client) -> Result<CreationReplies, CallError> {
         let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
-        let watch = (self.plan == Plan::CreateListAndWatch).then(|| client.check_and_watch_stat(&self.lock_path));
+        let watch = (self.plan == Plan::ListAndWatch).then(|| client.check_and_watch_stat(&self.lock_path));
         let create = client.create(&self.path, &self.data, &mode);
         let (created, queue) = match self.plan {
-            Plan::CreateOnly => (create.await, None),
-            Plan::CreateAndList | Plan::CreateListAndWatch => {
+            Plan::NoRead => (create.await, None),
+            Plan::List | Plan::ListAndWatch => {
                 let (created, queue) = join(create, read_queue(&client, &self.lock_path, false)).await;
                 (created, Some(queue.map(Arc::new)))
             }

@@ -53,15 +53,15 @@ pub(crate) struct SoleEntry {
     watch: u64,
 }
 
-/// The requests by which an entry is made.
+/// The requests that are sent together with the creation of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Create the entry, and read the queue.
-    CreateAndList,
-    /// Watch the lock node too, which is used repeatedly.
-    CreateListAndWatch,
-    /// Only create the entry: the queue was left empty.
-    CreateOnly,
+    /// A read of the queue.
+    List,
+    /// A read of the queue, and a watch of the lock node, which is used repeatedly.
+    ListAndWatch,
+    /// None: the queue was left empty, or is read later.
+    NoRead,
 }
 
 /// The most lock nodes that are watched on one session.
@@ -75,9 +75,9 @@ impl Uncontended {
         if let Some(node) = state.lock_nodes.get_mut(lock_path) {
             node.used = state.uses;
             return match (node.watch(), node.last) {
-                (Some(_), Some(_)) => Plan::CreateOnly,
-                (Some(_), None) => Plan::CreateAndList,
-                (None, _) => Plan::CreateListAndWatch,
+                (Some(_), Some(_)) => Plan::NoRead,
+                (Some(_), None) => Plan::List,
+                (None, _) => Plan::ListAndWatch,
             };
         }
         if state.lock_nodes.len() >= MAX_WATCHED_LOCKS {
@@ -85,7 +85,7 @@ impl Uncontended {
             oldest.map(|path| state.lock_nodes.remove(&path));
         }
         state.lock_nodes.insert(lock_path.to_owned(), LockNode { used: state.uses, watch: None, last: None });
-        Plan::CreateAndList
+        Plan::List
     }
 
     /// Keeps the watch of a lock node, which was set before any other request of this session
