@@ -1,5 +1,5 @@
-//! What is told of leases: events and spans. A program of its own, since tracing remembers for the whole process what
-//! nobody listened to.
+//! Events and spans of leases. It is a program of its own, since tracing caches for the whole
+//! process which events have no listener.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -38,7 +38,7 @@ fn every_step_of_a_lease_is_an_event_with_its_name() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     tracing::subscriber::with_default(subscriber, || runtime.block_on(a_day_of_a_lock()));
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for told in [
+    for event in [
         "acquired name=report",
         "waiting name=report",
         "contended name=report",
@@ -46,7 +46,7 @@ fn every_step_of_a_lease_is_an_event_with_its_name() {
         "lost name=report",
         "released name=report",
     ] {
-        assert!(log.contains(told), "no event {told:?} in\n{log}");
+        assert!(log.contains(event), "no event {event:?} in\n{log}");
     }
     for span in ["acquire{name=report ttl=9s}", "renew{sessions=1}"] {
         assert!(log.contains(span), "no span {span:?} in\n{log}");

@@ -1,4 +1,4 @@
-//! What is told of leases: metrics.
+//! Metrics of leases.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -11,7 +11,7 @@ fn every_step_of_a_lease_is_counted_without_its_name() {
     let recorder = metrics_util::debugging::DebuggingRecorder::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     metrics::with_local_recorder(&recorder, || runtime.block_on(a_day_of_a_lock()));
-    let told: Vec<_> = recorder
+    let recorded: Vec<_> = recorder
         .snapshotter()
         .snapshot()
         .into_vec()
@@ -25,12 +25,12 @@ fn every_step_of_a_lease_is_counted_without_its_name() {
         ("leasehold_released_total", 1),
         ("leasehold_renewal_rounds_total", 3),
     ] {
-        let counted = told.iter().filter(|(key, _)| key.contains(metric)).map(|(_, value)| match value {
+        let counted = recorded.iter().filter(|(key, _)| key.contains(metric)).map(|(_, value)| match value {
             metrics_util::debugging::DebugValue::Counter(count) => *count,
             other => panic!("{metric} is no counter: {other:?}"),
         });
-        assert!(counted.sum::<u64>() >= least, "{metric} in {told:?}");
+        assert!(counted.sum::<u64>() >= least, "{metric} in {recorded:?}");
     }
-    assert!(told.iter().any(|(key, _)| key.contains("leasehold_wait_seconds")), "{told:?}");
-    assert!(told.iter().all(|(key, _)| !key.contains("report")), "{told:?}");
+    assert!(recorded.iter().any(|(key, _)| key.contains("leasehold_wait_seconds")), "{recorded:?}");
+    assert!(recorded.iter().all(|(key, _)| !key.contains("report")), "{recorded:?}");
 }

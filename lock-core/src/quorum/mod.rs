@@ -192,8 +192,7 @@ impl Quorum {
     }
 
     /// Calls every member at once, each in a task that runs to its end even if its answer is no
-    /// longer awaited. Returns the answers as they come; `call` gets the error of a member that is
-    /// down.
+    /// longer awaited. Returns the answers as they come; `call` gets the error of one that is down.
     fn each<T, F>(&self, call: impl Fn(usize, Result<Arc<dyn LockStore>>) -> F) -> mpsc::UnboundedReceiver<(usize, T)>
     where
         T: Send + 'static,

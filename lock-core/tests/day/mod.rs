@@ -1,4 +1,4 @@
-//! What the tests of events and of metrics look at.
+//! A day in the life of a lock, for the tests of events and of metrics.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use lock_core::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One lease that is waited for, renewed, broken, lost, and one that is released.
+/// One lease that has a waiter, is renewed, broken and lost, and one that is released.
 pub(crate) async fn a_day_of_a_lock() {
     let locks = Locks::new(MemoryStore::new());
     let guard = locks.lock("report").ttl(9 * SECOND).acquire().await.unwrap();

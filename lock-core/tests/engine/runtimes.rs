@@ -1,4 +1,4 @@
-//! Leases belong to no runtime: whichever acquired may stand still, have ended, or not be there at all.
+//! Leases belong to no runtime: the one that acquired may be idle, have ended, or not exist at all.
 
 use std::future::Future;
 use std::pin::pin;
@@ -48,7 +48,8 @@ async fn is_free(locks: &Locks, name: &str) -> bool {
     false
 }
 
-/// Whoever acquired first, a guard of another runtime is renewed, given back when it is dropped, and waited for.
+/// Whichever runtime acquired first, a guard of another one is renewed, given back when it is
+/// dropped, and waited for.
 fn lives_beside(first: impl FnOnce(&Locks) -> Option<Runtime>) {
     let locks = Locks::new(MemoryStore::new());
     let _stands_still = first(&locks);

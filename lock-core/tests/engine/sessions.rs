@@ -70,7 +70,7 @@ async fn one_broken_lock_on_a_session_is_noticed_in_one_round_and_the_others_sta
 async fn what_nobody_claims_any_more_is_deleted_from_the_session_in_the_next_round() {
     let (memory, store) = sessions();
     let _other = store.locks().lock("b").ttl(9 * SECOND).acquire().await.unwrap();
-    // A claim that reached the store, and whose owner knows nothing of it.
+    // A claim that reached the store, but whose owner does not know it.
     let lost = Claim::new(LockName::new("a").unwrap(), 9 * SECOND);
     assert!(matches!(memory.request(&lost).await.unwrap(), Attempt::Granted(_)));
     drop(lost);
@@ -149,7 +149,7 @@ async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity
     assert!(other.is_valid());
 }
 
-/// Notes how long one guard is believed in when it is woken for the loss of another.
+/// Notes the remaining validity of one guard when it is woken for the loss of another.
 struct Noted {
     lost: Validity,
     other: Validity,

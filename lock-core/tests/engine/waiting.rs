@@ -1,4 +1,4 @@
-//! Waiting: in order, one remote waiter for each name and process, nothing on faith.
+//! Waiting: in order, with one remote waiter per name and process, and no hint trusted blindly.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -97,7 +97,7 @@ async fn a_waiter_that_gives_up_lets_the_next_one_on() {
 #[tokio::test(start_paused = true)]
 async fn a_waiter_passes_a_holder_that_died_when_its_lease_has_ended() {
     for store in [Watched::polled(MemoryStore::new()), Watched::new(MemoryStore::new())] {
-        // A claim that nobody renews: its process has died.
+        // A claim that is not renewed: its process has died.
         let dead = Claim::new(LockName::new("a").unwrap(), 10 * SECOND);
         assert!(matches!(store.memory.request(&dead).await.unwrap(), Attempt::Granted(_)));
         let start = Instant::now();
@@ -112,11 +112,11 @@ async fn a_waiter_is_told_who_is_ahead() {
     for store in [Watched::polled(MemoryStore::new()), Watched::new(MemoryStore::new())] {
         let locks = store.locks();
         let holder = locks.lock("a").acquire().await.unwrap();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let listener = told.clone();
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let listener = reported.clone();
         let lock = locks.lock("a").wait(SECOND).on_wait(move |by| listener.lock().unwrap().push(by.holder));
         assert!(lock.acquire().await.is_err());
-        assert_eq!(told.lock().unwrap().first(), Some(&Some(holder.holder())));
+        assert_eq!(reported.lock().unwrap().first(), Some(&Some(holder.holder())));
     }
 }
 

@@ -1,4 +1,4 @@
-//! A store that a test can slow down, stop and count, around the store in memory.
+//! A store around the memory store that a test can slow down, stop and count.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use lock_core::*;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// It derefs to what makes its faults.
+/// The store of a test. It derefs to [`Faulty`], which injects its faults.
 #[derive(Clone)]
 pub(crate) struct Watched {
     pub(crate) memory: MemoryStore,
@@ -18,7 +18,7 @@ pub(crate) struct Watched {
     faulty: Arc<Faulty>,
 }
 
-/// What reached the store.
+/// Counts of the calls that reached the store.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) most_waits: AtomicUsize,
@@ -35,7 +35,7 @@ impl Watched {
         Watched::promising(memory, queued)
     }
 
-    /// Without a queue of its own.
+    /// A store without a queue.
     pub(crate) fn polled(memory: MemoryStore) -> Watched {
         let polled = memory.guarantees().waiting(WaitStyle::Polled);
         Watched::promising(memory, polled)
@@ -71,17 +71,17 @@ struct Watching {
     guarantees: Guarantees,
 }
 
-/// One of those that are under way.
-struct UnderWay<'a>(&'a AtomicUsize);
+/// One call in flight.
+struct InFlight<'a>(&'a AtomicUsize);
 
-impl UnderWay<'_> {
-    fn begin<'a>(count: &'a AtomicUsize, most: &AtomicUsize) -> UnderWay<'a> {
+impl InFlight<'_> {
+    fn begin<'a>(count: &'a AtomicUsize, most: &AtomicUsize) -> InFlight<'a> {
         most.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        UnderWay(count)
+        InFlight(count)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -102,7 +102,7 @@ impl LockStore for Watching {
     }
 
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
-        let _counted = UnderWay::begin(&self.seen.waits, &self.seen.most_waits);
+        let _counted = InFlight::begin(&self.seen.waits, &self.seen.most_waits);
         self.memory.wait(claim, held).await
     }
 
@@ -112,7 +112,7 @@ impl LockStore for Watching {
     }
 
     async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        let _counted = UnderWay::begin(&self.seen.releases, &self.seen.most_releases);
+        let _counted = InFlight::begin(&self.seen.releases, &self.seen.most_releases);
         if self.seen.releases_take_a_moment.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }

@@ -11,11 +11,11 @@ use lock_conformance::faults::{Call, Disturbance, Faulty};
 use lock_core::*;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The time for one call to one member.
+/// Time-out of one call to one member.
 const LIMIT: Duration = Duration::from_millis(100);
 
-/// A quorum in paused time, with its members and what makes their faults.
-struct Bed {
+/// A quorum in paused time, with its members and their faults.
+struct Fixture {
     clock: Clock,
     memory: Vec<MemoryStore>,
     faulty: Vec<Arc<Faulty>>,
@@ -27,16 +27,16 @@ async fn quorum(members: &[Arc<Faulty>]) -> Arc<Quorum> {
     Arc::new(Quorum::open(members).await.unwrap().member_timeout(LIMIT))
 }
 
-impl Bed {
-    async fn of(members: usize) -> Bed {
+impl Fixture {
+    async fn of(members: usize) -> Fixture {
         let (clock, _) = Clock::for_tests();
         let memory: Vec<_> = (0..members).map(|_| MemoryStore::with_clock(clock.clone())).collect();
         let faulty: Vec<_> = memory.iter().map(|store| Faulty::new(Arc::new(store.clone()))).collect();
         let quorum = quorum(&faulty).await;
-        Bed { clock, memory, faulty, quorum }
+        Fixture { clock, memory, faulty, quorum }
     }
 
-    /// Another process's handle, to which nothing happens.
+    /// Another process's handle, without faults.
     async fn other(&self) -> Arc<Quorum> {
         let members = self.memory.iter().map(|store| Arc::new(store.clone()) as Arc<dyn LockStore>);
         Arc::new(Quorum::open(members).await.unwrap())
@@ -56,7 +56,7 @@ impl Bed {
         Locks::builder_of(self.quorum.clone()).clock(self.clock.clone()).ttl(10 * SECOND).build()
     }
 
-    /// At how many members somebody holds the lock.
+    /// Number of members at which the lock is held.
     async fn held_at(&self, name: &LockName) -> usize {
         let mut held = 0;
         for store in &self.memory {
@@ -95,12 +95,18 @@ async fn refusal(members: Vec<Arc<dyn LockStore>>) -> Error {
 async fn a_minority_that_fails_or_hangs_is_not_missed() {
     for (members, down) in [(3, 1), (4, 1), (5, 2)] {
         for step in [Disturbance::Fail, Disturbance::FailApplied, Disturbance::LoseReply, Disturbance::Hang] {
-            let bed = Bed::of(members).await;
-            bed.always(0..down, ALL, step);
-            let guard = bed.locks().lock("job").wait(SECOND).acquire().await.unwrap();
+            let fixture = Fixture::of(members).await;
+            fixture.always(0..down, ALL, step);
+            let guard = fixture.locks().lock("job").wait(SECOND).acquire().await.unwrap();
             guard.renew().await.unwrap();
             assert!(
-                bed.other().await.inspect(&job()).await.unwrap().is_some_and(|by| by.holder == Some(guard.holder()))
+                fixture
+                    .other()
+                    .await
+                    .inspect(&job())
+                    .await
+                    .unwrap()
+                    .is_some_and(|by| by.holder == Some(guard.holder()))
             );
             guard.release().await.unwrap();
         }
@@ -111,95 +117,95 @@ async fn a_minority_that_fails_or_hangs_is_not_missed() {
 async fn without_a_majority_nothing_is_granted_and_all_is_given_back() {
     for (members, down) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
         for step in [Disturbance::Fail, Disturbance::FailApplied, Disturbance::LoseReply, Disturbance::Hang] {
-            let bed = Bed::of(members).await;
-            bed.always(0..down, &[Call::Request], step);
-            let error = bed.quorum.request(&claim()).await.unwrap_err();
+            let fixture = Fixture::of(members).await;
+            fixture.always(0..down, &[Call::Request], step);
+            let error = fixture.quorum.request(&claim()).await.unwrap_err();
             assert!(error.is_retryable(), "{members} members, {down} {step:?}: {error:?}");
-            // What was given back to members that do not answer is under way.
+            // Releases at members that do not answer are in flight.
             tokio::time::sleep(3 * LIMIT).await;
-            assert_eq!(bed.held_at(&job()).await, 0, "{members} members, {down} {step:?}");
+            assert_eq!(fixture.held_at(&job()).await, 0, "{members} members, {down} {step:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_slow_last_member_is_not_waited_for() {
-    let bed = Bed::of(3).await;
-    bed.always([2], ALL, Disturbance::DelayBoth(LIMIT / 3));
+    let fixture = Fixture::of(3).await;
+    fixture.always([2], ALL, Disturbance::DelayBoth(LIMIT / 3));
     let started = tokio::time::Instant::now();
     let claim = claim();
-    granted(&*bed.quorum, &claim).await;
-    assert_eq!(bed.quorum.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    granted(&*fixture.quorum, &claim).await;
+    assert_eq!(fixture.quorum.release(&claim).await.unwrap(), ReleaseOutcome::Held);
     assert_eq!(started.elapsed(), Duration::ZERO);
-    // It was asked all the same, and what it granted was given back.
+    // The slow member was asked as well, and its grant was given back.
     tokio::time::sleep(4 * LIMIT).await;
-    assert_eq!(bed.held_at(&job()).await, 0);
-    assert_eq!((bed.faulty[2].calls(Call::Request), bed.faulty[2].calls(Call::Release)), (1, 1));
+    assert_eq!(fixture.held_at(&job()).await, 0);
+    assert_eq!((fixture.faulty[2].calls(Call::Request), fixture.faulty[2].calls(Call::Release)), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next() {
-    let bed = Bed::of(5).await;
-    let (first, next, other) = (claim(), claim(), bed.other().await);
+    let fixture = Fixture::of(5).await;
+    let (first, next, other) = (claim(), claim(), fixture.other().await);
     granted(&*other, &first).await;
-    bed.always(3..5, &[Call::Request], Disturbance::DelayReply(LIMIT / 3));
-    assert!(matches!(bed.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
+    fixture.always(3..5, &[Call::Request], Disturbance::DelayReply(LIMIT / 3));
+    assert!(matches!(fixture.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
     assert_eq!(other.release(&first).await.unwrap(), ReleaseOutcome::Held);
-    bed.always(0..2, &[Call::Request], Disturbance::Fail);
-    granted(&*bed.quorum, &next).await;
+    fixture.always(0..2, &[Call::Request], Disturbance::Fail);
+    granted(&*fixture.quorum, &next).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_members_are_asked_at_once() {
-    let bed = Bed::of(5).await;
-    bed.always(0..5, &[Call::Request], Disturbance::Delay(LIMIT / 2));
+    let fixture = Fixture::of(5).await;
+    fixture.always(0..5, &[Call::Request], Disturbance::Delay(LIMIT / 2));
     let started = tokio::time::Instant::now();
-    granted(&*bed.quorum, &claim()).await;
+    granted(&*fixture.quorum, &claim()).await;
     assert!(started.elapsed() < LIMIT, "five calls of {:?} took {:?}", LIMIT / 2, started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_minority_win_is_given_back_and_does_not_vote_against_its_own_retry() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let (ours, theirs) = (claim(), claim());
-    // Another has two members, so that we win the third.
-    for store in &bed.memory[..2] {
+    // Another holder has two members, so that we win the third.
+    for store in &fixture.memory[..2] {
         granted(store, &theirs).await;
     }
-    let Attempt::Held(held) = bed.quorum.request(&ours).await.unwrap() else { panic!("a minority was enough") };
+    let Attempt::Held(held) = fixture.quorum.request(&ours).await.unwrap() else { panic!("a minority was enough") };
     assert_eq!(held.by.holder, Some(theirs.holder()));
     assert!(held.retry_after <= SECOND, "it would look again after {:?}", held.retry_after);
     // Two refusals decided, perhaps before the third member had answered.
     tokio::time::sleep(LIMIT).await;
-    assert!(bed.memory[2].inspect(&job()).await.unwrap().is_none(), "the minority win was kept");
-    for store in &bed.memory[..2] {
+    assert!(fixture.memory[2].inspect(&job()).await.unwrap().is_none(), "the minority win was kept");
+    for store in &fixture.memory[..2] {
         store.release(&theirs).await.unwrap();
     }
-    granted(&*bed.quorum, &ours).await;
-    assert_eq!(bed.held_at(&job()).await, 3);
+    granted(&*fixture.quorum, &ours).await;
+    assert_eq!(fixture.held_at(&job()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn votes_that_are_split_are_all_given_back_and_asked_for_again() {
-    let bed = Bed::of(4).await;
+    let fixture = Fixture::of(4).await;
     let theirs = claim();
-    for store in &bed.memory[..2] {
+    for store in &fixture.memory[..2] {
         granted(store, &theirs).await;
     }
-    // Two of four are no majority for either.
-    assert!(matches!(bed.quorum.request(&claim()).await.unwrap(), Attempt::Held(_)));
+    // Two of four are no majority for either holder.
+    assert!(matches!(fixture.quorum.request(&claim()).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
-    assert_eq!(bed.held_at(&job()).await, 2);
-    assert!(bed.quorum.inspect(&job()).await.unwrap().is_none(), "half of the members is shown as a holder");
+    assert_eq!(fixture.held_at(&job()).await, 2);
+    assert!(fixture.quorum.inspect(&job()).await.unwrap().is_none(), "half of the members is shown as a holder");
 }
 
 #[tokio::test(start_paused = true)]
 async fn waiters_look_again_after_random_times() {
-    let bed = Bed::of(3).await;
-    granted(&*bed.quorum, &claim()).await;
+    let fixture = Fixture::of(3).await;
+    granted(&*fixture.quorum, &claim()).await;
     let mut times = Vec::new();
     for _ in 0..20 {
-        let Attempt::Held(held) = bed.quorum.request(&claim()).await.unwrap() else { panic!("granted twice") };
+        let Attempt::Held(held) = fixture.quorum.request(&claim()).await.unwrap() else { panic!("granted twice") };
         times.push(held.retry_after);
     }
     times.sort_unstable();
@@ -209,22 +215,23 @@ async fn waiters_look_again_after_random_times() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_lasts_as_long_as_the_shortest_of_its_majority() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let claim = claim();
-    let lease = granted(&*bed.quorum, &claim).await;
+    let lease = granted(&*fixture.quorum, &claim).await;
     assert_eq!(lease.ttl, claim.ttl());
-    // The core counts it from before the first request: what the second phase takes is part of it.
-    bed.always(0..3, &[Call::Raise], Disturbance::Delay(LIMIT / 2));
-    let guard = bed.locks().lock("other").fixed().acquire().await.unwrap();
+    // The core counts the validity from before the first request: the time of the second phase is
+    // part of it.
+    fixture.always(0..3, &[Call::Raise], Disturbance::Delay(LIMIT / 2));
+    let guard = fixture.locks().lock("other").fixed().acquire().await.unwrap();
     assert!(guard.remaining() <= 10 * SECOND - LIMIT / 2, "{:?} remain", guard.remaining());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_counts_only_by_a_majority() {
     for (down, lost) in [(1, false), (2, true)] {
-        let bed = Bed::of(3).await;
-        let guard = bed.locks().lock("job").acquire().await.unwrap();
-        bed.always(0..down, &[Call::Renew], Disturbance::Fail);
+        let fixture = Fixture::of(3).await;
+        let guard = fixture.locks().lock("job").acquire().await.unwrap();
+        fixture.always(0..down, &[Call::Renew], Disturbance::Fail);
         tokio::time::sleep(25 * SECOND).await;
         assert_eq!(guard.check().err(), lost.then_some(LossReason::Expired), "{down} members do not renew");
     }
@@ -232,79 +239,79 @@ async fn a_renewal_counts_only_by_a_majority() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_a_majority_no_longer_has_is_lost_at_once() {
-    let bed = Bed::of(3).await;
-    let guard = bed.locks().lock("job").acquire().await.unwrap();
-    bed.memory[0].forget();
+    let fixture = Fixture::of(3).await;
+    let guard = fixture.locks().lock("job").acquire().await.unwrap();
+    fixture.memory[0].forget();
     guard.renew().await.unwrap();
-    bed.memory[1].forget();
+    fixture.memory[1].forget();
     assert_eq!(guard.renew().await.unwrap_err().loss(), Some(LossReason::NotHeld));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_was_restarted_has_no_vote_for_the_longest_ttl() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let holder = claim();
-    granted(&*bed.quorum, &holder).await;
+    granted(&*fixture.quorum, &holder).await;
     tokio::time::sleep(LIMIT).await;
-    // One of the two that decide is restarted and forgets; the third never knew.
-    bed.memory[2].release(&holder).await.unwrap();
-    bed.memory[1].forget();
-    let other = bed.other().await;
+    // One of the two that decided is restarted and forgets; the third never granted.
+    fixture.memory[2].release(&holder).await.unwrap();
+    fixture.memory[1].forget();
+    let other = fixture.other().await;
     assert!(matches!(other.request(&claim()).await.unwrap(), Attempt::Held(_)), "a member that forgot had a vote");
     tokio::time::sleep(LIMIT).await;
-    assert_eq!(bed.held_at(&job()).await, 1, "what the voteless member granted was not given back");
-    bed.quorum.release(&holder).await.unwrap();
-    // With those that remember everything there is a majority.
+    assert_eq!(fixture.held_at(&job()).await, 1, "what the voteless member granted was not given back");
+    fixture.quorum.release(&holder).await.unwrap();
+    // The members that remember everything are a majority.
     granted(&*other, &claim()).await;
-    // With another one down the restarted one is needed, and it has to wait.
-    let bed = Bed::of(3).await;
-    bed.memory[1].forget();
-    bed.always([0], ALL, Disturbance::Fail);
-    let error = bed.quorum.request(&claim()).await.unwrap_err();
+    // With another member down the restarted one is needed, and it has to wait.
+    let fixture = Fixture::of(3).await;
+    fixture.memory[1].forget();
+    fixture.always([0], ALL, Disturbance::Fail);
+    let error = fixture.quorum.request(&claim()).await.unwrap_err();
     assert!(error.to_string().contains("member 2 has no vote: it was restarted"), "{error}");
     tokio::time::sleep(Quorum::DEFAULT_LONGEST_TTL).await;
-    granted(&*bed.quorum, &claim()).await;
+    granted(&*fixture.quorum, &claim()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_ttl_beyond_the_longest_is_refused() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let long = Claim::new(job(), Quorum::DEFAULT_LONGEST_TTL + SECOND);
-    assert_eq!(bed.quorum.request(&long).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
-    assert_eq!(bed.held_at(&job()).await, 0);
+    assert_eq!(fixture.quorum.request(&long).await.unwrap_err().kind(), ErrorKind::InvalidConfig);
+    assert_eq!(fixture.held_at(&job()).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_the_greatest_of_the_majority_and_a_majority_has_it() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     for _ in 0..7 {
         let other = Claim::new(LockName::new("other").unwrap(), SECOND);
-        granted(&bed.memory[1], &other).await;
-        bed.memory[1].release(&other).await.unwrap();
+        granted(&fixture.memory[1], &other).await;
+        fixture.memory[1].release(&other).await.unwrap();
     }
-    bed.always([2], ALL, Disturbance::Hang);
-    let lease = granted(&*bed.quorum, &claim()).await;
+    fixture.always([2], ALL, Disturbance::Hang);
+    let lease = granted(&*fixture.quorum, &claim()).await;
     assert_eq!(number(&lease), 8);
-    for store in &bed.memory[..2] {
+    for store in &fixture.memory[..2] {
         assert_eq!(store.inspect(&job()).await.unwrap().unwrap().token.unwrap().number(), 8);
     }
-    assert_eq!(lease.token.unwrap().realm(), &bed.quorum.realm());
+    assert_eq!(lease.token.unwrap().realm(), &fixture.quorum.realm());
 }
 
 #[tokio::test(start_paused = true)]
 async fn tokens_rise_whichever_members_decide() {
-    let bed = Bed::of(5).await;
+    let fixture = Fixture::of(5).await;
     let mut last = 0;
     for round in 0..40_usize {
-        bed.heal();
-        // Two others are missing in each round.
-        bed.always([round % 5, (round * 3 + 1) % 5], ALL, Disturbance::Fail);
+        fixture.heal();
+        // Two other members are missing in each round.
+        fixture.always([round % 5, (round * 3 + 1) % 5], ALL, Disturbance::Fail);
         let claim = claim();
-        let lease = granted(&*bed.quorum, &claim).await;
+        let lease = granted(&*fixture.quorum, &claim).await;
         assert!(number(&lease) > last, "round {round}: {} after {last}", number(&lease));
         last = number(&lease);
-        bed.heal();
-        bed.quorum.release(&claim).await.unwrap();
+        fixture.heal();
+        fixture.quorum.release(&claim).await.unwrap();
         tokio::time::sleep(LIMIT).await;
     }
 }
@@ -312,79 +319,80 @@ async fn tokens_rise_whichever_members_decide() {
 #[tokio::test(start_paused = true)]
 async fn no_token_is_given_out_that_a_majority_did_not_acknowledge() {
     for step in [Disturbance::Fail, Disturbance::Hang, Disturbance::LoseReply] {
-        let bed = Bed::of(3).await;
-        bed.always(0..2, &[Call::Raise], step);
-        assert!(bed.quorum.request(&claim()).await.is_err(), "{step:?}");
-        assert_eq!(bed.held_at(&job()).await, 0, "{step:?}");
+        let fixture = Fixture::of(3).await;
+        fixture.always(0..2, &[Call::Raise], step);
+        assert!(fixture.quorum.request(&claim()).await.is_err(), "{step:?}");
+        assert_eq!(fixture.held_at(&job()).await, 0, "{step:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn asking_again_gives_the_same_token_as_long_as_nobody_came_between() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let ours = claim();
-    bed.always([2], ALL, Disturbance::Hang);
-    let first = number(&granted(&*bed.quorum, &ours).await);
+    fixture.always([2], ALL, Disturbance::Hang);
+    let first = number(&granted(&*fixture.quorum, &ours).await);
     tokio::time::sleep(3 * LIMIT).await;
-    bed.heal();
-    // The third member counted further meanwhile.
+    fixture.heal();
+    // The third member's counter has advanced meanwhile.
     for _ in 0..5 {
         let other = claim();
-        granted(&bed.memory[2], &other).await;
-        bed.memory[2].release(&other).await.unwrap();
+        granted(&fixture.memory[2], &other).await;
+        fixture.memory[2].release(&other).await.unwrap();
     }
     for _ in 0..3 {
-        assert_eq!(number(&granted(&*bed.quorum, &ours).await), first);
+        assert_eq!(number(&granted(&*fixture.quorum, &ours).await), first);
         tokio::time::sleep(LIMIT).await;
     }
-    // Two members lose it early and grant it to another, who gives it back.
-    let (other, theirs) = (bed.other().await, claim());
-    for store in &bed.memory {
+    // Two members lose the lease early and grant the lock to another holder, which gives it back.
+    let (other, theirs) = (fixture.other().await, claim());
+    for store in &fixture.memory {
         store.release(&ours).await.unwrap();
     }
     let between = number(&granted(&*other, &theirs).await);
     other.release(&theirs).await.unwrap();
     tokio::time::sleep(LIMIT).await;
-    assert!(number(&granted(&*bed.quorum, &ours).await) > between);
+    assert!(number(&granted(&*fixture.quorum, &ours).await) > between);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_release_that_may_still_be_applied_spends_the_claim() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let theirs = claim();
-    granted(&bed.memory[0], &theirs).await;
-    granted(&bed.memory[1], &theirs).await;
+    granted(&fixture.memory[0], &theirs).await;
+    granted(&fixture.memory[1], &theirs).await;
     // The release of our minority win is cut off, and applied much later.
-    bed.faulty[2].script(Call::Release, [Disturbance::ApplyLate(5 * SECOND)]);
+    fixture.faulty[2].script(Call::Release, [Disturbance::ApplyLate(5 * SECOND)]);
     let ours = claim();
-    assert!(matches!(bed.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
+    assert!(matches!(fixture.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
     assert!(ours.is_retired());
-    bed.memory[0].release(&theirs).await.unwrap();
-    bed.memory[1].release(&theirs).await.unwrap();
-    granted(&*bed.quorum, &ours).await;
-    // The member where that release comes has no vote for this claim: without another, it holds nothing.
-    bed.memory[0].forget();
-    let batch = RenewalBatch::new(&bed.clock, [ours.clone()]);
-    bed.quorum.renew(&batch).await;
+    fixture.memory[0].release(&theirs).await.unwrap();
+    fixture.memory[1].release(&theirs).await.unwrap();
+    granted(&*fixture.quorum, &ours).await;
+    // The member of that release has no vote for this claim: without another member, the claim
+    // holds nothing.
+    fixture.memory[0].forget();
+    let batch = RenewalBatch::new(&fixture.clock, [ours.clone()]);
+    fixture.quorum.renew(&batch).await;
     assert_eq!(batch.iter().next().unwrap().outcome(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let theirs = claim();
-    granted(&bed.memory[0], &theirs).await;
-    granted(&bed.memory[1], &theirs).await;
-    bed.faulty[2].script(Call::Release, [Disturbance::ApplyLate(SECOND / 2)]);
-    let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
-    while bed.faulty[2].calls(Call::Release) == 0 {
+    granted(&fixture.memory[0], &theirs).await;
+    granted(&fixture.memory[1], &theirs).await;
+    fixture.faulty[2].script(Call::Release, [Disturbance::ApplyLate(SECOND / 2)]);
+    let acquire = tokio::spawn(fixture.locks().lock("job").wait(20 * SECOND).acquire());
+    while fixture.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let spent = bed.memory[2].inspect(&job()).await.unwrap().and_then(|by| by.holder);
+    let spent = fixture.memory[2].inspect(&job()).await.unwrap().and_then(|by| by.holder);
     assert!(spent.is_some(), "the release was not cut off");
-    bed.memory[0].release(&theirs).await.unwrap();
-    bed.memory[1].release(&theirs).await.unwrap();
+    fixture.memory[0].release(&theirs).await.unwrap();
+    fixture.memory[1].release(&theirs).await.unwrap();
     let guard = acquire.await.unwrap().unwrap();
     assert_ne!(Some(guard.holder()), spent);
     tokio::time::sleep(20 * SECOND).await;
@@ -393,20 +401,20 @@ async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
 
 #[tokio::test(start_paused = true)]
 async fn a_release_that_comes_a_second_time_takes_no_later_vote() {
-    let bed = Bed::of(3).await;
+    let fixture = Fixture::of(3).await;
     let theirs = claim();
-    granted(&bed.memory[0], &theirs).await;
-    granted(&bed.memory[1], &theirs).await;
-    bed.faulty[2].script(Call::Release, [Disturbance::ApplyTwice(SECOND)]);
-    let acquire = tokio::spawn(bed.locks().lock("job").wait(20 * SECOND).acquire());
-    while bed.faulty[2].calls(Call::Release) == 0 {
+    granted(&fixture.memory[0], &theirs).await;
+    granted(&fixture.memory[1], &theirs).await;
+    fixture.faulty[2].script(Call::Release, [Disturbance::ApplyTwice(SECOND)]);
+    let acquire = tokio::spawn(fixture.locks().lock("job").wait(20 * SECOND).acquire());
+    while fixture.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    bed.memory[0].release(&theirs).await.unwrap();
-    bed.memory[1].release(&theirs).await.unwrap();
+    fixture.memory[0].release(&theirs).await.unwrap();
+    fixture.memory[1].release(&theirs).await.unwrap();
     let guard = acquire.await.unwrap().unwrap();
     tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(bed.held_at(&job()).await, 3, "a vote for {:?} was taken", guard.name());
+    assert_eq!(fixture.held_at(&job()).await, 3, "a vote for {:?} was taken", guard.name());
 }
 
 #[tokio::test]
@@ -497,7 +505,7 @@ async fn a_quorum_promises_what_every_member_does_and_the_loss_of_a_minority() {
         of(&[strong, strong, weak]).await,
         ttl(ClockKind::Wall).records_survive(crash | minority).tokens_survive(crash | minority)
     );
-    // Of two none can be lost.
+    // Of two members none can be lost.
     assert_eq!(of(&[strong; 2]).await, ttl(ClockKind::BootTime).records_survive(durable).tokens_survive(durable));
     // This member raises no tokens.
     let silent = ttl(ClockKind::Wall).tokens_survive(durable);

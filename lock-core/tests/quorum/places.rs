@@ -1,4 +1,5 @@
-//! Who has a place in a quorum: members that are away when it is opened or formed, that lose their data, that come back.
+//! Places in a quorum: members that are down when it is opened or formed, that lose their data,
+//! that come back.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -9,12 +10,12 @@ use lock_conformance::faults::Mix;
 
 use super::*;
 
-/// A member that promises to keep its tokens, and may be away.
+/// A member that promises to keep its tokens, and may be down.
 #[derive(Clone)]
 struct Lasting {
     memory: MemoryStore,
     is_up: Arc<AtomicBool>,
-    /// Whether who opens it while it is away hears nothing.
+    /// True if opening it while it is down hangs.
     hangs: Arc<AtomicBool>,
     promised: Guarantees,
 }
@@ -38,7 +39,7 @@ impl Lasting {
         Promising(self.memory.clone(), self.promised)
     }
 
-    /// The member, by a link of the caller's own; it can be opened only while it is up.
+    /// The member, over a link of the caller's own. It can be opened only while it is up.
     fn linked(&self, at: usize) -> (Member, Arc<Faulty>) {
         let (of, link) = (self.clone(), Faulty::new(Arc::new(self.store())));
         let opened = link.clone();
@@ -58,7 +59,7 @@ impl Lasting {
     }
 }
 
-/// Members in paused time.
+/// The members of one test, in paused time.
 struct Place {
     clock: Clock,
     members: Vec<Lasting>,
@@ -70,7 +71,7 @@ impl Place {
         Place { members: (0..members).map(|_| Lasting::new(&clock)).collect(), clock }
     }
 
-    /// From now on these are up, and no others.
+    /// Makes these members up, and all others down.
     fn up(&self, up: &[usize]) {
         for (at, member) in self.members.iter().enumerate() {
             member.is_up.store(up.contains(&at), Ordering::SeqCst);
@@ -137,16 +138,16 @@ async fn a_quorum_that_was_formed_is_opened_by_any_majority_in_the_same_realm_an
 async fn a_quorum_is_formed_by_any_majority_and_who_missed_it_joins_at_the_next_opening() {
     for missing in subsets(5).filter(|missing| (1..=2).contains(&missing.len())) {
         let place = Place::of(5);
-        let there: Vec<_> = (0..5).filter(|at| !missing.contains(at)).collect();
-        place.up(&there);
+        let present: Vec<_> = (0..5).filter(|at| !missing.contains(at)).collect();
+        place.up(&present);
         let formed = next_token(&place.open().await.unwrap()).await.unwrap();
-        // Of those who formed it one may be gone for good by now.
-        let back: Vec<_> = there[1..].iter().chain(&missing).copied().collect();
+        // One of the founders may be lost permanently by now.
+        let back: Vec<_> = present[1..].iter().chain(&missing).copied().collect();
         place.up(&back);
         let joined = next_token(&place.open().await.unwrap()).await.unwrap();
         assert!(joined > formed, "{joined} after {formed}, when {missing:?} had missed the forming");
-        // And now they are members like all others.
-        let few: Vec<_> = missing.iter().chain(&there).take(3).copied().collect();
+        // Now they are members like all others.
+        let few: Vec<_> = missing.iter().chain(&present).take(3).copied().collect();
         place.up(&few);
         let later = next_token(&place.open().await.unwrap()).await.unwrap();
         assert!(later > joined, "{later} after {joined}, by {few:?}");
@@ -162,7 +163,7 @@ async fn a_member_that_was_away_joins_a_quorum_that_is_open_by_itself() {
     place.up(&[0, 1, 2, 3, 4]);
     let locks = place.locks(quorum);
     let guard = locks.lock("other").acquire().await.unwrap();
-    // It is used, by renewals at least, and they are tried again within half a minute.
+    // The quorum is used, at least by renewals, so the members are retried within half a minute.
     tokio::time::sleep(40 * SECOND).await;
     assert!(links[3].calls(Call::Renew) > 0 && links[4].calls(Call::Renew) > 0, "they were not asked");
     guard.check().unwrap();
@@ -180,8 +181,9 @@ async fn who_forms_a_quorum_at_the_same_time_by_other_members_forms_the_same() {
         let mut random = Random::new(seed);
         let mut opening = tokio::task::JoinSet::new();
         for client in 0..3 {
-            // Each reaches three or four of them, by links on which calls are late, lost and repeated. In the end it
-            // reaches all: one that meets too few of those who formed the quorum gets no token however often it asks.
+            // Each client reaches three or four members, over links on which calls are late, lost
+            // and repeated. In the end it reaches all: a client that reaches too few of the
+            // founders gets no token, however often it retries.
             const AWAY_FOR: usize = 8;
             let mix = Mix::new(20, SECOND / 2);
             let away = [random.below(5) as usize, random.below(5) as usize];
@@ -220,7 +222,7 @@ async fn a_member_that_lost_its_data_has_no_vote_until_a_new_realm_is_begun() {
     place.members[2].memory.forget();
     let long = Quorum::DEFAULT_LONGEST_TTL + SECOND;
     tokio::time::sleep(long).await;
-    // With one that remembers it is no majority, however long ago that was.
+    // With one member that remembers it is no majority, however long ago that was.
     place.up(&[0, 2]);
     let quorum = place.open().await.unwrap();
     for _ in 0..3 {
@@ -230,12 +232,12 @@ async fn a_member_that_lost_its_data_has_no_vote_until_a_new_realm_is_begun() {
         assert!(text.contains("member 3 (m3) has other data") && text.contains("member 2 (m2)"), "{text}");
         tokio::time::sleep(long).await;
     }
-    // With the two that do, it is.
+    // With the two that remember, it is.
     place.up(&[0, 1, 2]);
     let quorum = place.open().await.unwrap();
     let between = next_token(&quorum).await.unwrap();
     assert!(between > before);
-    // Processes that are running hear of the new realm.
+    // Running processes learn the new realm.
     let running = place.open().await.unwrap();
     let realm = quorum.new_realm().await.unwrap();
     assert!(realm != *before.realm() && quorum.realm() == realm);
@@ -249,7 +251,8 @@ async fn a_member_that_lost_its_data_has_no_vote_until_a_new_realm_is_begun() {
     assert_eq!((after.realm(), after.partial_cmp(&between)), (&realm, None));
 }
 
-/// Members come, go and lose their data, a minority of them; processes open the quorum at any moment and go on using it.
+/// A minority of the members comes, goes and loses its data; processes open the quorum at any
+/// moment and continue to use it.
 #[tokio::test(start_paused = true)]
 async fn tokens_of_one_realm_rise_whoever_is_away_and_whatever_a_minority_forgets() {
     for seed in 0..20 {
@@ -281,7 +284,7 @@ async fn tokens_of_one_realm_rise_whoever_is_away_and_whatever_a_minority_forget
                     *last = token.number();
                 }
             }
-            // What could not be given back ends.
+            // A lease that could not be given back ends.
             tokio::time::sleep(11 * SECOND).await;
         }
         assert!(last.values().sum::<u64>() > 5, "seed {seed}: hardly anything was granted");
@@ -320,7 +323,7 @@ async fn a_member_that_promises_less_has_no_vote_where_the_others_were_relied_on
     }
     assert_eq!(links[2].calls(Call::Request), 0);
     assert_eq!(quorum.guarantees(), place.open_without(2).await.guarantees());
-    // Who opens it with that one relies on less.
+    // Opening the quorum with that member gives weaker guarantees.
     assert!(!place.open().await.unwrap().guarantees().tokens_survive.unwrap().contains(Fault::Crash.into()));
 }
 
@@ -346,7 +349,7 @@ async fn a_quorum_of_another_number_of_members_is_refused_until_a_new_realm_is_b
     next_token(&quorum).await.unwrap();
 }
 
-/// Keeps nothing for a quorum.
+/// A store that keeps no record for a quorum.
 #[derive(Debug)]
 struct Silent(MemoryStore);
 
