@@ -25,7 +25,7 @@ use crate::words::{Effect, Error, ErrorKind, Fault, Guarantees, Realm, Result};
 /// which the quorum stands.
 ///
 /// A member that is down, or has no place, is retried when the quorum is used: in the background,
-/// with a growing delay.
+/// with a growing delay. No two of its mutexes are held together.
 pub(super) struct Roster {
     pub(super) members: Vec<Slot>,
     pub(super) majority: usize,
