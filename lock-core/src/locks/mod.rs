@@ -3,6 +3,7 @@
 pub(crate) mod guard;
 pub(crate) mod handle;
 pub(crate) mod lock;
+#[allow(clippy::module_inception, reason = "each file is named after its type, and this one is `Locks`")]
 pub(crate) mod locks;
 pub(crate) mod settings;
 pub(crate) mod validity;
