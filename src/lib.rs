@@ -42,12 +42,12 @@
 //!
 //! [`store`] has the words that only stores need.
 
-pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl};
-pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
-pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
-pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
 pub use lock_core::{BreakMode, Eviction, HeldBy, Holder, HolderInfo};
+pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
+pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl};
 pub use lock_core::{Effect, Error, ErrorKind, LossReason, Result};
+pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
+pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
 pub use lock_core::{Member, MemoryStore, Quorum};
 
 use lock_core::{MemoryDriver, QuorumDriver};

@@ -157,7 +157,8 @@ impl Engine {
     /// Withdraws the waiters whose future is neither polled nor dropped, since their runtime does
     /// not run.
     fn withdraw_waiters(self: &Arc<Self>) {
-        for (_, claim) in std::mem::take(&mut *locked(&self.waiters)) {
+        let waiters = std::mem::take(&mut *locked(&self.waiters));
+        for (_, claim) in waiters {
             claim.deadline().end(LossReason::Released);
             claim.set_in_doubt();
             self.withdraw(claim, None);
