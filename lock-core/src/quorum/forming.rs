@@ -39,12 +39,21 @@ impl FormingState {
     pub(super) fn of(members: usize, present: &[Present<'_>], lasting: bool) -> FormingState {
         let enough = majority(members);
         let form = |generation| (present.len() >= enough).then_some(Next::Form(generation));
-        let latest = present.iter().map(|(_, record)| record.generation()).max().unwrap_or(0);
         let rolls = rolls(present);
         let seated = |roll: &Roll| present.iter().filter(|(member, _)| roll.has(member)).count();
+        let founders = |roll: &Roll| present.iter().filter(|(member, _)| roll.is_founder(member)).count();
+        // A roll that was accepted, but whose founders have lost their data since, would be proposed
+        // again for ever: nobody that is present learns it.
+        let abandoned = |record: &Record| {
+            let roll = record.forming.accepted.as_ref().map(|(_, roll)| roll)?;
+            let may_stand = seated(roll) >= enough || roll.is_decided_by(founders(roll));
+            (!lasting && !may_stand).then_some(roll.generation)
+        };
+        let generations = |record: &Record| record.generation().max(abandoned(record).unwrap_or(0));
+        let latest = present.iter().map(|(_, record)| generations(record)).max().unwrap_or(0);
         let stands = rolls.iter().find(|roll| seated(roll) >= enough).copied();
         let Some(roll) = stands.or_else(|| rolls.first().copied()) else {
-            return FormingState { stands: None, next: form(1) };
+            return FormingState { stands: None, next: form(latest + 1) };
         };
         // A member of another quorum of this generation, or of a later one, is no newcomer.
         let newcomers: Vec<_> = present
@@ -53,8 +62,7 @@ impl FormingState {
             .map(|(member, _)| (*member).clone())
             .collect();
         let joining: Vec<_> = newcomers.iter().take(roll.free()).cloned().collect();
-        let founders = present.iter().filter(|(member, _)| roll.is_founder(member)).count();
-        let joins = !joining.is_empty() && roll.is_decided_by(founders) && seated(roll) + joining.len() >= enough;
+        let joins = !joining.is_empty() && roll.is_decided_by(founders(roll)) && seated(roll) + joining.len() >= enough;
         let next = if joins {
             Some(Next::Join(roll.clone(), joining))
         } else if !lasting && (stands.is_none() || newcomers.len() > roll.free()) {
@@ -128,4 +136,43 @@ impl Next {
 fn accepted<'a>(members: &[Present<'a>], of: impl Fn(&'a Record) -> &'a Decision) -> Option<&'a Roll> {
     let accepted = members.iter().filter_map(|(_, record)| of(record).accepted.as_ref());
     accepted.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, roll)| roll)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Realm;
+
+    /// The record of a member that accepted this roll but never learned it.
+    fn accepted(roll: &Roll) -> Record {
+        let mut record = Record::default();
+        let proposal = Record::propose(std::iter::once(&record));
+        let part = record.forming(roll.generation).expect("a part in it");
+        assert!(part.promise(&proposal) && part.accept(&proposal, roll));
+        record
+    }
+
+    fn next<const N: usize>(roll: &Roll, present: [&str; N], lasting: bool) -> Option<Next> {
+        let (members, record) = (present.map(Realm::new), accepted(roll));
+        let present: Vec<_> = members.iter().map(|member| (member, &record)).collect();
+        FormingState::of(roll.of, &present, lasting).next
+    }
+
+    #[test]
+    fn members_that_lost_their_data_after_a_roll_was_accepted_form_the_next_quorum() {
+        let roll = Roll::formed(2, 3, vec![Realm::new("a"), Realm::new("b")]);
+        assert_eq!(next(&roll, ["x", "y", "z"], false), Some(Next::Form(3)));
+        assert_eq!(next(&roll, ["a", "y", "z"], false), Some(Next::Form(3)));
+    }
+
+    #[test]
+    fn a_roll_that_was_accepted_and_can_stand_is_proposed_again() {
+        let roll = Roll::formed(2, 3, vec![Realm::new("a"), Realm::new("b")]);
+        assert_eq!(next(&roll, ["a", "b", "z"], false), Some(Next::Form(1)));
+        // A majority of its founders can let the others join.
+        let five = Roll::formed(1, 5, ["a", "b", "c"].map(Realm::new).to_vec());
+        assert_eq!(next(&five, ["a", "b", "z"], false), Some(Next::Form(1)));
+        // Where members promise to remember, it may be decided whoever is here.
+        assert_eq!(next(&roll, ["x", "y", "z"], true), Some(Next::Form(1)));
+    }
 }
