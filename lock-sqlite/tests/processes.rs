@@ -562,17 +562,21 @@ async fn a_time_namespace_with_an_offset_is_refused() {
 }
 
 /// A shell that runs `setup` in a mount namespace of its own, and then the command that follows.
-fn in_container(setup: &str) -> [String; 5] {
-    ["unshare", "-m", "sh", "-ec", &format!("{setup}; exec \"$0\" \"$@\"")].map(str::to_owned)
+///
+/// It works in a root that is no mount of its own too, as after `chroot`: nothing can be made
+/// private there.
+fn in_container(setup: &str) -> [String; 7] {
+    let script = format!("mount --make-rprivate / 2>/dev/null || :; {setup}; exec \"$0\" \"$@\"");
+    ["unshare", "-m", "--propagation", "unchanged", "sh", "-ec", &script].map(str::to_owned)
 }
 
 impl Process {
-    fn start_in(container: &[String; 5], arguments: &[&str]) -> Process {
+    fn start_in(container: &[String; 7], arguments: &[&str]) -> Process {
         Process::start_under(&container.each_ref().map(String::as_str), arguments)
     }
 
     /// The output of a child with a short `busy_timeout` that opens this path in this container.
-    fn open_in(container: &[String; 5], path: &Path) -> String {
+    fn open_in(container: &[String; 7], path: &Path) -> String {
         let mut child = Process::start_in(container, &["open", path.to_str().unwrap(), "300"]);
         child.send_line();
         let output = child.line();

@@ -87,7 +87,7 @@ fn a_full_disk_is_named_as_the_reason_of_the_loss() {
     std::fs::create_dir(&disk).unwrap();
     // A file system of its own, in the namespace of one shell, since a test must not fill the
     // machine's.
-    let script = "set -e; mount -t ext4 -o loop image disk; export LEASEHOLD_STORE=sqlite:$PWD/disk/locks.db
+    let script = "set -e; mount --make-rprivate / 2>/dev/null || :; mount -t ext4 -o loop image disk; export LEASEHOLD_STORE=sqlite:$PWD/disk/locks.db
         exec \"$0\" run --ttl 4s demo -- sh -c 'dd if=/dev/zero of=disk/full bs=64k 2>/dev/null; exec sleep 600'";
     for command in ["truncate -s 8M image", "mkfs.ext4 -q image"] {
         let made = std::process::Command::new("sh").args(["-c", command]).current_dir(full.path("")).status();
@@ -95,7 +95,10 @@ fn a_full_disk_is_named_as_the_reason_of_the_loss() {
     }
     let leasehold = full.leasehold(&[]);
     let mut command = std::process::Command::new("unshare");
-    command.args(["-m", "sh", "-c", script]).arg(leasehold.get_program()).current_dir(full.path(""));
+    command
+        .args(["-m", "--propagation", "unchanged", "sh", "-c", script])
+        .arg(leasehold.get_program())
+        .current_dir(full.path(""));
     let said = Running::begin(&mut command).end();
     assert_eq!(said.code, Some(76), "{said:?}");
     assert!(said.err.contains("the lease on \"demo\" is lost") && said.err.contains("the disk is full"), "{said:?}");

@@ -91,7 +91,11 @@ fn the_first_process_of_a_container_reaps_orphans_and_gives_back_the_status() {
     let place = Place::new();
     let script = "(sleep 0.05 &); (setsid sleep 0.05 &); echo > ready; while ! test -e go; do sleep 0.01; done; exit 3";
     let args = ["run", "demo", "--", "sh", "-c", script];
-    let running = Running::begin(&mut through(&place, &["unshare", "-pf", "--mount-proc", "--kill-child"], &args));
+    let running = Running::begin(&mut through(
+        &place,
+        &["unshare", "-pf", "--propagation", "unchanged", "--mount-proc", "--kill-child"],
+        &args,
+    ));
     place.line("ready");
     let unshare = running.pid().as_raw_nonzero().get();
     let leasehold = until("a first process", || children(unshare).first().copied());
@@ -116,7 +120,8 @@ fn the_first_process_of_a_container_reaps_orphans_and_gives_back_the_status() {
 fn signals_end_the_first_process_of_a_container() {
     let place = Place::new();
     let args = ["run", "demo", "--", "sh", "-c", "echo > ready; exec sleep 600"];
-    let running = Running::begin(&mut through(&place, &["unshare", "-pf", "--mount-proc"], &args));
+    let running =
+        Running::begin(&mut through(&place, &["unshare", "-pf", "--propagation", "unchanged", "--mount-proc"], &args));
     place.line("ready");
     let leasehold = until("a first process", || children(running.pid().as_raw_nonzero().get()).first().copied());
     rustix::process::kill_process(rustix::process::Pid::from_raw(leasehold).unwrap(), Signal::TERM).unwrap();

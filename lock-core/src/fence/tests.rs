@@ -684,8 +684,11 @@ fn a_fence_that_is_mounted_by_itself_is_refused_before_it_becomes_two() {
     Fence::open(&path).unwrap();
     let inside = directory.path().join("inside");
     fs::write(&inside, "").unwrap();
+    // Also in a root that is no mount of its own, as after `chroot`: nothing can be made private
+    // there.
+    let script = "mount --make-rprivate / 2>/dev/null || :; mount --bind \"$1\" \"$2\"; shift 2; exec \"$0\" \"$@\"";
     let status = Command::new("unshare")
-        .args(["-m", "sh", "-ec", "mount --bind \"$1\" \"$2\"; shift 2; exec \"$0\" \"$@\""])
+        .args(["-m", "--propagation", "unchanged", "sh", "-ec", script])
         .arg(std::env::current_exe().unwrap())
         .args([&path, &inside])
         .args(["--exact", thread::current().name().unwrap()])
