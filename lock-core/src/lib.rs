@@ -75,6 +75,7 @@ mod contract;
 mod engine;
 mod fence;
 mod filesystem;
+pub mod kit;
 mod locks;
 mod memory;
 mod observe;
