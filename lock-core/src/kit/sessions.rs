@@ -97,10 +97,12 @@ pub enum Heartbeat<E> {
 }
 
 /// The sessions of one process at one store: one for each TTL, opened when a claim needs it and
-/// renewed while it carries claims.
-pub struct Sessions<B: SessionBackend> {
-    by_ttl: Mutex<HashMap<Duration, Arc<PoolSlot<B::Handle>>>>,
-    handles: Mutex<HashMap<Session, Arc<B::Handle>>>,
+/// renewed while it carries claims. Cloning gives the same sessions.
+pub struct Sessions<B: SessionBackend>(Arc<Inner<B::Handle>>);
+
+struct Inner<H> {
+    by_ttl: Mutex<HashMap<Duration, Arc<PoolSlot<H>>>>,
+    handles: Mutex<HashMap<Session, Arc<H>>>,
 }
 
 struct PoolSlot<H> {
@@ -111,7 +113,7 @@ struct PoolSlot<H> {
 impl<B: SessionBackend> Sessions<B> {
     /// No sessions yet.
     pub fn new() -> Sessions<B> {
-        Sessions { by_ttl: Mutex::default(), handles: Mutex::default() }
+        Sessions(Arc::new(Inner { by_ttl: Mutex::default(), handles: Mutex::default() }))
     }
 
     /// The session for leases of this TTL; a new one if there is none with room and half of its TTL
@@ -124,9 +126,9 @@ impl<B: SessionBackend> Sessions<B> {
     /// # Cancel safety
     ///
     /// A session that is being opened is there for the next caller.
-    pub async fn for_ttl(self: &Arc<Self>, backend: &Arc<B>, ttl: Duration) -> Result<Arc<B::Handle>> {
+    pub async fn for_ttl(&self, backend: &Arc<B>, ttl: Duration) -> Result<Arc<B::Handle>> {
         let ttl = backend.session_ttl(ttl);
-        let slot = locked(&self.by_ttl).entry(ttl).or_default().clone();
+        let slot = locked(&self.0.by_ttl).entry(ttl).or_default().clone();
         if let Some(handle) = slot.usable() {
             return Ok(handle);
         }
@@ -149,7 +151,7 @@ impl<B: SessionBackend> Sessions<B> {
 
     /// The store's side of a session.
     pub fn find(&self, session: &Session) -> Option<Arc<B::Handle>> {
-        locked(&self.handles).get(session).cloned()
+        locked(&self.0.handles).get(session).cloned()
     }
 
     /// Answers the renewal of a session. The order is the protocol:
@@ -194,13 +196,13 @@ impl<B: SessionBackend> Sessions<B> {
     /// Ends every session and forgets it: for a store that learns that its server, or its server's
     /// data, is another one.
     pub fn end_all(&self, why: LossReason) {
-        locked(&self.by_ttl).clear();
-        let handles = std::mem::take(&mut *locked(&self.handles));
+        locked(&self.0.by_ttl).clear();
+        let handles = std::mem::take(&mut *locked(&self.0.handles));
         handles.into_keys().for_each(|session| session.end(why));
     }
 
     fn add(&self, handle: &Arc<B::Handle>) {
-        let mut handles = locked(&self.handles);
+        let mut handles = locked(&self.0.handles);
         handles.retain(|session, _| session.is_valid());
         handles.insert(handle.session().clone(), handle.clone());
     }
@@ -222,6 +224,12 @@ impl<H> Default for PoolSlot<H> {
     }
 }
 
+impl<B: SessionBackend> Clone for Sessions<B> {
+    fn clone(&self) -> Sessions<B> {
+        Sessions(self.0.clone())
+    }
+}
+
 impl<B: SessionBackend> Default for Sessions<B> {
     fn default() -> Sessions<B> {
         Sessions::new()
@@ -230,6 +238,151 @@ impl<B: SessionBackend> Default for Sessions<B> {
 
 impl<B: SessionBackend> fmt::Debug for Sessions<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions").field("open", &locked(&self.handles).len()).finish_non_exhaustive()
+        f.debug_struct("Sessions").field("open", &locked(&self.0.handles).len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::contract::RenewalBatch;
+    use crate::words::{Holder, LockName};
+
+    /// A server in memory, and what was done to it, in order.
+    struct Recorder {
+        clock: Clock,
+        entries: Mutex<HashSet<Holder>>,
+        log: Mutex<Vec<String>>,
+        opened: AtomicUsize,
+        has_ended: AtomicBool,
+    }
+
+    struct Handle(Session);
+
+    impl SessionHandle for Handle {
+        fn session(&self) -> &Session {
+            &self.0
+        }
+
+        fn has_room(&self) -> bool {
+            true
+        }
+    }
+
+    #[async_trait]
+    impl SessionBackend for Recorder {
+        type Handle = Handle;
+        type Entry = Holder;
+
+        fn session_ttl(&self, ttl: Duration) -> Duration {
+            ttl
+        }
+
+        async fn open(&self, ttl: Duration) -> Result<Arc<Handle>> {
+            let pending = Session::start(&self.clock);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let number = self.opened.fetch_add(1, Ordering::SeqCst) + 1;
+            Ok(Arc::new(Handle(pending.established(number as u64, ttl))))
+        }
+
+        fn granted_entry(&self, _: &Arc<Handle>, claim: &Claim) -> Option<Holder> {
+            self.log("list");
+            Some(claim.holder())
+        }
+
+        async fn heartbeat(
+            &self,
+            handle: &Arc<Handle>,
+            clock: &Clock,
+            granted: Vec<(Claim, Holder)>,
+        ) -> Result<Heartbeat<Holder>> {
+            self.log("heartbeat");
+            if self.has_ended.load(Ordering::SeqCst) {
+                return Ok(Heartbeat::Gone);
+            }
+            let entries = Arc::new(locked(&self.entries).clone());
+            Ok(Heartbeat::Alive { since: clock.now(), ttl: handle.0.ttl(), granted: Arc::new(granted), entries })
+        }
+
+        async fn confirm_lost(&self, handle: &Arc<Handle>, missing: Vec<(Claim, &Holder)>) -> Result<Vec<Claim>> {
+            self.log(&format!("confirm, {} left", handle.0.remaining().as_secs()));
+            Ok(missing.into_iter().map(|(claim, _)| claim).collect())
+        }
+
+        async fn delete_orphans(&self, handle: &Arc<Handle>, entries: &HashSet<Holder>) -> Result<()> {
+            let claims: Vec<_> = handle.0.claims().iter().map(Claim::holder).collect();
+            let orphans = entries.iter().filter(|entry| !claims.contains(entry)).count();
+            self.log(&format!("delete {orphans}, {} left", handle.0.remaining().as_secs()));
+            Ok(())
+        }
+    }
+
+    impl Recorder {
+        fn new() -> Arc<Recorder> {
+            Arc::new(Recorder {
+                clock: Clock::system().with_margin(Duration::ZERO),
+                entries: Mutex::default(),
+                log: Mutex::default(),
+                opened: AtomicUsize::new(0),
+                has_ended: AtomicBool::new(false),
+            })
+        }
+
+        fn log(&self, what: &str) {
+            locked(&self.log).push(what.to_owned());
+        }
+    }
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn claim() -> Claim {
+        Claim::new(LockName::new("job").expect("a name"), TTL)
+    }
+
+    async fn renew(sessions: &Sessions<Recorder>, server: &Arc<Recorder>, session: &Session) {
+        let batch = RenewalBatch::of_sessions(&server.clock, [session.clone()]);
+        let entry = batch.iter().next().expect("one entry");
+        sessions.renew(server, &server.clock, entry, session).await.expect("an answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_are_reported_before_the_answer_and_orphans_are_deleted_after_it() {
+        let (server, sessions) = (Recorder::new(), Sessions::new());
+        let handle = sessions.for_ttl(&server, TTL).await.expect("a session");
+        let (held, broken, orphan) = (claim(), claim(), Holder::fresh());
+        handle.0.carry(&held);
+        handle.0.carry(&broken);
+        locked(&server.entries).extend([held.holder(), orphan]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        renew(&sessions, &server, &handle.0).await;
+        let expected = ["list", "list", "heartbeat", "confirm, 19 left", "delete 1, 30 left"];
+        assert_eq!(*locked(&server.log), expected);
+        assert_eq!(broken.deadline().ended_by(), Some(LossReason::NotHeld));
+        assert!(!held.deadline().is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_the_server_ended_is_lost_with_all_its_claims() {
+        let (server, sessions) = (Recorder::new(), Sessions::new());
+        let handle = sessions.for_ttl(&server, TTL).await.expect("a session");
+        handle.0.carry(&claim());
+        server.has_ended.store(true, Ordering::SeqCst);
+        renew(&sessions, &server, &handle.0).await;
+        assert!(!handle.0.is_valid());
+        let next = sessions.for_ttl(&server, TTL).await.expect("another session");
+        assert_ne!(next.0, handle.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_opened_once_for_all_that_wait_and_again_when_half_of_it_is_over() {
+        let (server, sessions) = (Recorder::new(), Sessions::new());
+        let (one, other) = tokio::join!(sessions.for_ttl(&server, TTL), sessions.for_ttl(&server, TTL));
+        assert_eq!(one.expect("a session").0, other.expect("a session").0);
+        assert_eq!(server.opened.load(Ordering::SeqCst), 1);
+        tokio::time::sleep(TTL / 2).await;
+        sessions.for_ttl(&server, TTL).await.expect("a session");
+        assert_eq!(server.opened.load(Ordering::SeqCst), 2);
     }
 }

@@ -48,10 +48,10 @@ impl MemoryStore {
     /// An empty store in which sessions carry the renewed leases, one session for each TTL, as in
     /// etcd and ZooKeeper.
     pub fn with_sessions(clock: Clock) -> MemoryStore {
-        MemoryStore::build(clock, Some(Arc::default()))
+        MemoryStore::build(clock, Some(Sessions::new()))
     }
 
-    fn build(clock: Clock, sessions: Option<Arc<Sessions<Memory>>>) -> MemoryStore {
+    fn build(clock: Clock, sessions: Option<Sessions<Memory>>) -> MemoryStore {
         let realm = Mutex::new(Realm::fresh("memory"));
         MemoryStore(Arc::new(Memory { clock, realm, state: Mutex::default(), sessions }))
     }

@@ -1,6 +1,6 @@
 //! [`Memory`]: what the clones of a [`MemoryStore`](super::MemoryStore) share.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use super::state::State;
 use crate::kit::Sessions;
@@ -14,5 +14,5 @@ pub(super) struct Memory {
     pub(super) realm: Mutex<Realm>,
     pub(super) state: Mutex<State>,
     /// The sessions, if sessions carry the leases.
-    pub(super) sessions: Option<Arc<Sessions<Memory>>>,
+    pub(super) sessions: Option<Sessions<Memory>>,
 }
