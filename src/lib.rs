@@ -78,7 +78,7 @@ pub mod store {
     pub use lock_core::{
         Driver, KeyValue, MemoryDriver, MissingDriver, QuorumDriver, Registry, StoreKind, StoreParts, StoreUrl,
     };
-    pub use lock_core::{random, runtime};
+    pub use lock_core::{kit, random, runtime};
 }
 
 /// The stores that were compiled in, and the names of those that were not.

@@ -34,6 +34,7 @@
 //! | `words/` | names, holders, tokens, guarantees, errors, the clock |
 //! | `contract/` | [`LockStore`], and the types that pass between the core and a store: claims, sessions, batches of renewals |
 //! | `engine/` | the loop that acquires, and the task that renews and withdraws; the same for every store |
+//! | `kit/` | for stores: sessions driven by one protocol, single flight |
 //! | `locks/` | [`Locks`], [`Lock`], guards and [`Validity`] |
 //! | `open/` | URLs, configuration, and the registry of stores |
 //! | `memory/` | [`MemoryStore`], the reference model of the contract |
@@ -75,6 +76,7 @@ mod contract;
 mod engine;
 mod fence;
 mod filesystem;
+pub mod kit;
 mod locks;
 mod memory;
 mod observe;

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use etcd_client::{Client, Txn, TxnOp, TxnResponse};
 use futures_util::future::{join, try_join_all};
+use lock_core::kit::Sessions;
 use lock_core::{Clock, Error, HeldBy, Realm, Result};
 
 use crate::call::{CallError, CallKind, CallReply};
@@ -17,7 +18,6 @@ use crate::key_pool::KeyPool;
 use crate::lock_key::LockKey;
 use crate::members::Members;
 use crate::realm_mark::RealmMark;
-use crate::session_pool::SessionPool;
 use crate::watches::Watches;
 
 /// The state of one handle. The operations of the contract are methods in files of their own.
@@ -29,7 +29,7 @@ pub(crate) struct Backend {
     realm_mark: RwLock<Arc<RealmMark>>,
     /// Number of voting members.
     pub(crate) voters: usize,
-    pub(crate) sessions: Arc<SessionPool>,
+    pub(crate) sessions: Sessions<Backend>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) watches: Watches,
     pub(crate) key_pool: Arc<KeyPool>,
@@ -54,7 +54,7 @@ impl Backend {
             clock: clock.clone(),
             realm_mark,
             voters,
-            sessions: SessionPool::new(members.clone(), clock.clone()),
+            sessions: Sessions::new(),
             heartbeat: Heartbeat { members: members.clone(), key: layout.tombstone_prefix().into_bytes() },
             watches: Watches::new(members.clone()),
             key_pool: KeyPool::new(),

@@ -8,7 +8,7 @@ use lock_core::Result;
 
 use crate::backend::Backend;
 use crate::call::CallKind;
-use crate::session_pool::grant;
+use crate::lease_grant::grant;
 
 /// The state of a cluster, for its operators.
 #[derive(Clone, Debug)]

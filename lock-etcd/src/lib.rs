@@ -51,14 +51,14 @@
 //! | `backend` | the state of one handle, and the calls that every operation uses |
 //! | `request` | requests for locks, and waiting for them |
 //! | `release` | releases, and the withdrawal of waiters |
-//! | `renewal` | renewal rounds, and the deletion of orphaned keys |
+//! | `renewal` | renewals, and the deletion of orphaned keys |
 //! | `operator`, `diagnose` | inspecting, listing, breaking; the state of a cluster |
 //! | `transactions` | the transactions on the queue of one lock |
 //! | `queue_view`, `released_entry`, `lock_key` | the replies to them |
 //! | `claim_state`, `queue_entry` | the state of one claim, and its entry in the queue |
 //! | `holder_record`, `key_layout`, `key_pool` | the value of a key, its name, and its reuse |
 //! | `realm_mark`, `fence_condition`, `guarantees` | realm, fenced writes inside etcd, guarantees |
-//! | `session_pool`, `shared_lease`, `heartbeat` | the etcd leases of locks, and their renewal |
+//! | `lease_grant`, `shared_lease`, `heartbeat` | the etcd leases of locks, and their renewal |
 //! | `watches` | the watches of the names that this process waits for |
 //! | `release_queue`, `release_batcher` | releases that are sent in batches |
 //! | `members`, `fail_over` | calls to the members, and their attempts |
@@ -84,6 +84,7 @@ mod holder_record;
 mod identity;
 mod key_layout;
 mod key_pool;
+mod lease_grant;
 mod lock_key;
 mod members;
 mod operator;
@@ -97,7 +98,6 @@ mod released_entry;
 mod renewal;
 mod reply;
 mod request;
-mod session_pool;
 mod shared_lease;
 mod store;
 mod sync;

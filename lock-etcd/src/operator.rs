@@ -11,8 +11,8 @@ use crate::backend::Backend;
 use crate::call::CallKind;
 use crate::error::unexpected_reply;
 use crate::holder_record::HolderRecord;
+use crate::lease_grant::grant;
 use crate::lock_key::LockKey;
-use crate::session_pool::grant;
 
 /// Maximum number of keys in one page of a list.
 const MAX_KEYS_PER_PAGE: i64 = 1_000;

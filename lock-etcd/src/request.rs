@@ -1,6 +1,6 @@
 //! Requests for locks, and waiting for them.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Txn, TxnResponse};
@@ -11,17 +11,17 @@ use crate::call::{CallError, CallKind};
 use crate::claim_state::ClaimState;
 use crate::connections::CallPermit;
 use crate::heartbeat::HeartbeatOutcome;
+use crate::lease_grant::grant;
 use crate::queue_entry::QueueEntry;
 use crate::queue_view::QueueView;
 use crate::realm_mark::RealmMark;
-use crate::session_pool::grant;
 use crate::transactions::{self, IfHeld};
 
 /// Poll interval of a waiter without a notification: the member of its watch may hang.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Backend {
-    pub(crate) async fn request(&self, claim: &Claim) -> Result<Attempt> {
+    pub(crate) async fn request(self: &Arc<Self>, claim: &Claim) -> Result<Attempt> {
         let state = ClaimState::of(claim);
         state.set_released(false);
         for is_last in [false, true] {
@@ -60,7 +60,7 @@ impl Backend {
     }
 
     /// The claim's entry. If it has none, or its session has ended, a new one.
-    async fn ensure_entry(&self, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
+    async fn ensure_entry(self: &Arc<Self>, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
         if let Some(entry) = state.entry() {
             if entry.may_exist() {
                 // Boxed, here and below, so that the future of a request for a free lock stays
@@ -73,14 +73,14 @@ impl Backend {
         self.new_entry(claim, state).await
     }
 
-    async fn new_entry(&self, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
+    async fn new_entry(self: &Arc<Self>, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
         let range = self.layout.range(claim.name());
         let entry = if claim.is_fixed() {
             let (lease_id, ttl) = Box::pin(grant(&self.members, claim.ttl())).await?;
             self.members.identity().register_claim(claim);
             QueueEntry::new(range.clone(), self.key_pool.take(&range), claim, lease_id, ttl)
         } else {
-            let lease = self.sessions.for_ttl(claim.ttl()).await?;
+            let lease = self.sessions.for_ttl(self, claim.ttl()).await?;
             let pooled_key = self.key_pool.take(&range);
             QueueEntry::new(range, pooled_key, claim, lease.id, lease.session.ttl()).on_shared_lease(lease)
         };
@@ -93,7 +93,12 @@ impl Backend {
     }
 
     /// The entry that the claim had before. A lease of its own is renewed, as the contract asks.
-    async fn resume_entry(&self, claim: &Claim, state: &ClaimState, entry: QueueEntry) -> Result<QueueEntry> {
+    async fn resume_entry(
+        self: &Arc<Self>,
+        claim: &Claim,
+        state: &ClaimState,
+        entry: QueueEntry,
+    ) -> Result<QueueEntry> {
         if let Some(lease) = &entry.shared_lease {
             lease.session.carry(claim);
             return Ok(entry);

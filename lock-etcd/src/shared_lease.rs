@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lock_core::Session;
+use lock_core::kit::SessionHandle;
 
 use crate::heartbeat::KeepAliveStream;
 
@@ -18,20 +19,13 @@ pub(crate) struct SharedLease {
     key_bytes: AtomicUsize,
 }
 
-/// Maximum size of the keys on a lease. Every renewal round reads them in one message, and etcd's
+/// Maximum size of the keys on a lease. Every renewal reads them in one message, and etcd's
 /// clients take messages of up to four megabytes. Beyond this size a second lease is granted.
 const MAX_KEY_BYTES: usize = 2 << 20;
 
 impl SharedLease {
     pub(crate) fn new(session: Session, id: i64) -> SharedLease {
         SharedLease { session, id, stream: Mutex::default(), key_bytes: AtomicUsize::new(0) }
-    }
-
-    /// True if the lease has more than half of its TTL left, and space for another key.
-    pub(crate) fn is_usable(&self) -> bool {
-        let session = &self.session;
-        let has_space = self.key_bytes.load(Ordering::Relaxed) < MAX_KEY_BYTES;
-        session.is_valid() && session.remaining() > session.ttl() / 2 && has_space
     }
 
     /// Counts a new key of this length.
@@ -42,6 +36,17 @@ impl SharedLease {
     /// Corrects the size after the keys were read.
     pub(crate) fn set_key_bytes(&self, bytes: usize) {
         self.key_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl SessionHandle for SharedLease {
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// True if the lease has space for another key.
+    fn has_room(&self) -> bool {
+        self.key_bytes.load(Ordering::Relaxed) < MAX_KEY_BYTES
     }
 }
 

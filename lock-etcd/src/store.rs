@@ -1,6 +1,7 @@
 //! [`EtcdStore`]: the store's contract.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use lock_core::{
@@ -21,7 +22,7 @@ use crate::lock_key::LockKey;
 /// Handles are independent, as those of two processes are. All locks of one handle share its
 /// sessions and watches.
 pub struct EtcdStore {
-    backend: Backend,
+    backend: Arc<Backend>,
 }
 
 impl EtcdStore {
@@ -42,7 +43,7 @@ impl EtcdStore {
     /// [`Denied`]: lock_core::ErrorKind::Denied
     /// [`Protocol`]: lock_core::ErrorKind::Protocol
     pub async fn connect(config: EtcdConfig, clock: &Clock) -> Result<EtcdStore> {
-        Ok(EtcdStore { backend: Backend::connect(config, clock).await? })
+        Ok(EtcdStore { backend: Arc::new(Backend::connect(config, clock).await?) })
     }
 
     /// The condition for writes inside etcd by the holder of this lock, as data for any client;

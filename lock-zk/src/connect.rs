@@ -1,14 +1,17 @@
 //! Connecting: the ensemble and its realm are checked before a store is there.
 
+use std::sync::Arc;
+
+use lock_core::kit::Sessions;
 use lock_core::{Clock, Result};
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::acl::node_acls;
 use crate::config::ZkConfig;
 use crate::error::classify;
+use crate::factory::SessionFactory;
 use crate::layout::Layout;
 use crate::opener::SessionOpener;
-use crate::pool::SessionPool;
 use crate::realm::RealmNode;
 use crate::store::ZkStore;
 
@@ -35,12 +38,12 @@ impl ZkStore {
         let client = &reader.client()?;
         let acls = node_acls(client, has_login, &layout).await?;
         let voters = count_voters(client).await?;
-        // The renewal rounds need this request; servers before 3.6 do not have it.
+        // Renewals need this request; servers before 3.6 do not have it.
         client.list_ephemerals(layout.base()).await.map_err(|failure| classify("connecting", failure, false))?;
         opener.realm_node().load_or_create(client, layout.base(), acls).await?;
         opener.check_one_ensemble().await?;
-        let sessions = SessionPool::new(opener.clone(), tick, layout.sessions_path(), acls);
-        Ok(ZkStore { layout, clock: clock.clone(), opener, sessions, voters, acls })
+        let factory = Arc::new(SessionFactory::new(opener.clone(), tick, layout.clone(), acls));
+        Ok(ZkStore { layout, clock: clock.clone(), opener, factory, sessions: Sessions::new(), voters, acls })
     }
 }
 

@@ -82,8 +82,8 @@ impl ZkStore {
             servers,
             voters: self.voters,
             quorum: self.voters / 2 + 1,
-            tick: self.sessions.tick(),
-            shortest_ttl: self.sessions.min_ttl(),
+            tick: self.factory.tick(),
+            shortest_ttl: self.factory.min_ttl(),
             longest_ttl,
             open,
         })

@@ -51,7 +51,7 @@
 //! | `enter.rs` | the creation of an entry at the end of the queue |
 //! | `wait.rs` | waiting for the end of the entry before |
 //! | `release.rs` | the deletion of an entry |
-//! | `renewal.rs` | renewal rounds, and what they show of the leases |
+//! | `renewal.rs` | renewals, and what they show of the leases |
 //! | `inspect.rs` | reads of one holder, and the list of all |
 //! | `operator.rs` | breaking a lock |
 //! | `diagnose.rs` | [`Diagnosis`]: the state of the ensemble |
@@ -64,10 +64,9 @@
 //! | `record.rs` | the record of a holder in its node |
 //! | `queue_reader.rs` | reads of queues that callers share |
 //! | `uncontended.rs` | the read of the queue that an uncontended acquire saves |
-//! | `pool.rs` | the sessions of this process, one for each TTL |
+//! | `factory.rs` | opens sessions that carry leases |
 //! | `session.rs` | a session that carries leases |
 //! | `heartbeat.rs` | its heartbeat |
-//! | `round.rs` | the result of a renewal round |
 //! | `session_client.rs` | calls on a session, with a bound on those in flight |
 //! | `limit.rs` | the bound |
 //! | `opener.rs` | opening a session |
@@ -89,6 +88,7 @@ mod enter;
 mod entry;
 mod entry_name;
 mod error;
+mod factory;
 mod fence_condition;
 mod head;
 mod heartbeat;
@@ -98,7 +98,6 @@ mod limit;
 mod nodes;
 mod opener;
 mod operator;
-mod pool;
 mod queue;
 mod queue_reader;
 mod realm;
@@ -107,7 +106,6 @@ mod release;
 mod renewal;
 mod request;
 mod resolver;
-mod round;
 mod session;
 mod session_client;
 mod store;

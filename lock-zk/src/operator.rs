@@ -46,8 +46,8 @@ impl ZkStore {
     async fn block_lock(&self, head: &Head) -> Result<Option<Duration>> {
         let record = HolderRecord::decode(&head.data);
         // Nobody else knows the TTL of another program's session: it is at most the longest one.
-        let ttl = record.as_ref().map_or(MAX_SESSION_TTL, |record| record.ttl().max(self.sessions.min_ttl()));
-        let slack = self.sessions.tick() * BLOCK_SLACK_TICKS;
+        let ttl = record.as_ref().map_or(MAX_SESSION_TTL, |record| record.ttl().max(self.factory.min_ttl()));
+        let slack = self.factory.tick() * BLOCK_SLACK_TICKS;
         let began = self.clock.now();
         let opened = self.opener.open_detached(ttl.saturating_add(slack)).await?;
         // The server counts the TTL from the opening of the session; the write on it counts only

@@ -70,8 +70,8 @@ impl ZkStore {
     /// Records a new entry on a session for the claim's TTL. Nothing is written yet.
     async fn new_entry(&self, claim: &Claim, state: &ClaimState) -> Result<QueueEntry> {
         let session = match claim.is_fixed() {
-            true => Box::pin(self.sessions.open_single(claim.ttl())).await?,
-            false => self.sessions.for_ttl(claim.ttl()).await?,
+            true => Box::pin(self.factory.open_single(claim.ttl())).await?,
+            false => self.sessions.for_ttl(&self.factory, claim.ttl()).await?,
         };
         let entry = QueueEntry::new(self.layout.lock_path(claim.name()), session);
         state.set_entry(entry.clone());
@@ -119,7 +119,7 @@ impl ZkStore {
     /// The first entry is granted: a quorum made its node on this session, no other node ever has
     /// that name, and every server that serves the session knows all that came before it. A server
     /// may be late, and not know yet that an operator has deleted the node meanwhile; then it is as
-    /// if the deletion came after the grant, and the next renewal round notices it. Only the
+    /// if the deletion came after the grant, and the next renewal notices it. Only the
     /// leader knows if a node was made at all.
     async fn resume_entry(
         &self,
@@ -193,7 +193,7 @@ impl ZkStore {
     fn grant(&self, claim: &Claim, state: &ClaimState, entry: &QueueEntry, node: &EntryNode) -> Attempt {
         let session = entry.session();
         state.update(session, |entry| entry.grant(claim.queues()));
-        self.sessions.record_zxid(node.czxid);
+        self.factory.record_zxid(node.czxid);
         let token = Some(self.token(node.czxid));
         let mut by = HeldBy::holder(claim.holder());
         (by.info, by.token) = (Some(claim.info().clone()), token.clone());

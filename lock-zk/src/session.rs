@@ -1,18 +1,18 @@
 //! [`ZkSession`]: a session of ZooKeeper that carries leases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use lock_core::{Clock, HeldBy, LossReason, Moment, Result, Session, runtime};
+use lock_core::kit::{SessionHandle, SingleFlight};
+use lock_core::{Claim, Clock, HeldBy, LossReason, Moment, Result, Session, runtime};
 use zookeeper_client::{Acls, StateWatcher};
 
 use crate::error::CallError;
 use crate::heartbeat::{Heartbeat, HeartbeatOutcome};
 use crate::opener::OpenedSession;
 use crate::queue_reader::QueueReader;
-use crate::round::InFlightRound;
 use crate::session_client::{SessionClient, is_alive};
 use crate::sync::locked;
 use crate::uncontended::Uncontended;
@@ -24,8 +24,8 @@ pub(crate) struct ZkSession {
     /// ZooKeeper's number of the session.
     pub(crate) id: i64,
     heartbeat: Heartbeat,
-    /// The renewal round in flight.
-    pub(crate) round: Mutex<Option<InFlightRound>>,
+    /// The heartbeat in flight: a second one would only make both slower.
+    pub(crate) heartbeat_in_flight: SingleFlight<Arc<SessionState>>,
     /// The descriptions of those that hold a lock on this session, by the paths of their nodes:
     /// waiters of the same process need not read the node.
     known_holders: Mutex<HashMap<String, HeldBy>>,
@@ -34,6 +34,17 @@ pub(crate) struct ZkSession {
     /// Closed when the session is over: then the client ends it at the server as well, and its
     /// nodes with it.
     client: SessionClient,
+}
+
+/// The state of a session after a heartbeat.
+#[derive(Debug)]
+pub(crate) struct SessionState {
+    /// The claims that had a lease on the session before the heartbeat, with the paths of their
+    /// nodes.
+    pub(crate) granted: Arc<Vec<(Claim, String)>>,
+    /// `None` if the session has ended; otherwise the moment from which it lasts for its TTL, and
+    /// the paths of its nodes.
+    pub(crate) alive: Option<(Moment, Arc<HashSet<String>>)>,
 }
 
 /// The use of a session, which decides how long it may be believed in.
@@ -59,7 +70,7 @@ impl ZkSession {
             ttl: opened.ttl,
             id,
             heartbeat,
-            round: Mutex::default(),
+            heartbeat_in_flight: SingleFlight::default(),
             known_holders: Mutex::default(),
             uncontended: Uncontended::default(),
             queue_reader: QueueReader::default(),
@@ -91,12 +102,6 @@ impl ZkSession {
     /// Returns `true` if the session may still exist at the server, as far as this client knows.
     pub(crate) fn may_be_alive(&self) -> bool {
         self.client.may_be_alive()
-    }
-
-    /// Returns `true` if new leases may be put on it: it is shared, and half of its TTL is left.
-    pub(crate) fn is_usable(&self) -> bool {
-        let has_half = |session: &Session| session.is_valid() && session.remaining() > session.ttl() / 2;
-        self.may_be_alive() && self.core_session().is_some_and(has_half)
     }
 
     /// Makes the session's own node below `parent`, which is its first heartbeat; gives the
@@ -190,6 +195,16 @@ async fn end_when_over(session: Weak<ZkSession>, mut states: StateWatcher, clock
             session.end(&clock);
             return;
         }
+    }
+}
+
+impl SessionHandle for ZkSession {
+    fn session(&self) -> &Session {
+        self.core_session().expect("BUG: the session of a fixed lease is not shared")
+    }
+
+    fn has_room(&self) -> bool {
+        self.may_be_alive()
     }
 }
 

@@ -1,17 +1,19 @@
 //! [`ZkStore`]: the contract on ephemeral nodes, sessions and watches.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
+use lock_core::kit::Sessions;
 use lock_core::{
     Attempt, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Fault, Faults, Guarantees, HeldBy,
     LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser, WaitStyle, async_trait,
 };
 use zookeeper_client::Acls;
 
+use crate::factory::SessionFactory;
 use crate::layout::Layout;
 use crate::opener::SessionOpener;
-use crate::pool::SessionPool;
 
 /// Locks in ZooKeeper. The crate's documentation has the layout.
 ///
@@ -21,7 +23,8 @@ pub struct ZkStore {
     pub(crate) layout: Layout,
     pub(crate) clock: Clock,
     pub(crate) opener: SessionOpener,
-    pub(crate) sessions: SessionPool,
+    pub(crate) factory: Arc<SessionFactory>,
+    pub(crate) sessions: Sessions<SessionFactory>,
     /// The number of voting servers.
     pub(crate) voters: usize,
     /// The access control list of every node that is made.

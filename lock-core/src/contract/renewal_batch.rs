@@ -31,16 +31,8 @@ pub struct Renewal {
 pub enum Beat<'a> {
     /// A lease with a TTL of its own.
     Lease(&'a Claim),
-    /// A session that carries leases. The steps of the round, in this order:
-    ///
-    /// 1. note which of its [`claims`](Session::claims) were granted;
-    /// 2. send the heartbeat;
-    /// 3. read the entries that the session still has;
-    /// 4. report the noted claims whose entry is gone, with [`Renewal::not_held`];
-    /// 5. answer;
-    /// 6. delete the orphans: entries that belong to none of its claims, as the claims are by then.
-    ///
-    /// An answer before the losses are reported would extend the belief in a lease that was broken.
+    /// A session that carries leases: [`kit::Sessions`](crate::kit::Sessions) answers it, in the
+    /// only order that is safe.
     Session(&'a Session),
 }
 

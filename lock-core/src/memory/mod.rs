@@ -1,22 +1,25 @@
 //! [`MemoryStore`]: the reference model of the contract.
 
+mod session;
+mod shared;
 mod state;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 
+use self::session::{ClaimState, MemorySession};
+use self::shared::Memory;
 use self::state::{Held, LeaseEnd, State};
 use crate::contract::{
     Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome,
-    Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord, TokenRaiser,
+    RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
 };
+use crate::kit::Sessions;
 use crate::sync::locked;
 use crate::words::{
     Clock, ClockKind, Error, ErrorKind, Expiry, Faults, FencingToken, Guarantees, HeldBy, Holder, LockName, LossReason,
@@ -30,26 +33,6 @@ use crate::words::{
 /// no fault. Cloning gives the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Memory>);
-
-struct Memory {
-    clock: Clock,
-    realm: Mutex<Realm>,
-    state: Mutex<State>,
-    /// The sessions by TTL, if sessions carry the leases.
-    ///
-    /// Lock order: `sessions`, then `state`, then `realm`. The mutexes of a claim's state and of a
-    /// [`Session`] come after these and are held only for a moment.
-    sessions: Option<Mutex<HashMap<Duration, Session>>>,
-}
-
-/// State that the store keeps with each claim.
-#[derive(Default)]
-struct ClaimState {
-    /// The session that carries it.
-    session: Mutex<Option<Session>>,
-    wakeup: Arc<Notify>,
-    granted: AtomicBool,
-}
 
 impl MemoryStore {
     /// An empty store in a realm of its own; each lease has a TTL of its own.
@@ -65,10 +48,10 @@ impl MemoryStore {
     /// An empty store in which sessions carry the renewed leases, one session for each TTL, as in
     /// etcd and ZooKeeper.
     pub fn with_sessions(clock: Clock) -> MemoryStore {
-        MemoryStore::build(clock, Some(Mutex::default()))
+        MemoryStore::build(clock, Some(Sessions::new()))
     }
 
-    fn build(clock: Clock, sessions: Option<Mutex<HashMap<Duration, Session>>>) -> MemoryStore {
+    fn build(clock: Clock, sessions: Option<Sessions<Memory>>) -> MemoryStore {
         let realm = Mutex::new(Realm::fresh("memory"));
         MemoryStore(Arc::new(Memory { clock, realm, state: Mutex::default(), sessions }))
     }
@@ -77,9 +60,7 @@ impl MemoryStore {
     pub fn end_sessions(&self) {
         let Some(sessions) = &self.0.sessions else { return };
         locked(&self.0.state).sessions.clear();
-        for (_, session) in locked(sessions).drain() {
-            session.end(LossReason::SessionEnded);
-        }
+        sessions.end_all(LossReason::SessionEnded);
     }
 
     /// Loses its whole state and starts a new realm, as a server without persistence does at a
@@ -97,28 +78,21 @@ impl MemoryStore {
         FencingToken::new(self.realm(), number)
     }
 
-    /// The session that carries this claim. A session that may end soon gets no further claims;
-    /// another one is opened.
-    fn session_for(&self, claim: &Claim) -> Option<Session> {
-        let mut sessions = locked(self.0.sessions.as_ref().filter(|_| !claim.is_fixed())?);
+    /// The session that carries this claim, with the claim on it; `None` for a lease with a TTL of
+    /// its own.
+    async fn session_for(&self, claim: &Claim) -> Result<Option<Arc<MemorySession>>> {
+        let Some(sessions) = self.0.sessions.as_ref().filter(|_| !claim.is_fixed()) else { return Ok(None) };
+        let own = claim.store_state(ClaimState::default);
         // The holder's belief rests on this session: a retry or a late request must not move the
         // claim to another.
-        let own = claim.store_state(ClaimState::default);
-        if let Some(session) = locked(&own.session).clone().filter(Session::is_valid) {
-            return Some(session);
-        }
-        let usable = |session: &&Session| session.remaining() > claim.ttl() / 2;
-        if let Some(session) = sessions.get(&claim.ttl()).filter(usable) {
-            return Some(session.clone());
-        }
-        let opening = Session::start(&self.0.clock);
-        let mut state = locked(&self.0.state);
-        state.last_session += 1;
-        let key = state.last_session;
-        state.sessions.insert(key, self.0.clock.now().after(claim.ttl()));
-        let session = opening.established(key, claim.ttl());
-        sessions.insert(claim.ttl(), session.clone());
-        Some(session)
+        let carrying = locked(&own.session).clone().filter(|handle| handle.session.is_valid());
+        let handle = match carrying {
+            Some(handle) => handle,
+            None => sessions.for_ttl(&self.0, claim.ttl()).await?,
+        };
+        *locked(&own.session) = Some(handle.clone());
+        handle.session.carry(claim);
+        Ok(Some(handle))
     }
 
     fn held_by(&self, held: &Held, until: Moment) -> HeldBy {
@@ -158,27 +132,6 @@ impl MemoryStore {
             None => RenewalOutcome::NotHeld,
         }
     }
-
-    /// The renewal round of a session, in the order of [`Beat::Session`].
-    fn renew_session(&self, renewal: &Renewal, session: &Session) {
-        let granted = |claim: &Claim| claim.store_state(ClaimState::default).granted.load(Ordering::Acquire);
-        let mut gone: Vec<_> = session.claims().into_iter().filter(granted).collect();
-        let mut state = locked(&self.0.state);
-        if !state.heartbeat(session, self.0.clock.now()) {
-            drop(state);
-            return renewal.answer(RenewalOutcome::NotHeld);
-        }
-        gone.retain(|claim| state.held_mut(claim).is_none());
-        drop(state);
-        // Before the answer, which would extend the belief in the lost leases.
-        gone.iter().for_each(|claim| renewal.not_held(claim));
-        renewal.answer(RenewalOutcome::HeldFor(session.ttl()));
-        let mut state = locked(&self.0.state);
-        // The claims are read again: an entry that was written while the state was unlocked belongs
-        // to a claim that was put on the session before.
-        let claims = session.claims();
-        state.drop_orphans(session, &claims);
-    }
 }
 
 #[async_trait]
@@ -196,15 +149,11 @@ impl LockStore for MemoryStore {
     }
 
     async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        let session = self.session_for(claim);
+        let session = self.session_for(claim).await?;
         let own = claim.store_state(ClaimState::default);
-        if let Some(session) = &session {
-            *locked(&own.session) = Some(session.clone());
-            session.carry(claim);
-        }
         let now = self.0.clock.now();
         let until = match &session {
-            Some(session) => LeaseEnd::Session(session.key()),
+            Some(handle) => LeaseEnd::Session(handle.id),
             None => LeaseEnd::Moment(now.after(claim.ttl())),
         };
 
@@ -220,14 +169,14 @@ impl LockStore for MemoryStore {
             own.granted.store(true, Ordering::Release);
             let token = Some(self.token(number));
             return Ok(Attempt::Granted(match session {
-                Some(session) => Lease::on_session(session, token, retention),
+                Some(handle) => Lease::on_session(handle.session.clone(), token, retention),
                 None => Lease::new(claim.ttl(), token, retention),
             }));
         }
         let ahead = state.enqueue(claim, until, &own.wakeup);
         let contention = self.contention(&state, claim, ahead);
         Ok(Attempt::Held(match session {
-            Some(session) if claim.queues() => contention.on_session(session),
+            Some(handle) if claim.queues() => contention.on_session(handle.session.clone()),
             _ => contention,
         }))
     }
@@ -239,9 +188,14 @@ impl LockStore for MemoryStore {
 
     async fn renew(&self, batch: &RenewalBatch) {
         for renewal in batch {
-            match renewal.of() {
-                Beat::Lease(claim) => renewal.answer(self.renew_lease(claim)),
-                Beat::Session(session) => self.renew_session(renewal, session),
+            match (renewal.of(), &self.0.sessions) {
+                (Beat::Lease(claim), _) => renewal.answer(self.renew_lease(claim)),
+                (Beat::Session(session), Some(sessions)) => {
+                    if let Err(error) = sessions.renew(&self.0, batch.clock(), renewal, session).await {
+                        batch.fail(error);
+                    }
+                }
+                (Beat::Session(_), None) => renewal.answer(RenewalOutcome::NotHeld),
             }
         }
     }

@@ -1,11 +1,12 @@
 //! [`State`]: the locks and sessions of a [`MemoryStore`](super::MemoryStore).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::contract::{Claim, Session};
+use crate::contract::Claim;
 use crate::words::{Holder, HolderInfo, LockName, Moment};
 
 #[derive(Default)]
@@ -116,37 +117,51 @@ impl State {
         }
     }
 
+    /// Opens a session that lasts until then; returns its id.
+    pub(super) fn open_session(&mut self, until: Moment) -> u64 {
+        self.last_session += 1;
+        self.sessions.insert(self.last_session, until);
+        self.last_session
+    }
+
     /// Extends a session. Returns false if it has ended.
-    pub(super) fn heartbeat(&mut self, session: &Session, now: Moment) -> bool {
-        let until = self.sessions.get_mut(&session.key()).filter(|until| **until > now);
+    pub(super) fn extend_session(&mut self, id: u64, now: Moment, ttl: Duration) -> bool {
+        let until = self.sessions.get_mut(&id).filter(|until| **until > now);
         match until {
-            Some(until) => *until = now.after(session.ttl()),
-            None => drop(self.sessions.remove(&session.key())),
+            Some(until) => *until = now.after(ttl),
+            None => drop(self.sessions.remove(&id)),
         }
-        self.sessions.contains_key(&session.key())
+        self.sessions.contains_key(&id)
+    }
+
+    /// The entries of a session: locks and places in queues, with their holders.
+    pub(super) fn entries(&self, id: u64) -> HashSet<(LockName, Holder)> {
+        let mut entries = HashSet::new();
+        for (name, record) in &self.records {
+            let held = record.held.iter().map(|held| (held.until, held.holder));
+            let queued = record.queue.iter().map(|entry| (entry.until, entry.holder));
+            let own = held.chain(queued).filter(|(until, _)| until.is_session(id));
+            entries.extend(own.map(|(_, holder)| (name.clone(), holder)));
+        }
+        entries
     }
 
     pub(super) fn held_mut(&mut self, claim: &Claim) -> Option<&mut Held> {
         self.records.get_mut(claim.name())?.held.as_mut().filter(|held| held.holder == claim.holder())
     }
 
-    /// Deletes the orphans of the session: entries that belong to none of `claims`.
-    pub(super) fn drop_orphans(&mut self, session: &Session, claims: &[Claim]) {
-        let orphan = |until: LeaseEnd, holder: Holder| {
-            matches!(until, LeaseEnd::Session(key) if key == session.key())
-                && !claims.iter().any(|claim| claim.holder() == holder)
-        };
-        let has_orphan = |record: &Record| {
-            record.held.as_ref().is_some_and(|held| orphan(held.until, held.holder))
-                || record.queue.iter().any(|entry| orphan(entry.until, entry.holder))
-        };
-        let names: Vec<_> = self.records.iter().filter(|(_, r)| has_orphan(r)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            if let Some(mut record) = self.records.remove(&name) {
-                record.held = record.held.filter(|held| !orphan(held.until, held.holder));
-                record.queue.retain(|entry| !orphan(entry.until, entry.holder));
-                self.put_back(&name, record);
-            }
-        }
+    /// Deletes the entry of this holder, if the session has it.
+    pub(super) fn delete_entry(&mut self, name: &LockName, holder: Holder, id: u64) {
+        let Some(mut record) = self.records.remove(name) else { return };
+        let is_own = |until: LeaseEnd, other: Holder| until.is_session(id) && other == holder;
+        record.held = record.held.filter(|held| !is_own(held.until, held.holder));
+        record.queue.retain(|entry| !is_own(entry.until, entry.holder));
+        self.put_back(name, record);
+    }
+}
+
+impl LeaseEnd {
+    fn is_session(self, id: u64) -> bool {
+        matches!(self, LeaseEnd::Session(other) if other == id)
     }
 }

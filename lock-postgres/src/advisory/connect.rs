@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lock_core::kit::Sessions;
 use lock_core::{Clock, Error, ErrorKind, Result};
 
 use super::connections::LockConnections;
@@ -45,12 +46,14 @@ impl AdvisoryStore {
         let TableInfo { realm, is_logged } = tables::read(&database).await?;
         let server = ServerStatus::read(&database, is_logged).await?;
         server.warn();
+        let database = Arc::new(database);
         let statements = Arc::new(AdvisoryStatements::new(&config.table));
         Ok(AdvisoryStore {
             guarantees: server.guarantees(config.mode),
-            connections: Arc::new(LockConnections::new(statements.clone(), clock.clone())),
+            connections: Arc::new(LockConnections::new(database.clone(), statements.clone(), clock.clone())),
+            sessions: Sessions::new(),
             realm: RealmCache::new(realm),
-            database: Arc::new(database),
+            database,
             form,
             statements,
             is_logged,

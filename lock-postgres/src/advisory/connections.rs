@@ -1,101 +1,103 @@
-//! [`LockConnections`]: the connections of this process that have advisory locks.
+//! [`LockConnections`]: opens and renews the connections of this process that have advisory locks.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lock_core::kit::{Heartbeat, SessionBackend, SessionHandle};
 use lock_core::runtime::background;
-use lock_core::{Clock, Result, Session};
+use lock_core::{Claim, Clock, Holder, Result, Session, async_trait};
 
-use super::connection::LockConnection;
+use super::claim_state::ClaimState;
+use super::connection::{LockConnection, is_connection_lost};
 use super::statements::AdvisoryStatements;
 use crate::database::Database;
 use crate::error;
 
-/// The connections of this process that have advisory locks: one for each TTL of renewed leases,
-/// and one for each lease that is not renewed.
+/// Opens and renews the connections of this process that have advisory locks: one for each TTL of
+/// renewed leases, and one for each lease that is not renewed.
 #[derive(Debug)]
 pub(super) struct LockConnections {
+    database: Arc<Database>,
     statements: Arc<AdvisoryStatements>,
     clock: Clock,
-    by_ttl: Mutex<HashMap<Duration, Slot>>,
-    by_session: Mutex<HashMap<u64, LockConnection>>,
     opened: AtomicU64,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<LockConnection>>>;
-
 impl LockConnections {
-    pub(super) fn new(statements: Arc<AdvisoryStatements>, clock: Clock) -> LockConnections {
-        LockConnections {
-            statements,
-            clock,
-            by_ttl: Mutex::default(),
-            by_session: Mutex::default(),
-            opened: AtomicU64::new(0),
-        }
-    }
-
-    /// The connection for renewed leases of this TTL; a new one if there is none, or too little of
-    /// its session remains.
-    ///
-    /// It is opened in the background: it belongs to no caller, and a cancelled caller must not
-    /// delay the others.
-    pub(super) async fn for_ttl(self: &Arc<Self>, database: &Arc<Database>, ttl: Duration) -> Result<LockConnection> {
-        let (connections, database) = (self.clone(), database.clone());
-        in_background(async move { connections.shared(&database, ttl).await }).await
+    pub(super) fn new(database: Arc<Database>, statements: Arc<AdvisoryStatements>, clock: Clock) -> LockConnections {
+        LockConnections { database, statements, clock, opened: AtomicU64::new(0) }
     }
 
     /// A new connection for one lease that is not renewed. It ends when the last clone of the
     /// handle is dropped.
-    pub(super) async fn open_single(
-        self: &Arc<Self>,
-        database: &Arc<Database>,
-        ttl: Duration,
-    ) -> Result<LockConnection> {
-        let (connections, database) = (self.clone(), database.clone());
-        in_background(async move { connections.open(&database, ttl, false).await }).await
+    ///
+    /// It is opened in the background: it belongs to no caller.
+    pub(super) async fn open_single(self: &Arc<Self>, ttl: Duration) -> Result<LockConnection> {
+        let connections = self.clone();
+        let opening = background()?.spawn(async move { connections.connect(ttl, false).await });
+        opening.await.unwrap_or_else(|_| Err(error::runtime_ended()))
     }
 
-    async fn shared(&self, database: &Database, ttl: Duration) -> Result<LockConnection> {
-        let slot = locked(&self.by_ttl).entry(ttl).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| is_usable(connection)) {
-            return Ok(connection.clone());
-        }
-        let connection = self.open(database, ttl, true).await?;
-        let mut by_session = locked(&self.by_session);
-        by_session.retain(|_, connection| connection.is_open());
-        by_session.insert(connection.session.key(), connection.clone());
-        drop(by_session);
-        *slot = Some(connection.clone());
-        Ok(connection)
-    }
-
-    /// The connection of this session.
-    pub(super) fn for_session(&self, session: &Session) -> Option<LockConnection> {
-        locked(&self.by_session).get(&session.key()).cloned()
-    }
-
-    async fn open(&self, database: &Database, ttl: Duration, ends_with_session: bool) -> Result<LockConnection> {
+    async fn connect(&self, ttl: Duration, ends_with_session: bool) -> Result<LockConnection> {
         let pending = Session::start(&self.clock);
-        let connection = database.connect().await?;
+        let connection = self.database.connect().await?;
         let session = pending.established(self.opened.fetch_add(1, Ordering::Relaxed) + 1, ttl);
-        let limit = database.config().response_timeout;
+        let limit = self.database.config().response_timeout;
         Ok(LockConnection::start(connection, self.statements.clone(), limit, session, ends_with_session))
     }
 }
 
-async fn in_background<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    background()?.spawn(work).await.unwrap_or_else(|_| Err(error::runtime_ended()))
+impl SessionHandle for LockConnection {
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn has_room(&self) -> bool {
+        self.is_open()
+    }
 }
 
-fn is_usable(connection: &LockConnection) -> bool {
-    let session = &connection.session;
-    connection.is_open() && session.is_valid() && session.remaining() > session.ttl() / 2
-}
+#[async_trait]
+impl SessionBackend for LockConnections {
+    type Handle = LockConnection;
+    type Entry = Holder;
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn session_ttl(&self, ttl: Duration) -> Duration {
+        ttl
+    }
+
+    async fn open(&self, ttl: Duration) -> Result<Arc<LockConnection>> {
+        Ok(Arc::new(self.connect(ttl, true).await?))
+    }
+
+    fn granted_entry(&self, _: &Arc<LockConnection>, claim: &Claim) -> Option<Holder> {
+        ClaimState::of(claim).is_granted().then(|| claim.holder())
+    }
+
+    async fn heartbeat(
+        &self,
+        connection: &Arc<LockConnection>,
+        clock: &Clock,
+        granted: Vec<(Claim, Holder)>,
+    ) -> Result<Heartbeat<Holder>> {
+        let since = clock.now();
+        let held = match connection.heartbeat().await {
+            None => return Ok(Heartbeat::Gone),
+            Some(Err(error)) if is_connection_lost(&error) => return Ok(Heartbeat::Gone),
+            Some(held) => held?.0,
+        };
+        let entries = Arc::new(held.into_iter().collect());
+        Ok(Heartbeat::Alive { since, ttl: connection.session.ttl(), granted: Arc::new(granted), entries })
+    }
+
+    async fn confirm_lost(&self, _: &Arc<LockConnection>, missing: Vec<(Claim, &Holder)>) -> Result<Vec<Claim>> {
+        Ok(missing.into_iter().map(|(claim, _)| claim).collect())
+    }
+
+    /// The connection's own task unlocks what no claim wants, in each heartbeat.
+    async fn delete_orphans(&self, _: &Arc<LockConnection>, _: &HashSet<Holder>) -> Result<()> {
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use lock_core::{
     Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, Lease, Realm, Renewal, RenewalOutcome, Result,
-    Retention, Session,
+    Retention,
 };
 
 use super::claim_state::ClaimState;
@@ -58,8 +58,8 @@ impl AdvisoryStore {
             return Ok(connection);
         }
         let connection = match claim.is_fixed() {
-            true => self.connections.open_single(&self.database, claim.ttl()).await?,
-            false => self.connections.for_ttl(&self.database, claim.ttl()).await?,
+            true => self.connections.open_single(claim.ttl()).await?,
+            false => (*self.sessions.for_ttl(&self.connections, claim.ttl()).await?).clone(),
         };
         if !claim.is_fixed() {
             // Before its lock is requested, or a heartbeat would unlock it as unwanted.
@@ -67,25 +67,6 @@ impl AdvisoryStore {
         }
         state.set_connection(&connection);
         Ok(connection)
-    }
-
-    pub(super) async fn renew_session(&self, entry: &Renewal, session: &Session) -> Result<()> {
-        let Some(connection) = self.connections.for_session(session) else {
-            entry.answer(RenewalOutcome::NotHeld);
-            return Ok(());
-        };
-        // Read before the heartbeat, which does not see what is granted after it.
-        let granted: Vec<_> = session.claims().into_iter().filter(|claim| ClaimState::of(claim).is_granted()).collect();
-        match connection.heartbeat().await {
-            None => entry.answer(RenewalOutcome::NotHeld),
-            Some(Err(error)) if is_connection_lost(&error) => entry.answer(RenewalOutcome::NotHeld),
-            Some(held) => {
-                let held = held?.0;
-                granted.iter().filter(|claim| !held.contains(&claim.holder())).for_each(|claim| entry.not_held(claim));
-                entry.answer(RenewalOutcome::HeldFor(session.ttl()));
-            }
-        }
-        Ok(())
     }
 
     pub(super) async fn renew_single(&self, entry: &Renewal, claim: &Claim) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use lock_core::kit::Sessions;
 use lock_core::{
     Attempt, Beat, BreakMode, Claim, Contention, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore, Realm,
     ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
@@ -36,6 +37,7 @@ pub struct AdvisoryStore {
     pub(super) form: KeyForm,
     pub(super) statements: Arc<AdvisoryStatements>,
     pub(super) connections: Arc<LockConnections>,
+    pub(super) sessions: Sessions<LockConnections>,
     pub(super) guarantees: Guarantees,
     pub(super) realm: RealmCache,
     pub(super) is_logged: bool,
@@ -62,7 +64,7 @@ impl LockStore for AdvisoryStore {
     async fn renew(&self, batch: &RenewalBatch) {
         for entry in batch {
             let renewed = match entry.of() {
-                Beat::Session(session) => self.renew_session(entry, session).await,
+                Beat::Session(session) => self.sessions.renew(&self.connections, batch.clock(), entry, session).await,
                 Beat::Lease(claim) => self.renew_single(entry, claim).await,
             };
             if let Err(error) = renewed {
