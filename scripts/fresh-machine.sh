@@ -29,7 +29,10 @@ started=$SECONDS
 
 remove() {
   [ -z "${LEASEHOLD_KEEP_ROOT:-}" ] || return 0
-  umount --recursive --lazy "$root"/* 2>/dev/null || true
+  local mounted
+  while read -r mounted; do
+    umount --lazy "$mounted" || fail "$mounted is still mounted, and $root was not removed"
+  done < <(awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | tac)
   rm -rf --one-file-system "$root"
 }
 
