@@ -1,7 +1,7 @@
 //! [`SingleFlight`]: one call for all who need its result at the same time.
 
 use std::future::Future;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -16,12 +16,15 @@ use crate::words::{Effect, Error, ErrorKind, Result};
 /// or whose runtime stands still, delays nobody.
 #[derive(Debug)]
 pub struct SingleFlight<T> {
-    in_flight: Mutex<Option<watch::Receiver<Option<Result<T>>>>>,
+    in_flight: Arc<Mutex<Option<Pending<T>>>>,
 }
+
+/// The result of a call in flight, once it is there.
+type Pending<T> = watch::Receiver<Option<Result<T>>>;
 
 impl<T> Default for SingleFlight<T> {
     fn default() -> SingleFlight<T> {
-        SingleFlight { in_flight: Mutex::new(None) }
+        SingleFlight { in_flight: Arc::default() }
     }
 }
 
@@ -48,20 +51,24 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         })
     }
 
-    fn join<F>(&self, call: impl FnOnce() -> F) -> Result<watch::Receiver<Option<Result<T>>>>
+    fn join<F>(&self, call: impl FnOnce() -> F) -> Result<Pending<T>>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let background = runtime::for_engine()?;
         let mut in_flight = locked(&self.in_flight);
-        // Without a sender its task has ended: it has delivered, or was cancelled.
+        // Without a sender its task was cancelled.
         if let Some(pending) = in_flight.as_ref().filter(|result| result.has_changed().is_ok()) {
             return Ok(pending.clone());
         }
         let (sender, result) = watch::channel(None);
-        let call = call();
+        let (call, slot) = (call(), self.in_flight.clone());
         background.spawn(async move {
-            sender.send_replace(Some(call.await));
+            let outcome = call.await;
+            // Before it is delivered: whoever comes later starts another call, and nothing of this
+            // one is kept.
+            drop(locked(&slot).take());
+            sender.send_replace(Some(outcome));
         });
         *in_flight = Some(result.clone());
         Ok(result)
@@ -70,7 +77,6 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -101,6 +107,13 @@ mod tests {
         assert!(first.is_err());
         let second = flight.run(|| async { Ok("another call") }).await;
         assert_eq!(second.expect("an answer"), "answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_of_a_call_is_kept_when_its_callers_have_the_result() {
+        let flight = SingleFlight::default();
+        let result = flight.run(|| async { Ok(Arc::new(())) }).await.expect("an answer");
+        assert_eq!(Arc::strong_count(&result), 1);
     }
 
     #[tokio::test(start_paused = true)]
