@@ -197,8 +197,8 @@ impl<B: SessionBackend> Sessions<B> {
     /// data, is another one.
     pub fn end_all(&self, why: LossReason) {
         locked(&self.0.by_ttl).clear();
-        let handles = std::mem::take(&mut *locked(&self.0.handles));
-        handles.into_keys().for_each(|session| session.end(why));
+        let ended: Vec<_> = locked(&self.0.handles).drain().map(|(session, _)| session).collect();
+        ended.iter().for_each(|session| session.end(why));
     }
 
     fn add(&self, handle: &Arc<B::Handle>) {
