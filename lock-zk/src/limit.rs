@@ -1,11 +1,9 @@
 //! [`ConcurrencyLimit`]: a bound on the requests in flight.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, runtime};
+use lock_core::{Result, runtime};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
 
 use crate::error::{CallError, session_ended};
 
@@ -18,10 +16,6 @@ use crate::error::{CallError, session_ended};
 #[derive(Clone, Debug)]
 pub(crate) struct ConcurrencyLimit(Arc<Semaphore>);
 
-/// Time that work waits for a permit: less than the call time-out of locks by default, 5 s, whose
-/// error leaves in doubt whether anything was sent.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(4);
-
 impl ConcurrencyLimit {
     pub(crate) fn new(max_in_flight: usize) -> ConcurrencyLimit {
         ConcurrencyLimit(Arc::new(Semaphore::new(max_in_flight)))
@@ -29,8 +23,6 @@ impl ConcurrencyLimit {
 
     /// Runs this as soon as there is a permit. If the caller is dropped before that, nothing is
     /// done; after that the work runs to its end.
-    ///
-    /// Without a permit within [`PERMIT_TIMEOUT`] nothing is sent, and the error says so.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
@@ -41,10 +33,9 @@ impl ConcurrencyLimit {
             let _permit = tokio::select! {
                 biased;
                 () = sender.closed() => return,
-                permit = timeout(PERMIT_TIMEOUT, permits.acquire()) => match permit {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) => return,
-                    Err(_) => return drop(sender.send(Err(not_sent().into()))),
+                permit = permits.acquire() => match permit {
+                    Ok(permit) => permit,
+                    Err(_) => return,
                 },
             };
             // The caller may be gone.
@@ -57,12 +48,4 @@ impl ConcurrencyLimit {
     pub(crate) fn close(&self) {
         self.0.close();
     }
-}
-
-fn not_sent() -> Error {
-    let text = format!(
-        "nothing was sent to ZooKeeper within {PERMIT_TIMEOUT:?}: many requests of this process are in flight, and \
-         others came before"
-    );
-    Error::refused(ErrorKind::Unavailable, text)
 }
