@@ -50,7 +50,7 @@ pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
 pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
 pub use lock_core::{Member, MemoryStore, Quorum};
 
-use lock_core::{MemoryDriver, QuorumDriver};
+use lock_core::MemoryDriver;
 
 /// The contract for stores, for those who write one: everything that a store's crate imports.
 ///
@@ -93,7 +93,7 @@ pub fn registry() -> Registry {
     #[cfg(not(feature = "postgres"))]
     let registry = registry.without(&["postgres", "postgresql"], "postgres");
     #[cfg(feature = "redis")]
-    let registry = registry.with(lock_redis::RedisDriver).with(QuorumDriver::redlock());
+    let registry = registry.with(lock_redis::RedisDriver).with(lock_core::QuorumDriver::redlock());
     #[cfg(not(feature = "redis"))]
     let registry =
         registry.without(&["redis", "rediss", "redis+unix", "redis-sentinel", "redis-cluster", "redlock"], "redis");
