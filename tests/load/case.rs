@@ -56,7 +56,10 @@ impl Case {
             self.expect(count == 0, || format!("{what}: {count} {how}\n    {said}"));
         }
         if answer.turned_away > 0 {
-            self.figures.push(format!("told \"not now\", or ended by their limit: {}", answer.turned_away));
+            self.figures.push(format!("told \"not now\": {}", answer.turned_away));
+        }
+        if answer.timed_out > 0 {
+            self.figures.push(format!("ended by their own limit: {}", answer.timed_out));
         }
         if answer.in_doubt > 0 {
             self.figures.push(format!("releases to be repeated: {}", answer.in_doubt));

@@ -59,7 +59,7 @@ pub(crate) struct Answer {
     pub(crate) done: usize,
     /// Guards that were lost before.
     pub(crate) lost: usize,
-    /// Waiters that ended by their own limit.
+    /// Waiters and tries that ended by their own limit.
     pub(crate) timed_out: usize,
     /// The longest time by which one of them ended after its limit.
     pub(crate) latest: Duration,

@@ -219,7 +219,7 @@ impl Work {
                         // The server is overloaded and says so.
                         Err(error) if error.is_retryable() && !error.may_have_taken_effect() => answer.turned_away += 1,
                         // It ended by its own limit, the time for one call.
-                        Err(error) if error.kind() == ErrorKind::TimedOut => answer.turned_away += 1,
+                        Err(error) if error.kind() == ErrorKind::TimedOut => answer.timed_out += 1,
                         Err(error) => answer.fail(&error),
                     }
                 }
@@ -316,6 +316,7 @@ impl Answer {
         self.lost += other.lost;
         self.failed += other.failed;
         self.turned_away += other.turned_away;
+        self.timed_out += other.timed_out;
         self.in_doubt += other.in_doubt;
         for (what, times) in other.messages {
             *self.messages.entry(what).or_default() += times;
