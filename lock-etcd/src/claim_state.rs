@@ -4,9 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lock_core::Claim;
+use lock_core::kit::locked;
 
 use crate::queue_entry::QueueEntry;
-use crate::sync::locked;
 
 /// The store's state of one claim.
 #[derive(Debug, Default)]

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lock_core::kit::locked;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-
-use crate::sync::locked;
 
 /// Maximum number of calls of one kind in flight: enough to keep a server busy that is 40 ms away
 /// (3,200 calls a second). More would not be faster. Etcd applies calls one after the other, and

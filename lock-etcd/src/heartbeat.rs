@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader};
+use lock_core::kit::locked;
 use lock_core::{Clock, Effect, Error, ErrorKind, Moment, Result};
 
 use crate::call::CallKind;
@@ -11,7 +12,6 @@ use crate::connections::Connections;
 use crate::error::unexpected_reply;
 use crate::members::Members;
 use crate::reply::Reply;
-use crate::sync::locked;
 
 /// Renewals of etcd leases.
 ///

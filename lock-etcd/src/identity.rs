@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use etcd_client::ResponseHeader;
+use lock_core::kit::locked;
 use lock_core::{Beat, Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
 
 use crate::error::unexpected_reply;
 use crate::reply::Reply;
-use crate::sync::locked;
 
 /// The cluster that a handle belongs to, and its greatest known revision.
 ///

@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use lock_core::kit::locked;
 use lock_core::random;
-
-use crate::sync::locked;
 
 /// The keys of each lock that this process uses.
 ///

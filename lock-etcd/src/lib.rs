@@ -65,7 +65,6 @@
 //! | `call`, `reply`, `error` | the outcome of a call, of a reply, and of a failed attempt |
 //! | `identity` | the cluster that a handle belongs to |
 //! | `connections`, `concurrency_limit` | the connections of one runtime, and its calls in flight |
-//! | `sync` | locking a mutex |
 
 mod backend;
 mod call;
@@ -100,7 +99,6 @@ mod reply;
 mod request;
 mod shared_lease;
 mod store;
-mod sync;
 mod transactions;
 mod watches;
 

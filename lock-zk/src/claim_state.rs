@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use lock_core::Claim;
+use lock_core::kit::locked;
 
 use crate::entry::QueueEntry;
 use crate::session::ZkSession;
-use crate::sync::locked;
 
 /// The state that the store keeps with each claim: its entry in the queue, if it has or may have
 /// one.

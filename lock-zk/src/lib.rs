@@ -76,7 +76,7 @@
 //! | `layout.rs` | the paths of all nodes |
 //! | `nodes.rs` | operations on single nodes |
 //! | `error.rs` | the classification of failures |
-//! | `sync.rs` | mutexes, and futures with many waiters |
+//! | `sync.rs` | futures with many waiters |
 
 mod acl;
 mod claim_state;

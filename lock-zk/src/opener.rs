@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{FutureExt as _, join_all};
+use lock_core::kit::locked;
 use lock_core::{Clock, Error, ErrorKind, PendingSession, Realm, Result, Session};
 use zookeeper_client::{Client, Connector};
 
@@ -14,7 +15,7 @@ use crate::limit::ConcurrencyLimit;
 use crate::realm::RealmNode;
 use crate::resolver::{Resolved, ServerResolver};
 use crate::session_client::SessionClient;
-use crate::sync::{SharedFuture, locked};
+use crate::sync::SharedFuture;
 
 /// Opens sessions of ZooKeeper, each with a connection of its own.
 ///

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::FutureExt as _;
+use lock_core::kit::locked;
 
 use crate::error::CallError;
 use crate::limit::ConcurrencyLimit;
 use crate::queue::{Queue, read_queue};
 use crate::session_client::SessionClient;
-use crate::sync::{SharedFuture, locked};
+use crate::sync::SharedFuture;
 
 /// The reads of queues on one session. Callers share the next read of a queue that was not sent
 /// yet: a thousand waiters for one lock, whose queue is a thousand nodes long, cost a few answers

@@ -2,13 +2,13 @@
 
 use std::sync::Mutex;
 
+use lock_core::kit::locked;
 use lock_core::{Effect, Error, ErrorKind, Realm, Result};
 use zookeeper_client::{Acls, Client, CreateMode, Error as ZkError};
 
 use crate::error::{CallError, classify, unexpected_reply};
 use crate::layout::Layout;
 use crate::nodes::make_container;
-use crate::sync::locked;
 
 /// The node beside the locks that holds the realm of the tokens.
 ///

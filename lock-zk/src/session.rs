@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use lock_core::kit::{SessionHandle, SingleFlight};
+use lock_core::kit::{SessionHandle, SingleFlight, locked};
 use lock_core::{Claim, Clock, HeldBy, LossReason, Moment, Result, Session, runtime};
 use zookeeper_client::{Acls, StateWatcher};
 
@@ -14,7 +14,6 @@ use crate::heartbeat::{Heartbeat, HeartbeatOutcome};
 use crate::opener::OpenedSession;
 use crate::queue_reader::QueueReader;
 use crate::session_client::{SessionClient, is_alive};
-use crate::sync::locked;
 use crate::uncontended::Uncontended;
 
 /// A session of ZooKeeper that carries the renewed leases of one TTL, or one fixed lease.

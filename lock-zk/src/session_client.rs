@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use lock_core::Result;
+use lock_core::kit::locked;
 use zookeeper_client::{Client, SessionState};
 
 use crate::error::{CallError, session_ended};
 use crate::limit::ConcurrencyLimit;
-use crate::sync::locked;
 
 /// The client of a session, with a bound on its requests in flight.
 ///

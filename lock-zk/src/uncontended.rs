@@ -6,9 +6,8 @@ use std::pin::Pin;
 use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
+use lock_core::kit::locked;
 use zookeeper_client::OneshotWatcher;
-
-use crate::sync::locked;
 
 /// Lets an uncontended acquire skip the read of the queue: if this session's last entry of a lock
 /// had the number *n*, was the only one and is deleted, and the new entry has the number *n* + 1,

@@ -7,3 +7,4 @@ pub(crate) mod single_flight;
 
 pub use self::sessions::{Heartbeat, SessionBackend, SessionHandle, Sessions};
 pub use self::single_flight::SingleFlight;
+pub use crate::sync::locked;

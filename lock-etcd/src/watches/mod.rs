@@ -7,6 +7,7 @@ mod task;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use lock_core::kit::locked;
 use lock_core::{HeldBy, Result};
 
 use self::name_watch::{NameWatch, NextHead, PendingDeletion, WatchMap};
@@ -14,7 +15,6 @@ use self::subscription::Subscription;
 use self::task::WatchTask;
 use crate::members::Members;
 use crate::queue_entry::{MAX_SHORT_QUEUE, QueueEntry};
-use crate::sync::locked;
 
 /// One long-lived watch for each name that this process waits for.
 ///

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use lock_core::kit::locked;
 use lock_core::{Error, HeldBy};
 use tokio::sync::Notify;
 
 use crate::lock_key::LockKey;
 use crate::queue_entry::QueueEntry;
-use crate::sync::locked;
 
 /// The watches of a handle, by key range.
 pub(super) type WatchMap = HashMap<Vec<u8>, Arc<NameWatch>>;

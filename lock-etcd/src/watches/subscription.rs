@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use etcd_client::Client;
 use lock_core::Result;
+use lock_core::kit::locked;
 use tokio::sync::Notify;
 
 use super::name_watch::{NameWatch, NextHead, Phase};
 use crate::call::CallKind;
 use crate::members::Members;
-use crate::sync::locked;
 
 /// A subscription to the deletion of one key, until it is dropped.
 pub(super) struct Subscription {

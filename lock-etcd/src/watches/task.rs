@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, ResponseHeader, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
+use lock_core::kit::locked;
 use lock_core::{Effect, Error, ErrorKind, Result};
 
 use super::name_watch::{NameWatch, Phase, WatchMap};
@@ -11,7 +12,6 @@ use crate::call::CallKind;
 use crate::error::classify;
 use crate::members::Members;
 use crate::reply::Reply;
-use crate::sync::locked;
 
 /// Time after which an idle watch is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
