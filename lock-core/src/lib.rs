@@ -27,7 +27,7 @@
 //! # The files, in reading order
 //!
 //! A folder imports only from folders above it in this table, and from the four helper files at its
-//! end. The one exception is the driver of [`MemoryStore`] in `open/`.
+//! end.
 //!
 //! | file | contents |
 //! |---|---|
@@ -95,10 +95,10 @@ pub use self::contract::{
 pub use self::fence::{Fence, Pass};
 pub use self::filesystem::Filesystem;
 pub use self::locks::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, Locks, LocksBuilder, Validity};
-pub use self::memory::MemoryStore;
+pub use self::memory::{MemoryDriver, MemoryStore};
 pub use self::open::{
-    Config, Connect, Driver, KeyValue, MemoryDriver, MissingDriver, Profile, Purpose, Registry, Require, StoreKind,
-    StoreParts, StoreUrl,
+    Config, Connect, Driver, KeyValue, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreParts,
+    StoreUrl,
 };
 pub use self::quorum::{Member, Quorum, QuorumDriver};
 pub use self::words::random;

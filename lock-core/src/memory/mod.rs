@@ -1,5 +1,6 @@
 //! [`MemoryStore`]: the reference model of the contract.
 
+mod driver;
 mod session;
 mod shared;
 mod state;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::driver::MemoryDriver;
 use self::session::{ClaimState, MemorySession};
 use self::shared::Memory;
 use self::state::{Held, LeaseEnd, State};

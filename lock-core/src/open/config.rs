@@ -313,8 +313,8 @@ impl fmt::Debug for KeyValue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::MemoryDriver;
     use super::*;
+    use crate::memory::MemoryDriver;
     use crate::words::{ClockKind, Fault};
 
     fn profile(text: &str) -> Profile {

@@ -7,5 +7,5 @@ pub(crate) mod url;
 
 pub use self::config::{Config, KeyValue, Profile, Purpose, Require, StoreParts};
 pub use self::connect::Connect;
-pub use self::registry::{Driver, MemoryDriver, MissingDriver, Registry, StoreKind};
+pub use self::registry::{Driver, MissingDriver, Registry, StoreKind};
 pub use self::url::StoreUrl;

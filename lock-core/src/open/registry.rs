@@ -245,34 +245,10 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Driver of `memory:`. Each connection is a store of its own.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MemoryDriver;
-
-#[async_trait]
-impl Driver for MemoryDriver {
-    fn kind(&self) -> StoreKind {
-        StoreKind {
-            schemes: &["memory"],
-            example: "memory:",
-            at_best: crate::MemoryStore::new().guarantees(),
-            provided: "",
-        }
-    }
-
-    async fn open(&self, url: &StoreUrl, _all: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
-        url.only_keys(&[])?;
-        if !url.path().is_empty() || !url.hosts().is_empty() {
-            let text = format!("{url} is not accepted: the store in memory is memory: and has no path or host");
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
-        }
-        Ok(Arc::new(crate::MemoryStore::with_clock(clock.clone())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{MemoryDriver, MemoryStore};
 
     /// A store that needs a table.
     struct Tables;
@@ -284,7 +260,7 @@ mod tests {
         }
 
         async fn open(&self, _: &StoreUrl, _: &Registry, clock: &Clock) -> Result<Arc<dyn LockStore>> {
-            Ok(Arc::new(crate::MemoryStore::with_clock(clock.clone())))
+            Ok(Arc::new(MemoryStore::with_clock(clock.clone())))
         }
 
         fn init_script(&self, url: &StoreUrl) -> Result<Option<String>> {
