@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
+use lock_core::{Clock, Driver, Guarantees, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
 use crate::config::EtcdConfig;
-use crate::guarantees::guarantees_of;
 use crate::store::EtcdStore;
 
 /// Opens etcd at `etcd://host,host/prefix`, and with TLS at `etcds://`.
@@ -18,7 +17,7 @@ impl Driver for EtcdDriver {
         StoreKind {
             schemes: &["etcd", "etcds"],
             example: "etcd://10.0.0.1,10.0.0.2,10.0.0.3/app",
-            at_best: guarantees_of(3),
+            at_best: Guarantees::of_consensus(3),
             provided: "the loss of a minority with 3 or more members",
         }
     }

@@ -57,7 +57,7 @@
 //! | `queue_view`, `released_entry`, `lock_key` | the replies to them |
 //! | `claim_state`, `queue_entry` | the state of one claim, and its entry in the queue |
 //! | `holder_record`, `key_layout`, `key_pool` | the value of a key, its name, and its reuse |
-//! | `realm_mark`, `fence_condition`, `guarantees` | realm, fenced writes inside etcd, guarantees |
+//! | `realm_mark`, `fence_condition` | realm, fenced writes inside etcd |
 //! | `lease_grant`, `shared_lease`, `heartbeat` | the etcd leases of locks, and their renewal |
 //! | `watches` | the watches of the names that this process waits for |
 //! | `release_queue`, `release_batcher` | releases that are sent in batches |
@@ -77,7 +77,6 @@ mod driver;
 mod error;
 mod fail_over;
 mod fence_condition;
-mod guarantees;
 mod heartbeat;
 mod holder_record;
 mod identity;

@@ -13,7 +13,6 @@ use crate::backend::Backend;
 use crate::config::EtcdConfig;
 use crate::diagnose::Diagnosis;
 use crate::fence_condition::FenceCondition;
-use crate::guarantees::guarantees_of;
 use crate::holder_record::HolderRecord;
 use crate::lock_key::LockKey;
 
@@ -85,7 +84,7 @@ impl EtcdStore {
 #[async_trait]
 impl LockStore for EtcdStore {
     fn guarantees(&self) -> Guarantees {
-        guarantees_of(self.backend.voters)
+        Guarantees::of_consensus(self.backend.voters)
     }
 
     fn realm(&self) -> Realm {

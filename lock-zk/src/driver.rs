@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Clock, Driver, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
+use lock_core::{Clock, Driver, Guarantees, LockStore, Registry, Result, StoreKind, StoreUrl, async_trait};
 
 use crate::config::ZkConfig;
 use crate::store::ZkStore;
@@ -17,7 +17,7 @@ impl Driver for ZkDriver {
         StoreKind {
             schemes: &["zk", "zks"],
             example: "zk://10.0.0.1,10.0.0.2,10.0.0.3/app",
-            at_best: ZkStore::guarantees_of(3),
+            at_best: Guarantees::of_consensus(3),
             provided: "the loss of a minority with 3 or more servers",
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Fault, Faults, Guarantees, HeldBy,
-    LockName, LockStore, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser, WaitStyle, async_trait,
+    Attempt, BreakMode, Claim, Clock, Contention, Eviction, Guarantees, HeldBy, LockName, LockStore, Realm,
+    ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
 };
 use zookeeper_client::Acls;
 
@@ -31,26 +31,10 @@ pub struct ZkStore {
     pub(crate) acls: Acls<'static>,
 }
 
-impl ZkStore {
-    /// The guarantees of an ensemble with this number of voting servers.
-    pub(crate) fn guarantees_of(voters: usize) -> Guarantees {
-        let mut records = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]);
-        if voters >= 3 {
-            records = records | Fault::MinorityLoss.into();
-        }
-        let tokens = records | Faults::of(&[Fault::ClockStep, Fault::Pause]);
-        Guarantees::NONE
-            .records_survive(records)
-            .tokens_survive(tokens)
-            .expiry(Expiry::Session(ClockKind::Monotonic))
-            .waiting(WaitStyle::Queued)
-    }
-}
-
 #[async_trait]
 impl LockStore for ZkStore {
     fn guarantees(&self) -> Guarantees {
-        ZkStore::guarantees_of(self.voters)
+        Guarantees::of_consensus(self.voters)
     }
 
     fn realm(&self) -> Realm {

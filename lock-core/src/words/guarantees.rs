@@ -250,6 +250,22 @@ impl Guarantees {
     pub const FOR_CORRECTNESS: Guarantees =
         Guarantees::NONE.tokens_survive(Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]));
 
+    /// The guarantees of a store in which this number of voting servers agree on every write, whose
+    /// sessions end leases and whose waiters queue, as in etcd and ZooKeeper. With three voters it
+    /// survives the loss of a minority.
+    pub fn of_consensus(voters: usize) -> Guarantees {
+        let mut records = Faults::of(&[Fault::Crash, Fault::PowerLoss, Fault::FailOver]);
+        if voters >= 3 {
+            records = records | Fault::MinorityLoss.into();
+        }
+        let tokens = records | Faults::of(&[Fault::ClockStep, Fault::Pause]);
+        Guarantees::NONE
+            .records_survive(records)
+            .tokens_survive(tokens)
+            .expiry(Expiry::Session(ClockKind::Monotonic))
+            .waiting(WaitStyle::Queued)
+    }
+
     /// These guarantees with records that survive `faults`.
     #[must_use]
     pub const fn records_survive(mut self, faults: Faults) -> Self {
