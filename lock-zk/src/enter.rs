@@ -14,6 +14,7 @@ use crate::nodes::{delete_node, make_container};
 use crate::queue::{Queue, read_queue};
 use crate::queue_reader::Interest;
 use crate::record::{self, HolderRecord};
+use crate::session::ZkSession;
 use crate::store::ZkStore;
 use crate::uncontended::Plan;
 
@@ -23,9 +24,19 @@ const MAX_CREATE_ATTEMPTS: usize = 3;
 /// With this many others that enter a queue, or read it, at the same time, a read is shared.
 const SHARED_READ_THRESHOLD: usize = 3;
 
+/// The state of the node below which an entry is created, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockNode {
+    /// It probably exists.
+    Expected,
+    /// It does not exist: it is created together with the entry.
+    Missing,
+}
+
 /// The requests that create an entry.
 struct Creation {
     lock_path: String,
+    lock_node: LockNode,
     path: String,
     data: Vec<u8>,
     acls: Acls<'static>,
@@ -60,18 +71,27 @@ impl ZkStore {
         claim: &Claim,
         state: &ClaimState,
         entry: &QueueEntry,
+        mut lock_node: LockNode,
     ) -> Result<Attempt, CallError> {
         // A claim that does not queue is granted now or not at all; one that queues may be granted
         // later.
         let since = if claim.queues() { None } else { record::unix_seconds() };
         for _ in 0..MAX_CREATE_ATTEMPTS {
-            let (creation, _interest) = self.prepare_creation(claim, state, entry, since);
+            let (creation, _interest) = self.prepare_creation(claim, state, entry, lock_node, since);
             let CreationReplies { created, queue, watcher } =
                 entry.session().client().call(|client| creation.send(client)).await?;
             if let Some(watcher) = watcher {
                 entry.session().uncontended.set_watch(entry.lock_path(), watcher);
             }
-            let Some(new) = self.record_creation(claim, state, entry, created).await? else { continue };
+            let Some(new) = self.record_creation(claim, state, entry, created)? else {
+                if lock_node == LockNode::Missing {
+                    // What is above it is missing too.
+                    let lock_path = entry.lock_path().to_owned();
+                    Box::pin(self.make_lock_node(entry.session(), lock_path)).await?;
+                }
+                lock_node = LockNode::Missing;
+                continue;
+            };
             let queue = self.queue_after_creation(entry, &new, queue).await.map_err(with_unknown_effect)?;
             return self.settle_entry(claim, state, entry, new, &queue).await;
         }
@@ -85,6 +105,7 @@ impl ZkStore {
         claim: &Claim,
         state: &ClaimState,
         entry: &QueueEntry,
+        lock_node: LockNode,
         since: Option<u64>,
     ) -> (Creation, Interest) {
         let session = entry.session();
@@ -97,6 +118,7 @@ impl ZkStore {
         }
         let creation = Creation {
             lock_path: entry.lock_path().to_owned(),
+            lock_node,
             path: entry.path(&prefix(claim.holder())),
             data: HolderRecord::encode(claim, session.ttl, since),
             acls: self.acls,
@@ -105,9 +127,14 @@ impl ZkStore {
         (creation, interest)
     }
 
-    /// Records the node that was created. If the lock node was missing, makes that and gives
-    /// `None`.
-    async fn record_creation(
+    /// Makes the lock node, and what is missing above it.
+    async fn make_lock_node(&self, session: &ZkSession, lock_path: String) -> Result<(), CallError> {
+        let acls = self.acls;
+        session.client().call(move |client| async move { make_container(&client, &lock_path, acls).await }).await
+    }
+
+    /// Records the node that was created; `None` if the lock node was missing.
+    fn record_creation(
         &self,
         claim: &Claim,
         state: &ClaimState,
@@ -123,13 +150,7 @@ impl ZkStore {
                 if !failed.error.may_have_taken_effect() || lacks_lock_node {
                     state.update(session, QueueEntry::not_created);
                 }
-                if !lacks_lock_node {
-                    return Err(failed);
-                }
-                let (lock_path, acls) = (entry.lock_path().to_owned(), self.acls);
-                let make = move |client: Client| async move { make_container(&client, &lock_path, acls).await };
-                Box::pin(session.client().call(make)).await?;
-                return Ok(None);
+                return if lacks_lock_node { Ok(None) } else { Err(failed) };
             }
         };
         if stat.ephemeral_owner != session.id || stat.is_invalid() {
@@ -190,10 +211,13 @@ impl ZkStore {
 }
 
 impl Creation {
-    /// Sends the requests together. Requests of one session are served in their order: the watch is
-    /// set before the creation, and the list shows the queue after it.
+    /// Sends the requests together. Requests of one session are served in their order: the lock
+    /// node is there before the watch, the watch is set before the creation, and the list shows the
+    /// queue after it.
     async fn send(self, client: Client) -> Result<CreationReplies, CallError> {
         let mode = CreateMode::EphemeralSequential.with_acls(self.acls);
+        let container = CreateMode::Container.with_acls(self.acls);
+        let lock_node = (self.lock_node == LockNode::Missing).then(|| client.create(&self.lock_path, &[], &container));
         let watch = (self.plan == Plan::ListAndWatch).then(|| client.check_and_watch_stat(&self.lock_path));
         let create = client.create(&self.path, &self.data, &mode);
         let (created, queue) = match self.plan {
@@ -203,6 +227,10 @@ impl Creation {
                 (created, Some(queue.map(Arc::new)))
             }
         };
+        if let Some(lock_node) = lock_node {
+            // Another may have made it meanwhile; without it the creation below it has failed.
+            _ = lock_node.await;
+        }
         let watcher = match watch {
             Some(watch) => watch.await.ok().and_then(|(stat, watcher)| stat.map(|_| watcher)),
             None => None,

@@ -57,11 +57,21 @@ impl Queue {
     }
 }
 
-/// Reads the queue of the lock with this node; it is empty if there is no such node.
+/// Reads the queue of the lock with this node; it is empty if there is no such node. As
+/// [`read_existing_queue`] otherwise.
+pub(crate) async fn read_queue(client: &Client, lock_path: &str, sync: bool) -> Result<Queue, CallError> {
+    Ok(read_existing_queue(client, lock_path, sync).await?.unwrap_or_else(|| Queue::of(Vec::new())))
+}
+
+/// Reads the queue of the lock with this node; `None` if there is no such node.
 ///
 /// With `sync` the server is first brought up to what the quorum knows. A session that has just
 /// written needs none: its server knows its own write and all that came before it.
-pub(crate) async fn read_queue(client: &Client, lock_path: &str, sync: bool) -> Result<Queue, CallError> {
+pub(crate) async fn read_existing_queue(
+    client: &Client,
+    lock_path: &str,
+    sync: bool,
+) -> Result<Option<Queue>, CallError> {
     // Both requests are sent in this order before either is answered.
     let sync = sync.then(|| client.sync(lock_path));
     let list = client.list_children(lock_path);
@@ -72,8 +82,8 @@ pub(crate) async fn read_queue(client: &Client, lock_path: &str, sync: bool) -> 
     let to_call_error = |failure| classify("looking at a lock", failure, false);
     synced.map_err(to_call_error)?;
     match list.await {
-        Ok(children) => Ok(Queue::of(children)),
-        Err(ZkError::NoNode) => Ok(Queue::of(Vec::new())),
+        Ok(children) => Ok(Some(Queue::of(children))),
+        Err(ZkError::NoNode) => Ok(None),
         Err(failure) => Err(to_call_error(failure)),
     }
 }

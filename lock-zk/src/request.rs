@@ -6,17 +6,24 @@ use lock_core::{Attempt, Claim, Contention, Error, ErrorKind, HeldBy, Lease, Mom
 use zookeeper_client::Client;
 
 use crate::claim_state::ClaimState;
+use crate::enter::LockNode;
 use crate::entry::{EntryNode, QueueEntry};
 use crate::error::{CallError, classify};
 use crate::head::read_head;
 use crate::heartbeat::HeartbeatOutcome;
 use crate::nodes::delete_node;
-use crate::queue::{Queue, read_queue};
+use crate::queue::{Queue, read_existing_queue};
 use crate::session::ZkSession;
 use crate::store::ZkStore;
 
 /// The interval at which a waiter asks again without a notification.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The state of a lock, as a read shows it.
+enum Contended {
+    Held(Contention),
+    Free(LockNode),
+}
 
 impl ZkStore {
     /// Requests the claim's lock. If the session of its entry has ended, the request is made again
@@ -55,16 +62,19 @@ impl ZkStore {
                 state.take_entry();
             }
         }
-        if !claim.queues()
-            && let Some(held) = Box::pin(self.read_contention(claim)).await?
-        {
-            return Ok(held);
-        }
+        let lock_node = match claim.queues() {
+            // Most locks are used repeatedly.
+            true => LockNode::Expected,
+            false => match Box::pin(self.read_contention(claim)).await? {
+                Contended::Held(held) => return Ok(Attempt::Held(held)),
+                Contended::Free(lock_node) => lock_node,
+            },
+        };
         let entry = match state.entry() {
             Some(entry) => entry,
             None => self.new_entry(claim, state).await?,
         };
-        self.enter(claim, state, &entry).await
+        self.enter(claim, state, &entry, lock_node).await
     }
 
     /// Records a new entry on a session for the claim's TTL. Nothing is written yet.
@@ -100,18 +110,22 @@ impl ZkStore {
     }
 
     /// Reads the holder for a claim that enters the queue only if the lock is free; writes nothing.
-    async fn read_contention(&self, claim: &Claim) -> Result<Option<Attempt>, CallError> {
+    async fn read_contention(&self, claim: &Claim) -> Result<Contended, CallError> {
         let lock_path = self.layout.lock_path(claim.name());
         let read = move |client: Client| {
             let lock_path = lock_path.clone();
             async move {
-                let queue = read_queue(&client, &lock_path, true).await?;
-                let Some(first) = queue.first() else { return Ok(None) };
-                read_head(&client, &format!("{lock_path}/{}", first.node)).await.map(Some)
+                let Some(queue) = read_existing_queue(&client, &lock_path, true).await? else {
+                    return Ok(Err(LockNode::Missing));
+                };
+                let Some(first) = queue.first() else { return Ok(Err(LockNode::Expected)) };
+                read_head(&client, &format!("{lock_path}/{}", first.node)).await.map(Ok)
             }
         };
-        let Some(head) = self.read(read).await? else { return Ok(None) };
-        Ok(Some(Attempt::Held(Contention::new(self.held_by_head(head), RETRY_INTERVAL.min(claim.ttl())))))
+        Ok(match self.read(read).await? {
+            Ok(head) => Contended::Held(Contention::new(self.held_by_head(head), RETRY_INTERVAL.min(claim.ttl()))),
+            Err(lock_node) => Contended::Free(lock_node),
+        })
     }
 
     /// Reads the queue for a claim that has, or may have, an entry; `None` if it has none.
