@@ -218,8 +218,6 @@ impl Work {
                         Ok(None) => answer.done += 1,
                         // The server is overloaded and says so.
                         Err(error) if error.is_retryable() && !error.may_have_taken_effect() => answer.turned_away += 1,
-                        // It ended by its own limit, the time for one call.
-                        Err(error) if error.kind() == ErrorKind::TimedOut => answer.timed_out += 1,
                         Err(error) => answer.fail(&error),
                     }
                 }
