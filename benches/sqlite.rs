@@ -107,7 +107,7 @@ fn renewals(criterion: &mut Criterion, folder: &Path) {
         bencher.iter_batched(
             || RenewalBatch::new(&Clock::system(), claims.iter().cloned()),
             |batch| {
-                runtime.block_on(store.renew(&batch));
+                _ = runtime.block_on(store.renew(&batch));
                 assert!(batch.iter().all(|entry| entry.outcome().is_some()));
             },
             BatchSize::LargeInput,

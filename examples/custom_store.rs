@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use leasehold::store::{
-    Attempt, Beat, BreakMode, Claim, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
-    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm, ReleaseOutcome,
-    RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser,
+    Attempt, BreakMode, Claim, ClockKind, Contention, Converter, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
+    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Publisher, Realm,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Retention, Space, TokenRaiser,
 };
 use serde::{Deserialize, Serialize};
 
@@ -101,23 +101,22 @@ impl LockStore for JsonStore {
         std::future::pending().await // no hints: the core looks again by itself
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        for renewal in batch {
-            let Beat::Lease(claim) = renewal.of() else { continue };
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        for (renewal, claim) in batch.leases() {
             let wish = claim.clone();
             let renewed = self.step(move |book| {
                 let row = book.rows.get_mut(wish.name()).filter(|row| row.holder == wish.holder());
                 row.map(|row| row.until = SystemTime::now() + wish.ttl())
             });
-            match renewed.await {
-                Ok(Some(())) => renewal.answer(RenewalOutcome::HeldFor(claim.ttl())),
-                Ok(None) => renewal.answer(RenewalOutcome::NotHeld),
-                Err(error) => batch.fail(error), // unanswered is unknown
-            }
+            renewal.answer(match renewed.await? {
+                Some(()) => RenewalOutcome::HeldFor(claim.ttl()),
+                None => RenewalOutcome::NotHeld,
+            });
         }
+        Ok(()) // after an error the others are unanswered: that is unknown, and asked again
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         let wish = claim.clone();
         let own = move |book: &mut Contents| {
             let held = book.rows.get(wish.name()).is_some_and(|row| row.holder == wish.holder());
@@ -130,17 +129,30 @@ impl LockStore for JsonStore {
         None // only members of a quorum that gives tokens need it
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let name = name.clone();
-        let row = self.step(move |book| book.rows.get(&name).cloned()).await?;
-        Ok(row.map(|row| self.held_by(row)))
+    fn converter(&self) -> Option<&dyn Converter> {
+        None // it has only locks: no readers, no permits
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        let name = name.clone();
+        let row = self.step(move |book| book.rows.get(&name).cloned()).await?;
+        Ok(row.map(|row| self.held_by(row)).into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let after = after.cloned();
         let rows = self.step(|book| book.rows.clone()).await?;
         let rows = rows.into_iter().filter(|(name, _)| after.as_ref().is_none_or(|after| name > after));
-        Ok(rows.take(limit).map(|(name, row)| (name, self.held_by(row))).collect())
+        Ok(rows.take(limit).map(|(name, row)| (name, vec![self.held_by(row)])).collect())
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
@@ -177,7 +189,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let guard = ours.lock("deploy").ttl(Duration::from_secs(5)).acquire().await?;
     println!("We hold {:?} with the token {:?}.", guard.name(), guard.token_if_any());
     assert!(theirs.lock("deploy").try_acquire().await?.is_none(), "two holders at once");
-    println!("They do not get it: it is held by {}.", theirs.inspect("deploy").await?.ok_or("nobody holds it")?);
+    println!(
+        "They do not get it: it is held by {}.",
+        theirs.inspect("deploy").await?.first().ok_or("nobody holds it")?
+    );
 
     let waiter = tokio::spawn(theirs.lock("deploy").wait(Duration::from_secs(30)).acquire());
     guard.renew().await?;

@@ -51,7 +51,7 @@ async fn operator(
     while rows.load(Ordering::SeqCst) < 10 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let seen = locks.inspect("import").await?.ok_or("nobody holds the lock")?;
+    let seen = locks.inspect("import").await?.pop().ok_or("nobody holds the lock")?;
     println!("The operator sees {seen}, and breaks the lock.");
     let broken = locks.break_lock("import", &seen, BreakMode::Revoke).await?.ok_or("it was gone already")?;
     println!("The name stays blocked for {:?}, so that the evicted holder is still alone.", broken.free_in);

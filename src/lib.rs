@@ -43,7 +43,7 @@
 //! [`store`] has the words that only stores need.
 
 pub use lock_core::{BreakMode, Eviction, HeldBy, Holder, HolderInfo};
-pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Shortfall, WaitStyle};
+pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Offer, Offers, Share, Shortfall, WaitStyle};
 pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl};
 pub use lock_core::{Effect, Error, ErrorKind, LossReason, Result};
 pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
@@ -67,13 +67,14 @@ use lock_core::MemoryDriver;
 /// | **retention** | how far back a store remembers what it granted |
 pub mod store {
     pub use lock_core::{
-        Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, PendingSession, RaiseOutcome,
-        RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord,
-        TokenRaiser, async_trait,
+        Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, PendingSession, Publisher,
+        RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session,
+        StoredRecord, TokenRaiser, async_trait,
     };
     pub use lock_core::{
         Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, FencingToken, Guarantees, HeldBy, Holder,
-        HolderInfo, LockName, Locks, LossReason, Moment, ParseHolderError, Realm, Result, Suspender, WaitStyle,
+        HolderInfo, LockName, Locks, LossReason, Moment, Offer, Offers, ParseHolderError, Realm, Result, Share, Space,
+        Suspender, WaitStyle,
     };
     pub use lock_core::{
         Driver, KeyValue, MemoryDriver, MissingDriver, QuorumDriver, Registry, StoreKind, StoreParts, StoreUrl,

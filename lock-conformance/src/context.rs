@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_core::{
     Attempt, Claim, Clock, Contention, FencingToken, Guarantees, HeldBy, Lease, LockName, LockStore, Locks, Moment,
-    ReleaseOutcome, RenewalBatch, RenewalOutcome, Session,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome, Session, Space,
 };
 
 use crate::ensure::{CaseResult, ensure};
@@ -150,7 +150,7 @@ impl Context {
 
     /// Releases a lock that this claim must hold.
     pub(crate) async fn release_held(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> CaseResult {
-        let outcome = store.release(claim).await?;
+        let outcome = store.release(claim, Duration::ZERO).await?;
         ensure!(outcome == ReleaseOutcome::Held, "the release of \"{}\" by its holder found {outcome:?}", claim.name());
         Ok(())
     }
@@ -163,18 +163,18 @@ impl Context {
         claim: &Claim,
     ) -> Result<(Moment, RenewalOutcome), Failure> {
         let batch = RenewalBatch::new(&self.clock, [claim.clone()]);
-        store.renew(&batch).await;
+        let renewed = store.renew(&batch).await;
         let answer = batch.iter().next().and_then(|entry| entry.outcome());
-        match (answer, batch.failure()) {
+        match (answer, renewed) {
             (Some(answer), _) => Ok((batch.sent(), answer)),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Err("the renewal was neither answered nor failed".into()),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(())) => Err("the renewal was neither answered nor failed".into()),
         }
     }
 
     /// Checks that the store shows this claim as the holder.
     pub(crate) async fn expect_holder(&self, store: &Arc<dyn LockStore>, claim: &Claim) -> Result<HeldBy, Failure> {
-        let Some(by) = store.inspect(claim.name()).await? else {
+        let Some(by) = store.inspect(claim.name(), Space::Locks).await?.pop() else {
             return Err(format!("\"{}\" is held, and the store shows nobody", claim.name()).into());
         };
         ensure!(by.holder == Some(claim.holder()), "\"{}\" is shown with another holder: {by:?}", claim.name());
@@ -184,8 +184,8 @@ impl Context {
     /// Checks that the lock has neither a holder nor a waiter: a newcomer that does not wait gets
     /// it at once.
     pub(crate) async fn expect_free(&self, store: &Arc<dyn LockStore>, name: &LockName) -> CaseResult {
-        let by = store.inspect(name).await?;
-        ensure!(by.is_none(), "\"{name}\" must be free, and is shown as held: {by:?}");
+        let by = store.inspect(name, Space::Locks).await?;
+        ensure!(by.is_empty(), "\"{name}\" must be free, and is shown as held: {by:?}");
         let claim = self.claim(name);
         self.expect_granted(store, &claim).await?;
         self.release_held(store, &claim).await

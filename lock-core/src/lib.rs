@@ -89,8 +89,9 @@ mod words;
 pub use async_trait::async_trait;
 
 pub use self::contract::{
-    Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, PendingSession, RaiseOutcome, RecordStore,
-    ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord, TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, PendingSession, Publisher,
+    RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord,
+    TokenRaiser,
 };
 pub use self::fence::{Fence, Pass};
 pub use self::filesystem::Filesystem;
@@ -104,5 +105,6 @@ pub use self::quorum::{Member, Quorum, QuorumDriver};
 pub use self::words::random;
 pub use self::words::{
     Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, FencingToken, Guarantees, HeldBy, Holder,
-    HolderInfo, LockName, LossReason, Moment, ParseHolderError, Realm, Result, Shortfall, Suspender, WaitStyle,
+    HolderInfo, LockName, LossReason, Moment, Offer, Offers, ParseHolderError, Realm, Result, Share, Shortfall, Space,
+    Suspender, WaitStyle,
 };

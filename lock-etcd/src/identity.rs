@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 use etcd_client::ResponseHeader;
 use lock_core::kit::locked;
-use lock_core::{Beat, Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
+use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
 
 use crate::error::unexpected_reply;
 use crate::reply::Reply;
@@ -93,11 +93,8 @@ impl ClusterIdentity {
         });
         let dependents = std::mem::take(&mut *locked(&self.dependents));
         dependents.sessions.iter().for_each(|session| session.end(LossReason::SessionEnded));
-        for renewal in &RenewalBatch::new(&Clock::system(), dependents.claims.into_values()) {
-            if let Beat::Lease(claim) = renewal.of() {
-                renewal.not_held(claim);
-            }
-        }
+        let claims = RenewalBatch::new(&Clock::system(), dependents.claims.into_values());
+        claims.leases().for_each(|(renewal, claim)| renewal.not_held(claim));
         refusal.clone()
     }
 

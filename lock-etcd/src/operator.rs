@@ -56,14 +56,18 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn list_held(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    pub(crate) async fn list_held(
+        &self,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let mut held = Vec::new();
         for name in self.list_names().await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
             if held.len() == limit {
                 break;
             }
             if let Some(by) = self.read_holder(&name).await? {
-                held.push((name, by));
+                held.push((name, vec![by]));
             }
         }
         Ok(held)

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, LeaseTimeToLiveOptions, Txn, TxnOp};
-use futures_util::future::try_join_all;
+use futures_util::future::{join, join_all, try_join_all};
 use lock_core::kit::{Heartbeat, SessionBackend};
-use lock_core::{Beat, Claim, Clock, Renewal, RenewalBatch, RenewalOutcome, Result, Session, async_trait};
+use lock_core::{Claim, Clock, RenewalBatch, RenewalOutcome, Result, Session, async_trait};
 
 use crate::backend::Backend;
 use crate::call::CallKind;
@@ -19,15 +19,16 @@ use crate::queue_entry::QueueEntry;
 use crate::shared_lease::SharedLease;
 
 impl Backend {
-    pub(crate) async fn renew(&self, batch: &RenewalBatch, renewal: &Renewal) -> Result<()> {
-        match renewal.of() {
-            Beat::Lease(claim) => {
-                let outcome = self.renew_own_lease(batch.clock(), claim).await?;
-                renewal.answer(outcome);
-                Ok(())
-            }
-            Beat::Session(session) => self.sessions.renew(self, batch.clock(), renewal, session).await,
-        }
+    /// Renews all at the same time: one that gets no answer must not delay the others.
+    pub(crate) async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        let leases = batch.leases().map(|(renewal, claim)| async move {
+            renewal.answer(self.renew_own_lease(batch.clock(), claim).await?);
+            Ok(())
+        });
+        let renew_session = |(renewal, session)| self.sessions.renew(self, batch.clock(), renewal, session);
+        let sessions = batch.sessions().map(renew_session);
+        let (leases, sessions) = join(join_all(leases), join_all(sessions)).await;
+        leases.into_iter().chain(sessions).collect()
     }
 
     async fn renew_own_lease(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, Contention, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore, Realm,
-    ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore,
+    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use crate::backend::Backend;
@@ -99,16 +99,11 @@ impl LockStore for EtcdStore {
         self.backend.wait(claim, held).await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        let renew = |renewal| async move {
-            if let Err(error) = self.backend.renew(batch, renewal).await {
-                batch.fail(error);
-            }
-        };
-        join_all(batch.iter().map(renew)).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.backend.renew(batch).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         self.backend.release(claim).await
     }
 
@@ -116,11 +111,24 @@ impl LockStore for EtcdStore {
         None
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.backend.read_holder(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        Ok(self.backend.read_holder(name).await?.into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.backend.list_held(after, limit).await
     }
 

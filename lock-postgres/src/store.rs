@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Error, ErrorKind, Eviction, Guarantees, HeldBy, Holder, LockName,
-    LockStore, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Guarantees, HeldBy, Holder, LockName,
+    LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 use sqlx::Row as _;
 
@@ -88,23 +88,12 @@ impl LockStore for PostgresStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        let mut entries = Vec::with_capacity(batch.len());
-        for entry in batch {
-            match entry.of() {
-                Beat::Lease(claim) => entries.push((entry, claim)),
-                Beat::Session(_) => {
-                    let text = "lease rows have no sessions that could be renewed";
-                    batch.fail(Error::refused(ErrorKind::Protocol, text));
-                }
-            }
-        }
-        if let Err(error) = self.renew_leases(&entries).await {
-            batch.fail(error);
-        }
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        let entries: Vec<_> = batch.leases().collect();
+        self.renew_leases(&entries).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         self.batcher.release(claim).await
     }
 
@@ -112,21 +101,34 @@ impl LockStore for PostgresStore {
         Some(self)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let reply = self.database.run(&self.statements.inspect, &[Value::text(name)]).await?;
-        let Some(row) = reply.rows.first() else { return Ok(None) };
-        let unexpected = || error::unexpected_reply(&reply.server, self.statements.inspect.action);
-        let row = Row::read(row).ok_or_else(unexpected)?;
-        Ok(Some(self.decoder.held_by(&reply, &row)))
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        let reply = self.database.run(&self.statements.inspect, &[Value::text(name)]).await?;
+        let Some(row) = reply.rows.first() else { return Ok(Vec::new()) };
+        let unexpected = || error::unexpected_reply(&reply.server, self.statements.inspect.action);
+        let row = Row::read(row).ok_or_else(unexpected)?;
+        Ok(vec![self.decoder.held_by(&reply, &row)])
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let after = after.map_or("", LockName::as_str);
         let values = [Value::text(after), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
         let reply = self.database.run(&self.statements.list, &values).await?;
         let unexpected = || error::unexpected_reply(&reply.server, self.statements.list.action);
         let named = reply.rows.iter().map(|row| Row::named(row).ok_or_else(unexpected));
-        named.map(|named| named.map(|(name, row)| (name, self.decoder.held_by(&reply, &row)))).collect()
+        named.map(|named| named.map(|(name, row)| (name, vec![self.decoder.held_by(&reply, &row)]))).collect()
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

@@ -21,14 +21,18 @@ const MAX_INSPECT_BATCH: usize = 256;
 
 impl RedisStore {
     /// Up to `limit` held locks after `after`, in the order of names.
-    pub(crate) async fn list_after(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    pub(crate) async fn list_after(
+        &self,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let mut after = after.cloned();
         loop {
             let names = self.scan_names(after.as_ref(), limit).await?;
             let held = self.holders_of(&names).await?;
             // A page whose locks have all ended meanwhile is not the end of the list.
             if !held.is_empty() || names.is_empty() {
-                return Ok(held);
+                return Ok(held.into_iter().map(|(name, by)| (name, vec![by])).collect());
             }
             after = names.into_iter().next_back();
         }

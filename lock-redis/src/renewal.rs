@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use lock_core::{Beat, Claim, Error, ErrorKind, Renewal, RenewalBatch, RenewalOutcome, Result};
+use lock_core::{Claim, Error, ErrorKind, Renewal, RenewalBatch, RenewalOutcome, Result};
 use redis::Value as Answer;
 
 use crate::connections::Connections;
@@ -17,30 +17,14 @@ use crate::value::{holder_prefix, millis};
 impl RedisStore {
     /// Renews the leases of a batch, all slots at the same time: a cluster node that does not
     /// answer must not delay the renewals at the others.
-    pub(crate) async fn renew_batch(&self, batch: &RenewalBatch) {
+    pub(crate) async fn renew_batch(&self, batch: &RenewalBatch) -> Result<()> {
         let mut by_slot: BTreeMap<u16, Vec<(&Renewal, &Claim)>> = BTreeMap::new();
-        for entry in batch {
-            match entry.of() {
-                Beat::Lease(claim) => {
-                    by_slot.entry(self.keys.lock_slot(claim.name())).or_default().push((entry, claim));
-                }
-                Beat::Session(_) => {
-                    let text = "redis has no sessions that could be renewed";
-                    batch.fail(Error::refused(ErrorKind::Protocol, text));
-                }
-            }
+        for (entry, claim) in batch.leases() {
+            by_slot.entry(self.keys.lock_slot(claim.name())).or_default().push((entry, claim));
         }
-        let connections = match self.connections() {
-            Ok(connections) => connections,
-            Err(error) => return batch.fail(error),
-        };
-        let connections = &connections;
-        let slots = by_slot.into_iter().map(|(slot, entries)| async move {
-            if let Err(error) = self.renew_slot(connections, slot, entries).await {
-                batch.fail(error);
-            }
-        });
-        join_all(slots).await;
+        let connections = &self.connections()?;
+        let slots = by_slot.into_iter().map(|(slot, entries)| self.renew_slot(connections, slot, entries));
+        join_all(slots).await.into_iter().collect()
     }
 
     /// Renews the leases of one slot. Entries that are not answered failed with the error that is

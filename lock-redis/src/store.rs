@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use lock_core::runtime::PerRuntime;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Eviction, Guarantees, HeldBy, LockName, LockStore, Realm, ReleaseOutcome,
-    RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Guarantees, HeldBy, LockName, LockStore, Publisher,
+    Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use crate::config::RedisConfig;
@@ -81,11 +82,11 @@ impl LockStore for RedisStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        self.renew_batch(batch).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.renew_batch(batch).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         let in_doubt = claim.is_in_doubt();
         let released = self.release_claim(claim, in_doubt).await?;
         if in_doubt {
@@ -99,12 +100,25 @@ impl LockStore for RedisStore {
         Some(self)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let held = self.holders_of(std::slice::from_ref(name)).await?;
-        Ok(held.into_iter().next().map(|(_, by)| by))
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        let held = self.holders_of(std::slice::from_ref(name)).await?;
+        Ok(held.into_iter().map(|(_, by)| by).collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.list_after(after, limit).await
     }
 

@@ -174,7 +174,7 @@ pub(crate) struct List {
 }
 
 impl Op for List {
-    type Outcome = Vec<(LockName, HeldBy)>;
+    type Outcome = Vec<(LockName, Vec<HeldBy>)>;
 
     fn read_only(&mut self, tables: &mut Tables<'_>) -> Result<Option<Self::Outcome>, OpError> {
         self.apply(tables).map(Some)
@@ -183,7 +183,7 @@ impl Op for List {
     fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Self::Outcome, OpError> {
         let after = self.after.as_ref().map_or("", LockName::as_str);
         let rows = tables.list(after, i64::try_from(self.limit).unwrap_or(i64::MAX))?;
-        let held_by = |(name, row): (LockName, Row)| Some((name, tables.held_by(row.held.as_ref()?, row.token)));
+        let held_by = |(name, row): (LockName, Row)| Some((name, vec![tables.held_by(row.held.as_ref()?, row.token)]));
         Ok(rows.into_iter().filter_map(held_by).collect())
     }
 }

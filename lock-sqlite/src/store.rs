@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
+    LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -72,37 +73,26 @@ impl LockStore for SqliteStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        let mut entries = Vec::with_capacity(batch.len());
-        let mut leases = Vec::with_capacity(batch.len());
-        for entry in batch {
-            match entry.of() {
-                Beat::Lease(claim) => {
-                    entries.push(entry);
-                    leases.push((claim.name().clone(), claim.holder(), claim.ttl()));
-                }
-                Beat::Session(_) => {
-                    let text = format!("{}: a lease file has no sessions that could be renewed", self.path.display());
-                    batch.fail(Error::refused(ErrorKind::Protocol, text));
-                }
-            }
-        }
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        let (entries, leases): (Vec<_>, Vec<_>) =
+            batch.leases().map(|(entry, claim)| (entry, (claim.name().clone(), claim.holder(), claim.ttl()))).unzip();
         if leases.is_empty() {
-            return;
+            return Ok(());
         }
         match self.submit(Renew(leases)).await {
             Ok(answers) => entries.iter().zip(answers).for_each(|(entry, outcome)| entry.answer(outcome)),
             Err(error) => {
-                batch.fail(error);
                 // Other processes find another file at the path, in which this holder has no lock.
                 if self.shared.is_gone() {
-                    entries.iter().for_each(|entry| entry.answer(RenewalOutcome::NotHeld));
+                    entries.iter().for_each(|entry| entry.lost(error.clone()));
                 }
+                return Err(error);
             }
         }
+        Ok(())
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         self.submit(Release { name: claim.name().clone(), holder: claim.holder() }).await
     }
 
@@ -110,11 +100,24 @@ impl LockStore for SqliteStore {
         Some(self)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.submit(Inspect(name.clone())).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        Ok(self.submit(Inspect(name.clone())).await?.into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.submit(List { after: after.cloned(), limit }).await
     }
 

@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime};
 
 use fixture::{Folder, TTL, acquire, claim, connect, expect_held, free, token};
 use libtest_mimic::{Arguments, Trial};
-use lock_core::{Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, ReleaseOutcome, RenewalBatch};
+use lock_core::{
+    Attempt, Claim, Clock, ErrorKind, Fault, LockName, LockStore, Locks, ReleaseOutcome, RenewalBatch, Space,
+};
 use lock_sqlite::{SqliteConfig, SqliteStore};
 
 macro_rules! trials {
@@ -97,8 +99,8 @@ async fn child(arguments: &[String]) {
                 match step.as_str() {
                     "renew" => {
                         let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
-                        store.renew(&batch).await;
-                        let failure = batch.failure().map_or_else(String::new, |error| error.to_string());
+                        let renewed = store.renew(&batch).await;
+                        let failure = renewed.err().map_or_else(String::new, |error| error.to_string());
                         print_line(format!("{:?} {failure}", batch.iter().next().unwrap().outcome()));
                     }
                     other => panic!("no child does {other}"),
@@ -119,7 +121,7 @@ async fn child(arguments: &[String]) {
             let claim = claim_of(text(0), text(1));
             print_line(token(&store, &claim).await);
             read_line();
-            print_line(format!("{:?}", store.release(&claim).await.unwrap()));
+            print_line(format!("{:?}", store.release(&claim, Duration::ZERO).await.unwrap()));
         }
         "try" => {
             let store = SqliteStore::open(config).await.unwrap();
@@ -132,7 +134,7 @@ async fn child(arguments: &[String]) {
             for _ in 0..text(1).parse().unwrap() {
                 let claim = claim(text(0));
                 print_line(token(&store, &claim).await);
-                assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+                assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
             }
         }
         "count" => {
@@ -291,7 +293,7 @@ async fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         child.child.wait().unwrap();
         // The killed holder may have held it.
         let store = folder.open().await;
-        if let Some(by) = store.inspect(claim("x").name()).await.unwrap() {
+        if let Some(by) = store.inspect(claim("x").name(), Space::Locks).await.unwrap().pop() {
             store.break_lock(claim("x").name(), &by, lock_core::BreakMode::Now).await.unwrap();
         }
         let check: String = folder.connect().query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
@@ -383,7 +385,7 @@ async fn a_process_that_is_stopped_inside_its_transaction_is_in_the_way_until_it
     assert!(!free(&store, "mine").await, "reading goes on");
     writer.kill();
     acquire(&store, &claim("x")).await;
-    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&mine, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }
 
 /// A small file system, unmounted on drop.
@@ -440,7 +442,7 @@ async fn what_was_acknowledged_survives_a_power_loss() {
     for round in 0..3 {
         let released = claim("released");
         last = token(&store, &released).await.max(last);
-        assert_eq!(store.release(&released).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&released, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
         let kept = acquire(&store, &mine).await.token.unwrap();
         std::fs::write(before.0.join("not synced"), "x".repeat(5000)).unwrap();
         let copy = folder.path().with_file_name(format!("disk-{round}"));
@@ -482,7 +484,7 @@ async fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
     for other in &others {
         acquire(&store, other).await;
     }
-    assert_eq!(store.release(&mine).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&mine, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     drop(store);
 
     let _filler = small.fill();
@@ -539,7 +541,14 @@ async fn a_stepped_wall_clock_neither_frees_nor_pins_a_lock() {
         let mut stepped = Process::start_under(&["faketime", "-f", step], &["try", &path, &long, "60000"]);
         assert!(stepped.line().ends_with("granted"));
         stepped.finish();
-        let left = store.inspect(&LockName::new(&long).unwrap()).await.unwrap().unwrap().remaining.unwrap();
+        let left = store
+            .inspect(&LockName::new(&long).unwrap(), Space::Locks)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap()
+            .remaining
+            .unwrap();
         assert!(left <= TTL && left > TTL / 4, "{left:?}");
         folder.until(|| async { free(&store, &name).await }).await;
     }
@@ -712,7 +721,7 @@ async fn a_folder_that_is_renamed_takes_its_leases_along_and_its_old_users_touch
     drop(store);
     assert!(holder.run_step("renew").starts_with("Some(NotHeld)"));
     holder.end();
-    assert_eq!(another.release(&mine).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(another.release(&mine, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     assert!(Process::open(&new.join("locks.db")).starts_with("open"));
 }
 

@@ -73,7 +73,11 @@ impl ZkStore {
     }
 
     /// Lists held locks in the order of their names, from after this one on.
-    pub(crate) async fn list_held(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    pub(crate) async fn list_held(
+        &self,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let mut names = self.list_names().await?;
         names.retain(|name| after.is_none_or(|after| name > after));
         names.sort_unstable();
@@ -82,7 +86,7 @@ impl ZkStore {
             let held = join_all(chunk.iter().map(|name| self.read_holder(name))).await;
             for (name, by) in chunk.iter().zip(held) {
                 if let Some(by) = by?.filter(|_| listed.len() < limit) {
-                    listed.push((name.clone(), by));
+                    listed.push((name.clone(), vec![by]));
                 }
             }
             if listed.len() == limit {

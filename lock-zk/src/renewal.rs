@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use lock_core::kit::{Heartbeat, SessionBackend, SessionHandle};
-use lock_core::{Beat, Claim, Clock, Holder, Moment, Renewal, RenewalBatch, RenewalOutcome, Result, async_trait};
+use lock_core::{Claim, Clock, Holder, Moment, RenewalBatch, RenewalOutcome, Result, async_trait};
 
 use crate::claim_state::ClaimState;
 use crate::entry::QueueEntry;
@@ -23,18 +23,16 @@ use crate::store::ZkStore;
 const MAX_GRANT_TIMES_PER_RENEWAL: usize = 16;
 
 impl ZkStore {
-    /// Answers one renewal of a batch.
-    pub(crate) async fn renew_one(&self, batch: &RenewalBatch, renewal: &Renewal) -> Result<()> {
-        match renewal.of() {
-            Beat::Lease(claim) => {
-                let answer = self.renew_fixed(batch.clock(), claim).await?;
-                renewal.answer(answer);
-            }
-            Beat::Session(session) => {
-                self.sessions.renew(&self.factory, batch.clock(), renewal, session).await?;
-            }
-        }
-        Ok(())
+    /// Renews all at the same time: one that gets no answer must not delay the others.
+    pub(crate) async fn renew_batch(&self, batch: &RenewalBatch) -> Result<()> {
+        let leases = batch.leases().map(|(renewal, claim)| async move {
+            renewal.answer(self.renew_fixed(batch.clock(), claim).await?);
+            Ok(())
+        });
+        let renew_session = |(renewal, session)| self.sessions.renew(&self.factory, batch.clock(), renewal, session);
+        let sessions = batch.sessions().map(renew_session);
+        let (leases, sessions) = join(join_all(leases), join_all(sessions)).await;
+        leases.into_iter().chain(sessions).collect()
     }
 
     /// Renews a fixed lease, which has a session of its own.

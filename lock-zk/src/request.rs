@@ -21,7 +21,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The state of a lock, as a read shows it.
 enum Contended {
-    Held(Contention),
+    Held(Box<Contention>),
     Free(LockNode),
 }
 
@@ -66,7 +66,7 @@ impl ZkStore {
             // Most locks are used repeatedly.
             true => LockNode::Expected,
             false => match Box::pin(self.read_contention(claim)).await? {
-                Contended::Held(held) => return Ok(Attempt::Held(held)),
+                Contended::Held(held) => return Ok(Attempt::Held(*held)),
                 Contended::Free(lock_node) => lock_node,
             },
         };
@@ -123,7 +123,9 @@ impl ZkStore {
             }
         };
         Ok(match self.read(read).await? {
-            Ok(head) => Contended::Held(Contention::new(self.held_by_head(head), RETRY_INTERVAL.min(claim.ttl()))),
+            Ok(head) => {
+                Contended::Held(Box::new(Contention::new(self.held_by_head(head), RETRY_INTERVAL.min(claim.ttl()))))
+            }
             Err(lock_node) => Contended::Free(lock_node),
         })
     }

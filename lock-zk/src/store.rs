@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, Contention, Eviction, Guarantees, HeldBy, LockName, LockStore, Realm,
-    ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Guarantees, HeldBy, LockName, LockStore,
+    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 use zookeeper_client::Acls;
 
@@ -49,16 +49,11 @@ impl LockStore for ZkStore {
         self.wait_for_predecessor(claim).await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        let renew = |renewal| async move {
-            if let Err(error) = self.renew_one(batch, renewal).await {
-                batch.fail(error);
-            }
-        };
-        join_all(batch.iter().map(renew)).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.renew_batch(batch).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         self.release_claim(claim).await
     }
 
@@ -66,11 +61,24 @@ impl LockStore for ZkStore {
         None
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.read_holder(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        Ok(self.read_holder(name).await?.into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.list_held(after, limit).await
     }
 

@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use leasehold::store::{Attempt, Claim, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome};
+use leasehold::store::{Attempt, Claim, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome, Space};
 use leasehold::{BreakMode, Clock, ErrorKind, Fence, FencingToken, HeldBy, LockName, Locks};
 use lock_conformance::faults::{Call, Disturbance, Faulty};
 use lock_testkit::{Proxy, until};
@@ -84,7 +85,7 @@ async fn late_reply(deployment: Deployment) -> Verdict {
     let locks = locks(store);
     let refused = locks.lock(NAME).try_acquire().await.err().map(|error| error.kind());
     locks.close().await;
-    let free = deployment.open().await.inspect(&name()).await.unwrap().is_none();
+    let free = deployment.open().await.inspect(&name(), Space::Locks).await.unwrap().is_empty();
     if refused == Some(ErrorKind::TimedOut) && free { Verdict::Refused } else { Verdict::Broken }
 }
 
@@ -143,7 +144,7 @@ async fn unknown_and_cleaned_up(deployment: Deployment, store: Arc<Faulty>) -> V
     let locks = locks(store);
     let error = locks.lock(NAME).try_acquire().await.expect_err("the reply was lost");
     locks.close().await;
-    let free = deployment.open().await.inspect(&name()).await.unwrap().is_none();
+    let free = deployment.open().await.inspect(&name(), Space::Locks).await.unwrap().is_empty();
     if error.may_have_taken_effect() && free { Verdict::Unknown } else { Verdict::Broken }
 }
 
@@ -152,9 +153,9 @@ async fn expired_holder(deployment: Deployment) -> Verdict {
     let expired = Claim::new(name(), Deployment::TTL);
     assert!(matches!(store.request(&expired).await.unwrap(), Attempt::Granted(_)));
     let next = locks(deployment.open().await).lock(NAME).acquire().await.unwrap();
-    let released = store.release(&expired).await.unwrap();
+    let released = store.release(&expired, Duration::ZERO).await.unwrap();
     let renewed = renew(&*store, &expired).await;
-    let holder = store.inspect(&name()).await.unwrap().and_then(|by| by.holder);
+    let holder = store.inspect(&name(), Space::Locks).await.unwrap().pop().and_then(|by| by.holder);
     let untouched = holder == Some(next.holder());
     match (released, renewed) {
         (ReleaseOutcome::NotHeld, Some(RenewalOutcome::NotHeld)) if untouched => Verdict::Refused,
@@ -166,15 +167,15 @@ async fn late_renewal(deployment: Deployment) -> Verdict {
     let store = deployment.open().await;
     let released = Claim::new(name(), Deployment::TTL);
     assert!(matches!(store.request(&released).await.unwrap(), Attempt::Granted(_)));
-    store.release(&released).await.unwrap();
+    store.release(&released, Duration::ZERO).await.unwrap();
     let renewed = renew(&*store, &released).await;
-    let free = store.inspect(&name()).await.unwrap().is_none();
+    let free = store.inspect(&name(), Space::Locks).await.unwrap().is_empty();
     if renewed == Some(RenewalOutcome::NotHeld) && free { Verdict::Refused } else { Verdict::Broken }
 }
 
 async fn renew(store: &dyn LockStore, claim: &Claim) -> Option<RenewalOutcome> {
     let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
-    store.renew(&batch).await;
+    _ = store.renew(&batch).await;
     batch.iter().next().and_then(|entry| entry.outcome())
 }
 
@@ -184,7 +185,7 @@ async fn long_wait(deployment: Deployment) -> Verdict {
     holder.lost().await;
     drop(holder);
     let guard = waiting.await.unwrap().unwrap();
-    let holder = deployment.open().await.inspect(&name()).await.unwrap().and_then(|by| by.holder);
+    let holder = deployment.open().await.inspect(&name(), Space::Locks).await.unwrap().pop().and_then(|by| by.holder);
     if guard.is_valid() && holder == Some(guard.holder()) { Verdict::Refused } else { Verdict::Broken }
 }
 
@@ -222,5 +223,5 @@ async fn restarted_server(mut deployment: Deployment) -> Verdict {
 }
 
 async fn seen(deployment: &Deployment) -> HeldBy {
-    deployment.open().await.inspect(&name()).await.unwrap().unwrap()
+    deployment.open().await.inspect(&name(), Space::Locks).await.unwrap().pop().unwrap()
 }

@@ -15,7 +15,7 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     let name = store::name(&args.name)?;
     let locks = super::locks(url).await?;
     let nothing = |why: String| Err(Failure::new(status::NOTHING_DONE, why));
-    let Some(seen) = locks.inspect(&name).await? else {
+    let Some(seen) = locks.inspect(&name).await?.pop() else {
         return nothing(format!("\"{name}\" is free: there is nothing to break"));
     };
     if args.holder.is_some() && args.holder != seen.holder {
@@ -27,10 +27,10 @@ pub(crate) async fn run(args: Break, url: Option<&str>) -> Result<ExitCode, Fail
     }
     let how = if args.now { BreakMode::Now } else { BreakMode::Revoke };
     let Some(broken) = locks.break_lock(&name, &seen, how).await? else {
-        return nothing(describe_refusal(&name, &seen, locks.inspect(&name).await?.as_ref()));
+        return nothing(describe_refusal(&name, &seen, locks.inspect(&name).await?.pop().as_ref()));
     };
     // The state is read again: a lock without an end is not freed by waiting.
-    let after = locks.inspect(&name).await.ok().flatten();
+    let after = locks.inspect(&name).await.ok().and_then(|mut holders| holders.pop());
     let text = match args.json {
         true => as_json(&name, &broken, after.as_ref()),
         false => as_text(&name, &broken, after.as_ref(), args.now),

@@ -18,10 +18,11 @@ pub(crate) async fn run(args: List, store: Option<&str>) -> Result<(), Failure> 
         let page = locks.list(after.as_ref(), PAGE_SIZE).await?;
         let last = page.len() < PAGE_SIZE;
         after = page.last().map(|(name, _)| name.clone());
+        let holders = page.iter().flat_map(|(name, holders)| holders.iter().map(move |by| (name, by)));
         if args.json {
-            all.extend(page.iter().map(|(name, by)| output::json_of(name, Some(by))));
+            all.extend(holders.map(|(name, by)| output::json_of(name, Some(by))));
         } else {
-            for (name, by) in &page {
+            for (name, by) in holders {
                 output::print(&format!("{}\t{}", output::escape(name.as_str()), output::escape(&by.to_string())))?;
             }
         }

@@ -117,7 +117,8 @@ async fn acquire<G: Guard>(locks: &Locks<G>, name: &LockName, args: &Run, signal
 
 /// The failure of a try: names the holder, if it can be read.
 async fn contended<G: Guard>(locks: &Locks<G>, name: &LockName) -> Failure {
-    let by = locks.inspect(name).await.ok().flatten().map(|by| format!(" by {by}")).unwrap_or_default();
+    let holder = locks.inspect(name).await.ok().and_then(|mut holders| holders.pop());
+    let by = holder.map(|by| format!(" by {by}")).unwrap_or_default();
     Failure::new(status::NOT_FREE, format!("\"{name}\" is held{by}"))
 }
 

@@ -8,7 +8,7 @@ use crate::{output, store};
 /// it is read, so that a script which acts on it is wrong; `run --try` is the way to act.
 pub(crate) async fn run(args: Status, url: Option<&str>) -> Result<(), Failure> {
     let name = store::name(&args.name)?;
-    let by = super::locks(url).await?.inspect(&name).await?;
+    let by = super::locks(url).await?.inspect(&name).await?.pop();
     if args.json {
         return output::print(&output::json_of(&name, by.as_ref()).to_string());
     }

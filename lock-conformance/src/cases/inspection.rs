@@ -1,6 +1,7 @@
 //! P3 and P7: inspection and breaking of locks by operators.
 
-use lock_core::{BreakMode, Locks};
+use lock_core::{BreakMode, Locks, Space};
+use std::time::Duration;
 
 use crate::case::cases;
 use crate::context::{Context, name};
@@ -29,13 +30,13 @@ cases! { "inspection";
 
 async fn of_a_free_lock_shows_nobody(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("job"));
-    let by = store.inspect(&job).await?;
-    ensure!(by.is_none(), "a lock that was never held is shown as {by:?}");
+    let by = store.inspect(&job, Space::Locks).await?;
+    ensure!(by.is_empty(), "a lock that was never held is shown as {by:?}");
     let claim = cx.claim(&job);
     cx.expect_granted(&store, &claim).await?;
     cx.release_held(&store, &claim).await?;
-    let by = store.inspect(&job).await?;
-    ensure!(by.is_none(), "a released lock is shown as {by:?}");
+    let by = store.inspect(&job, Space::Locks).await?;
+    ensure!(by.is_empty(), "a released lock is shown as {by:?}");
     Ok(())
 }
 
@@ -56,7 +57,7 @@ async fn shows_what_the_holder_said_of_itself(cx: Context) -> CaseResult {
     let text = "backup of \"ledger\" % é {0}";
     let locks = Locks::builder_of(cx.open().await?).ttl(cx.long_ttl()).holder_info(text).build();
     let guard = locks.lock("job").acquire().await?;
-    let by = cx.open().await?.inspect(guard.name()).await?.ok_or("a held lock is shown as free")?;
+    let by = cx.open().await?.inspect(guard.name(), Space::Locks).await?.pop().ok_or("a held lock is shown as free")?;
     let info = by.info.ok_or("what the holder said of itself is not shown")?;
     ensure!(info.text == text, "the holder said {text:?}, and the store shows {:?}", info.text);
     ensure!(info.pid == std::process::id() && !info.host.is_empty(), "host or process are shown as {info:?}");
@@ -97,7 +98,7 @@ async fn of_an_ended_lease_shows_nobody(cx: Context) -> CaseResult {
     let granted = cx.expect_granted(&store, &claim).await?;
     cx.expect_holder(&store, &claim).await?;
     let until = granted.sent.after(granted.lease.ttl).after(cx.expiry_timeout());
-    while store.inspect(&job).await?.is_some() {
+    while !store.inspect(&job, Space::Locks).await?.is_empty() {
         ensure!(cx.clock.now() < until, "a lease that ended is still shown");
         tokio::time::sleep(cx.ttl / 20).await;
     }
@@ -113,8 +114,8 @@ async fn breaking_evicts_the_holder_that_was_seen(cx: Context) -> CaseResult {
         let seen = cx.expect_holder(&b, &claim).await?;
         let broken = b.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
         ensure!(broken.evicted.holder == Some(claim.holder()), "it is said that another was evicted: {broken:?}");
-        let by = a.inspect(&job).await?;
-        let still = by.is_some_and(|by| by.holder == Some(claim.holder()) && !by.revoked);
+        let by = a.inspect(&job, Space::Locks).await?;
+        let still = by.into_iter().next().is_some_and(|by| by.holder == Some(claim.holder()) && !by.revoked);
         ensure!(!still, "an evicted holder is still shown as the holder after {how:?}");
         let again = b.break_lock(&job, &seen, how).await?;
         ensure!(again.is_none(), "the same holder was evicted twice: {again:?}");
@@ -171,7 +172,7 @@ async fn breaking_now_excludes_no_later_holder(cx: Context) -> CaseResult {
     b.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let now = cx.claim(&job);
     cx.expect_granted(&b, &now).await?;
-    a.release(&evicted).await?;
+    a.release(&evicted, Duration::ZERO).await?;
     cx.expect_holder(&b, &now).await?;
     cx.release_held(&b, &now).await
 }
@@ -186,10 +187,10 @@ async fn a_revoked_lock_stays_blocked_and_belongs_to_nobody(cx: Context) -> Case
     if broken.free_in.is_zero() {
         return Err("a revoked lock is said to be free at once".into());
     }
-    let by = b.inspect(&job).await?.ok_or("a revoked lock is shown as free while it is blocked")?;
+    let by = b.inspect(&job, Space::Locks).await?.pop().ok_or("a revoked lock is shown as free while it is blocked")?;
     ensure!(by.revoked, "a revoked lock is not shown as revoked: {by:?}");
     cx.expect_held(&b, &cx.claim(&job)).await?;
-    a.release(&evicted).await?;
+    a.release(&evicted, Duration::ZERO).await?;
     cx.expect_held(&b, &cx.claim(&job)).await?;
     Ok(())
 }

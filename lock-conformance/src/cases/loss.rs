@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{BreakMode, ErrorKind, LossReason};
+use lock_core::{BreakMode, ErrorKind, LossReason, Space};
 
 use crate::case::cases;
 use crate::context::{Context, name};
@@ -123,7 +123,7 @@ async fn comes_with_the_next_renewal_after_a_break(cx: Context) -> CaseResult {
     for how in [BreakMode::Now, BreakMode::Revoke] {
         let other = locks.lock("other").ttl(cx.ttl).acquire().await?;
         let guard = locks.lock("job").ttl(cx.ttl).wait(cx.prompt_timeout()).acquire().await?;
-        let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+        let seen = store.inspect(&job, Space::Locks).await?.pop().ok_or("a held lock is shown as free")?;
         store.break_lock(&job, &seen, how).await?.ok_or("the holder that was seen was not evicted")?;
         // Renewals are answered, so it is not lost by time.
         let lost = tokio::time::timeout(guard.ttl() * 2 + Duration::from_secs(5), guard.lost()).await;
@@ -141,7 +141,7 @@ async fn after_a_break_comes_before_a_longer_belief(cx: Context) -> CaseResult {
     let (locks, store, job) = (cx.locks().await?, cx.open().await?, name("job"));
     let guard = locks.lock("job").ttl(cx.long_ttl()).acquire().await?;
     tokio::time::sleep(cx.ttl / 2).await;
-    let seen = store.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+    let seen = store.inspect(&job, Space::Locks).await?.pop().ok_or("a held lock is shown as free")?;
     store.break_lock(&job, &seen, BreakMode::Now).await?.ok_or("the holder that was seen was not evicted")?;
     let mut longest = guard.remaining();
     let mut renewal = std::pin::pin!(guard.renew());

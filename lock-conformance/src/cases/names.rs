@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lock_core::{Claim, LockName, LockStore};
+use lock_core::{Claim, LockName, LockStore, Space};
 
 use super::sample_names::{LOOKALIKES, UNICODE_LOOKALIKES};
 use crate::case::cases;
@@ -32,12 +32,12 @@ async fn expect_distinct(cx: &Context, texts: impl IntoIterator<Item = String>) 
     for claim in held.values() {
         cx.expect_holder(&b, claim).await?;
     }
-    let listed = b.list(None, held.len() + 1).await?;
+    let listed = b.list(Space::Locks, None, held.len() + 1).await?;
     let names: Vec<_> = listed.iter().map(|(name, _)| name).collect();
     ensure!(names.len() == held.len(), "{} locks are held, and {} are listed", held.len(), names.len());
     for ((listed, by), (name, claim)) in listed.iter().zip(&held) {
         ensure!(listed == name, "{name:?} is listed as {listed:?}");
-        ensure!(by.holder == Some(claim.holder()), "{name:?} is listed with another holder: {by:?}");
+        ensure!(by[0].holder == Some(claim.holder()), "{name:?} is listed with another holder: {by:?}");
     }
     for claim in held.values() {
         cx.release_held(&a, claim).await?;
@@ -108,7 +108,7 @@ async fn are_listed_as_they_are_in_byte_order(cx: Context) -> CaseResult {
         ["b", "a/b", "a", "a.b", "Z", "é", "z", "\u{10ffff}", "\u{e000}", "a b", "%", "aa", "A", "0", "a\u{7e}"];
     let store = cx.open().await?;
     let held = hold(&cx, &store, owned(&texts)).await?;
-    let listed: Vec<_> = store.list(None, 100).await?.into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = store.list(Space::Locks, None, 100).await?.into_iter().map(|(name, _)| name).collect();
     let expected: Vec<_> = held.into_keys().collect();
     ensure!(listed == expected, "listed: {listed:?}, in byte order: {expected:?}");
     Ok(())
@@ -121,7 +121,7 @@ async fn are_listed_page_by_page(cx: Context) -> CaseResult {
     for size in [1, 5, 23, 24] {
         let mut names: Vec<LockName> = Vec::new();
         loop {
-            let page = store.list(names.last(), size).await?;
+            let page = store.list(Space::Locks, names.last(), size).await?;
             ensure!(page.len() <= size, "a page of {size} has {} locks", page.len());
             if page.is_empty() {
                 break;
@@ -131,10 +131,10 @@ async fn are_listed_page_by_page(cx: Context) -> CaseResult {
         }
         ensure!(names.iter().eq(held.keys()), "pages of {size} give {names:?}");
     }
-    let after = store.list(Some(&name("job/b")), 100).await?;
+    let after = store.list(Space::Locks, Some(&name("job/b")), 100).await?;
     let expected = held.keys().filter(|held| held.as_str() > "job/b");
     ensure!(after.iter().map(|(name, _)| name).eq(expected), "after a name that is not held comes {after:?}");
-    let none = store.list(None, 0).await?;
+    let none = store.list(Space::Locks, None, 0).await?;
     ensure!(none.is_empty(), "a page of none has {} locks", none.len());
     Ok(())
 }
@@ -143,7 +143,7 @@ async fn of_free_locks_are_not_listed(cx: Context) -> CaseResult {
     let store = cx.open().await?;
     let held = hold(&cx, &store, owned(&["a", "b", "c"])).await?;
     cx.release_held(&store, &held[&name("b")]).await?;
-    let listed: Vec<_> = store.list(None, 10).await?.into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = store.list(Space::Locks, None, 10).await?.into_iter().map(|(name, _)| name).collect();
     ensure!(listed == ["a", "c"].map(name), "listed: {listed:?}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{BreakMode, Claim, ErrorKind, Fault, Faults, LockStore, RaiseOutcome, Retention};
+use lock_core::{BreakMode, Claim, ErrorKind, Fault, Faults, LockStore, RaiseOutcome, Retention, Space};
 
 use crate::case::cases;
 use crate::context::{Context, name};
@@ -148,7 +148,7 @@ async fn moves_no_end_of_a_lease(cx: Context) -> CaseResult {
     let number = granted.token()?.number();
     let until = granted.sent.after(granted.lease.ttl).after(cx.expiry_timeout());
     let mut raised = 0;
-    while b.inspect(&job).await?.is_some() {
+    while !b.inspect(&job, Space::Locks).await?.is_empty() {
         raised += 1;
         raise(&a, &claim, number + raised).await?;
         ensure!(cx.clock.now() < until, "raises kept the lease");

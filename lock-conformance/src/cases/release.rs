@@ -1,6 +1,7 @@
 //! P3 and P6: a release frees the lock of its own holder, completely.
 
-use lock_core::{Claim, ErrorKind, ReleaseOutcome};
+use lock_core::{Claim, ErrorKind, ReleaseOutcome, Space};
+use std::time::Duration;
 
 use crate::case::cases;
 use crate::context::{Context, name};
@@ -40,7 +41,7 @@ async fn frees_the_lock_at_once(cx: Context) -> CaseResult {
 async fn of_a_lock_that_is_not_held_succeeds(cx: Context) -> CaseResult {
     let (store, job) = (cx.open().await?, name("never held"));
     for claim in [cx.claim(&job), cx.queueing_claim(&job)] {
-        let found = store.release(&claim).await?;
+        let found = store.release(&claim, Duration::ZERO).await?;
         ensure!(found == ReleaseOutcome::NotHeld, "the release of a lock that nobody held found {found:?}");
     }
     cx.expect_free(&store, &job).await
@@ -51,7 +52,7 @@ async fn twice_finds_nothing_the_second_time(cx: Context) -> CaseResult {
     let claim = cx.claim(&job);
     cx.expect_granted(&store, &claim).await?;
     cx.release_held(&store, &claim).await?;
-    let found = store.release(&claim).await?;
+    let found = store.release(&claim, Duration::ZERO).await?;
     ensure!(found == ReleaseOutcome::NotHeld, "the second release found {found:?}");
     cx.expect_free(&store, &job).await
 }
@@ -61,7 +62,7 @@ async fn by_a_stranger_changes_nothing(cx: Context) -> CaseResult {
     let holder = cx.claim(&job);
     cx.expect_granted(&a, &holder).await?;
     for (handle, stranger) in [(&a, cx.claim(&job)), (&b, cx.claim(&job)), (&b, cx.queueing_claim(&job))] {
-        let found = handle.release(&stranger).await?;
+        let found = handle.release(&stranger, Duration::ZERO).await?;
         ensure!(found == ReleaseOutcome::NotHeld, "a stranger's release found {found:?}");
         cx.expect_holder(&b, &holder).await?;
         cx.expect_held(&b, &cx.claim(&job)).await?;
@@ -85,7 +86,7 @@ async fn stale_release(cx: Context, same: bool) -> CaseResult {
     let now = cx.claim(&job);
     let holder = if same { &a } else { &b };
     cx.expect_granted(holder, &now).await?;
-    let found = a.release(&earlier).await?;
+    let found = a.release(&earlier, Duration::ZERO).await?;
     ensure!(found == ReleaseOutcome::NotHeld, "a stale release found {found:?}");
     // A store that retries releases by itself would do so within this time.
     tokio::time::sleep(cx.ttl / 2).await;
@@ -121,7 +122,7 @@ async fn of_a_guard_says_that_it_was_held(cx: Context) -> CaseResult {
 async fn of_a_broken_guard_says_that_it_was_lost(cx: Context) -> CaseResult {
     let (locks, store) = (cx.locks().await?, cx.open().await?);
     let guard = locks.lock("job").acquire().await?;
-    let seen = store.inspect(&name("job")).await?.ok_or("a held lock is shown as free")?;
+    let seen = store.inspect(&name("job"), Space::Locks).await?.pop().ok_or("a held lock is shown as free")?;
     let broken = store.break_lock(&name("job"), &seen, lock_core::BreakMode::Now).await?;
     ensure!(broken.is_some(), "the holder that was seen was not evicted");
     match guard.release().await {
@@ -161,7 +162,7 @@ async fn by_a_waiter_gives_up_its_place(cx: Context) -> CaseResult {
     let (holder, waiter) = (cx.claim(&job), cx.queueing_claim(&job));
     cx.expect_granted(&a, &holder).await?;
     cx.expect_held(&b, &waiter).await?;
-    let found = b.release(&waiter).await?;
+    let found = b.release(&waiter, Duration::ZERO).await?;
     ensure!(found == ReleaseOutcome::NotHeld, "a waiter gave up its place, and the store says {found:?}");
     cx.release_held(&a, &holder).await?;
     cx.expect_free(&a, &job).await
@@ -172,7 +173,7 @@ async fn by_a_stranger_takes_no_place_from_a_waiter(cx: Context) -> CaseResult {
     let (holder, waiter) = (cx.claim(&job), cx.queueing_claim(&job));
     cx.expect_granted(&a, &holder).await?;
     cx.expect_held(&b, &waiter).await?;
-    b.release(&cx.claim(&job)).await?;
+    b.release(&cx.claim(&job), Duration::ZERO).await?;
     cx.release_held(&a, &holder).await?;
     cx.expect_held(&a, &cx.claim(&job)).await?;
     cx.acquire_within(&b, &waiter, cx.prompt_timeout()).await?;
@@ -185,7 +186,7 @@ async fn after_the_end_of_the_lease_finds_nothing(cx: Context) -> CaseResult {
     cx.expect_granted(&a, &earlier).await?;
     let now = cx.claim(&job);
     cx.acquire_within(&b, &now, cx.expiry_timeout()).await?;
-    let found = a.release(&earlier).await?;
+    let found = a.release(&earlier, Duration::ZERO).await?;
     ensure!(found == ReleaseOutcome::NotHeld, "a release after the end of the lease found {found:?}");
     cx.expect_holder(&a, &now).await?;
     cx.release_held(&b, &now).await

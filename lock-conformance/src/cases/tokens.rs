@@ -1,6 +1,6 @@
 //! P4: fencing tokens rise.
 
-use lock_core::{BreakMode, ErrorKind, Fault, FencingToken};
+use lock_core::{BreakMode, ErrorKind, Fault, FencingToken, Space};
 
 use crate::case::cases;
 use crate::context::{Context, name};
@@ -191,7 +191,7 @@ async fn stay_the_same_while_a_guard_is_renewed(cx: Context) -> CaseResult {
     let token = guard.token_if_any().cloned();
     guard.renew().await?;
     guard.renew().await?;
-    let by = store.inspect(guard.name()).await?.ok_or("a renewed lock is shown as free")?;
+    let by = store.inspect(guard.name(), Space::Locks).await?.pop().ok_or("a renewed lock is shown as free")?;
     ensure!(by.token == token, "renewing changed the token from {token:?} to {:?}", by.token);
     guard.release().await?;
     Ok(())

@@ -1,5 +1,6 @@
 //! P5 and P6: an unknown outcome is resolved or cleaned up.
 
+use lock_core::Space;
 use std::time::Duration;
 
 use crate::case::cases;
@@ -85,7 +86,7 @@ async fn repeat_request(cx: Context, step: Disturbance) -> CaseResult {
     faulty.script(Call::Request, [step, step]);
     let locks = locks_with_short_timeout(&cx, &faulty);
     let guard = locks.lock("job").wait(cx.prompt_timeout()).acquire().await?;
-    let by = b.inspect(&job).await?.ok_or("a held lock is shown as free")?;
+    let by = b.inspect(&job, Space::Locks).await?.pop().ok_or("a held lock is shown as free")?;
     ensure!(by.holder == Some(guard.holder()), "it holds the lock, and the store shows {by:?}");
     guard.release().await?;
     cx.expect_free_soon(&b, &job).await
@@ -96,8 +97,8 @@ async fn the_token_after_a_lost_reply_is_that_of_the_lease(cx: Context) -> CaseR
     faulty.script(Call::Request, [Disturbance::FailApplied]);
     let locks = locks_with_short_timeout(&cx, &faulty);
     let acquire = tokio::spawn(locks.lock("job").wait(cx.prompt_timeout()).acquire());
-    until(|| async { b.inspect(&job).await.is_ok_and(|by| by.is_some()) }).await;
-    let first = b.inspect(&job).await?.and_then(|by| by.token);
+    until(|| async { b.inspect(&job, Space::Locks).await.is_ok_and(|by| by.into_iter().next().is_some()) }).await;
+    let first = b.inspect(&job, Space::Locks).await?.pop().and_then(|by| by.token);
     let guard = acquire.await??;
     ensure!(guard.token_if_any().cloned() == first, "given {first:?}, then {:?}", guard.token_if_any());
     guard.release().await?;
@@ -122,7 +123,7 @@ async fn a_lost_reply_of_a_dropped_acquire_is_given_back_soon(cx: Context) -> Ca
     faulty.script(Call::Request, [Disturbance::LoseReply]);
     let locks = locks_with_short_timeout(&cx, &faulty);
     let acquire = tokio::spawn(locks.lock("job").acquire());
-    until(|| async { b.inspect(&job).await.is_ok_and(|by| by.is_some()) }).await;
+    until(|| async { b.inspect(&job, Space::Locks).await.is_ok_and(|by| by.into_iter().next().is_some()) }).await;
     acquire.abort();
     cx.expect_free_soon(&b, &job).await
 }

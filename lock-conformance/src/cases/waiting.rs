@@ -249,8 +249,8 @@ async fn shows_how_many_are_ahead(cx: Context) -> CaseResult {
     ensure!(waiting.by.ahead.is_none_or(|ahead| ahead == 2), "second in the queue, and {:?} ahead", waiting.by.ahead);
     let again = cx.expect_held(&b, &third).await?;
     ensure!(again.by.ahead == waiting.by.ahead, "asking again moved it to {:?}", again.by.ahead);
-    b.release(&third).await?;
-    a.release(&second).await?;
+    b.release(&third, Duration::ZERO).await?;
+    a.release(&second, Duration::ZERO).await?;
     cx.release_held(&a, &holder).await?;
     cx.expect_free(&a, &job).await
 }

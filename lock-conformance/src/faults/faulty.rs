@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, StoredRecord, TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
+    LockStore, Publisher, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, Space, StoredRecord,
+    TokenRaiser,
 };
 
 use super::disturbance::{Call, Disturbance, Mix};
@@ -96,27 +97,20 @@ impl Faulty {
     /// A batch of the same leases whose answers are discarded; `None` if the batch contains a
     /// session.
     fn copy(batch: &RenewalBatch) -> Option<RenewalBatch> {
-        let claim = |beat| match beat {
-            Beat::Lease(claim) => Some(claim.clone()),
-            Beat::Session(_) => None,
-        };
-        let claims: Option<Vec<Claim>> = batch.iter().map(|entry| claim(entry.of())).collect();
-        claims.map(|claims| RenewalBatch::new(batch.clock(), claims))
+        let claims: Vec<Claim> = batch.leases().map(|(_, claim)| claim.clone()).collect();
+        (claims.len() == batch.len()).then(|| RenewalBatch::new(batch.clock(), claims))
     }
 
-    async fn renew_copy(&self, batch: &RenewalBatch) -> Option<RenewalBatch> {
+    async fn renew_copy(&self, batch: &RenewalBatch) -> Option<(RenewalBatch, Result<()>)> {
         let copy = Faulty::copy(batch)?;
-        self.store.renew(&copy).await;
-        Some(copy)
+        let renewed = self.store.renew(&copy).await;
+        Some((copy, renewed))
     }
 
     fn spawn_renewal(&self, time: Duration, batch: &RenewalBatch) {
         if let Some(copy) = Faulty::copy(batch) {
             let store = self.store.clone();
-            spawn_after(time, async move {
-                store.renew(&copy).await;
-                Ok(())
-            });
+            spawn_after(time, async move { store.renew(&copy).await });
         }
     }
 }
@@ -143,30 +137,31 @@ impl LockStore for Faulty {
         self.store.wait(claim, held).await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
         let disturbance = self.plan().next(Call::Renew);
         match disturbance {
             Disturbance::Pass => self.store.renew(batch).await,
             Disturbance::Delay(time) | Disturbance::DelayBoth(time) => {
                 tokio::time::sleep(time).await;
-                self.store.renew(batch).await;
+                self.store.renew(batch).await
             }
             Disturbance::DelayReply(time) => match self.renew_copy(batch).await {
-                Some(copy) => {
+                Some((copy, renewed)) => {
                     tokio::time::sleep(time).await;
                     for (entry, copied) in batch.iter().zip(&copy) {
                         copied.outcome().into_iter().for_each(|answer| entry.answer(answer));
                     }
+                    renewed
                 }
                 None => {
                     tokio::time::sleep(time).await;
-                    self.store.renew(batch).await;
+                    self.store.renew(batch).await
                 }
             },
-            Disturbance::Fail => batch.fail(not_applied()),
+            Disturbance::Fail => Err(not_applied()),
             Disturbance::FailApplied => {
                 self.renew_copy(batch).await;
-                batch.fail(lost_reply());
+                Err(lost_reply())
             }
             Disturbance::LoseReply => {
                 self.renew_copy(batch).await;
@@ -175,19 +170,19 @@ impl LockStore for Faulty {
             Disturbance::Hang => pending().await,
             Disturbance::ApplyLate(time) => {
                 self.spawn_renewal(time, batch);
-                batch.fail(lost_reply());
+                Err(lost_reply())
             }
             Disturbance::ApplyTwice(time) => {
                 self.spawn_renewal(time, batch);
-                self.store.renew(batch).await;
+                self.store.renew(batch).await
             }
         }
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
         self.disturb(Call::Release, || {
             let (store, claim) = (self.store.clone(), claim.clone());
-            async move { store.release(&claim).await }
+            async move { store.release(&claim, linger).await }
         })
         .await
     }
@@ -196,12 +191,20 @@ impl LockStore for Faulty {
         self.store.token_raiser().map(|_| self as &dyn TokenRaiser)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.store.inspect(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        self.store.converter()
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.store.list(after, limit).await
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        self.store.publisher()
+    }
+
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
+        self.store.inspect(name, space).await
+    }
+
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.store.list(space, after, limit).await
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

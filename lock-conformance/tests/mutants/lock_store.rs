@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lock_conformance::async_trait;
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName, LockStore,
-    Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, TokenRaiser, WaitStyle,
+    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
+    LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Space, TokenRaiser, WaitStyle,
 };
 
 use super::flaw::Flaw;
@@ -44,31 +44,31 @@ impl LockStore for Mutant {
         }
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        for (at, entry) in batch.iter().enumerate() {
-            let Beat::Lease(claim) = entry.of() else { continue };
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        for (at, (entry, claim)) in batch.leases().enumerate() {
             if self.flaw == Flaw::AnswersAHundredRenewals && at >= 100 {
-                return;
+                return Ok(());
             }
             if let Some(answer) = self.renew_one(batch.clock(), claim).await {
                 if self.flaw == Flaw::OneUnknownEntrySpoilsTheRest && answer == RenewalOutcome::NotHeld {
                     batch.iter().skip(at).for_each(|rest| rest.answer(answer));
-                    return;
+                    return Ok(());
                 }
                 entry.answer(answer);
             }
         }
+        Ok(())
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
         let shadow = self.shadow(claim);
-        let by = self.inner.inspect(shadow.name()).await?;
+        let by = self.inner.inspect(shadow.name(), Space::Locks).await?.pop();
         let revoked = by.as_ref().is_some_and(|by| by.revoked);
         let holds = by.is_some_and(|by| by.holder == Some(shadow.holder()));
         match self.flaw {
             Flaw::ReleaseIgnoresTheHolder => {
                 let found = self.break_any_holder(shadow.name()).await?;
-                return Ok(if found { ReleaseOutcome::Held } else { self.inner.release(shadow).await? });
+                return Ok(if found { ReleaseOutcome::Held } else { self.inner.release(shadow, linger).await? });
             }
             Flaw::ReleaseIsRepeatedByName => {
                 let (again, name) = (self.clone(), shadow.name().clone());
@@ -87,16 +87,16 @@ impl LockStore for Mutant {
                 return Err(Error::refused(ErrorKind::Protocol, "it is not held"));
             }
             Flaw::ReleaseSaysHeldAlways => {
-                self.inner.release(shadow).await?;
+                self.inner.release(shadow, linger).await?;
                 return Ok(ReleaseOutcome::Held);
             }
             Flaw::ReleaseSaysNotHeldAlways => {
-                self.inner.release(shadow).await?;
+                self.inner.release(shadow, linger).await?;
                 return Ok(ReleaseOutcome::NotHeld);
             }
             _ => {}
         }
-        let found = self.inner.release(shadow).await;
+        let found = self.inner.release(shadow, linger).await;
         if self.flaw == Flaw::TokenRestartsOnRelease {
             locked(&self.state.tokens).remove(claim.name());
         }
@@ -107,26 +107,37 @@ impl LockStore for Mutant {
         Some(self)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        if self.flaw == Flaw::ShowsNobody {
-            return Ok(None);
-        }
-        let by = self.inner.inspect(&self.name(name)).await?;
-        Ok(by.filter(|by| !(self.flaw == Flaw::HidesTheRevoked && by.revoked)).map(|by| self.outer_view(by)))
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
+        if self.flaw == Flaw::ShowsNobody {
+            return Ok(Vec::new());
+        }
+        let by = self.inner.inspect(&self.name(name), space).await?.into_iter();
+        let shown = by.filter(|by| !(self.flaw == Flaw::HidesTheRevoked && by.revoked));
+        Ok(shown.map(|by| self.outer_view(by)).collect())
+    }
+
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let after = after.filter(|_| self.flaw != Flaw::ListIgnoresAfter);
         let limit = if self.flaw == Flaw::ListIgnoresTheLimit { usize::MAX } else { limit };
-        let mut listed = self.inner.list(after, limit).await?;
+        let mut listed = self.inner.list(space, after, limit).await?;
         match self.flaw {
             Flaw::ListIsUnordered => listed.reverse(),
             Flaw::ListLosesOne => drop(listed.pop()),
             _ => {}
         }
         let outside = |by: &HeldBy| by.holder.and_then(|holder| locked(&self.state.claims).get(&holder).cloned());
-        let named =
-            |(name, by): (LockName, HeldBy)| (outside(&by).map_or(name, |c| c.name().clone()), self.outer_view(by));
+        let named = |(name, by): (LockName, Vec<HeldBy>)| {
+            let name = by.iter().find_map(outside).map_or(name, |claim| claim.name().clone());
+            (name, by.into_iter().map(|by| self.outer_view(by)).collect())
+        };
         Ok(listed.into_iter().map(named).collect())
     }
 
@@ -136,7 +147,7 @@ impl LockStore for Mutant {
         let mut how = how;
         match self.flaw {
             Flaw::BreakIgnoresWhatWasSeen => {
-                if let Some(now) = self.inner.inspect(&name).await? {
+                if let Some(now) = self.inner.inspect(&name, Space::Locks).await?.pop() {
                     hidden = now;
                 }
             }

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use lock_core::{BreakMode, Claim, FencingToken, HeldBy, Holder, LockName, LockStore, MemoryStore, Realm, Result};
+use lock_core::{
+    BreakMode, Claim, FencingToken, HeldBy, Holder, LockName, LockStore, MemoryStore, Realm, Result, Space,
+};
 
 use super::flaw::Flaw;
 
@@ -125,7 +127,7 @@ impl Mutant {
 
     /// Breaks the lock of any holder; returns whether there was one.
     pub(super) async fn break_any_holder(&self, name: &LockName) -> Result<bool> {
-        match self.inner.inspect(name).await? {
+        match self.inner.inspect(name, Space::Locks).await?.pop() {
             Some(seen) => Ok(self.inner.break_lock(name, &seen, BreakMode::Now).await?.is_some()),
             None => Ok(false),
         }

@@ -1,6 +1,6 @@
 //! The renewals of a [`Mutant`].
 
-use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome};
+use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Space};
 
 use super::flaw::Flaw;
 use super::mutant::{Mutant, locked};
@@ -10,22 +10,22 @@ impl Mutant {
         let shadow = self.shadow(claim);
         match self.flaw {
             Flaw::RenewsWithoutExtending => {
-                let by = self.inner.inspect(shadow.name()).await.ok()?;
-                let held = by.is_some_and(|by| by.holder == Some(shadow.holder()));
+                let by = self.inner.inspect(shadow.name(), Space::Locks).await.ok()?;
+                let held = by.into_iter().next().is_some_and(|by| by.holder == Some(shadow.holder()));
                 return Some(if held { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld });
             }
             Flaw::RenewsWhoeverHolds => {
-                let by = self.inner.inspect(shadow.name()).await.ok()??;
+                let by = self.inner.inspect(shadow.name(), Space::Locks).await.ok()?.pop()?;
                 let holder = locked(&self.state.claims).get(&by.holder?).cloned()?;
                 let batch = RenewalBatch::new(clock, [self.shadow(&holder).clone()]);
-                self.inner.renew(&batch).await;
+                _ = self.inner.renew(&batch).await;
                 return batch.iter().next()?.outcome();
             }
             Flaw::RefusesRenewals => return Some(RenewalOutcome::NotHeld),
             _ => {}
         }
         let batch = RenewalBatch::new(clock, [shadow.clone()]);
-        self.inner.renew(&batch).await;
+        _ = self.inner.renew(&batch).await;
         let answer = batch.iter().next()?.outcome()?;
         match (self.flaw, answer) {
             (Flaw::RenewsWhatIsNotHeld, RenewalOutcome::NotHeld) => Some(RenewalOutcome::HeldFor(claim.ttl())),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{
     Attempt, Claim, Clock, Contention, Effect, Error, ErrorKind, FencingToken, HeldBy, Lease, LockStore, Realm,
-    RenewalBatch, Result, Retention,
+    RenewalBatch, Result, Retention, Space,
 };
 
 use super::flaw::Flaw;
@@ -42,17 +42,17 @@ impl Mutant {
         let shadow = self.shadow(claim);
         match self.flaw {
             Flaw::WaitersMoveToTheEnd if is_repeated => {
-                let by = self.inner.inspect(shadow.name()).await?;
-                if by.is_some_and(|by| by.holder != Some(shadow.holder())) {
-                    self.inner.release(shadow).await?;
+                let by = self.inner.inspect(shadow.name(), Space::Locks).await?;
+                if by.into_iter().next().is_some_and(|by| by.holder != Some(shadow.holder())) {
+                    self.inner.release(shadow, Duration::ZERO).await?;
                 }
             }
             Flaw::TryExtendsTheLeaseInTheWay => {
-                let by = self.inner.inspect(shadow.name()).await?;
-                let holder = by.and_then(|by| locked(&self.state.claims).get(&by.holder?).cloned());
+                let by = self.inner.inspect(shadow.name(), Space::Locks).await?;
+                let holder = by.into_iter().next().and_then(|by| locked(&self.state.claims).get(&by.holder?).cloned());
                 if let Some(holder) = holder {
                     let batch = RenewalBatch::new(&Clock::system(), [self.shadow(&holder).clone()]);
-                    self.inner.renew(&batch).await;
+                    _ = self.inner.renew(&batch).await;
                 }
             }
             Flaw::GrantsWhatIsHeld => {
@@ -63,7 +63,7 @@ impl Mutant {
         let attempt = self.request_inner(claim).await?;
         Ok(match (self.flaw, attempt) {
             (Flaw::WaitsForTheEndOfTheLease, Attempt::Held(held)) => {
-                self.inner.release(shadow).await?;
+                self.inner.release(shadow, Duration::ZERO).await?;
                 Attempt::Held(Contention::new(held.by.clone(), held.by.remaining.unwrap_or(claim.ttl())))
             }
             (_, attempt) => attempt,
@@ -72,13 +72,13 @@ impl Mutant {
 
     async fn request_last_first(&self, claim: &Claim, is_repeated: bool) -> Result<Attempt> {
         let last = self.join_queue(claim);
-        let by = self.inspect(claim.name()).await?;
-        if is_repeated && !last && by.is_none() {
+        let by = self.inspect(claim.name(), Space::Locks).await?;
+        if is_repeated && !last && by.is_empty() {
             return Ok(Attempt::Held(Contention::new(HeldBy::default(), Duration::from_millis(5))));
         }
         let attempt = self.request_inner(claim).await?;
         if let Attempt::Held(waiting) = attempt {
-            self.inner.release(self.shadow(claim)).await?;
+            self.inner.release(self.shadow(claim), Duration::ZERO).await?;
             return Ok(Attempt::Held(Contention::new(waiting.by, Duration::from_millis(5))));
         }
         if let Some(queue) = locked(&self.state.waiting).get_mut(claim.name()) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Faults, FencingToken, Guarantees,
-    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Realm, ReleaseOutcome, Renewal, RenewalBatch,
-    RenewalOutcome, Result, Retention, Session, TokenRaiser, WaitStyle,
+    Attempt, BreakMode, Claim, Clock, ClockKind, Contention, Converter, Eviction, Expiry, Faults, FencingToken,
+    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Publisher, Realm, ReleaseOutcome,
+    Renewal, RenewalBatch, RenewalOutcome, Result, Retention, Session, Space, TokenRaiser, WaitStyle,
 };
 
 use super::session_flaw::SessionFlaw;
@@ -292,27 +292,26 @@ impl LockStore for Sessions {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        for renewal in batch {
-            match renewal.of() {
-                Beat::Session(session) => self.round(renewal, session).await,
-                Beat::Lease(claim) => {
-                    let until = Until::Moment(self.clock.now().after(claim.ttl()));
-                    let mut server = self.server();
-                    let record = server.records.get_mut(claim.name()).filter(|record| record.holder == claim.holder());
-                    renewal.answer(match record {
-                        Some(record) => {
-                            record.until = until;
-                            RenewalOutcome::HeldFor(claim.ttl())
-                        }
-                        None => RenewalOutcome::NotHeld,
-                    });
-                }
-            }
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        for (renewal, session) in batch.sessions() {
+            self.round(renewal, session).await;
         }
+        for (renewal, claim) in batch.leases() {
+            let until = Until::Moment(self.clock.now().after(claim.ttl()));
+            let mut server = self.server();
+            let record = server.records.get_mut(claim.name()).filter(|record| record.holder == claim.holder());
+            renewal.answer(match record {
+                Some(record) => {
+                    record.until = until;
+                    RenewalOutcome::HeldFor(claim.ttl())
+                }
+                None => RenewalOutcome::NotHeld,
+            });
+        }
+        Ok(())
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         let mut server = self.server();
         if !server.has(claim) {
             return Ok(ReleaseOutcome::NotHeld);
@@ -330,16 +329,29 @@ impl LockStore for Sessions {
         None
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let server = self.server();
-        Ok(server.records.get(name).map(|record| self.held_by(&server, record)))
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        let server = self.server();
+        Ok(server.records.get(name).map(|record| self.held_by(&server, record)).into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let server = self.server();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let held = server.records.range::<LockName, _>((from, Bound::Unbounded)).take(limit);
-        Ok(held.map(|(name, record)| (name.clone(), self.held_by(&server, record))).collect())
+        Ok(held.map(|(name, record)| (name.clone(), vec![self.held_by(&server, record)])).collect())
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

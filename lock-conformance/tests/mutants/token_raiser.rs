@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use lock_conformance::async_trait;
 use lock_core::{
-    Claim, Clock, FencingToken, LockStore, RaiseOutcome, RecordStore, RenewalBatch, Result, StoredRecord, TokenRaiser,
+    Claim, Clock, FencingToken, LockStore, RaiseOutcome, RecordStore, RenewalBatch, Result, Space, StoredRecord,
+    TokenRaiser,
 };
 
 use super::flaw::Flaw;
@@ -58,8 +59,8 @@ impl Mutant {
     }
 
     async fn holder_of(&self, shadow: &Claim) -> Result<Option<Claim>> {
-        let by = self.inner.inspect(shadow.name()).await?;
-        Ok(by.and_then(|by| locked(&self.state.claims).get(&by.holder?).cloned()))
+        let by = self.inner.inspect(shadow.name(), Space::Locks).await?;
+        Ok(by.into_iter().next().and_then(|by| locked(&self.state.claims).get(&by.holder?).cloned()))
     }
 }
 
@@ -82,7 +83,7 @@ impl TokenRaiser for Mutant {
             }
             Flaw::RaiseRenews => {
                 let batch = RenewalBatch::new(&Clock::system(), [shadow.clone()]);
-                self.inner.renew(&batch).await;
+                _ = self.inner.renew(&batch).await;
             }
             _ => {}
         }

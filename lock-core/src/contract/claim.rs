@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::deadline::Deadline;
 use crate::observe;
-use crate::words::{Clock, Holder, HolderInfo, LockName, LossReason, Moment};
+use crate::words::{Clock, Holder, HolderInfo, LockName, LossReason, Moment, Share};
 
 /// The wish of one holder to have one name for a TTL. A store is asked with a claim, and a retry
 /// uses the same claim.
@@ -32,6 +32,7 @@ pub struct Claim(Arc<Inner>);
 struct Inner {
     name: LockName,
     holder: Holder,
+    share: Share,
     ttl: Duration,
     fixed: bool,
     queues: bool,
@@ -79,6 +80,7 @@ impl Claim {
         Claim(Arc::new(Inner {
             name,
             holder,
+            share: Share::Lock,
             ttl,
             fixed,
             queues,
@@ -102,6 +104,12 @@ impl Claim {
         self.0.holder
     }
 
+    /// The part of the name that it asks for. The core asks no store for a share that its
+    /// guarantees do not [offer](crate::Guarantees::offers).
+    pub fn share(&self) -> Share {
+        self.0.share
+    }
+
     /// Time for which the store shall keep the lease if it is not renewed.
     pub fn ttl(&self) -> Duration {
         self.0.ttl
@@ -113,8 +121,9 @@ impl Claim {
         self.0.fixed
     }
 
-    /// True if the claim enters the store's queue when the lock is held. Otherwise a request for a
-    /// held lock must write nothing.
+    /// True if the claim waits when the lock is held: it enters the store's queue, or leaves a mark
+    /// that keeps later readers from starving it. Otherwise a request for a held lock must write
+    /// nothing.
     pub fn queues(&self) -> bool {
         self.0.queues
     }
@@ -228,6 +237,7 @@ impl fmt::Debug for Claim {
         f.debug_struct("Claim")
             .field("name", &self.0.name)
             .field("holder", &self.0.holder)
+            .field("share", &self.0.share)
             .field("ttl", &self.0.ttl)
             .field("fixed", &self.0.fixed)
             .field("queues", &self.0.queues)

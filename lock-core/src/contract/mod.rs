@@ -12,6 +12,6 @@ pub use self::answer::{
     Attempt, BreakMode, Contention, Eviction, Lease, RaiseOutcome, ReleaseOutcome, Retention, StoredRecord,
 };
 pub use self::claim::Claim;
-pub use self::renewal_batch::{Beat, Renewal, RenewalBatch, RenewalOutcome};
+pub use self::renewal_batch::{Renewal, RenewalBatch, RenewalOutcome};
 pub use self::session::{PendingSession, Session};
-pub use self::store::{LockStore, RecordStore, TokenRaiser};
+pub use self::store::{Converter, LockStore, Publisher, RecordStore, TokenRaiser};

@@ -26,16 +26,6 @@ pub struct Renewal {
     outcome: OnceLock<RenewalOutcome>,
 }
 
-/// Subject of one renewal.
-#[derive(Clone, Copy, Debug)]
-pub enum Beat<'a> {
-    /// A lease with a TTL of its own.
-    Lease(&'a Claim),
-    /// A session that carries leases: [`kit::Sessions`](crate::kit::Sessions) answers it, in the
-    /// only order that is safe.
-    Session(&'a Session),
-}
-
 /// A store's answer to one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewalOutcome {
@@ -67,6 +57,17 @@ impl RenewalBatch {
         self.entries.iter()
     }
 
+    /// The entries of leases with TTLs of their own.
+    pub fn leases(&self) -> impl Iterator<Item = (&Renewal, &Claim)> {
+        self.iter().filter_map(|entry| entry.session.only_claim().map(|claim| (entry, claim)))
+    }
+
+    /// The entries of sessions that carry leases: [`kit::Sessions`](crate::kit::Sessions) answers
+    /// them, in the only order that is safe. A store without sessions has none.
+    pub fn sessions(&self) -> impl Iterator<Item = (&Renewal, &Session)> {
+        self.iter().filter(|entry| entry.session.only_claim().is_none()).map(|entry| (entry, &entry.session))
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -87,18 +88,16 @@ impl RenewalBatch {
         &self.clock
     }
 
-    /// Reports why entries stay unanswered, for people. The first reason stays. Where the same
-    /// failure shows that the entries are not held, a store reports the failure first and then
-    /// answers.
-    pub fn fail(&self, error: Error) {
+    /// Notes why entries stay unanswered, for people. The first reason stays.
+    pub(crate) fn note_failure(&self, error: Error) {
         for entry in self.entries.iter().filter(|entry| entry.outcome().is_none()) {
             entry.session.schedule().note_failure(error.clone());
         }
         locked(&self.failure).get_or_insert(error);
     }
 
-    /// Reason why entries stayed unanswered, if the store reported one.
-    pub fn failure(&self) -> Option<Error> {
+    /// Reason why entries stayed unanswered, if there is one.
+    pub(crate) fn failure(&self) -> Option<Error> {
         locked(&self.failure).clone()
     }
 }
@@ -113,14 +112,6 @@ impl<'a> IntoIterator for &'a RenewalBatch {
 }
 
 impl Renewal {
-    /// Subject of this renewal.
-    pub fn of(&self) -> Beat<'_> {
-        match self.session.only_claim() {
-            Some(claim) => Beat::Lease(claim),
-            None => Beat::Session(&self.session),
-        }
-    }
-
     /// Answers this entry. The answer takes effect at once, and only the first one counts.
     pub fn answer(&self, renewed: RenewalOutcome) {
         if self.outcome.set(renewed).is_err() {
@@ -131,11 +122,17 @@ impl Renewal {
             // A heartbeat that was sent after this batch cannot be counted from a moment before it;
             // the moment of the batch is always safe.
             RenewalOutcome::HeldSince(sent, ttl) => self.session.confirm(sent.min(self.sent), ttl),
-            RenewalOutcome::NotHeld => self.session.end(match self.of() {
-                Beat::Lease(_) => LossReason::NotHeld,
-                Beat::Session(_) => LossReason::SessionEnded,
+            RenewalOutcome::NotHeld => self.session.end(match self.session.only_claim() {
+                Some(_) => LossReason::NotHeld,
+                None => LossReason::SessionEnded,
             }),
         }
+    }
+
+    /// Answers that the holder does not hold it, with the reason for people.
+    pub fn lost(&self, why: Error) {
+        self.session.schedule().note_failure(why);
+        self.answer(RenewalOutcome::NotHeld);
     }
 
     /// Reports that the session no longer has the entry of this claim: that one lease is lost.
@@ -161,7 +158,7 @@ impl fmt::Debug for RenewalBatch {
 
 impl fmt::Debug for Renewal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewal").field("of", &self.of()).field("answer", &self.outcome()).finish()
+        f.debug_struct("Renewal").field("session", &self.session).field("answer", &self.outcome()).finish()
     }
 }
 
@@ -181,11 +178,11 @@ mod tests {
         let entry = batch.iter().next().expect("one");
         let validity = Validity::new(claim, entry.session().clone());
         assert!(validity.renewal_failure().is_none());
-        batch.fail(Error::refused(ErrorKind::Unavailable, "the disk is full"));
+        batch.note_failure(Error::refused(ErrorKind::Unavailable, "the disk is full"));
         assert_eq!(validity.renewal_failure().expect("it failed").to_string(), "the disk is full");
         entry.answer(RenewalOutcome::HeldFor(Duration::from_secs(30)));
         assert!(validity.renewal_failure().is_none(), "it was confirmed since");
-        batch.fail(Error::refused(ErrorKind::Unavailable, "others stay unanswered"));
+        batch.note_failure(Error::refused(ErrorKind::Unavailable, "others stay unanswered"));
         assert!(validity.renewal_failure().is_none());
     }
 }

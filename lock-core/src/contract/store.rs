@@ -1,13 +1,14 @@
 //! [`LockStore`]: the contract for stores.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::answer::{Attempt, BreakMode, Contention, Eviction, RaiseOutcome, ReleaseOutcome, StoredRecord};
+use super::answer::{Attempt, BreakMode, Contention, Eviction, Lease, RaiseOutcome, ReleaseOutcome, StoredRecord};
 use super::claim::Claim;
 use super::renewal_batch::RenewalBatch;
-use crate::words::{Guarantees, HeldBy, LockName, Realm, Result};
+use crate::words::{Guarantees, HeldBy, LockName, Realm, Result, Share, Space};
 
 /// The contract for stores: single steps only.
 ///
@@ -31,7 +32,12 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// The realm of its tokens.
     fn realm(&self) -> Realm;
 
-    /// Requests the lock. It is idempotent by holder: a retry gives the same lease with the same
+    /// Requests the lock, or the [share](Claim::share) of it that the claim asks for: granted if and
+    /// only if the holders of the name, this one counted, are no more than the smallest of their
+    /// [limits](Share::limit). For a lock that means: if nobody else holds it. The core never asks
+    /// for a share that the store does not [offer](Guarantees::offers).
+    ///
+    /// It is idempotent by holder: a retry gives the same lease with the same
     /// token and a full TTL, and never blocks itself. A claim stays on the session that carries it
     /// for as long as that session is valid, since the holder's belief rests on it. If the lock is
     /// held, the claim enters the store's queue if and only if [`claim.queues()`](Claim::queues)
@@ -51,35 +57,51 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()>;
 
     /// Renews leases and sessions that are still held; it never acquires. Each entry is answered as
-    /// soon as its answer is known. An entry without an answer is unknown, and
-    /// [`RenewalBatch::fail`] may report why.
-    async fn renew(&self, batch: &RenewalBatch);
+    /// soon as its answer is known, and one failure must not keep the others from an answer. An
+    /// entry without an answer is unknown.
+    ///
+    /// # Errors
+    ///
+    /// Any: the reason why entries stay unanswered, for people.
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()>;
 
     /// Gives back the lease of this claim, and its entry in the queue. It changes nothing of
-    /// another holder, and must succeed if the lock is not held.
+    /// another holder, and must succeed if the lock is not held. Afterwards nobody holds it; for
+    /// `linger` nobody gets it either. The core passes zero to a store that does not offer
+    /// [`Linger`](crate::Offer::Linger).
     ///
     /// # Errors
     ///
     /// Unavailable, timed out, denied, or a protocol error.
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome>;
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome>;
 
     /// Raises the token of a lease, so that the members of a [`Quorum`](crate::Quorum) can agree on
     /// one. `None` for a store whose server chooses the tokens itself, such as revisions.
     fn token_raiser(&self) -> Option<&dyn TokenRaiser>;
 
-    /// The holder of the lock; `None` if it is free.
-    ///
-    /// # Errors
-    ///
-    /// As for [`request`](LockStore::request).
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>>;
+    /// Converts a holder's share to another one. `None` for a store that offers neither
+    /// [`Downgrade`](crate::Offer::Downgrade) nor [`Upgrade`](crate::Offer::Upgrade).
+    fn converter(&self) -> Option<&dyn Converter>;
 
-    /// Up to `limit` held locks whose names come after `after`, in the byte order of their names.
+    /// Publishes values of holders. `None` for a store that does not offer
+    /// [`Publish`](crate::Offer::Publish).
+    fn publisher(&self) -> Option<&dyn Publisher>;
+
+    /// The holders of this name; empty if it is free. The core asks for the space of permits only
+    /// where they are [offered](crate::Offer::Permits), here and in [`list`](LockStore::list).
     ///
     /// # Errors
     ///
     /// As for [`request`](LockStore::request).
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>>;
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>>;
+
+    /// Up to `limit` held names of this space that come after `after`, in their byte order, with
+    /// their holders.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request).
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>>;
 
     /// Ends the lease of the holder that was `seen`, and of no other; `None` if that holder no
     /// longer has it.
@@ -148,4 +170,40 @@ pub trait RecordStore: Send + Sync {
     ///
     /// As for [`LockStore::request`].
     async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool>;
+}
+
+/// Converts a holder's share to another one, such as a writer's to a reader's.
+#[async_trait]
+pub trait Converter: Send + Sync {
+    /// Converts the share of this claim's lease to `to`. It is one step on the server, and never
+    /// waits. `None` if other holders are in the way, or the claim does not hold the name: nothing
+    /// changed.
+    ///
+    /// A downgrade keeps the token's number and the place in the queue. An upgrade takes a fresh
+    /// number, since others had greater ones meanwhile. It is idempotent by holder and `to`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockStore::request`].
+    async fn convert(&self, claim: &Claim, to: Share) -> Result<Option<Lease>>;
+}
+
+/// Publishes values of holders: what a holder shows to everybody, for as long as it holds.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Replaces the value of this claim's lease, as [`HeldBy::value`] shows it. It is one step on
+    /// the server, conditional on the holder; renewals keep the value.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockStore::request`].
+    async fn publish(&self, claim: &Claim, value: &[u8]) -> Result<ReleaseOutcome>;
+
+    /// Waits for a hint that holder or value may differ from what was `seen`. It writes nothing,
+    /// may return early, may be dropped, and may pend for ever, as [`LockStore::wait`].
+    ///
+    /// # Errors
+    ///
+    /// Any; the core then looks again after a while.
+    async fn changed(&self, name: &LockName, seen: &[HeldBy]) -> Result<()>;
 }

@@ -34,14 +34,10 @@ impl RenewalRound {
         // After the end of their validity an answer would come too late.
         let valid = self.batch.iter().map(|entry| entry.session().remaining()).max().unwrap_or_default();
         let limit = self.engine.call_timeout.min(valid);
-        let renewing = async {
-            self.engine.store.renew(&self.batch).await;
-            Ok(())
-        };
-        match tokio::time::timeout(limit, catch_panic("a renewal", renewing)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.batch.fail(error),
-            Err(_) => self.batch.fail(self.engine.no_answer("renewing")),
+        let renewing = catch_panic("a renewal", self.engine.store.renew(&self.batch));
+        let renewed = tokio::time::timeout(limit, renewing).await;
+        if let Err(error) = renewed.unwrap_or_else(|_| Err(self.engine.no_answer("renewing"))) {
+            self.batch.note_failure(error);
         }
     }
 

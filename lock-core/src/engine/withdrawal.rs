@@ -115,7 +115,7 @@ impl Withdrawal {
         let claim = &self.state.claim;
         let release = self.state.calls.release.get_or_insert_with(|| {
             let (store, claim) = (self.engine.store.clone(), claim.clone());
-            boxed(async move { store.release(&claim).await })
+            boxed(async move { store.release(&claim, Duration::ZERO).await })
         });
         let answer = tokio::time::timeout(self.engine.call_timeout, catch_panic("a release", release)).await;
         self.state.calls.release = None;

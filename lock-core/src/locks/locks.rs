@@ -12,7 +12,7 @@ use super::settings;
 use super::settings::Settings;
 use crate::contract::{BreakMode, Eviction, LockStore};
 use crate::engine::Engine;
-use crate::words::{Clock, Error, ErrorKind, Guarantees, HeldBy, HolderInfo, LockName, Realm, Result};
+use crate::words::{Clock, Error, ErrorKind, Guarantees, HeldBy, HolderInfo, LockName, Realm, Result, Space};
 use crate::{engine, runtime};
 
 /// The locks of one store. Cloning is cheap and gives the same locks.
@@ -110,7 +110,7 @@ impl<G: Guard> Locks<G> {
         Lock::new(&self.owner, name.as_ref())
     }
 
-    /// The holder of the lock of this name; `None` if it is free.
+    /// The holders of the lock of this name; empty if it is free.
     ///
     /// # Errors
     ///
@@ -121,12 +121,13 @@ impl<G: Guard> Locks<G> {
     /// # Cancel safety
     ///
     /// It changes nothing.
-    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Option<HeldBy>> {
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<HeldBy>> {
         let name = LockName::new(name)?;
-        self.engine().bounded("inspecting", self.engine().store.inspect(&name)).await
+        self.engine().bounded("inspecting", self.engine().store.inspect(&name, Space::Locks)).await
     }
 
-    /// Up to `limit` held locks whose names come after `after`, in the byte order of their names.
+    /// Up to `limit` held locks whose names come after `after`, in the byte order of their names,
+    /// with their holders.
     ///
     /// # Errors
     ///
@@ -135,8 +136,8 @@ impl<G: Guard> Locks<G> {
     /// # Cancel safety
     ///
     /// It changes nothing.
-    pub async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.engine().bounded("listing", self.engine().store.list(after, limit)).await
+    pub async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.engine().bounded("listing", self.engine().store.list(Space::Locks, after, limit)).await
     }
 
     /// Ends the lease of the holder that was `seen`, and of no other; `None` if that holder no

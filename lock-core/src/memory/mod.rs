@@ -18,14 +18,14 @@ use self::session::{ClaimState, MemorySession};
 use self::shared::Memory;
 use self::state::{Held, LeaseEnd, State};
 use crate::contract::{
-    Attempt, Beat, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, RecordStore, ReleaseOutcome,
-    RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, Publisher, RaiseOutcome, RecordStore,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
 };
 use crate::kit::Sessions;
 use crate::sync::locked;
 use crate::words::{
     Clock, ClockKind, Error, ErrorKind, Expiry, Faults, FencingToken, Guarantees, HeldBy, Holder, LockName, LossReason,
-    Moment, Realm, Result, WaitStyle,
+    Moment, Realm, Result, Space, WaitStyle,
 };
 
 /// A store in this process's memory: for tests, for examples, and as the reference model for every
@@ -105,8 +105,8 @@ impl MemoryStore {
             token: Some(self.token(held.token)),
             held_for: Some(now.since(held.since)),
             remaining: Some(until.since(now)),
-            ahead: None,
             revoked: held.revoked,
+            ..HeldBy::default()
         }
     }
 
@@ -188,21 +188,17 @@ impl LockStore for MemoryStore {
         Ok(())
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        for renewal in batch {
-            match (renewal.of(), &self.0.sessions) {
-                (Beat::Lease(claim), _) => renewal.answer(self.renew_lease(claim)),
-                (Beat::Session(session), Some(sessions)) => {
-                    if let Err(error) = sessions.renew(&self.0, batch.clock(), renewal, session).await {
-                        batch.fail(error);
-                    }
-                }
-                (Beat::Session(_), None) => renewal.answer(RenewalOutcome::NotHeld),
-            }
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        batch.leases().for_each(|(renewal, claim)| renewal.answer(self.renew_lease(claim)));
+        let Some(sessions) = &self.0.sessions else { return Ok(()) };
+        let mut renewed = Ok(());
+        for (renewal, session) in batch.sessions() {
+            renewed = renewed.and(sessions.renew(&self.0, batch.clock(), renewal, session).await);
         }
+        renewed
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(claim.name(), now);
@@ -220,22 +216,35 @@ impl LockStore for MemoryStore {
         Some(self)
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
+    }
+
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
         let now = self.0.clock.now();
         let mut state = locked(&self.0.state);
         state.expire(name, now);
         let held = state.records.get(name).and_then(|record| record.held.as_ref());
-        Ok(held.map(|held| self.held_by(held, state.until(held.until))))
+        Ok(held.map(|held| self.held_by(held, state.until(held.until))).into_iter().collect())
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let now = self.0.clock.now();
         let state = locked(&self.0.state);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let held = state.records.range::<LockName, _>((from, Bound::Unbounded)).filter_map(|(name, record)| {
             let held = record.held.as_ref()?;
             let until = state.until(held.until);
-            (until > now).then(|| (name.clone(), self.held_by(held, until)))
+            (until > now).then(|| (name.clone(), vec![self.held_by(held, until)]))
         });
         Ok(held.take(limit).collect())
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::connect::Connect;
 use super::registry::Registry;
 use super::url::{StoreUrl, parse_host};
-use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Result, WaitStyle};
+use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Offers, Result, WaitStyle};
 
 /// Named profiles of stores: the part of a program's own configuration file that is about locks, in
 /// any format that serde reads.
@@ -128,6 +128,9 @@ pub struct Require {
     pub expiry: Option<Expiry>,
     /// How waiters must learn that a lock may be free, such as `"queued"`.
     pub waiting: Option<WaitStyle>,
+    /// What the store must be able to do beside granting a name to one holder, such as `["read",
+    /// "permits"]`.
+    pub offers: Offers,
 }
 
 impl Config {
@@ -222,7 +225,7 @@ impl StoreParts {
 
 impl From<Require> for Guarantees {
     fn from(require: Require) -> Guarantees {
-        let mut least = Guarantees::NONE.records_survive(require.records_survive);
+        let mut least = Guarantees::NONE.records_survive(require.records_survive).offers(require.offers);
         least.tokens_survive = require.tokens_survive;
         least.expiry = require.expiry;
         require.waiting.map_or(least, |waiting| least.waiting(waiting))

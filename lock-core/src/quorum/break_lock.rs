@@ -45,7 +45,7 @@ async fn evict_from(store: &dyn LockStore, name: &LockName, seen: HeldBy, how: B
         return store.break_lock(name, &seen, how).await;
     }
     // Each member blocks a revoked lock with a holder of its own.
-    match store.inspect(name).await?.filter(|by| by.revoked) {
+    match store.inspect(name, seen.share.space()).await?.into_iter().find(|by| by.revoked) {
         Some(seen) => store.break_lock(name, &seen, how).await,
         None => Ok(None),
     }

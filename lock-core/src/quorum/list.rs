@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::Quorum;
-use crate::words::{HeldBy, LockName, Result};
+use crate::words::{HeldBy, LockName, Result, Space};
 
 impl Quorum {
-    pub(super) async fn list_held(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    pub(super) async fn list_held(
+        &self,
+        space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let mut held = Vec::new();
         let mut after = after.cloned();
         while held.len() < limit {
             let left = limit - held.len();
-            let next = self.page(&mut held, after.as_ref(), left).await?;
+            let next = self.page(&mut held, space, after.as_ref(), left).await?;
             if next.is_none() {
                 break;
             }
@@ -25,13 +30,14 @@ impl Quorum {
     /// are complete, if one of them may have more.
     async fn page(
         &self,
-        held: &mut Vec<(LockName, HeldBy)>,
+        held: &mut Vec<(LockName, Vec<HeldBy>)>,
+        space: Space,
         after: Option<&LockName>,
         size: usize,
     ) -> Result<Option<LockName>> {
         let answers = self.all(|store| {
             let after = after.cloned();
-            async move { store.list(after.as_ref(), size).await }
+            async move { store.list(space, after.as_ref(), size).await }
         });
         let (pages, missing) = self.answered(answers.await)?;
         let full = pages.iter().filter(|page| page.len() >= size);
@@ -39,12 +45,12 @@ impl Quorum {
         let mut shown: BTreeMap<LockName, Vec<HeldBy>> = BTreeMap::new();
         for (name, by) in pages.into_iter().flatten() {
             if horizon.as_ref().is_none_or(|horizon| name <= *horizon) {
-                shown.entry(name).or_default().push(by);
+                shown.entry(name).or_default().extend(by);
             }
         }
         let least = self.majority().saturating_sub(missing).max(1);
         let rules = self.rules();
-        held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, rules.shown(by, least)?))));
+        held.extend(shown.into_iter().filter_map(|(name, by)| Some((name, vec![rules.shown(by, least)?]))));
         Ok(horizon)
     }
 }

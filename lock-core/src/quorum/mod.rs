@@ -13,6 +13,7 @@ mod membership;
 mod present;
 mod promises;
 mod record;
+mod release;
 mod renewal;
 mod roll;
 mod roster;
@@ -36,10 +37,10 @@ use self::roster::Roster;
 use self::rules::Rules;
 use self::vote::{Vote, Votes};
 use crate::contract::{
-    Attempt, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, ReleaseOutcome, RenewalBatch,
-    TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, Publisher, RaiseOutcome,
+    ReleaseOutcome, RenewalBatch, TokenRaiser,
 };
-use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result};
+use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result, Space};
 
 /// A store over several independent stores, of any kind, of which a majority decides: the algorithm
 /// that Redis calls Redlock, with every rule of its specification, and fencing tokens where the
@@ -325,53 +326,40 @@ impl LockStore for Quorum {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        self.renew_all(batch).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.renew_all(batch).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
-        votes.forget();
-        // To all members, including those that did not answer or refused.
-        let mut answers = self.each(|at, store| {
-            let vote = votes.each[at].clone();
-            async move { vote.release(at, &*store?, limit).await }
-        });
-        let (mut held, mut not_held, mut failed) = (0, 0, Vec::new());
-        while let Some((_, answer)) = answers.recv().await {
-            match answer {
-                Ok(ReleaseOutcome::Held) => held += 1,
-                Ok(ReleaseOutcome::NotHeld) => not_held += 1,
-                Err(error) => failed.push(error),
-            }
-            if held >= self.majority() {
-                return Ok(ReleaseOutcome::Held);
-            }
-            if not_held >= self.rules().too_many() {
-                return Ok(ReleaseOutcome::NotHeld);
-            }
-        }
-        Err(self.too_few(held + not_held, &failed, Effect::Unknown))
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
+        self.release_everywhere(claim).await
     }
 
     fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         None
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
+    }
+
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
         let name = name.clone();
         let answers = self.all(|store| {
             let name = name.clone();
-            async move { store.inspect(&name).await }
+            async move { store.inspect(&name, space).await }
         });
         let (shown, missing) = self.answered(answers.await)?;
         // If it is unknown whether a majority has it, the lock is shown as held.
         let least = self.majority().saturating_sub(missing).max(1);
-        Ok(self.rules().shown(shown.into_iter().flatten(), least))
+        Ok(self.rules().shown(shown.into_iter().flatten(), least).into_iter().collect())
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.list_held(after, limit).await
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.list_held(space, after, limit).await
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

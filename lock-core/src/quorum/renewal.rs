@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Quorum;
 use super::call::bounded;
 use super::vote::Votes;
-use crate::contract::{Beat, LockStore, Renewal, RenewalBatch, RenewalOutcome};
-use crate::words::{Clock, Error, ErrorKind, Moment};
+use crate::contract::{LockStore, Renewal, RenewalBatch, RenewalOutcome};
+use crate::words::{Clock, Effect, Error, Moment, Result};
 
 /// Tally of one entry of a batch, while the members answer.
 struct Tally<'b> {
@@ -18,24 +18,17 @@ struct Tally<'b> {
 }
 
 impl Quorum {
-    pub(super) async fn renew_all(&self, batch: &RenewalBatch) {
+    pub(super) async fn renew_all(&self, batch: &RenewalBatch) -> Result<()> {
         let mut tallies = Vec::with_capacity(batch.len());
         let mut claims = Vec::with_capacity(batch.len());
         let mut shortest = Duration::MAX;
-        for entry in batch {
-            match entry.of() {
-                Beat::Lease(claim) => {
-                    tallies.push(Tally { entry, kept: Vec::new(), gone: 0 });
-                    claims.push(self.votes(claim));
-                    shortest = shortest.min(claim.ttl());
-                }
-                Beat::Session(_) => {
-                    batch.fail(Error::refused(ErrorKind::Protocol, "a quorum has no sessions that could be renewed"));
-                }
-            }
+        for (entry, claim) in batch.leases() {
+            tallies.push(Tally { entry, kept: Vec::new(), gone: 0 });
+            claims.push(self.votes(claim));
+            shortest = shortest.min(claim.ttl());
         }
         if tallies.is_empty() {
-            return;
+            return Ok(());
         }
         let (claims, limit) = (Arc::new(claims), self.limit(shortest));
         let mut answers = self.each(|at, store| {
@@ -53,13 +46,13 @@ impl Quorum {
                 tally.answer(self);
             }
             if tallies.iter().all(|tally| tally.entry.outcome().is_some()) {
-                return;
+                return Ok(());
             }
             if let Some(failure) = failure {
-                batch.fail(failure);
+                batch.note_failure(failure);
             }
         }
-        batch.fail(self.too_few(0, &[], crate::Effect::Unknown));
+        Err(self.too_few(0, &[], Effect::Unknown))
     }
 }
 
@@ -96,11 +89,7 @@ async fn renew_at(
     let votes = claims.iter().map(|votes| &votes.each[at]);
     let asked: Vec<_> = votes.map(|vote| (!vote.is_stale()).then(|| vote.claim.clone())).collect();
     let batch = RenewalBatch::new(clock, asked.iter().flatten().cloned());
-    let call = async {
-        store.renew(&batch).await;
-        Ok(())
-    };
-    let failure = bounded(at, limit, call).await.err().or_else(|| batch.failure());
+    let failure = bounded(at, limit, store.renew(&batch)).await.err();
     let mut answers = batch.iter().map(Renewal::outcome);
     let renewed = asked.iter().map(|asked| asked.as_ref().and_then(|_| answers.next().flatten())).collect();
     (renewed, failure)

@@ -111,7 +111,7 @@ impl Vote {
     /// Gives back the lease of this claim at the member.
     pub(super) async fn release(&self, at: usize, store: &dyn LockStore, limit: Duration) -> Result<ReleaseOutcome> {
         let _turn = self.turn.lock().await;
-        let answer = bounded(at, limit, store.release(&self.claim)).await;
+        let answer = bounded(at, limit, store.release(&self.claim, Duration::ZERO)).await;
         match &answer {
             Ok(_) => self.may_hold.store(false, Ordering::Release),
             Err(error) if error.may_have_taken_effect() => self.spoiled.store(true, Ordering::Release),

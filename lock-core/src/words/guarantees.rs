@@ -2,153 +2,11 @@
 //! can compare.
 
 use std::fmt;
-use std::ops::{BitOr, Sub};
 
 use serde::{Deserialize, Serialize};
 
-/// One fault that a store can suffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum Fault {
-    /// The store's process ends (`kill -9`) and is started again.
-    Crash,
-    /// The machine loses power: data that was not synced to disk is gone.
-    PowerLoss,
-    /// Another server takes over from the one that decided.
-    FailOver,
-    /// Less than half of the store's members are lost permanently.
-    MinorityLoss,
-    /// The server's wall clock is set forward or back.
-    ClockStep,
-    /// The server is paused for a while and continues.
-    Pause,
-    /// The store's data is restored to an earlier state.
-    Restore,
-}
-
-impl Fault {
-    /// Every fault, in the order in which tables show them.
-    pub const ALL: [Fault; 7] = [
-        Fault::Crash,
-        Fault::PowerLoss,
-        Fault::FailOver,
-        Fault::MinorityLoss,
-        Fault::ClockStep,
-        Fault::Pause,
-        Fault::Restore,
-    ];
-
-    const fn bit(self) -> u8 {
-        1 << self as u8
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Fault::Crash => "crash",
-            Fault::PowerLoss => "power loss",
-            Fault::FailOver => "fail-over",
-            Fault::MinorityLoss => "loss of a minority",
-            Fault::ClockStep => "server clock step",
-            Fault::Pause => "server pause",
-            Fault::Restore => "restore from backup",
-        })
-    }
-}
-
-/// A set of [`Fault`]s.
-///
-/// ```
-/// use lock_core::{Fault, Faults};
-/// const DURABLE: Faults = Faults::of(&[Fault::Crash, Fault::PowerLoss]);
-/// assert!(DURABLE.contains(Fault::Crash.into()) && !DURABLE.contains(Fault::FailOver.into()));
-/// ```
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "Vec<Fault>", into = "Vec<Fault>")]
-pub struct Faults(u8);
-
-impl Faults {
-    /// No fault.
-    pub const NONE: Faults = Faults(0);
-    /// Every fault.
-    pub const ALL: Faults = Faults::of(&Fault::ALL);
-
-    /// The set of these faults.
-    pub const fn of(faults: &[Fault]) -> Faults {
-        let (mut bits, mut at) = (0, 0);
-        while at < faults.len() {
-            bits |= faults[at].bit();
-            at += 1;
-        }
-        Faults(bits)
-    }
-
-    /// True if every fault of `other` is in this set.
-    pub const fn contains(self, other: Faults) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// True if no fault is in this set.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The faults of this set, in the order of [`Fault::ALL`].
-    pub fn iter(self) -> impl Iterator<Item = Fault> {
-        Fault::ALL.into_iter().filter(move |fault| self.0 & fault.bit() != 0)
-    }
-}
-
-impl From<Fault> for Faults {
-    fn from(fault: Fault) -> Faults {
-        Faults(fault.bit())
-    }
-}
-
-impl From<Vec<Fault>> for Faults {
-    fn from(faults: Vec<Fault>) -> Faults {
-        Faults::of(&faults)
-    }
-}
-
-impl From<Faults> for Vec<Fault> {
-    fn from(faults: Faults) -> Vec<Fault> {
-        faults.iter().collect()
-    }
-}
-
-impl BitOr for Faults {
-    type Output = Faults;
-
-    fn bitor(self, other: Faults) -> Faults {
-        Faults(self.0 | other.0)
-    }
-}
-
-impl Sub for Faults {
-    type Output = Faults;
-
-    fn sub(self, other: Faults) -> Faults {
-        Faults(self.0 & !other.0)
-    }
-}
-
-impl fmt::Display for Faults {
-    /// The faults with commas, or `–` for none.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words: Vec<_> = self.iter().map(|fault| fault.to_string()).collect();
-        f.pad(&if words.is_empty() { "–".to_owned() } else { words.join(", ") })
-    }
-}
-
-impl fmt::Debug for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
-    }
-}
+use super::fault::{Fault, Faults};
+use super::offer::Offers;
 
 /// How a lease that is not renewed ends, and whose clock decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -237,12 +95,20 @@ pub struct Guarantees {
     pub expiry: Option<Expiry>,
     /// How waiters learn that a lock may be free.
     pub waiting: WaitStyle,
+    /// What the store can do beside granting a name to one holder.
+    #[serde(default)]
+    pub offers: Offers,
 }
 
 impl Guarantees {
     /// No promise but exclusion while there is no fault.
-    pub const NONE: Guarantees =
-        Guarantees { records_survive: Faults::NONE, tokens_survive: None, expiry: None, waiting: WaitStyle::Polled };
+    pub const NONE: Guarantees = Guarantees {
+        records_survive: Faults::NONE,
+        tokens_survive: None,
+        expiry: None,
+        waiting: WaitStyle::Polled,
+        offers: Offers::NONE,
+    };
 
     /// The requirement of a lock for correctness: tokens that survive a crash, a power loss and a
     /// fail-over. A store without fail-over survives it trivially; one whose fail-over is
@@ -294,6 +160,13 @@ impl Guarantees {
         self
     }
 
+    /// These guarantees with these offers.
+    #[must_use]
+    pub const fn offers(mut self, offers: Offers) -> Self {
+        self.offers = offers;
+        self
+    }
+
     /// The shortfalls against `least`; empty if these guarantees are at least those.
     pub fn shortfalls(&self, least: &Guarantees) -> Vec<Shortfall> {
         let mut missing = Vec::new();
@@ -312,6 +185,10 @@ impl Guarantees {
         }
         if self.waiting < least.waiting {
             missing.push(Shortfall::Waiting(least.waiting));
+        }
+        let offers = least.offers - self.offers;
+        if !offers.is_empty() {
+            missing.push(Shortfall::Offers(offers));
         }
         missing
     }
@@ -341,6 +218,8 @@ pub enum Shortfall {
     Expiry(Expiry),
     /// Waiters are not served in this way.
     Waiting(WaitStyle),
+    /// It does not offer these.
+    Offers(Offers),
 }
 
 impl fmt::Display for Shortfall {
@@ -351,12 +230,14 @@ impl fmt::Display for Shortfall {
             Shortfall::Tokens(faults) => write!(f, "its fencing tokens do not survive: {faults}"),
             Shortfall::Expiry(expiry) => write!(f, "its leases do not end by {expiry}"),
             Shortfall::Waiting(waiting) => write!(f, "its waiters are not {waiting}"),
+            Shortfall::Offers(offers) => write!(f, "it does not offer: {offers}"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::offer::Offer;
     use super::*;
 
     const CRASH: Faults = Faults::of(&[Fault::Crash]);
@@ -383,6 +264,15 @@ mod tests {
     fn a_shortfall_names_the_missing_faults() {
         let words = Shortfall::Tokens(Faults::of(&[Fault::FailOver, Fault::Crash])).to_string();
         assert_eq!(words, "its fencing tokens do not survive: crash, fail-over");
+    }
+
+    #[test]
+    fn an_offer_that_is_missing_is_named() {
+        let asked = Guarantees::NONE.offers(Offers::of(&[Offer::Read, Offer::Permits]));
+        assert_eq!(asked.shortfalls(&asked), []);
+        let missing = Guarantees::NONE.offers(Offer::Read.into()).shortfalls(&asked);
+        assert_eq!(missing, [Shortfall::Offers(Offer::Permits.into())]);
+        assert_eq!(missing[0].to_string(), "it does not offer: permits");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::holder::{Holder, HolderInfo};
+use super::share::Share;
 use super::token::FencingToken;
 
 /// The holder of a lock, as far as the store knows it. It was true when the store read it, and may
@@ -17,6 +18,12 @@ pub struct HeldBy {
     pub holder: Option<Holder>,
     /// The holder's description of itself.
     pub info: Option<HolderInfo>,
+    /// The part of the name that it holds.
+    #[serde(default)]
+    pub share: Share,
+    /// The value that it shows, where it has published one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Vec<u8>>,
     /// Its fencing token, where the store issues one.
     pub token: Option<FencingToken>,
     /// Time for which it has held the lock.

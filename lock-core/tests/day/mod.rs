@@ -12,7 +12,7 @@ pub(crate) async fn a_day_of_a_lock() {
     let guard = locks.lock("report").ttl(9 * SECOND).acquire().await.unwrap();
     assert!(locks.lock("report").wait(Duration::ZERO).acquire().await.is_err());
     tokio::time::sleep(10 * SECOND).await;
-    let seen = locks.inspect("report").await.unwrap().unwrap();
+    let seen = locks.inspect("report").await.unwrap().pop().unwrap();
     locks.break_lock("report", &seen, BreakMode::Now).await.unwrap();
     guard.lost().await;
     drop(guard);

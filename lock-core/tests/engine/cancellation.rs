@@ -36,7 +36,7 @@ async fn an_acquire_dropped_with_its_request_under_way_is_finished_and_withdrawn
     // The request is applied only now, after its acquire was dropped.
     sleep(SECOND).await;
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
     assert_eq!(store.calls(Call::Release), 1);
 }
 
@@ -50,7 +50,7 @@ async fn a_ghost_that_is_applied_after_its_withdrawal_is_withdrawn_too() {
     sleep(9 * SECOND).await;
     assert!(store.calls(Call::Release) > 0, "the first withdrawal comes before it, and finds nothing");
     sleep(9 * SECOND).await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
     locks.close().await;
     sleep(30 * SECOND).await;
     let withdrawals = store.calls(Call::Release);
@@ -77,7 +77,7 @@ async fn a_failed_try_whose_effect_is_unknown_is_withdrawn() {
     let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
     assert!(error.may_have_taken_effect());
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,7 +87,7 @@ async fn a_dropped_guard_is_given_back_and_close_waits_for_it() {
     store.script(Call::Release, [Disturbance::Delay(SECOND)]);
     drop(locks.lock("a").acquire().await.unwrap());
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
     assert_eq!(locks.lock("a").acquire().await.unwrap_err().kind(), ErrorKind::Closed);
 }
 
@@ -99,7 +99,7 @@ async fn a_release_that_is_dropped_goes_on_in_the_background() {
     store.script(Call::Release, [Disturbance::Delay(SECOND)]);
     assert!(timeout(SECOND / 2, guard.release()).await.is_err());
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
     assert_eq!(store.calls(Call::Release), 1, "the one that was under way was finished");
 }
 
@@ -111,7 +111,7 @@ async fn a_release_without_an_answer_says_unknown_and_is_tried_again() {
     store.script(Call::Release, [Disturbance::Fail]);
     assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Unavailable);
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +206,7 @@ async fn what_is_granted_while_the_locks_close_is_given_back() {
     let acquires = tokio::spawn(locks.lock("a").acquire());
     sleep(SECOND / 2).await;
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
     assert_eq!(acquires.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
 }
 
@@ -237,5 +237,5 @@ async fn a_release_that_is_cut_off_by_a_panic_goes_on() {
     });
     assert!(panics.await.unwrap_err().is_panic());
     locks.close().await;
-    assert_eq!(store.memory.inspect(&name("a")).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&name("a"), Space::Locks).await.unwrap(), []);
 }

@@ -40,7 +40,7 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
 
 async fn is_free(locks: &Locks, name: &str) -> bool {
     for _ in 0..1000 {
-        if locks.inspect(name).await.unwrap().is_none() {
+        if locks.inspect(name).await.unwrap().is_empty() {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -110,10 +110,10 @@ fn everything_works_without_a_runtime() {
     let guard = wait_for(locks.lock("a").ttl(TTL).acquire()).unwrap();
     let waiter = std::thread::spawn(move || wait_for(other.lock("a").wait(60 * SECOND).acquire()).map(drop));
     wait_for(guard.renew()).unwrap();
-    assert_eq!(wait_for(locks.inspect("a")).unwrap().unwrap().holder, Some(guard.holder()));
+    assert_eq!(wait_for(locks.inspect("a")).unwrap().pop().unwrap().holder, Some(guard.holder()));
     assert_eq!(wait_for(locks.list(None, 9)).unwrap().len(), 1);
     wait_for(guard.while_held(async { std::thread::sleep(3 * TTL) })).unwrap();
-    let seen = wait_for(locks.inspect("a")).unwrap().unwrap();
+    let seen = wait_for(locks.inspect("a")).unwrap().pop().unwrap();
     let late = wait_for(locks.lock("a").wait(Duration::from_millis(10)).acquire()).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Contended);
     wait_for(locks.break_lock("a", &seen, BreakMode::Now)).unwrap();

@@ -104,5 +104,5 @@ async fn ten_thousand_guards_that_are_dropped_at_once_are_given_back_a_few_at_a_
     assert_eq!(store.calls(Call::Release), MANY);
     let most = store.seen.most_releases.load(Ordering::SeqCst);
     assert!((2..=256).contains(&most), "{most} at once");
-    assert_eq!(store.memory.list(None, MANY).await.unwrap(), []);
+    assert_eq!(store.memory.list(Space::Locks, None, MANY).await.unwrap(), []);
 }

@@ -59,7 +59,7 @@ async fn one_broken_lock_on_a_session_is_noticed_in_one_round_and_the_others_sta
     let locks = store.locks();
     let a = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
     let b = locks.lock("b").ttl(9 * SECOND).acquire().await.unwrap();
-    let seen = locks.inspect("a").await.unwrap().unwrap();
+    let seen = locks.inspect("a").await.unwrap().pop().unwrap();
     Locks::new(memory).break_lock("a", &seen, BreakMode::Now).await.unwrap().unwrap();
     let start = Instant::now();
     assert_eq!(a.lost().await, LossReason::NotHeld);
@@ -75,7 +75,7 @@ async fn what_nobody_claims_any_more_is_deleted_from_the_session_in_the_next_rou
     assert!(matches!(memory.request(&lost).await.unwrap(), Attempt::Granted(_)));
     drop(lost);
     sleep(4 * SECOND).await;
-    assert_eq!(memory.inspect(&LockName::new("a").unwrap()).await.unwrap(), None);
+    assert_eq!(memory.inspect(&LockName::new("a").unwrap(), Space::Locks).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +119,10 @@ async fn a_claim_that_stays_unclear_becomes_an_orphan_and_costs_no_other_lease()
     store.always(Call::Release, Disturbance::Fail);
     assert!(locks.lock("a").ttl(9 * SECOND).try_acquire().await.is_err());
     sleep(20 * SECOND).await;
-    assert!(memory.inspect(&LockName::new("a").unwrap()).await.unwrap().is_none(), "the next renewals have deleted it");
+    assert!(
+        memory.inspect(&LockName::new("a").unwrap(), Space::Locks).await.unwrap().is_empty(),
+        "the next renewals have deleted it"
+    );
     assert!(guard.is_valid(), "{:?}", guard.check());
 }
 
@@ -145,7 +148,10 @@ async fn what_a_late_request_brings_is_an_orphan_although_a_copy_of_the_validity
     let validity = guard.validity();
     guard.release().await.unwrap();
     sleep(10 * SECOND).await;
-    assert!(memory.inspect(validity.name()).await.unwrap().is_none(), "it is gone with the next renewals");
+    assert!(
+        memory.inspect(validity.name(), Space::Locks).await.unwrap().is_empty(),
+        "it is gone with the next renewals"
+    );
     assert!(other.is_valid());
 }
 
@@ -171,7 +177,7 @@ async fn a_loss_is_told_before_the_session_is_believed_in_for_longer() {
     let other = locks.lock("other").ttl(9 * SECOND).acquire().await.unwrap();
     let broken = locks.lock("broken").ttl(9 * SECOND).acquire().await.unwrap();
     let name = LockName::new("broken").unwrap();
-    let seen = memory.inspect(&name).await.unwrap().unwrap();
+    let seen = memory.inspect(&name, Space::Locks).await.unwrap().pop().unwrap();
     memory.break_lock(&name, &seen, BreakMode::Now).await.unwrap().unwrap();
     let (lost, remaining) = (broken.validity(), std::sync::Mutex::default());
     let noted = std::sync::Arc::new(Noted { lost, other: other.validity(), remaining });

@@ -37,7 +37,7 @@ async fn a_try_whose_grant_arrives_after_its_validity_is_an_error_and_leaves_not
     let error = locks.lock("a").ttl(SECOND).try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     locks.close().await;
-    assert_eq!(store.memory.inspect(&LockName::new("a").unwrap()).await.unwrap(), None);
+    assert_eq!(store.memory.inspect(&LockName::new("a").unwrap(), Space::Locks).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +136,7 @@ async fn a_broken_lock_is_noticed_at_the_next_renewal() {
     let store = watched();
     let locks = store.locks();
     let guard = locks.lock("a").ttl(9 * SECOND).acquire().await.unwrap();
-    let seen = locks.inspect("a").await.unwrap().unwrap();
+    let seen = locks.inspect("a").await.unwrap().pop().unwrap();
     let broken = locks.break_lock("a", &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.token.unwrap() > *guard.token_if_any().unwrap());
     let start = Instant::now();
@@ -199,7 +199,7 @@ async fn a_renewal_by_hand_extends_the_lease_or_says_why_not() {
     store.script(Call::Renew, [Disturbance::Fail]);
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(guard.is_valid(), "unknown neither extends nor ends");
-    let seen = locks.inspect("a").await.unwrap().unwrap();
+    let seen = locks.inspect("a").await.unwrap().pop().unwrap();
     locks.break_lock("a", &seen, BreakMode::Now).await.unwrap();
     assert_eq!(guard.renew().await.unwrap_err().kind(), ErrorKind::Lost);
 }

@@ -106,29 +106,37 @@ impl LockStore for Watching {
         self.memory.wait(claim, held).await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
         self.seen.batches.lock().unwrap().push(batch.len());
-        self.memory.renew(batch).await;
+        self.memory.renew(batch).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
         let _counted = InFlight::begin(&self.seen.releases, &self.seen.most_releases);
         if self.seen.releases_take_a_moment.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
-        self.memory.release(claim).await
+        self.memory.release(claim, linger).await
     }
 
     fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         self.memory.token_raiser()
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.memory.inspect(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        self.memory.converter()
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.memory.list(after, limit).await
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        self.memory.publisher()
+    }
+
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
+        self.memory.inspect(name, space).await
+    }
+
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.memory.list(space, after, limit).await
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

@@ -4,6 +4,7 @@
 
 mod places;
 
+use lock_core::Space;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl Fixture {
     async fn held_at(&self, name: &LockName) -> usize {
         let mut held = 0;
         for store in &self.memory {
-            held += usize::from(store.inspect(name).await.unwrap().is_some());
+            held += usize::from(store.inspect(name, Space::Locks).await.unwrap().pop().is_some());
         }
         held
     }
@@ -103,9 +104,10 @@ async fn a_minority_that_fails_or_hangs_is_not_missed() {
                 fixture
                     .other()
                     .await
-                    .inspect(&job())
+                    .inspect(&job(), Space::Locks)
                     .await
                     .unwrap()
+                    .pop()
                     .is_some_and(|by| by.holder == Some(guard.holder()))
             );
             guard.release().await.unwrap();
@@ -135,7 +137,7 @@ async fn the_slow_last_member_is_not_waited_for() {
     let started = tokio::time::Instant::now();
     let claim = claim();
     granted(&*fixture.quorum, &claim).await;
-    assert_eq!(fixture.quorum.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(fixture.quorum.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     assert_eq!(started.elapsed(), Duration::ZERO);
     // The slow member was asked as well, and its grant was given back.
     tokio::time::sleep(4 * LIMIT).await;
@@ -150,7 +152,7 @@ async fn a_slow_member_that_a_ballot_did_not_wait_for_has_its_vote_in_the_next()
     granted(&*other, &first).await;
     fixture.always(3..5, &[Call::Request], Disturbance::DelayReply(LIMIT / 3));
     assert!(matches!(fixture.quorum.request(&next).await, Ok(Attempt::Held(_))), "three of five decide");
-    assert_eq!(other.release(&first).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(other.release(&first, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     fixture.always(0..2, &[Call::Request], Disturbance::Fail);
     granted(&*fixture.quorum, &next).await;
 }
@@ -177,9 +179,9 @@ async fn a_minority_win_is_given_back_and_does_not_vote_against_its_own_retry() 
     assert!(held.retry_after <= SECOND, "it would look again after {:?}", held.retry_after);
     // Two refusals decided, perhaps before the third member had answered.
     tokio::time::sleep(LIMIT).await;
-    assert!(fixture.memory[2].inspect(&job()).await.unwrap().is_none(), "the minority win was kept");
+    assert!(fixture.memory[2].inspect(&job(), Space::Locks).await.unwrap().is_empty(), "the minority win was kept");
     for store in &fixture.memory[..2] {
-        store.release(&theirs).await.unwrap();
+        store.release(&theirs, Duration::ZERO).await.unwrap();
     }
     granted(&*fixture.quorum, &ours).await;
     assert_eq!(fixture.held_at(&job()).await, 3);
@@ -196,7 +198,10 @@ async fn votes_that_are_split_are_all_given_back_and_asked_for_again() {
     assert!(matches!(fixture.quorum.request(&claim()).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
     assert_eq!(fixture.held_at(&job()).await, 2);
-    assert!(fixture.quorum.inspect(&job()).await.unwrap().is_none(), "half of the members is shown as a holder");
+    assert!(
+        fixture.quorum.inspect(&job(), Space::Locks).await.unwrap().is_empty(),
+        "half of the members is shown as a holder"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,13 +259,13 @@ async fn a_member_that_was_restarted_has_no_vote_for_the_longest_ttl() {
     granted(&*fixture.quorum, &holder).await;
     tokio::time::sleep(LIMIT).await;
     // One of the two that decided is restarted and forgets; the third never granted.
-    fixture.memory[2].release(&holder).await.unwrap();
+    fixture.memory[2].release(&holder, Duration::ZERO).await.unwrap();
     fixture.memory[1].forget();
     let other = fixture.other().await;
     assert!(matches!(other.request(&claim()).await.unwrap(), Attempt::Held(_)), "a member that forgot had a vote");
     tokio::time::sleep(LIMIT).await;
     assert_eq!(fixture.held_at(&job()).await, 1, "what the voteless member granted was not given back");
-    fixture.quorum.release(&holder).await.unwrap();
+    fixture.quorum.release(&holder, Duration::ZERO).await.unwrap();
     // The members that remember everything are a majority.
     granted(&*other, &claim()).await;
     // With another member down the restarted one is needed, and it has to wait.
@@ -287,13 +292,13 @@ async fn a_token_is_the_greatest_of_the_majority_and_a_majority_has_it() {
     for _ in 0..7 {
         let other = Claim::new(LockName::new("other").unwrap(), SECOND);
         granted(&fixture.memory[1], &other).await;
-        fixture.memory[1].release(&other).await.unwrap();
+        fixture.memory[1].release(&other, Duration::ZERO).await.unwrap();
     }
     fixture.always([2], ALL, Disturbance::Hang);
     let lease = granted(&*fixture.quorum, &claim()).await;
     assert_eq!(number(&lease), 8);
     for store in &fixture.memory[..2] {
-        assert_eq!(store.inspect(&job()).await.unwrap().unwrap().token.unwrap().number(), 8);
+        assert_eq!(store.inspect(&job(), Space::Locks).await.unwrap().pop().unwrap().token.unwrap().number(), 8);
     }
     assert_eq!(lease.token.unwrap().realm(), &fixture.quorum.realm());
 }
@@ -311,7 +316,7 @@ async fn tokens_rise_whichever_members_decide() {
         assert!(number(&lease) > last, "round {round}: {} after {last}", number(&lease));
         last = number(&lease);
         fixture.heal();
-        fixture.quorum.release(&claim).await.unwrap();
+        fixture.quorum.release(&claim, Duration::ZERO).await.unwrap();
         tokio::time::sleep(LIMIT).await;
     }
 }
@@ -338,7 +343,7 @@ async fn asking_again_gives_the_same_token_as_long_as_nobody_came_between() {
     for _ in 0..5 {
         let other = claim();
         granted(&fixture.memory[2], &other).await;
-        fixture.memory[2].release(&other).await.unwrap();
+        fixture.memory[2].release(&other, Duration::ZERO).await.unwrap();
     }
     for _ in 0..3 {
         assert_eq!(number(&granted(&*fixture.quorum, &ours).await), first);
@@ -347,10 +352,10 @@ async fn asking_again_gives_the_same_token_as_long_as_nobody_came_between() {
     // Two members lose the lease early and grant the lock to another holder, which gives it back.
     let (other, theirs) = (fixture.other().await, claim());
     for store in &fixture.memory {
-        store.release(&ours).await.unwrap();
+        store.release(&ours, Duration::ZERO).await.unwrap();
     }
     let between = number(&granted(&*other, &theirs).await);
-    other.release(&theirs).await.unwrap();
+    other.release(&theirs, Duration::ZERO).await.unwrap();
     tokio::time::sleep(LIMIT).await;
     assert!(number(&granted(&*fixture.quorum, &ours).await) > between);
 }
@@ -367,14 +372,14 @@ async fn a_release_that_may_still_be_applied_spends_the_claim() {
     assert!(matches!(fixture.quorum.request(&ours).await.unwrap(), Attempt::Held(_)));
     tokio::time::sleep(LIMIT).await;
     assert!(ours.is_retired());
-    fixture.memory[0].release(&theirs).await.unwrap();
-    fixture.memory[1].release(&theirs).await.unwrap();
+    fixture.memory[0].release(&theirs, Duration::ZERO).await.unwrap();
+    fixture.memory[1].release(&theirs, Duration::ZERO).await.unwrap();
     granted(&*fixture.quorum, &ours).await;
     // The member of that release has no vote for this claim: without another member, the claim
     // holds nothing.
     fixture.memory[0].forget();
     let batch = RenewalBatch::new(&fixture.clock, [ours.clone()]);
-    fixture.quorum.renew(&batch).await;
+    _ = fixture.quorum.renew(&batch).await;
     assert_eq!(batch.iter().next().unwrap().outcome(), None);
 }
 
@@ -389,10 +394,10 @@ async fn a_waiter_whose_claim_was_spent_asks_as_another_holder() {
     while fixture.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let spent = fixture.memory[2].inspect(&job()).await.unwrap().and_then(|by| by.holder);
+    let spent = fixture.memory[2].inspect(&job(), Space::Locks).await.unwrap().pop().and_then(|by| by.holder);
     assert!(spent.is_some(), "the release was not cut off");
-    fixture.memory[0].release(&theirs).await.unwrap();
-    fixture.memory[1].release(&theirs).await.unwrap();
+    fixture.memory[0].release(&theirs, Duration::ZERO).await.unwrap();
+    fixture.memory[1].release(&theirs, Duration::ZERO).await.unwrap();
     let guard = acquire.await.unwrap().unwrap();
     assert_ne!(Some(guard.holder()), spent);
     tokio::time::sleep(20 * SECOND).await;
@@ -410,8 +415,8 @@ async fn a_release_that_comes_a_second_time_takes_no_later_vote() {
     while fixture.faulty[2].calls(Call::Release) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    fixture.memory[0].release(&theirs).await.unwrap();
-    fixture.memory[1].release(&theirs).await.unwrap();
+    fixture.memory[0].release(&theirs, Duration::ZERO).await.unwrap();
+    fixture.memory[1].release(&theirs, Duration::ZERO).await.unwrap();
     let guard = acquire.await.unwrap().unwrap();
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(fixture.held_at(&job()).await, 3, "a vote for {:?} was taken", guard.name());
@@ -463,20 +468,26 @@ impl LockStore for Promising {
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         self.0.wait(claim, held).await
     }
-    async fn renew(&self, batch: &RenewalBatch) {
-        self.0.renew(batch).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.0.renew(batch).await
     }
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        self.0.release(claim).await
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
+        self.0.release(claim, linger).await
     }
     fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         self.1.records_survive.contains(Fault::Crash.into()).then_some(&self.0 as &dyn TokenRaiser)
     }
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.0.inspect(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.0.list(after, limit).await
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
+        self.0.inspect(name, space).await
+    }
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.0.list(space, after, limit).await
     }
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await

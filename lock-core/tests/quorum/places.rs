@@ -99,7 +99,7 @@ async fn next_token(quorum: &Quorum) -> Result<FencingToken> {
 async fn next_token_of(quorum: &Quorum, claim: &Claim) -> Result<FencingToken> {
     let attempt = quorum.request(claim).await?;
     let Attempt::Granted(lease) = attempt else { panic!("nobody holds it: {attempt:?}") };
-    quorum.release(claim).await?;
+    quorum.release(claim, Duration::ZERO).await?;
     tokio::time::sleep(2 * LIMIT).await;
     Ok(lease.token.unwrap())
 }
@@ -377,20 +377,26 @@ impl LockStore for Silent {
     async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
         self.0.wait(claim, held).await
     }
-    async fn renew(&self, batch: &RenewalBatch) {
-        self.0.renew(batch).await;
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        self.0.renew(batch).await
     }
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
-        self.0.release(claim).await
+    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
+        self.0.release(claim, linger).await
     }
     fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
         Some(self)
     }
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.0.inspect(name).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
-        self.0.list(after, limit).await
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
+        self.0.inspect(name, space).await
+    }
+    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
+        self.0.list(space, after, limit).await
     }
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await

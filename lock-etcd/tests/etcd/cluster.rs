@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, Clock, ErrorKind, LockName, LockStore, LossReason};
+use lock_core::{Attempt, Claim, Clock, ErrorKind, LockName, LockStore, LossReason, Space};
 use lock_etcd::{EtcdConfig, EtcdStore};
 use lock_testkit::Etcd;
 
@@ -147,7 +147,7 @@ async fn an_endpoint_of_another_cluster_is_found_out_when_it_first_answers() {
     let Attempt::Granted(lease) = store.request(&claim).await.unwrap() else { panic!("the lock was held") };
     other.start_all();
     one.kill_all();
-    let error = store.inspect(claim.name()).await.unwrap_err();
+    let error = store.inspect(claim.name(), Space::Locks).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     assert!(!lease.session.unwrap().is_valid());
     let until = Duration::from_secs(60);

@@ -30,7 +30,7 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
     let guard = locks.lock(&name).acquire().await.unwrap();
     let condition = store.fence_condition(&name, guard.holder()).await.unwrap().unwrap();
     assert!(write(etcd, &condition, "target"));
-    let seen = locks.inspect(&name).await.unwrap().unwrap();
+    let seen = locks.inspect(&name).await.unwrap().pop().unwrap();
     assert!(store.fence_condition(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
     // Revoked: the key is still there, with its create revision, and blocks the name; its holder is
     // fenced off.

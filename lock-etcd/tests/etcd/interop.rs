@@ -46,7 +46,7 @@ async fn etcdctl_waits_for_ours_and_ours_for_etcdctl_in_the_order_of_their_comin
     first.release().await.unwrap();
     let second_token = until("etcdctl's turn", || numbers(&revision).first().copied());
     assert!(!third.is_finished(), "we hold what etcdctl holds");
-    let by = locks.inspect(&name).await.unwrap().unwrap();
+    let by = locks.inspect(&name).await.unwrap().pop().unwrap();
     assert_eq!(by.holder, None, "another program holds it: {by:?}");
     assert!(locks.lock(&name).try_acquire().await.unwrap().is_none());
 
@@ -68,7 +68,7 @@ async fn a_holder_of_another_program_can_be_broken_and_no_other() {
     let mut theirs = Process::start(&mut etcdctl(etcd, name.as_str(), script, &go));
     until("etcdctl's lock", || (keys(etcd, name.as_str()).len() == 1).then_some(()));
     let locks = locks(etcd.endpoints(), secs(60)).await;
-    let seen = locks.inspect(&name).await.unwrap().unwrap();
+    let seen = locks.inspect(&name).await.unwrap().pop().unwrap();
     let broken = locks.break_lock(&name, &seen, lock_core::BreakMode::Now).await.unwrap().unwrap();
     let guard = locks.lock(&name).acquire().await.unwrap();
     assert!(guard.token_if_any() > broken.token.as_ref());

@@ -156,6 +156,6 @@ async fn a_request_that_is_buffered_at_a_paused_member_leaves_nothing() {
         guard.release().await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert!(theirs.inspect("job").await.unwrap().is_none());
+    assert!(theirs.inspect("job").await.unwrap().is_empty());
     other.release().await.unwrap();
 }

@@ -55,7 +55,7 @@ async fn a_request_that_comes_after_its_withdrawal_does_nothing() {
     etcd.member(0).proxy().lose_replies();
     assert!(through.request(&claim).await.unwrap_err().may_have_taken_effect());
     etcd.member(0).proxy().forward();
-    assert_eq!(direct.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(direct.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     // The same holder's request again, as if it had been in flight: the claim is withdrawn.
     drop(through.request(&claim).await.unwrap());
     assert_eq!(keys(&etcd, "job"), [""; 0]);

@@ -1,6 +1,7 @@
 //! One handle on several runtimes, of which one has ended and one is idle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lock_core::{Attempt, Claim, Clock, LockStore, ReleaseOutcome};
 use lock_etcd::{EtcdConfig, EtcdStore};
@@ -45,8 +46,8 @@ fn a_store_that_was_opened_on_a_runtime_that_has_ended_goes_on() {
     second.block_on(async {
         let claim = Claim::new(unique_name("second"), secs(30));
         request_lock(&store, &claim).await;
-        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
-        assert_eq!(store.release(&held).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&held, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     });
 }
 
@@ -79,11 +80,17 @@ fn a_runtime_that_is_idle_holds_nobody_up() {
         let last = Claim::queueing(name.clone(), secs(60));
         assert!(matches!(within_bound("an answer", store.request(&last)).await.unwrap(), Attempt::Held(_)));
         let waiter = wait_for_lock(&store, &last);
-        assert_eq!(within_bound("a release", store.release(&holder)).await.unwrap(), ReleaseOutcome::Held);
-        assert_eq!(within_bound("a withdrawal", store.release(&first)).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(
+            within_bound("a release", store.release(&holder, Duration::ZERO)).await.unwrap(),
+            ReleaseOutcome::Held
+        );
+        assert_eq!(
+            within_bound("a withdrawal", store.release(&first, Duration::ZERO)).await.unwrap(),
+            ReleaseOutcome::Held
+        );
         within_bound("its turn", waiter).await;
         request_lock(&store, &Claim::new(unique_name("same-session"), secs(77))).await;
-        store.release(&last).await.unwrap();
+        store.release(&last, Duration::ZERO).await.unwrap();
     });
     drop(task);
 }

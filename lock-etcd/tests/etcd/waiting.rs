@@ -2,6 +2,7 @@
 
 use lock_core::{Attempt, Claim, LockName, LockStore};
 use lock_testkit::Etcd;
+use std::time::Duration;
 
 use crate::fixture::{keys, locks, secs, shared_server, store, unique_name, until, within_bound};
 
@@ -25,7 +26,7 @@ async fn a_waiter_whose_own_lease_ended_is_not_granted_what_it_no_longer_has() {
         Attempt::Granted(lease) => panic!("granted with a lease that has ended: {lease:?}"),
     }
     newcomer.release().await.unwrap();
-    ours.release(&waiter).await.unwrap();
+    ours.release(&waiter, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,10 +71,10 @@ async fn two_claims_of_one_session_for_one_name_are_kept_apart() {
     let Attempt::Held(held) = ours.request(&second).await.unwrap() else { panic!("the lock was free") };
     assert!(lease.session.is_some());
     assert_eq!(lease.session, held.session, "they are on one session");
-    ours.release(&first).await.unwrap();
-    ours.release(&first).await.unwrap();
+    ours.release(&first, Duration::ZERO).await.unwrap();
+    ours.release(&first, Duration::ZERO).await.unwrap();
     assert!(matches!(ours.request(&second).await.unwrap(), Attempt::Granted(_)));
-    ours.release(&second).await.unwrap();
+    ours.release(&second, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

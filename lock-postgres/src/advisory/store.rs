@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore, Realm,
-    ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore,
+    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use super::claim_state::ClaimState;
@@ -61,19 +62,18 @@ impl LockStore for AdvisoryStore {
         std::future::pending().await
     }
 
-    async fn renew(&self, batch: &RenewalBatch) {
-        for entry in batch {
-            let renewed = match entry.of() {
-                Beat::Session(session) => self.sessions.renew(&self.connections, batch.clock(), entry, session).await,
-                Beat::Lease(claim) => self.renew_single(entry, claim).await,
-            };
-            if let Err(error) = renewed {
-                batch.fail(error);
-            }
+    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
+        let mut renewed = Ok(());
+        for (entry, session) in batch.sessions() {
+            renewed = renewed.and(self.sessions.renew(&self.connections, batch.clock(), entry, session).await);
         }
+        for (entry, claim) in batch.leases() {
+            renewed = renewed.and(self.renew_single(entry, claim).await);
+        }
+        renewed
     }
 
-    async fn release(&self, claim: &Claim) -> Result<ReleaseOutcome> {
+    async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
         let state = ClaimState::of(claim);
         let connection = state.connection();
         state.set_granted(false);
@@ -93,17 +93,30 @@ impl LockStore for AdvisoryStore {
         None
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        self.read_settled_holder(name, self.form.key(name)?).await
+    fn converter(&self) -> Option<&dyn Converter> {
+        None
     }
 
-    async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
+    fn publisher(&self) -> Option<&dyn Publisher> {
+        None
+    }
+
+    async fn inspect(&self, name: &LockName, _space: Space) -> Result<Vec<HeldBy>> {
+        Ok(self.read_settled_holder(name, self.form.key(name)?).await?.into_iter().collect())
+    }
+
+    async fn list(
+        &self,
+        _space: Space,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         let after = after.map_or("", LockName::as_str);
         let values = [Value::text(after), Value::Number(i64::try_from(limit).unwrap_or(i64::MAX))];
         let reply = self.database.run(&self.statements.list, &values).await?;
         let unexpected = || error::unexpected_reply(&reply.server, self.statements.list.action);
         let named = reply.rows.iter().map(|row| Row::named(row).ok_or_else(unexpected));
-        named.map(|named| named.map(|(name, row)| (name, self.held_by(&reply, &row)))).collect()
+        named.map(|named| named.map(|(name, row)| (name, vec![self.held_by(&reply, &row)]))).collect()
     }
 
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lock_core::{Attempt, BreakMode, Claim, Locks, LossReason, ReleaseOutcome};
+use lock_core::{Attempt, BreakMode, Claim, Locks, LossReason, ReleaseOutcome, Space};
 use lock_testkit::{PostgresServer, Process};
 
 use crate::fixture::{LONG, grant, grant_eventually, init, name, open_any, shared_server, until};
@@ -51,11 +51,11 @@ async fn psql_excludes_and_is_excluded() {
         assert_eq!(psql.execute(&format!("select pg_advisory_lock({key}) is not null")), "t");
         let Attempt::Held(held) = store.request(&claim).await.unwrap() else { panic!("{key} is held by psql") };
         assert_eq!(held.by.holder, None, "by another program");
-        assert!(store.inspect(claim.name()).await.unwrap().is_some_and(|by| by.holder.is_none()));
+        assert!(store.inspect(claim.name(), Space::Locks).await.unwrap().pop().is_some_and(|by| by.holder.is_none()));
         assert_eq!(psql.execute(&format!("select pg_advisory_unlock({key})")), "t");
         grant_eventually(&*store, &claim).await;
         assert_eq!(psql.execute(&format!("select pg_try_advisory_lock({key})")), "f", "{key}");
-        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
         assert_eq!(psql.execute(&format!("select pg_try_advisory_lock({key})")), "t", "{key}");
         psql.execute(&format!("select pg_advisory_unlock({key})"));
     }
@@ -136,14 +136,14 @@ async fn breaking_ends_the_connection_of_a_process_that_does_not_notice() {
     let claim = Claim::new(name("stands still"), LONG);
     grant(&*store, &claim).await;
     let place = server.psql(&format!("select place from {table}"));
-    store.release(&claim).await.unwrap();
+    store.release(&claim, Duration::ZERO).await.unwrap();
     let mut psql = Psql::start(&server);
     let key = place.split_once(':').unwrap().1.to_owned();
     let parts: Vec<i64> = key.split(':').map(|part| part.parse().unwrap()).collect();
     psql.execute(&format!("select pg_advisory_lock(({}::bigint << 32) | {}) is not null", parts[0], parts[1]));
     let pid = psql.execute("select pg_backend_pid()");
     server.psql(&format!("update {table} set holder = '{}', place = '{pid}:{key}', info = null", claim.holder()));
-    let seen = store.inspect(claim.name()).await.unwrap().unwrap();
+    let seen = store.inspect(claim.name(), Space::Locks).await.unwrap().pop().unwrap();
     assert_eq!(seen.holder, Some(claim.holder()));
     let broken = store.break_lock(claim.name(), &seen, BreakMode::Now).await.unwrap().unwrap();
     assert_eq!(broken.free_in, Duration::ZERO);

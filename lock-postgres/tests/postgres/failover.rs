@@ -3,6 +3,7 @@
 use lock_core::{Claim, ErrorKind, Fault, FencingToken, Guarantees, LockStore, Locks};
 use lock_postgres::FindingKind;
 use lock_testkit::PostgresServer;
+use std::time::Duration;
 
 use crate::fixture::{LONG, grant, init, locks, name, open, try_open, until};
 
@@ -35,7 +36,7 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
     let near = open(&both).await;
     let claim = Claim::new(name("job"), LONG);
     let first = grant(&*near, &claim).await;
-    near.release(&claim).await.unwrap();
+    near.release(&claim, Duration::ZERO).await.unwrap();
     until("the standby's copy", || standby.psql("select count(*) from leasehold where holder is null") == "1").await;
     // Replication is cut: the standby never receives what is granted now.
     standby.psql("alter system set primary_conninfo = ''");

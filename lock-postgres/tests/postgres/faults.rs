@@ -136,7 +136,7 @@ async fn a_lost_reply_is_unknown_and_the_same_holder_asks_again() {
     proxy.forward();
     let token = grant(&*store, &claim).await;
     assert_eq!(grant(&*table.open().await, &claim).await, token, "asked again on another connection");
-    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -189,9 +189,9 @@ async fn a_fenced_transaction_lets_renewals_and_its_release_pass_and_a_takeover_
     let mut transaction = resource.pool.begin().await.unwrap();
     assert!(resource.passes(&mut transaction, &claim, &token).await.unwrap());
     let batch = RenewalBatch::new(&Clock::system(), [claim.clone()]);
-    store.renew(&batch).await;
+    store.renew(&batch).await.unwrap();
     assert_eq!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(LONG)));
-    store.release(&claim).await.unwrap();
+    store.release(&claim, Duration::ZERO).await.unwrap();
     let next = Claim::new(name("job"), LONG);
     for _ in 0..3 {
         let attempt = store.request(&next).await.unwrap();
@@ -213,7 +213,7 @@ async fn the_demand_fails_where_the_check_gives_no_row() {
         resource.table.server.try_psql(&sql.replace("$3", &format!("'{holder}'")))
     };
     assert_eq!(demand(claim.holder().to_string()), Ok("1".to_owned()));
-    resource.store.release(&claim).await.unwrap();
+    resource.store.release(&claim, Duration::ZERO).await.unwrap();
     let refused = demand(claim.holder().to_string()).unwrap_err();
     assert!(refused.contains("division by zero"), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Attempt, Claim, LockStore, ReleaseOutcome};
+use lock_core::{Attempt, Claim, LockStore, ReleaseOutcome, Space};
 use lock_testkit::PostgresServer;
 
 use crate::fixture::{LONG, Table, grant, init, name, open, until};
@@ -23,11 +23,15 @@ async fn a_connection_that_the_server_ended_while_nobody_used_it_fails_no_step()
     let Attempt::Granted(again) = store.request(&claim).await.unwrap() else { panic!("it is the own") };
     assert_eq!(again.token, Some(token));
     end_connections(&table);
-    assert_eq!(store.inspect(claim.name()).await.unwrap().unwrap().holder, Some(claim.holder()));
+    assert_eq!(store.inspect(claim.name(), Space::Locks).await.unwrap().pop().unwrap().holder, Some(claim.holder()));
     end_connections(&table);
-    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held, "it is known what became of it");
+    assert_eq!(
+        store.release(&claim, Duration::ZERO).await.unwrap(),
+        ReleaseOutcome::Held,
+        "it is known what became of it"
+    );
     end_connections(&table);
-    assert_eq!(store.list(None, 10).await.unwrap().len(), 0);
+    assert_eq!(store.list(Space::Locks, None, 10).await.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,5 +45,5 @@ async fn a_server_that_crashed_while_nobody_asked_fails_no_step() {
     server.restart();
     // After a shorter time, a connection is used without a ping.
     until("a while without use", || since.elapsed() > Duration::from_millis(1_100)).await;
-    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }

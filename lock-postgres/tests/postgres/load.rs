@@ -85,7 +85,7 @@ async fn all_of_many_that_are_given_back_at_once_are_given_back() {
     let mut released = JoinSet::new();
     for claim in &claims {
         let (store, claim) = (store.clone(), claim.clone());
-        released.spawn(async move { store.release(&claim).await });
+        released.spawn(async move { store.release(&claim, Duration::ZERO).await });
     }
     let released = released.join_all().await;
     let failed = released.iter().filter(|released| !matches!(released, Ok(ReleaseOutcome::Held))).count();
@@ -141,7 +141,7 @@ async fn of_many_that_ask_for_one_name_at_once_one_gets_it_and_the_others_hear_w
         let mut released = JoinSet::new();
         for claim in claims {
             let store = store.clone();
-            released.spawn(async move { store.release(&claim).await.unwrap() });
+            released.spawn(async move { store.release(&claim, Duration::ZERO).await.unwrap() });
         }
         let held = released.join_all().await.into_iter().filter(|found| *found == ReleaseOutcome::Held).count();
         assert_eq!(held, 2);
@@ -172,7 +172,7 @@ async fn one_that_fails_harms_no_other_that_goes_along() {
     let mut released = JoinSet::new();
     for (number, claim) in claims.iter().cloned().enumerate() {
         let store = store.clone();
-        released.spawn(async move { (number, store.release(&claim).await) });
+        released.spawn(async move { (number, store.release(&claim, Duration::ZERO).await) });
     }
     let mut last = None;
     while let Some(found) = released.join_next().await {
@@ -186,5 +186,5 @@ async fn one_that_fails_harms_no_other_that_goes_along() {
     }
     assert_eq!(last, Some(9), "only its own release waited for it");
     other.end();
-    assert_eq!(store.release(&claims[9]).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&claims[9], Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }

@@ -1,8 +1,9 @@
 //! Behind a pooler that shares connections between transactions.
 
-use lock_core::{Claim, ErrorKind, LockStore, WaitStyle};
+use lock_core::{Claim, ErrorKind, LockStore, Space, WaitStyle};
 use lock_postgres::FindingKind;
 use lock_testkit::PgBouncer;
+use std::time::Duration;
 
 use crate::fixture::{LONG, Table, grant, init, locks, name, open, open_any, shared_server};
 
@@ -22,7 +23,7 @@ async fn a_pooler_is_found_out_and_said() {
         let token = grant(&*pooled, &claim).await;
         assert_eq!(grant(&*direct, &claim).await, token, "the same lock");
         let waiter = tokio::spawn(locks(&pooled).lock("job").acquire());
-        direct.release(&claim).await.unwrap();
+        direct.release(&claim, Duration::ZERO).await.unwrap();
         waiter.await.unwrap().unwrap().release().await.unwrap();
     }
 }
@@ -40,10 +41,10 @@ async fn many_clients_at_once_get_answers_to_their_own_questions() {
                 for turn in 0..25 {
                     let claim = Claim::new(name(&format!("job {number} {task} {turn} '; --")), LONG);
                     grant(&*store, &claim).await;
-                    let by = store.inspect(claim.name()).await.unwrap().unwrap();
+                    let by = store.inspect(claim.name(), Space::Locks).await.unwrap().pop().unwrap();
                     assert_eq!(by.holder, Some(claim.holder()));
                     if turn % 2 == 0 {
-                        store.release(&claim).await.unwrap();
+                        store.release(&claim, Duration::ZERO).await.unwrap();
                     }
                 }
             });

@@ -1,8 +1,9 @@
 //! Rights, and secrets that must not be shown.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
-use lock_core::{Claim, ErrorKind, LockStore, ReleaseOutcome};
+use lock_core::{Claim, ErrorKind, LockStore, ReleaseOutcome, Space};
 use lock_testkit::PostgresServer;
 
 use crate::fixture::{LONG, Table, grant, init, name, try_open};
@@ -22,8 +23,8 @@ async fn the_rights_that_the_page_lists_are_enough_and_fewer_are_denied() {
     let store = try_open(&url).await.unwrap();
     let claim = Claim::new(name("job"), LONG);
     let token = grant(&*store, &claim).await;
-    assert!(store.inspect(&name("job")).await.unwrap().is_some());
-    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert!(!store.inspect(&name("job"), Space::Locks).await.unwrap().is_empty());
+    assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     store.prune(LONG).await.unwrap();
     let next = grant(&*table.open().await, &Claim::new(name("job"), LONG)).await;
     assert!(next > token, "another user's tokens are of the same realm, and rise: {token}, then {next}");

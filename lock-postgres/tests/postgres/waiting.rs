@@ -85,7 +85,7 @@ async fn nothing_is_told_where_nobody_waits() {
     let claim = Claim::new(name("job"), LONG);
     grant(&*store, &claim).await;
     assert_eq!(table.server.psql(&format!("select waited_for from {}", table.name)), "f");
-    store.release(&claim).await.unwrap();
+    store.release(&claim, Duration::ZERO).await.unwrap();
     assert_eq!(count_connections(&table, "query ilike 'listen%'"), 0);
 }
 

@@ -1,6 +1,7 @@
 //! Requests and releases that are sent in one batch, for the tests of batching.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use lock_core::{Attempt, Claim, HeldBy, LockStore, ReleaseOutcome, Result};
@@ -43,7 +44,7 @@ pub(crate) async fn batch(
     asked: &[Claim],
 ) -> (Vec<Result<ReleaseOutcome>>, Vec<Result<Attempt>>) {
     let ahead = claims(["ahead".to_owned(), "also ahead".to_owned()]);
-    let releases = ahead.iter().chain(released).map(|claim| store.release(claim));
+    let releases = ahead.iter().chain(released).map(|claim| store.release(claim, Duration::ZERO));
     let requests = asked.iter().map(|claim| store.request(claim));
     let before = calls(server, "evalsha");
     let (mut releases, requests) = at_once(server, join(join_all(releases), join_all(requests))).await;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{join, join_all};
-use lock_core::{Attempt, BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, Result};
+use lock_core::{Attempt, BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, Result, Space};
 use lock_testkit::{RedisCluster, WAIT_TIMEOUT, until};
 
 use crate::batch::{
@@ -31,7 +32,7 @@ async fn many_cost_a_few_calls_and_each_has_its_own_answer() {
     let again: BTreeSet<_> = request(&store, &all[..100], &server).await.iter().map(token).collect();
     assert_eq!(again, tokens);
     let before = calls(&server, "evalsha");
-    let released = at_once(&server, join_all(all.iter().map(|claim| store.release(claim)))).await;
+    let released = at_once(&server, join_all(all.iter().map(|claim| store.release(claim, Duration::ZERO)))).await;
     assert!(calls(&server, "evalsha") - before < 10, "{} calls", calls(&server, "evalsha") - before);
     let held_until_now = |released: &&Result<ReleaseOutcome>| matches!(released, Ok(ReleaseOutcome::Held));
     assert_eq!(released.iter().filter(held_until_now).count(), 100, "{released:?}");
@@ -47,7 +48,7 @@ async fn one_that_comes_alone_is_one_call() {
     let before = calls(&server, "evalsha");
     for claim in numbered(10) {
         grant(&store, &claim).await;
-        assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+        assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
     }
     // The first found a counter that is new, and asked for the realm.
     assert!(calls(&server, "evalsha") - before <= 10 * 2 + 2, "{} calls", calls(&server, "evalsha") - before);
@@ -85,9 +86,9 @@ async fn who_goes_away_while_others_are_asked_for_keeps_nobody_waiting() {
     assert!(rest.iter().all(|answer| token(answer) > 0));
     // Those that went away were sent all the same, or not: whoever cut them off gives them back.
     for claim in &all {
-        store.release(claim).await.unwrap();
+        store.release(claim, Duration::ZERO).await.unwrap();
     }
-    assert_eq!(store.list(None, 100).await.unwrap().len(), 0);
+    assert_eq!(store.list(Space::Locks, None, 100).await.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +188,7 @@ async fn a_release_and_a_request_of_one_lock_hand_it_over() {
     let (released, asked) = batch(&server, &store, &[before], std::slice::from_ref(&after)).await;
     assert!(matches!(released[..], [Ok(ReleaseOutcome::Held)]), "{released:?}");
     assert!(token(&asked[0]) > earlier.number());
-    assert_eq!(store.inspect(after.name()).await.unwrap().unwrap().holder, Some(after.holder()));
+    assert_eq!(store.inspect(after.name(), Space::Locks).await.unwrap().pop().unwrap().holder, Some(after.holder()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,14 +240,14 @@ async fn who_may_not_tell_of_a_release_releases_nothing() {
         grant(&store, claim).await;
     }
     set_rights(&server, &["-publish"]);
-    assert_eq!(store.release(&all[0]).await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(store.release(&all[0], Duration::ZERO).await.unwrap_err().kind(), ErrorKind::Denied);
     for answer in release_together(&server, &store, &all).await {
         assert_eq!(answer.unwrap_err().kind(), ErrorKind::Denied);
     }
-    let seen = store.inspect(all[0].name()).await.unwrap().unwrap();
+    let seen = store.inspect(all[0].name(), Space::Locks).await.unwrap().pop().unwrap();
     let broken = store.break_lock(all[0].name(), &seen, BreakMode::Now).await;
     assert_eq!(broken.unwrap_err().kind(), ErrorKind::Denied);
-    assert_eq!(store.list(None, 10).await.unwrap().len(), 3, "all are held as before");
+    assert_eq!(store.list(Space::Locks, None, 10).await.unwrap().len(), 3, "all are held as before");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,7 +277,7 @@ async fn a_server_without_memory_grants_nothing_and_releases_all() {
         let error = answer.expect_err("it has no memory");
         assert!(error.kind() == ErrorKind::Unavailable && !error.may_have_taken_effect(), "{error:?}");
     }
-    assert_eq!(store.list(None, 10).await.unwrap().len(), 5);
+    assert_eq!(store.list(Space::Locks, None, 10).await.unwrap().len(), 5);
     let answers = release_together(&server, &store, &held).await;
     assert!(answers.iter().all(|answer| matches!(answer, Ok(ReleaseOutcome::Held))), "{answers:?}");
 }
@@ -337,7 +338,7 @@ async fn many_of_a_slot_that_is_on_its_way_are_late_and_no_error() {
     let moving = cluster.start_slot_migration(cluster.slot_of("lock:job"));
     moving.move_key("lock:{lock:job}held5");
     let all = tokio::spawn(async move {
-        let releases = join_all(held.iter().map(|claim| store.release(claim)));
+        let releases = join_all(held.iter().map(|claim| store.release(claim, Duration::ZERO)));
         join(releases, join_all(asked.iter().map(|claim| store.request(claim)))).await
     });
     let owner = cluster.servers().iter().find(|server| server.port() == moving.from).unwrap();

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, ErrorKind, Fence, LockStore, Locks, ReleaseOutcome};
+use lock_core::{Attempt, Claim, ErrorKind, Fence, LockStore, Locks, ReleaseOutcome, Space};
 use lock_testkit::{Proxy, RedisServer, until};
 
 use crate::fixture::{LONG, SYNCED, grant, is_held, locks, name, open, request, server, try_open};
@@ -110,7 +110,7 @@ async fn a_lost_reply_is_unknown_and_the_same_holder_asks_again() {
     proxy.forward();
     let token = grant(&store, &claim).await;
     assert!(value.contains(&format!(".{}", token.number())), "{value}, then {token}");
-    assert_eq!(store.release(&claim).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +124,7 @@ async fn a_server_that_comes_back_is_used_again() {
     assert!(grant(&store, &next).await > token);
     server.cli(&["SCRIPT", "FLUSH"]);
     assert!(matches!(request(&store, &next).await, Attempt::Granted(_)), "scripts are loaded again");
-    assert_eq!(store.release(&next).await.unwrap(), ReleaseOutcome::Held);
+    assert_eq!(store.release(&next, Duration::ZERO).await.unwrap(), ReleaseOutcome::Held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +153,7 @@ async fn a_clock_that_is_set_back_ends_leases_late() {
     let first = Claim::new(name("job"), LONG);
     let token = grant(&store, &first).await;
     server.set_clock(-DAY);
-    let left = store.inspect(first.name()).await.unwrap().unwrap().remaining.unwrap();
+    let left = store.inspect(first.name(), Space::Locks).await.unwrap().pop().unwrap().remaining.unwrap();
     assert!(left > LONG, "it ends a day later, in {left:?}");
     assert!(is_held(&store, "job").await);
     server.set_clock(2 * LONG.as_secs() as i64);

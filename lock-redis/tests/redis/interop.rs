@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lock_core::{BreakMode, Claim, LockStore};
+use lock_core::{BreakMode, Claim, LockStore, Space};
 
 use crate::fixture::{LONG, grant, is_held, locks, name, open, server};
 
@@ -13,7 +13,7 @@ async fn a_plain_set_excludes_and_is_excluded() {
     let store = open(&server.url()).await;
     assert_eq!(server.cli(&["SET", "lock:job", "other", "NX", "PX", "600000"]), "OK");
     assert!(is_held(&store, "job").await);
-    let by = store.inspect(&name("job")).await.unwrap().unwrap();
+    let by = store.inspect(&name("job"), Space::Locks).await.unwrap().pop().unwrap();
     assert_eq!((by.holder, by.token.is_none()), (None, true), "nothing is known of another program");
     assert!(by.remaining.unwrap() > Duration::from_secs(500));
     let error = store.break_lock(&name("job"), &by, BreakMode::Now).await.unwrap_err();
@@ -47,10 +47,10 @@ async fn a_key_of_another_type_or_without_expiry_counts_as_held() {
     let counter = || server.cli(&["--scan", "--pattern", "*token*"]);
     for text in ["list", "forever"] {
         assert!(is_held(&store, text).await, "{text}");
-        assert_eq!(store.inspect(&name(text)).await.unwrap().unwrap().remaining, None);
+        assert_eq!(store.inspect(&name(text), Space::Locks).await.unwrap().pop().unwrap().remaining, None);
     }
     assert_eq!(counter(), "", "a lock that is held costs no token");
-    let listed: Vec<_> = store.list(None, 10).await.unwrap().into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = store.list(Space::Locks, None, 10).await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [name("forever"), name("list")]);
     assert_eq!(server.cli(&["LRANGE", "lock:list", "0", "-1"]), "x");
 }
@@ -62,7 +62,7 @@ async fn a_lock_that_has_no_end_is_not_revoked_without_one() {
     grant(&store, &Claim::new(name("job"), LONG)).await;
     assert_eq!(server.cli(&["PERSIST", "lock:job"]), "1");
     let value = server.cli(&["GET", "lock:job"]);
-    let by = store.inspect(&name("job")).await.unwrap().unwrap();
+    let by = store.inspect(&name("job"), Space::Locks).await.unwrap().pop().unwrap();
     let error = store.break_lock(&name("job"), &by, BreakMode::Revoke).await.unwrap_err();
     assert!(error.to_string().contains("no expiry") && !error.may_have_taken_effect(), "{error}");
     assert_eq!(server.cli(&["GET", "lock:job"]), value, "nothing was done");
@@ -87,7 +87,7 @@ async fn the_lock_of_redis_py_excludes_and_is_excluded() {
     let held = Claim::new(name("job"), LONG);
     grant(&store, &held).await;
     assert_eq!(python("print(l.acquire(blocking=False))"), "False");
-    store.release(&held).await.unwrap();
+    store.release(&held, Duration::ZERO).await.unwrap();
     assert_eq!(python("print(l.acquire(blocking=False))"), "True");
     assert!(is_held(&store, "job").await);
     assert_eq!(python("l.local.token = r.get('lock:job'); l.release()"), "");
@@ -100,6 +100,6 @@ async fn nothing_of_another_prefix_is_touched_or_shown() {
     let (one, two) = (open(&server.url()).await, open(&format!("{}?prefix=lo*:", server.url())).await);
     grant(&one, &Claim::new(name("job"), LONG)).await;
     assert!(!is_held(&two, "job").await);
-    assert_eq!(two.list(None, 10).await.unwrap().len(), 1);
+    assert_eq!(two.list(Space::Locks, None, 10).await.unwrap().len(), 1);
     assert_ne!(one.realm(), two.realm());
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Result};
+use lock_core::{Attempt, Claim, Clock, LockStore, RenewalBatch, RenewalOutcome, Result, Space};
 use lock_testkit::{WAIT_TIMEOUT, until};
 
 use crate::fixture::{CountingProxy, LONG, calls, grant, locks, name, open, server};
@@ -38,9 +38,9 @@ async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
     grant(&store, &held).await;
     let renew = || async {
         let batch = RenewalBatch::new(&Clock::system(), [held.clone()]);
-        store.renew(&batch).await;
+        store.renew(&batch).await.unwrap();
         let renewed = batch.iter().next().unwrap().outcome();
-        assert!(matches!(renewed, Some(RenewalOutcome::HeldFor(_))), "{:?}", batch.failure());
+        assert!(matches!(renewed, Some(RenewalOutcome::HeldFor(_))), "{renewed:?}");
     };
     // From here on the background is connected.
     renew().await;
@@ -61,12 +61,12 @@ async fn however_long_a_server_takes_only_so_much_is_under_way_there() {
     proxy.hold_replies(true);
     let looks = tokio::spawn({
         let (store, all) = (store.clone(), all.clone());
-        async move { join_all(all.iter().map(|claim| store.inspect(claim.name()))).await }
+        async move { join_all(all.iter().map(|claim| store.inspect(claim.name(), Space::Locks))).await }
     });
     let most = max_in_flight(&proxy);
     assert!(most <= 256, "{most} calls are under way");
     proxy.hold_replies(false);
-    assert!(looks.await.unwrap().iter().all(|found| matches!(found, Ok(Some(_)))));
+    assert!(looks.await.unwrap().iter().all(|found| found.as_ref().is_ok_and(|holders| holders.len() == 1)));
     renew().await;
 }
 
@@ -84,7 +84,7 @@ async fn withdrawals_that_leave_a_mark_travel_together() {
     until("all their marks", || (marks() == COUNT).then_some(()));
     assert!(calls(&server, "evalsha") < COUNT as u64 / 2, "{} calls", calls(&server, "evalsha"));
     tokio::time::timeout(WAIT_TIMEOUT, async {
-        while !store.list(None, 1).await.is_ok_and(|held| held.is_empty()) {
+        while !store.list(Space::Locks, None, 1).await.is_ok_and(|held| held.is_empty()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -111,7 +111,7 @@ async fn a_crowd_that_finds_the_server_dead_is_told_together() {
     });
     let all = claims(5_000);
     let requests = join_all(all.iter().map(|claim| store.request(claim)));
-    let looks = join_all(all.iter().map(|claim| store.inspect(claim.name())));
+    let looks = join_all(all.iter().map(|claim| store.inspect(claim.name(), Space::Locks)));
     let (requests, looks) = futures_util::future::join(requests, looks).await;
     assert!(requests.iter().all(Result::is_err) && looks.iter().all(Result::is_err));
     let connects = connects.load(Ordering::SeqCst);

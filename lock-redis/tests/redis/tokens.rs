@@ -2,6 +2,7 @@
 
 use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, RenewalBatch, RenewalOutcome};
 use lock_testkit::RedisServer;
+use std::time::Duration;
 
 use crate::fixture::{LONG, SYNCED, grant, locks, name, open, request, server};
 
@@ -17,7 +18,7 @@ async fn a_counter_that_is_too_low_is_raised_above_what_was_seen() {
     for _ in 0..5 {
         let claim = Claim::new(name("job"), LONG);
         last = Some(grant(&store, &claim).await);
-        store.release(&claim).await.unwrap();
+        store.release(&claim, Duration::ZERO).await.unwrap();
     }
     let last = last.unwrap();
     let counter = counter(&server);
@@ -26,7 +27,7 @@ async fn a_counter_that_is_too_low_is_raised_above_what_was_seen() {
         let claim = Claim::new(name("job"), LONG);
         let next = grant(&store, &claim).await;
         assert!(next > last, "{next} after {last}, which was forgotten by {forget:?}");
-        store.release(&claim).await.unwrap();
+        store.release(&claim, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -43,7 +44,7 @@ async fn a_counter_that_was_lost_is_raised_above_a_token_that_was_only_seen() {
         let claim = Claim::new(name("other"), LONG);
         let next = grant(&b, &claim).await;
         assert!(next > held, "{next} after {held}, which was forgotten by {forget:?}");
-        b.release(&claim).await.unwrap();
+        b.release(&claim, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -57,9 +58,9 @@ async fn large_tokens_are_exact() {
         let (first, second) = (Claim::new(name("job"), LONG), Claim::new(name("job"), LONG));
         assert_eq!(grant(&store, &first).await.number(), large + 1);
         assert_eq!(grant(&store, &first).await.number(), large + 1);
-        store.release(&first).await.unwrap();
+        store.release(&first, Duration::ZERO).await.unwrap();
         assert_eq!(grant(&store, &second).await.number(), large + 2);
-        store.release(&second).await.unwrap();
+        store.release(&second, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -74,7 +75,7 @@ async fn large_tokens_of_another_process_are_not_given_again() {
         let claim = Claim::new(name("job"), LONG);
         let next = grant(store, &claim).await;
         assert!(next > last, "{next} after {last}");
-        store.release(&claim).await.unwrap();
+        store.release(&claim, Duration::ZERO).await.unwrap();
         last = next;
     }
 }
@@ -138,7 +139,7 @@ async fn keys_beside_the_locks_are_bounded_in_number() {
     for number in 0..200 {
         let claim = Claim::new(name(&format!("job {number}")), LONG);
         grant(&store, &claim).await;
-        store.release(&claim).await.unwrap();
+        store.release(&claim, Duration::ZERO).await.unwrap();
     }
     assert_eq!(server.cli(&["DBSIZE"]), "2", "a realm and a counter");
 }
@@ -154,7 +155,7 @@ async fn a_new_realm_is_learnt_by_others_and_its_tokens_go_on() {
     assert_eq!(after.realm(), &realm);
     assert!(after.number() > before.number());
     let batch = RenewalBatch::new(&lock_core::Clock::system(), [held.clone()]);
-    b.renew(&batch).await;
+    b.renew(&batch).await.unwrap();
     assert!(matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))));
     drop(request(&b, &held).await);
 }

@@ -36,7 +36,7 @@ async fn waiters_do_not_ask_while_nothing_happens() {
     }
     let clients = server.cli(&["CLIENT", "LIST"]);
     assert_eq!(clients.lines().filter(|line| line.contains(" sub=1 ")).count(), 1, "one waits for all: {clients}");
-    a.release(&held).await.unwrap();
+    a.release(&held, Duration::ZERO).await.unwrap();
     for waiter in waiters {
         tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("all are served").unwrap().unwrap();
     }
@@ -55,7 +55,7 @@ async fn a_lost_subscription_loses_no_wake_up() {
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         // The release comes on a connection that was killed too; the store says so, and is asked
         // again.
-        while a.release(&held).await.is_err() {}
+        while a.release(&held, Duration::ZERO).await.is_err() {}
         let served = tokio::time::timeout(WAIT_TIMEOUT, waiter).await.expect("long before the lease would have ended");
         served.unwrap().unwrap().release().await.unwrap();
     }
@@ -75,7 +75,7 @@ async fn names_that_are_waited_for_at_the_same_time_are_listened_to_together() {
         held.iter().map(|claim| tokio::spawn(locks.lock(claim.name().as_str()).wait(LONG).acquire())).collect();
     until("all that listen", || (server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == COUNT).then_some(()));
     assert!(calls(&server, "subscribe") < 50, "{} commands", calls(&server, "subscribe"));
-    for release in join_all(held.iter().map(|claim| a.release(claim))).await {
+    for release in join_all(held.iter().map(|claim| a.release(claim, Duration::ZERO))).await {
         release.unwrap();
     }
     for waiter in waiters {

@@ -32,7 +32,7 @@ async fn a_write_under_a_proof_commits_only_while_its_holder_holds_the_lock() {
         assert_eq!(condition.czxid.unsigned_abs(), guard.token_if_any().unwrap().number());
         assert!(write(&client, &condition).await);
         assert!(store.fence_condition(&name, lock_core::Holder::fresh()).await.unwrap().is_none());
-        let seen = locks.inspect(&name).await.unwrap().unwrap();
+        let seen = locks.inspect(&name).await.unwrap().pop().unwrap();
         locks.break_lock(&name, &seen, how).await.unwrap().unwrap();
         assert!(!write(&client, &condition).await, "{how:?}");
         assert!(store.fence_condition(&name, guard.holder()).await.unwrap().is_none());

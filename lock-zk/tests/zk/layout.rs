@@ -30,7 +30,7 @@ async fn the_line_goes_on_where_the_count_goes_over_its_end() {
     for node in [&first, &last] {
         client.create(node, b"", &CreateMode::Ephemeral.with_acls(Acls::anyone_all())).await.unwrap();
     }
-    let shown = async || locks.inspect(&name).await.unwrap().unwrap().info.unwrap().text;
+    let shown = async || locks.inspect(&name).await.unwrap().pop().unwrap().info.unwrap().text;
     assert!(shown().await.contains("2147483647"), "{}", shown().await);
     client.delete(&last, None).await.unwrap();
     assert!(shown().await.contains("-2147483648"), "{}", shown().await);
@@ -87,7 +87,7 @@ async fn a_holder_that_another_program_asks_to_give_back_is_shown_with_that() {
     let guard = locks.lock(&name).acquire().await.unwrap();
     // As Curator's Revoker does it.
     client.set_data(&nodes(&client, name.as_str()).await[0], b"__REVOKE__", None).await.unwrap();
-    let by = locks.inspect(&name).await.unwrap().unwrap();
+    let by = locks.inspect(&name).await.unwrap().pop().unwrap();
     assert_eq!(by.holder, Some(guard.holder()));
     assert!(by.info.unwrap().text.contains("give it back"));
     guard.renew().await.unwrap();

@@ -68,7 +68,7 @@ async fn many_locks_cost_one_heartbeat() {
     for _ in 0..100 / 16 + 2 {
         guards[0].renew().await.unwrap();
     }
-    assert!(locks.inspect(guards[7].name()).await.unwrap().unwrap().held_for.is_some());
+    assert!(locks.inspect(guards[7].name()).await.unwrap().pop().unwrap().held_for.is_some());
     let before = client.set_data("/app/%realm", b"zk:0", None).await.unwrap().mzxid;
     guards[0].renew().await.unwrap();
     let writes = client.set_data("/app/%realm", b"zk:0", None).await.unwrap().mzxid - before - 1;
@@ -85,12 +85,12 @@ async fn a_revoked_lock_is_passed_on_when_the_old_lease_would_have_ended_and_not
     let client = client(zookeeper).await;
     let guard = ours.lock(&name).acquire().await.unwrap();
     let waiter = start_waiting(&theirs, &name).await;
-    let seen = theirs.inspect(&name).await.unwrap().unwrap();
+    let seen = theirs.inspect(&name).await.unwrap().pop().unwrap();
     let broken = theirs.break_lock(&name, &seen, BreakMode::Revoke).await.unwrap().unwrap();
     assert!(broken.free_in >= guard.ttl(), "{broken:?}");
     // The blocking node has the place of the holder's.
     assert_eq!(nodes(&client, name.as_str()).await.len(), 2);
-    assert!(theirs.inspect(&name).await.unwrap().unwrap().revoked);
+    assert!(theirs.inspect(&name).await.unwrap().pop().unwrap().revoked);
     let believed = guard.remaining();
     let began = std::time::Instant::now();
     let next = within_bound("the next grant", waiter).await.unwrap().unwrap();

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lock_core::{Claim, Clock, Error, ErrorKind, LockGuard, LockName, LockStore, Locks, LossReason};
+use lock_core::{Claim, Clock, Error, ErrorKind, LockGuard, LockName, LockStore, Locks, LossReason, Space};
 use lock_testkit::ZooKeeper;
 use lock_zk::ZkStore;
 
@@ -62,7 +63,7 @@ async fn an_open_handle_is_refused_by_an_ensemble_that_was_emptied() {
     // A read is refused too, and nothing is made there.
     let seen = within_bound("a look", async {
         loop {
-            match store.inspect(&LockName::new("job").unwrap()).await {
+            match store.inspect(&LockName::new("job").unwrap(), Space::Locks).await {
                 Err(error) if error.is_retryable() => {}
                 seen => return seen,
             }
@@ -141,7 +142,7 @@ async fn an_open_handle_that_begins_a_realm_goes_on_in_it_and_others_are_opened_
         let claim = Claim::new(name.clone(), secs(ttl));
         let lock_core::Attempt::Granted(lease) = ours.request(&claim).await.unwrap() else { panic!("not granted") };
         assert_eq!(lease.token.unwrap().realm(), &new);
-        ours.release(&claim).await.unwrap();
+        ours.release(&claim, Duration::ZERO).await.unwrap();
     }
     drop(locks);
     // A session that the other store opens finds another realm.

@@ -32,7 +32,7 @@ async fn a_create_whose_reply_was_lost_is_found_again_by_its_guid() {
     assert_eq!(nodes(&client, "job").await, made, "it has one node, the first");
     let czxid = client.check_stat(&made[0]).await.unwrap().unwrap().czxid;
     assert_eq!(lease.token.unwrap().number(), czxid.unsigned_abs());
-    ours.release(&claim).await.unwrap();
+    ours.release(&claim, Duration::ZERO).await.unwrap();
     assert!(nodes(&client, "job").await.is_empty());
 }
 

@@ -49,7 +49,7 @@ async fn assert_locks_work(locks: &Locks, name: &LockName) {
     guard.release().await.unwrap();
     let next = within_bound("the waiter's turn", waiter).await.unwrap().unwrap();
     assert!(locks.lock(name).try_acquire().await.unwrap().is_none());
-    assert_eq!(locks.inspect(name).await.unwrap().unwrap().holder, Some(next.holder()));
+    assert_eq!(locks.inspect(name).await.unwrap().pop().unwrap().holder, Some(next.holder()));
     next.release().await.unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! Sessions that end while somebody waits or holds.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lock_core::{Attempt, Claim, LockStore, LossReason, ReleaseOutcome};
 use lock_testkit::ZooKeeper;
@@ -139,9 +139,9 @@ async fn a_claim_whose_session_is_over_is_withdrawn_by_another_session() {
     let session = lease.session.unwrap();
     within_bound("the end of the session", session.lost()).await;
     // If the server has not deleted the nodes of the session yet, this does it.
-    ours.release(&claim).await.unwrap();
+    ours.release(&claim, Duration::ZERO).await.unwrap();
     assert!(nodes(&client, name.as_str()).await.is_empty());
-    assert_eq!(ours.release(&claim).await.unwrap(), ReleaseOutcome::NotHeld);
+    assert_eq!(ours.release(&claim, Duration::ZERO).await.unwrap(), ReleaseOutcome::NotHeld);
     let guard = locks_on(&ours, secs(30)).lock(&name).try_acquire().await.unwrap();
     guard.expect("it is free").release().await.unwrap();
 }
