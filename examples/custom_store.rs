@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::store::{
     Attempt, Beat, BreakMode, Claim, ClockKind, Contention, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
-    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm, ReleaseOutcome,
-    RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser,
+    FencingToken, Finding, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Realm,
+    ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Retention, TokenRaiser,
 };
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +164,15 @@ impl LockStore for JsonStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         Err(Error::refused(ErrorKind::InvalidConfig, "the realm of this store is its path: move the file"))
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let held = self.step(|book| book.rows.len()).await?;
+        Ok(vec![
+            Finding::info("file", format!("{} can be read and written", self.0.display())),
+            Finding::info("durability", "nothing is synced: a power loss can lose locks and tokens"),
+            Finding::info("locks", format!("{held} locks are held")),
+        ])
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lock_core::runtime::PerRuntime;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Eviction, Guarantees, HeldBy, LockName, LockStore, Realm, ReleaseOutcome,
-    RenewalBatch, Result, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Eviction, Finding, Guarantees, HeldBy, LockName, LockStore, Realm,
+    ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
 };
 
 use crate::config::RedisConfig;
@@ -114,6 +114,10 @@ impl LockStore for RedisStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.begin_realm().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 }
 

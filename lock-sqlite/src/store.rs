@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, TokenRaiser, async_trait,
+    Attempt, Beat, BreakMode, Claim, Contention, Effect, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy,
+    LockName, LockStore, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, TokenRaiser,
+    async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -40,7 +41,7 @@ impl SqliteStore {
         self.shared.commits()
     }
 
-    async fn submit<O: Op>(&self, op: O) -> Result<O::Outcome> {
+    pub(crate) async fn submit<O: Op>(&self, op: O) -> Result<O::Outcome> {
         let (pending_op, outcome) = PendingOp::new(op);
         self.worker.send(Message::Op(Box::new(pending_op))).map_err(|_| worker_ended(&self.path, Effect::None))?;
         outcome.await.map_err(|_| worker_ended(&self.path, Effect::Unknown))?
@@ -125,6 +126,10 @@ impl LockStore for SqliteStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.submit(NewRealm).await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 
     /// Closes the file. The last process to close it merges the log into it, and removes the `-wal`

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, Contention, Eviction, Guarantees, HeldBy, LockName, LockStore, Realm,
+    Attempt, BreakMode, Claim, Clock, Contention, Eviction, Finding, Guarantees, HeldBy, LockName, LockStore, Realm,
     ReleaseOutcome, RenewalBatch, Result, TokenRaiser, async_trait,
 };
 use zookeeper_client::Acls;
@@ -81,6 +81,10 @@ impl LockStore for ZkStore {
     async fn new_realm(&self) -> Result<Realm> {
         let (reader, opener) = (self.opener.reader().await?, self.opener.clone());
         Ok(reader.call(|client| async move { Ok(opener.realm_node().replace(&client).await?) }).await?)
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 }
 

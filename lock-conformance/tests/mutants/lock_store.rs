@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lock_conformance::async_trait;
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Contention, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName, LockStore,
-    Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, TokenRaiser, WaitStyle,
+    Attempt, Beat, BreakMode, Claim, Contention, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy, LockName,
+    LockStore, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Severity, TokenRaiser, WaitStyle,
 };
 
 use super::flaw::Flaw;
@@ -159,5 +159,25 @@ impl LockStore for Mutant {
 
     async fn new_realm(&self) -> Result<Realm> {
         if self.flaw == Flaw::NewRealmIsTheOld { Ok(self.realm()) } else { self.inner.new_realm().await }
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let mut findings = self.inner.diagnose().await?;
+        match self.flaw {
+            Flaw::DiagnosisIsEmpty => findings.clear(),
+            Flaw::DiagnosisHidesWhatIsRight => findings.retain(|finding| finding.severity > Severity::Info),
+            Flaw::DiagnosisFindsAnError => findings[0].severity = Severity::Error,
+            Flaw::DiagnosisRepeatsACode => findings.push(findings[0].clone()),
+            Flaw::DiagnosisHasAnUndocumentedCode => findings.push(Finding::info("surprise", "nobody knows")),
+            Flaw::DiagnosisHasASentenceAsCode => findings[0].code = "The scope",
+            Flaw::DiagnosisHasLines => findings[0].text.push_str("\nand more"),
+            Flaw::DiagnosisBreaksLocks => {
+                for (name, seen) in self.inner.list(None, usize::MAX).await? {
+                    self.inner.break_lock(&name, &seen, BreakMode::Now).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(findings)
     }
 }

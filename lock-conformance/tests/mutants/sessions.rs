@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{
-    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Faults, FencingToken, Guarantees,
-    HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Realm, ReleaseOutcome, Renewal, RenewalBatch,
-    RenewalOutcome, Result, Retention, Session, TokenRaiser, WaitStyle,
+    Attempt, Beat, BreakMode, Claim, Clock, ClockKind, Contention, Eviction, Expiry, Faults, FencingToken, Finding,
+    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Realm, ReleaseOutcome, Renewal,
+    RenewalBatch, RenewalOutcome, Result, Retention, Session, TokenRaiser, WaitStyle,
 };
 
 use super::session_flaw::SessionFlaw;
@@ -366,6 +366,10 @@ impl LockStore for Sessions {
         let mut server = self.server();
         server.realm = Realm::fresh("sessions");
         Ok(server.realm.clone())
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(vec![Finding::info("realm", self.realm().to_string())])
     }
 }
 

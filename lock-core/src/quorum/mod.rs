@@ -4,6 +4,7 @@ mod ballot;
 mod break_lock;
 mod call;
 mod decision;
+mod diagnose;
 mod driver;
 mod forming;
 mod gathering;
@@ -36,8 +37,8 @@ use self::roster::Roster;
 use self::rules::Rules;
 use self::vote::{Vote, Votes};
 use crate::contract::{
-    Attempt, BreakMode, Claim, Contention, Eviction, Lease, LockStore, RaiseOutcome, ReleaseOutcome, RenewalBatch,
-    TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Eviction, Finding, Lease, LockStore, RaiseOutcome, ReleaseOutcome,
+    RenewalBatch, TokenRaiser,
 };
 use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result};
 
@@ -359,15 +360,7 @@ impl LockStore for Quorum {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
-        let name = name.clone();
-        let answers = self.all(|store| {
-            let name = name.clone();
-            async move { store.inspect(&name).await }
-        });
-        let (shown, missing) = self.answered(answers.await)?;
-        // If it is unknown whether a majority has it, the lock is shown as held.
-        let least = self.majority().saturating_sub(missing).max(1);
-        Ok(self.rules().shown(shown.into_iter().flatten(), least))
+        self.read_holder(name).await
     }
 
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
@@ -380,6 +373,10 @@ impl LockStore for Quorum {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.roster.begin_anew().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(self.findings().await)
     }
 
     async fn close(&self) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod diagnosis;
 mod places;
 
 use std::sync::Arc;
@@ -474,6 +475,9 @@ impl LockStore for Promising {
     }
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.0.inspect(name).await
+    }
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.0.diagnose().await
     }
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         self.0.list(after, limit).await

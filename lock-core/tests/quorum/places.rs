@@ -389,6 +389,9 @@ impl LockStore for Silent {
     async fn inspect(&self, name: &LockName) -> Result<Option<HeldBy>> {
         self.0.inspect(name).await
     }
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.0.diagnose().await
+    }
     async fn list(&self, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, HeldBy)>> {
         self.0.list(after, limit).await
     }
