@@ -171,9 +171,6 @@ fn alarms_finding(alarms: &Result<Vec<String>>) -> Finding {
                 format!("{}: writes are refused until the cause is gone and the alarm disarmed", alarms.join(", "));
             Finding::error("alarms", text)
         }
-        Err(error) if error.kind() == ErrorKind::Denied => {
-            Finding::info("alarms", "not known, since only a user with the role root may read them")
-        }
         Err(error) => Finding::warning("alarms", format!("they cannot be read: {error}")),
     }
 }
@@ -204,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn alarms_stop_the_store_and_those_that_may_not_be_read_do_not() {
+    fn alarms_stop_the_store_and_those_that_cannot_be_read_are_a_warning() {
         let denied = Err(Error::new(ErrorKind::Denied, Effect::None, "permission denied"));
         let severities = [Ok(Vec::new()), Ok(vec!["Nospace at 1".to_owned()]), denied].map(|alarms| {
             let finding = alarms_finding(&alarms);
             (finding.code, finding.severity)
         });
-        let expected = [Severity::Info, Severity::Error, Severity::Info].map(|severity| ("alarms", severity));
+        let expected = [Severity::Info, Severity::Error, Severity::Warning].map(|severity| ("alarms", severity));
         assert_eq!(severities, expected);
     }
 }

@@ -1,6 +1,6 @@
 //! The diagnosis of a [`RedisStore`]: the state and the settings of its servers, read anew.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use lock_core::{Error, Fault, Finding, Result, Severity};
 
 use crate::guarantees::guarantees;
@@ -25,8 +25,9 @@ impl RedisStore {
             let info = node.server_info().await;
             info.map_err(|failure| (node.name(), node.error("looking at the server", failure)))
         }));
+        let (answers, realm) = join(answers, self.realm_finding()).await;
         let (mut servers, mut silent) = (Vec::new(), Vec::new());
-        for answer in answers.await {
+        for answer in answers {
             match answer {
                 Ok(server) => servers.push(server),
                 Err(failed) => silent.push(failed),
@@ -42,7 +43,7 @@ impl RedisStore {
         let mut findings: Vec<_> = silent.iter().map(unanswered).collect();
         findings.extend(servers.iter().flat_map(|server| server.findings(self.config.wait)));
         let now = guarantees(&servers, self.config.topology.may_fail_over());
-        findings.extend([Finding::guarantees(&self.guarantees, &now), self.realm_finding().await]);
+        findings.extend([Finding::guarantees(&self.guarantees, &now), realm]);
         Ok(findings)
     }
 
