@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::store::{
     Attempt, BreakMode, Claim, ClockKind, Contention, Converter, Effect, Error, ErrorKind, Eviction, Expiry, Fault,
-    FencingToken, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Publisher, Realm,
+    FencingToken, Finding, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Locks, Publisher, Realm,
     ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Retention, Space, TokenRaiser,
 };
 use serde::{Deserialize, Serialize};
@@ -176,6 +176,15 @@ impl LockStore for JsonStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         Err(Error::refused(ErrorKind::InvalidConfig, "the realm of this store is its path: move the file"))
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let held = self.step(|book| book.rows.len()).await?;
+        Ok(vec![
+            Finding::info("file", format!("{} can be read and written", self.0.display())),
+            Finding::info("durability", "nothing is synced: a power loss can lose locks and tokens"),
+            Finding::info("locks", format!("{held} locks are held")),
+        ])
     }
 }
 

@@ -23,6 +23,7 @@
 //! | protect what is written | [`FencingToken`], [`Fence`], [`Pass`], [`Realm`] |
 //! | see and break locks | [`HeldBy`], [`Holder`], [`HolderInfo`], [`BreakMode`], [`Eviction`] |
 //! | know what went wrong | [`Error`], [`ErrorKind`] |
+//! | look at the servers and their settings | [`Locks::diagnose`], [`Finding`], [`Severity`] |
 //!
 //! Those who write a store find the contract in [`store`].
 //!
@@ -48,6 +49,7 @@ pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, 
 pub use lock_core::{Effect, Error, ErrorKind, LossReason, Result};
 pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
 pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
+pub use lock_core::{Finding, Severity};
 pub use lock_core::{Member, MemoryStore, Quorum};
 
 use lock_core::MemoryDriver;
@@ -67,9 +69,9 @@ use lock_core::MemoryDriver;
 /// | **retention** | how far back a store remembers what it granted |
 pub mod store {
     pub use lock_core::{
-        Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, PendingSession, Publisher,
-        RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session,
-        StoredRecord, TokenRaiser, async_trait,
+        Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, PendingSession,
+        Publisher, RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention,
+        Session, Severity, StoredRecord, TokenRaiser, async_trait,
     };
     pub use lock_core::{
         Clock, ClockKind, Effect, Error, ErrorKind, Expiry, Fault, Faults, FencingToken, Guarantees, HeldBy, Holder,

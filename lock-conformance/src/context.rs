@@ -19,6 +19,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     /// The short TTL, for leases whose end the case waits for.
     pub(crate) ttl: Duration,
+    /// The documented codes of findings; empty if they are not to be compared.
+    pub(crate) finding_codes: &'static [&'static str],
 }
 
 /// A granted lease and its times.
@@ -30,8 +32,13 @@ pub(crate) struct GrantedLease {
 }
 
 impl Context {
-    pub(crate) fn new(deployment: Arc<dyn Deployment>, guarantees: Guarantees, ttl: Duration) -> Context {
-        Context { deployment, guarantees, clock: Clock::system(), ttl }
+    pub(crate) fn new(
+        deployment: Arc<dyn Deployment>,
+        guarantees: Guarantees,
+        ttl: Duration,
+        finding_codes: &'static [&'static str],
+    ) -> Context {
+        Context { deployment, guarantees, clock: Clock::system(), ttl, finding_codes }
     }
 
     pub(crate) fn deployment(&self) -> &dyn Deployment {

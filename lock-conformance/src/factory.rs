@@ -34,6 +34,12 @@ pub trait Factory: Send + Sync + 'static {
     /// enough to wait for. All times of the suite are multiples of it.
     fn ttl(&self) -> Duration;
 
+    /// The codes of the findings that the store documents; empty if they are not to be compared.
+    /// The answer of a healthy store has each of them, and no other.
+    fn finding_codes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The faults that its deployments can [inflict](Deployment::inflict). Cases for other faults
     /// are shown as ignored.
     fn faults(&self) -> Faults {

@@ -183,7 +183,8 @@ impl Suite {
                             Some(fault) => factory.deploy_for(fault).await?,
                             None => factory.deploy().await?,
                         };
-                        (case.run)(Context::new(deployment, guarantees, ttl)).await
+                        let codes = factory.finding_codes();
+                        (case.run)(Context::new(deployment, guarantees, ttl, codes)).await
                     };
                     let late = || format!("it came to no end within {deadline:.0?}").into();
                     tokio::time::timeout(deadline, result).await.unwrap_or_else(|_| Err(late()))

@@ -20,6 +20,10 @@ impl Factory for Leases {
     fn ttl(&self) -> Duration {
         Duration::from_millis(300)
     }
+
+    fn finding_codes(&self) -> &'static [&'static str] {
+        MemoryStore::FINDING_CODES
+    }
 }
 
 #[async_trait]
@@ -30,6 +34,10 @@ impl Factory for Sessions {
 
     fn ttl(&self) -> Duration {
         Duration::from_millis(300)
+    }
+
+    fn finding_codes(&self) -> &'static [&'static str] {
+        MemoryStore::FINDING_CODES
     }
 
     fn ends_sessions(&self) -> bool {

@@ -68,6 +68,7 @@
 //! | **fencing token** | a number, greater for every later acquisition of the same name |
 //! | **realm** | the identity of the store's data; tokens compare only within one realm |
 //! | **fence** | the protected resource's memory of the highest token it has seen; it refuses a smaller one |
+//! | **finding** | one fact of a diagnosis: severity, code, subject and text |
 //! | **guarantees** | the promises of a store as configured |
 //! | **purpose** | why the caller locks: *efficiency* (a double run costs money) or *correctness* (a double run is a bug) |
 //! | **lost** | the holder may no longer believe; final |
@@ -89,9 +90,9 @@ mod words;
 pub use async_trait::async_trait;
 
 pub use self::contract::{
-    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, PendingSession, Publisher,
-    RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, StoredRecord,
-    TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, PendingSession, Publisher,
+    RaiseOutcome, RecordStore, ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Retention, Session, Severity,
+    StoredRecord, TokenRaiser,
 };
 pub use self::fence::{Fence, Pass};
 pub use self::filesystem::Filesystem;

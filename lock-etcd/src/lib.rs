@@ -38,7 +38,7 @@
 //!   raised.
 //! - If no member is reached for a TTL, every guard is lost at its deadline.
 //! - Etcd before 3.5.11 may end a renewed lease early after its leader was paused. Only a fence or
-//!   a [`FenceCondition`] helps there; [`EtcdStore::diagnose`] shows such servers.
+//!   a [`FenceCondition`] helps there; `diagnose` finds such servers.
 //!
 //! # Map of the files
 //!
@@ -102,7 +102,6 @@ mod transactions;
 mod watches;
 
 pub use self::config::{EtcdConfig, Tls};
-pub use self::diagnose::{Diagnosis, MemberDiagnosis};
 pub use self::driver::EtcdDriver;
 pub use self::fence_condition::FenceCondition;
 pub use self::store::EtcdStore;

@@ -22,18 +22,23 @@ pub(crate) struct RealmMark {
 }
 
 impl RealmMark {
-    /// Loads the mark; creates it if there is none.
-    pub(crate) async fn load_or_create(members: &Members, names: &KeyLayout) -> Result<RealmMark> {
+    /// Loads the mark; `None` if there is none.
+    pub(crate) async fn load(members: &Members, names: &KeyLayout) -> Result<Option<RealmMark>> {
         let key = names.realm_key();
         let read = |client: Arc<Client>| {
             let key = key.clone();
             async move { client.kv_client().get(key, None).await }
         };
         let read = members.call(CallKind::Request, "reading the realm", read).await?.value;
-        if let Some(kv) = read.kvs().first() {
-            return RealmMark::parse(members, key, kv.value().to_vec());
+        read.kvs().first().map(|kv| RealmMark::parse(members, key, kv.value().to_vec())).transpose()
+    }
+
+    /// Loads the mark; creates it if there is none.
+    pub(crate) async fn load_or_create(members: &Members, names: &KeyLayout) -> Result<RealmMark> {
+        if let Some(mark) = RealmMark::load(members, names).await? {
+            return Ok(mark);
         }
-        let mark = random_mark();
+        let (key, mark) = (names.realm_key(), random_mark());
         let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
         let found = put_mark(members, "beginning a realm", &key, &mark, absent).await?;
         RealmMark::parse(members, key, found)

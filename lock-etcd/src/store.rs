@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore,
-    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Finding, Guarantees, HeldBy, Holder, LockName,
+    LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use crate::backend::Backend;
 use crate::config::EtcdConfig;
-use crate::diagnose::Diagnosis;
+use crate::diagnose;
 use crate::fence_condition::FenceCondition;
 use crate::holder_record::HolderRecord;
 use crate::lock_key::LockKey;
@@ -25,6 +25,10 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
+    /// The codes of its findings. Every answer has each of them; the page of the store says what
+    /// they mean.
+    pub const FINDING_CODES: &'static [&'static str] = diagnose::FINDING_CODES;
+
     /// Connects, and lists the members. Sessions are stamped with `clock`: the locks must use the
     /// same one.
     ///
@@ -65,19 +69,6 @@ impl EtcdStore {
             create_revision: key.create_revision,
             mod_revision: key.mod_revision,
         }))
-    }
-
-    /// Asks every endpoint for its state.
-    ///
-    /// # Errors
-    ///
-    /// As for [`inspect`](LockStore::inspect), if the cluster as a whole does not reply.
-    ///
-    /// # Cancel safety
-    ///
-    /// It leaves at most an etcd lease that ends by itself.
-    pub async fn diagnose(&self) -> Result<Diagnosis> {
-        self.backend.diagnose().await
     }
 }
 
@@ -138,6 +129,10 @@ impl LockStore for EtcdStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.backend.begin_realm().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.backend.findings().await
     }
 }
 

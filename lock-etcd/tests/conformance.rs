@@ -32,6 +32,10 @@ impl Factory for Cluster {
         Duration::from_secs(2)
     }
 
+    fn finding_codes(&self) -> &'static [&'static str] {
+        EtcdStore::FINDING_CODES
+    }
+
     fn faults(&self) -> Faults {
         let any = Faults::of(&[Fault::Crash, Fault::Pause]);
         if self.0 < 3 { any } else { any | Faults::of(&[Fault::FailOver, Fault::MinorityLoss]) }

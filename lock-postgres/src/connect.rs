@@ -10,7 +10,6 @@ use crate::config::{Mode, PostgresConfig};
 use crate::connection::ConnectionKind;
 use crate::database::Database;
 use crate::fence::FenceCondition;
-use crate::finding::Finding;
 use crate::pruner::Pruner;
 use crate::realm_cache::RealmCache;
 use crate::row_decoder::RowDecoder;
@@ -56,25 +55,11 @@ impl PostgresStore {
             batcher: Batcher::new(&database, &statements, &decoder, &pruner),
             wakeups: Wakeups::new(&database),
             guarantees,
-            is_logged,
             decoder,
             pruner,
             statements,
             database,
         })
-    }
-
-    /// The findings about the server, as of now.
-    ///
-    /// # Errors
-    ///
-    /// Unavailable, timed out or denied.
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads.
-    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
-        Ok(ServerStatus::read(&self.database, self.is_logged).await?.findings())
     }
 
     /// The fence for transactions in the same database.

@@ -42,7 +42,7 @@
 //! | `wakeups` | notifications of releases |
 //! | `fence` | [`FenceCondition`] |
 //! | `schema`, `tables` | the layout of the tables; checking and creating them |
-//! | `server_status`, `finding` | guarantees of a server, and findings for operators |
+//! | `server_status`, `diagnose` | guarantees of a server, and findings for operators |
 //! | `advisory` | [`AdvisoryStore`], the store with advisory locks |
 //! | `error` | classifying errors |
 
@@ -53,10 +53,10 @@ mod connect;
 mod connect_options;
 mod connection;
 mod database;
+mod diagnose;
 mod driver;
 mod error;
 mod fence;
-mod finding;
 mod key;
 mod operator;
 mod pool;
@@ -80,7 +80,6 @@ pub use self::advisory::AdvisoryStore;
 pub use self::config::{FailOver, Mode, PostgresConfig, Tls, TlsMode};
 pub use self::driver::PostgresDriver;
 pub use self::fence::FenceCondition;
-pub use self::finding::{Finding, FindingKind};
 pub use self::key::KeyForm;
 pub use self::store::PostgresStore;
 pub use self::table::Table;

@@ -8,28 +8,27 @@ use crate::config::{FailOver, Mode};
 use crate::connection::ConnectionKind;
 use crate::database::Database;
 use crate::error;
-use crate::finding::{Finding, FindingKind};
 use crate::statement::Statement;
 
 /// The settings and standbys of a server. What is unknown counts as the worst.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerStatus {
-    server: String,
-    has_fsync: bool,
-    has_full_page_writes: bool,
+    pub(crate) server: String,
+    pub(crate) has_fsync: bool,
+    pub(crate) has_full_page_writes: bool,
     synchronous_names: String,
     /// Number of connected standbys, and how many of them are synchronous.
-    standbys: i64,
+    pub(crate) standbys: i64,
     synchronous_standbys: i64,
     /// Replication slots, which stay while their standby is away.
     replication_slots: i64,
     /// Signs of standbys in the past.
-    standby_signs: Vec<&'static str>,
-    version: i32,
+    pub(crate) standby_signs: Vec<&'static str>,
+    pub(crate) version: i32,
     has_several_hosts: bool,
-    declared: Option<FailOver>,
-    connection: ConnectionKind,
-    is_logged: bool,
+    pub(crate) declared: Option<FailOver>,
+    pub(crate) connection: ConnectionKind,
+    pub(crate) is_logged: bool,
 }
 
 /// The guarantees of lease rows on a server that syncs every commit, where no standby that lacks a
@@ -120,7 +119,7 @@ impl ServerStatus {
     }
 
     /// The kind of fail-over, declared or detected.
-    fn failover(&self) -> FailOver {
+    pub(crate) fn failover(&self) -> FailOver {
         match self.declared {
             Some(declared) => declared,
             // Every standby is synchronous, so that whichever takes over has every commit.
@@ -157,47 +156,6 @@ impl ServerStatus {
             }
         }
     }
-
-    /// Logs the findings as warnings.
-    pub(crate) fn warn(&self) {
-        for finding in self.findings() {
-            tracing::warn!(target: "leasehold", store = "postgres", "{finding}");
-        }
-    }
-
-    /// The findings for operators.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut add = |kind, text: &str| findings.push(Finding { kind, text: format!("{}: {text}", self.server) });
-        if !self.has_fsync || !self.has_full_page_writes {
-            let text = "fsync or full_page_writes is off: a power loss can lose who holds a lock, and tokens with it";
-            add(FindingKind::NotPersisted, text);
-        }
-        if !self.is_logged {
-            let text = "the table is unlogged: a crash empties it, and tokens begin again";
-            add(FindingKind::NotPersisted, text);
-        }
-        if self.failover() == FailOver::Asynchronous {
-            let signs = match self.standby_signs.is_empty() {
-                true => String::new(),
-                false => format!(" (none is there now, but {})", self.standby_signs.join(", ")),
-            };
-            let text = format!(
-                "a standby could take over that lags, or it is unknown whether one could{signs}: two holders, and a \
-                 token given twice; wait for it (synchronous_standby_names), or say what is so with failover="
-            );
-            add(FindingKind::AsynchronousStandby, &text);
-        }
-        if self.connection == ConnectionKind::Pooled {
-            let text = "a pooler that shares connections is in the way: waiters are not told of releases, and look \
-                        again and again";
-            add(FindingKind::Pooler, text);
-        }
-        if self.version < 130_000 {
-            add(FindingKind::Old, "it is older than PostgreSQL 13, and the store was not tried on it");
-        }
-        findings
-    }
 }
 
 /// The signs of earlier standbys; none where they may not be read.
@@ -226,6 +184,8 @@ async fn record_standby(database: &Database) {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::Severity;
+
     use super::*;
 
     fn server() -> ServerStatus {
@@ -250,11 +210,17 @@ mod tests {
         server.guarantees(Mode::Rows).tokens_survive.unwrap()
     }
 
+    /// The codes of the findings that are worse than a plain fact.
+    fn warnings(server: &ServerStatus) -> Vec<&'static str> {
+        let findings = server.findings().into_iter();
+        findings.filter(|finding| finding.severity > Severity::Info).map(|finding| finding.code).collect()
+    }
+
     #[test]
     fn a_server_alone_promises_all_and_is_enough_for_correctness() {
         assert_eq!(server().guarantees(Mode::Rows), AT_BEST);
         assert!(AT_BEST.shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
-        assert!(server().findings().is_empty());
+        assert_eq!(warnings(&server()), [] as [&str; 0]);
     }
 
     #[test]
@@ -267,7 +233,7 @@ mod tests {
         let before = ServerStatus { standby_signs: vec!["one was seen before"], ..server() };
         for server in [lags, one_lags, away, hosts, before] {
             assert!(!tokens(&server).contains(Fault::FailOver.into()), "{server:?}");
-            assert_eq!(server.findings()[0].kind, FindingKind::AsynchronousStandby);
+            assert_eq!(warnings(&server), ["standby"]);
         }
     }
 
@@ -287,8 +253,17 @@ mod tests {
     fn what_is_not_synced_or_logged_is_not_promised() {
         let lazy = ServerStatus { has_fsync: false, ..server() };
         assert_eq!(AT_BEST.tokens_survive.unwrap() - tokens(&lazy), Fault::PowerLoss.into());
+        assert_eq!(warnings(&lazy), ["fsync"]);
         let unlogged = ServerStatus { is_logged: false, ..server() };
         assert!(!tokens(&unlogged).contains(Fault::Crash.into()));
         assert!(unlogged.guarantees(Mode::Rows).records_survive.is_empty());
+        assert_eq!(warnings(&unlogged), ["table"]);
+    }
+
+    #[test]
+    fn an_old_server_and_a_pooler_are_found() {
+        let old = ServerStatus { version: 120_017, connection: ConnectionKind::Pooled, ..server() };
+        assert_eq!(warnings(&old), ["version", "pooler"]);
+        assert!(old.findings()[0].text.starts_with("12.17 "), "{:?}", old.findings());
     }
 }

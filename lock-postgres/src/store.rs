@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Guarantees, HeldBy, Holder, LockName,
-    LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy, Holder,
+    LockName, LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser,
+    async_trait,
 };
 use sqlx::Row as _;
 
 use crate::batcher::Batcher;
 use crate::connection::ConnectionKind;
 use crate::database::Database;
-use crate::error;
 use crate::pruner::Pruner;
 use crate::row::Row;
 use crate::row_decoder::RowDecoder;
 use crate::statement::Value;
 use crate::statements::Statements;
 use crate::wakeups::Wakeups;
+use crate::{diagnose, error};
 
 /// The store in PostgreSQL, with lease rows.
 ///
@@ -37,7 +38,6 @@ pub struct PostgresStore {
     pub(crate) decoder: Arc<RowDecoder>,
     pub(crate) pruner: Arc<Pruner>,
     pub(crate) guarantees: Guarantees,
-    pub(crate) is_logged: bool,
     pub(crate) wakeups: Wakeups,
 }
 
@@ -144,6 +144,10 @@ impl LockStore for PostgresStore {
             false => Ok(self.decoder.realm.update(&reply, &new)),
         }
     }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        diagnose::findings(&self.database, &self.guarantees, &self.realm()).await
+    }
 }
 
 #[async_trait]
@@ -164,6 +168,12 @@ impl TokenRaiser for PostgresStore {
     fn record_store(&self) -> Option<&dyn lock_core::RecordStore> {
         None
     }
+}
+
+impl PostgresStore {
+    /// The codes of its findings. Every answer has each of them; the page of the store says what
+    /// they mean.
+    pub const FINDING_CODES: &'static [&'static str] = diagnose::FINDING_CODES;
 }
 
 impl fmt::Debug for PostgresStore {

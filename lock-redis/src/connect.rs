@@ -1,4 +1,4 @@
-//! Opening a store, and its diagnosis.
+//! Opening a store.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +9,6 @@ use lock_core::{Error, ErrorKind, Guarantees, Result};
 use crate::config::RedisConfig;
 use crate::connections::Connections;
 use crate::connector::Connector;
-use crate::finding::Finding;
 use crate::guarantees::guarantees;
 use crate::keys::Keys;
 use crate::server_info::ServerInfo;
@@ -55,10 +54,8 @@ impl RedisStore {
             let text = format!("{} is a replica, and may not write: give the address of its master", replica.name);
             return Err(Error::refused(ErrorKind::InvalidConfig, text));
         }
-        // Sentinels and clusters fail over, whatever replicas there are now.
-        let may_fail_over = matches!(store.config.topology, Topology::Sentinels { .. } | Topology::Cluster(_));
-        store.guarantees = guarantees(&servers, may_fail_over);
-        for finding in servers.iter().flat_map(|server| server.findings(store.config.wait)) {
+        store.guarantees = guarantees(&servers, store.config.topology.may_fail_over());
+        for finding in servers.iter().flat_map(|server| server.warnings(store.config.wait)) {
             tracing::warn!(target: "leasehold", store = "redis", "{finding}");
         }
         let id = store.read_realm(false).await?;
@@ -66,25 +63,13 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// Findings about the servers, read anew.
-    ///
-    /// # Errors
-    ///
-    /// Unavailable, timed out or denied.
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads.
-    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
-        let servers = self.query_servers().await?;
-        Ok(servers.iter().flat_map(|server| server.findings(self.config.wait)).collect())
-    }
-
     async fn query_servers(&self) -> Result<Vec<ServerInfo>> {
         let mut servers = Vec::new();
         for node in self.connections()?.router.all().await? {
             node.connection().await?;
-            servers.push(node.server_info().await);
+            // A query without an answer promises nothing.
+            let unknown = || ServerInfo::parse(node.name(), Vec::new());
+            servers.push(node.server_info().await.unwrap_or_else(|_| unknown()));
         }
         Ok(servers)
     }

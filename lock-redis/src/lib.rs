@@ -36,7 +36,7 @@
 //! | `realm` | the realm of the data, and scripts that depend on it |
 //! | `quorum_member` | raising tokens and keeping a record, for a quorum |
 //! | `replication`, `acknowledgement` | waiting for replicas, and sharing one `WAIT` |
-//! | `connect` | opening a store, and its diagnosis |
+//! | `connect` | opening a store |
 //! | `config`, `topology`, `tls`, `driver` | settings, URLs, certificates |
 //! | `keys`, `value`, `tokens` | the layout in Redis, and the tokens known here |
 //! | `script`, `script_call`, `reply` | the Lua scripts of `scripts/`, their calls and replies |
@@ -47,7 +47,7 @@
 //! | `connector`, `endpoint` | opening a connection, by sentinels too |
 //! | `subscriptions` | channels on which releases are published |
 //! | `coalescer`, `detached` | shared calls, and work that outlives its caller |
-//! | `server_info`, `guarantees`, `finding` | a server's report, its guarantees, its faults |
+//! | `server_info`, `guarantees`, `diagnose` | a server's report, its guarantees, the findings for operators |
 //! | `error` | classification of the client crate's errors |
 
 mod acknowledgement;
@@ -60,10 +60,10 @@ mod connection;
 mod connections;
 mod connector;
 mod detached;
+mod diagnose;
 mod driver;
 mod endpoint;
 mod error;
-mod finding;
 mod guarantees;
 mod keys;
 mod listing;
@@ -91,6 +91,5 @@ mod value;
 
 pub use self::config::{RedisConfig, Tls};
 pub use self::driver::RedisDriver;
-pub use self::finding::{Finding, FindingKind};
 pub use self::store::RedisStore;
 pub use self::topology::Topology;

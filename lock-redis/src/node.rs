@@ -269,9 +269,9 @@ impl Node {
     }
 
     /// The server's state and settings, as far as this user may ask.
-    pub(crate) async fn server_info(self: &Arc<Self>) -> ServerInfo {
-        let answers = self.commands("looking at the server", &ServerInfo::queries()).await;
-        ServerInfo::parse(&self.name, answers.unwrap_or_default())
+    pub(crate) async fn server_info(self: &Arc<Self>) -> Result<ServerInfo, CallError> {
+        let answers = self.commands("looking at the server", &ServerInfo::queries()).await?;
+        Ok(ServerInfo::parse(&self.name, answers))
     }
 
     /// Runs `call` within the response time-out. A connection that exceeds it is given up.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lock_core::runtime::PerRuntime;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Guarantees, HeldBy, LockName, LockStore, Publisher,
-    Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Guarantees, HeldBy, LockName, LockStore,
+    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use crate::config::RedisConfig;
@@ -128,6 +128,10 @@ impl LockStore for RedisStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.begin_realm().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 }
 

@@ -67,6 +67,11 @@ impl Topology {
             },
         }
     }
+
+    /// True if another server may take over, whatever replicas there are now.
+    pub(crate) fn may_fail_over(&self) -> bool {
+        matches!(self, Topology::Sentinels { .. } | Topology::Cluster(_))
+    }
 }
 
 pub(crate) fn invalid(text: impl Into<String>) -> Error {

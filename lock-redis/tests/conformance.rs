@@ -23,6 +23,10 @@ impl Factory for Redis {
         Duration::from_millis(400)
     }
 
+    fn finding_codes(&self) -> &'static [&'static str] {
+        RedisStore::FINDING_CODES
+    }
+
     fn faults(&self) -> Faults {
         Faults::of(&[Fault::Crash, Fault::Pause])
     }

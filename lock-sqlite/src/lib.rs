@@ -33,6 +33,7 @@
 //! | `open` | opening a [`SqliteStore`], and its guarantees |
 //! | `store` | [`SqliteStore`], the contract |
 //! | `ops`, `pending_op` | the operations; an operation with its caller |
+//! | `diagnose` | the findings for operators |
 //! | `message`, `thread`, `worker` | the thread of a store, which runs operations in batches |
 //! | `tables`, `statements`, `row` | the operations' view of the tables, the SQL, one row |
 //! | `open_file`, `schema` | the open file; its layout |
@@ -43,6 +44,7 @@
 
 mod changes;
 mod config;
+mod diagnose;
 mod driver;
 mod error;
 mod file;

@@ -88,6 +88,30 @@ impl Presence {
     }
 }
 
+/// The users of a lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Users {
+    /// Number of stores of this process.
+    pub(crate) stores: usize,
+    /// True if another process uses it, with the same log.
+    pub(crate) has_others: bool,
+}
+
+/// The users of the lock file with this identity.
+///
+/// # Errors
+///
+/// Errors of the system, which was asked for the locks on the file.
+pub(crate) fn users_of(inode: Inode) -> io::Result<Users> {
+    let uses = in_use();
+    let Some(file_use) = uses.get(&inode) else { return Ok(Users { stores: 0, has_others: false }) };
+    let has_others = match file_use.announced {
+        Some((byte, _)) => file_use.is_locked(byte, byte + 1)?,
+        None => false,
+    };
+    Ok(Users { stores: file_use.stores, has_others })
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut uses = in_use();

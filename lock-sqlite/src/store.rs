@@ -7,8 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy,
+    LockName, LockStore, Publisher, RaiseOutcome, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser,
+    async_trait,
 };
 use tokio::sync::oneshot;
 
@@ -41,7 +42,7 @@ impl SqliteStore {
         self.shared.commits()
     }
 
-    async fn submit<O: Op>(&self, op: O) -> Result<O::Outcome> {
+    pub(crate) async fn submit<O: Op>(&self, op: O) -> Result<O::Outcome> {
         let (pending_op, outcome) = PendingOp::new(op);
         self.worker.send(Message::Op(Box::new(pending_op))).map_err(|_| worker_ended(&self.path, Effect::None))?;
         outcome.await.map_err(|_| worker_ended(&self.path, Effect::Unknown))?
@@ -128,6 +129,10 @@ impl LockStore for SqliteStore {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.submit(NewRealm).await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 
     /// Closes the file. The last process to close it merges the log into it, and removes the `-wal`

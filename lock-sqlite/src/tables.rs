@@ -35,6 +35,16 @@ pub(crate) struct Tables<'c> {
     statements: Statements<'c>,
 }
 
+/// Facts about the tables and the settings of the connection, for operators.
+pub(crate) struct TableFacts {
+    pub(crate) journal_mode: String,
+    pub(crate) synchronous: i64,
+    /// Number of rows, free ones included.
+    pub(crate) rows: i64,
+    pub(crate) held: i64,
+    pub(crate) realm: Realm,
+}
+
 impl<'c> Tables<'c> {
     pub(crate) fn new(db: &'c Connection, machine: &Machine, shared: Arc<Shared>) -> rusqlite::Result<Tables<'c>> {
         Ok(Tables {
@@ -155,6 +165,18 @@ impl<'c> Tables<'c> {
             found.push((name, Row::read(row, 1, now)??));
         }
         Ok(found)
+    }
+
+    /// Facts about the tables and the settings, for operators.
+    pub(crate) fn facts(&self) -> rusqlite::Result<TableFacts> {
+        const HELD: &str = "select count(*) from lease where holder is not null and boot = ?1 and expires_at > ?2";
+        Ok(TableFacts {
+            journal_mode: self.db.query_row("pragma journal_mode", [], |row| row.get(0))?,
+            synchronous: self.db.query_row("pragma synchronous", [], |row| row.get(0))?,
+            rows: self.db.query_row("select count(*) from lease", [], |row| row.get(0))?,
+            held: self.db.query_row(HELD, params![&*self.boot, self.now], |row| row.get(0))?,
+            realm: self.realm.clone(),
+        })
     }
 
     /// Grants a free name to `holder`; returns the new token.

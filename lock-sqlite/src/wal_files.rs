@@ -44,6 +44,15 @@ impl WalFiles {
     }
 }
 
+/// The path of the log of the lock file at `path`.
+///
+/// # Errors
+///
+/// Errors of the system for this path.
+pub(crate) fn log_path(path: &Path) -> io::Result<PathBuf> {
+    Ok(sidecar_path(&path.canonicalize()?, SUFFIXES[0]))
+}
+
 fn read_inode(path: &Path) -> Result<Option<Inode>> {
     let found = match std::fs::symlink_metadata(path) {
         Err(failed) if failed.kind() == io::ErrorKind::NotFound => return Ok(None),

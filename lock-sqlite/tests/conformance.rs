@@ -32,6 +32,10 @@ impl Factory for Sqlite {
         Duration::from_millis(1200)
     }
 
+    fn finding_codes(&self) -> &'static [&'static str] {
+        SqliteStore::FINDING_CODES
+    }
+
     fn faults(&self) -> Faults {
         Fault::Crash.into()
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use lock_core::kit::Sessions;
-use lock_core::{Clock, Result};
+use lock_core::{Clock, Error, Result};
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::acl::node_acls;
 use crate::config::ZkConfig;
-use crate::error::classify;
+use crate::error::{CallError, classify};
 use crate::factory::SessionFactory;
 use crate::layout::Layout;
 use crate::opener::SessionOpener;
@@ -37,7 +37,7 @@ impl ZkStore {
         let reader = opener.reader().await?;
         let client = &reader.client()?;
         let acls = node_acls(client, has_login, &layout).await?;
-        let voters = count_voters(client).await?;
+        let voters = count_voters(client).await.map_err(Error::from)?;
         // Renewals need this request; servers before 3.6 do not have it.
         client.list_ephemerals(layout.base()).await.map_err(|failure| classify("connecting", failure, false))?;
         opener.realm_node().load_or_create(client, layout.base(), acls).await?;
@@ -48,7 +48,7 @@ impl ZkStore {
 }
 
 /// The number of voting servers.
-async fn count_voters(client: &Client) -> Result<usize> {
+pub(crate) async fn count_voters(client: &Client) -> Result<usize, CallError> {
     let (config, _) = match client.get_config().await {
         Err(ZkError::NoNode | ZkError::NoAuth) => return Ok(1),
         config => config.map_err(|failure| classify("reading the ensemble", failure, false))?,

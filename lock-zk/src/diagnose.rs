@@ -1,69 +1,94 @@
-//! [`Diagnosis`]: the state of an ensemble, for operators.
+//! The diagnosis of a [`ZkStore`]: its servers, its ensemble and its data.
 
 use std::time::Duration;
 
-use lock_core::Result;
+use futures_util::future::{join, join_all, join3};
+use lock_core::{Error, ErrorKind, Finding, Guarantees, Realm, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use zookeeper_client::Error as ZkError;
 
 use crate::acl::is_open;
+use crate::connect::count_voters;
 use crate::error::classify;
 use crate::opener::MAX_SESSION_TTL;
 use crate::store::ZkStore;
 
-/// The state of an ensemble, for operators.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Diagnosis {
-    /// The servers that this store uses.
-    pub servers: Vec<ServerDiagnosis>,
-    /// The number of voting servers.
-    pub voters: usize,
-    /// The number of voting servers that must answer.
-    pub quorum: usize,
-    /// The servers' tick, as configured or derived from the shortest session.
-    pub tick: Duration,
-    /// The shortest TTL that a lease gets: shorter ones are raised to it.
-    pub shortest_ttl: Duration,
-    /// The longest TTL that the servers grant: longer ones are lowered to it.
-    pub longest_ttl: Duration,
-    /// `true` if anybody who reaches the servers may delete the locks.
-    pub open: bool,
-}
-
-/// The state of one server, as it answers the four-letter word `srvr`, which it may not allow.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ServerDiagnosis {
-    /// Its address, as `host:port`.
-    pub server: String,
-    /// Its version, if it says so.
-    pub version: Option<String>,
-    /// `leader`, `follower` or `standalone`, if it says so.
-    pub mode: Option<String>,
-    /// The number of connected clients, if it says so.
-    pub connections: Option<u64>,
-    /// The reason if it did not answer.
-    pub failure: Option<String>,
-}
+/// Maximum number of bytes of an answer that are read.
+const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
 impl ZkStore {
-    /// Asks every server for its state.
+    /// The codes of its findings. Every answer has each of them; the page of the store says what
+    /// they mean.
+    pub const FINDING_CODES: &'static [&'static str] =
+        &["server", "version", "quorum", "longest-ttl", "access", "guarantees", "realm", "tick", "shortest-ttl"];
+
+    /// The findings about every server, as it answers the four-letter word `srvr`, and about the
+    /// ensemble.
     ///
     /// # Errors
     ///
-    /// As for [`inspect`](lock_core::LockStore::inspect), if the ensemble as a whole does not
-    /// answer.
-    ///
-    /// # Cancel safety
-    ///
-    /// It leaves at most a session that ends by itself.
-    pub async fn diagnose(&self) -> Result<Diagnosis> {
-        let mut servers = Vec::new();
-        for server in &self.opener.config().servers {
-            servers.push(self.diagnose_server(server).await);
+    /// The error of the ensemble, if no server answers either.
+    pub(crate) async fn findings(&self) -> Result<Vec<Finding>> {
+        let servers = join_all(self.opener.config().servers.iter().map(|server| self.server_findings(server)));
+        let (servers, ensemble) = join(servers, self.ensemble_findings()).await;
+        let answers = servers.iter().any(Result::is_ok);
+        let mut findings: Vec<_> =
+            servers.into_iter().flat_map(|found| found.unwrap_or_else(|silent| vec![silent])).collect();
+        match ensemble {
+            Ok(found) => findings.extend(found),
+            Err(error) if !answers => return Err(error),
+            Err(error) => {
+                let text = format!("no lock can be acquired or renewed: {error}");
+                findings.push(Finding::error("quorum", text));
+            }
         }
+        findings.extend([
+            Finding::info("tick", format!("{:?}", self.factory.tick())),
+            Finding::info("shortest-ttl", format!("{:?}; shorter ones are raised to it", self.factory.min_ttl())),
+        ]);
+        Ok(findings)
+    }
+
+    /// The findings about one server; `Err` if it does not answer.
+    async fn server_findings(&self, server: &str) -> Result<Vec<Finding>, Finding> {
+        if self.opener.config().tls.is_some() {
+            let text = "not asked: the four-letter word srvr is sent without TLS only";
+            return Ok(["server", "version"].map(|code| Finding::info(code, text).about(server)).into());
+        }
+        let unanswered = |why: String| Finding::warning("server", format!("it does not answer: {why}")).about(server);
+        match tokio::time::timeout(self.question_timeout(), srvr(server)).await {
+            Err(_) => Err(unanswered(format!("nothing came within {:?}", self.question_timeout()))),
+            Ok(Err(error)) => Err(unanswered(error.to_string())),
+            Ok(Ok(text)) => Ok(status_findings(&text).into_iter().map(|finding| finding.about(server)).collect()),
+        }
+    }
+
+    async fn ensemble_findings(&self) -> Result<[Finding; 5]> {
+        let opener = self.opener.clone();
+        let voters = self.limited(self.read(|client| async move { count_voters(&client).await }));
+        let now = self.limited(self.read(move |client| {
+            let opener = opener.clone();
+            async move { opener.realm_node().read(&client).await }
+        }));
+        let longest = self.limited(async { Ok(self.opener.open(MAX_SESSION_TTL).await?.ttl) });
+        let (access, (voters, now, longest)) =
+            join(self.limited(self.access_finding()), join3(voters, now, longest)).await;
+        let voters = voters?;
+        let quorum = format!("{voters} servers vote, and {} must answer", voters / 2 + 1);
+        Ok([
+            Finding::info("quorum", quorum),
+            match longest {
+                Ok(ttl) => Finding::info("longest-ttl", format!("{ttl:?}; longer ones are lowered to it")),
+                Err(error) => Finding::error("longest-ttl", format!("no session is opened, and so no lock: {error}")),
+            },
+            access?,
+            Finding::guarantees(&Guarantees::of_consensus(self.voters), &Guarantees::of_consensus(voters)),
+            realm_finding(&self.opener.realm_node().realm(), now),
+        ])
+    }
+
+    async fn access_finding(&self) -> Result<Finding> {
         let base = self.layout.base().to_owned();
         let acl = self.read(move |client| {
             let base = base.clone();
@@ -76,54 +101,61 @@ impl ZkStore {
                 }
             }
         });
-        let open = acl.await?.iter().any(is_open);
-        let longest_ttl = self.opener.open(MAX_SESSION_TTL).await?.ttl;
-        Ok(Diagnosis {
-            servers,
-            voters: self.voters,
-            quorum: self.voters / 2 + 1,
-            tick: self.factory.tick(),
-            shortest_ttl: self.factory.min_ttl(),
-            longest_ttl,
-            open,
+        Ok(match acl.await?.iter().any(is_open) {
+            true => {
+                let text = "anybody who reaches the servers may delete the locks: log in, and close the nodes above \
+                            them to others";
+                Finding::warning("access", text)
+            }
+            false => Finding::info("access", "only this user may delete the locks"),
         })
     }
 
-    async fn diagnose_server(&self, server: &str) -> ServerDiagnosis {
-        let answer = tokio::time::timeout(self.opener.config().connect_timeout, srvr(server)).await;
-        let unanswered = |failure: String| ServerDiagnosis {
-            server: server.to_owned(),
-            version: None,
-            mode: None,
-            connections: None,
-            failure: Some(failure),
-        };
-        if self.opener.config().tls.is_some() {
-            return unanswered("four-letter words are asked for without TLS only".into());
-        }
-        match answer {
-            Err(_) => unanswered("no answer".into()),
-            Ok(Err(error)) => unanswered(error.to_string()),
-            Ok(Ok(text)) => {
-                let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-                let Some(version) = line("Zookeeper version:") else {
-                    return unanswered(text.lines().next().unwrap_or("an empty answer").to_owned());
-                };
-                let version = version.split([',', '-']).next().unwrap_or(version).to_owned();
-                ServerDiagnosis {
-                    server: server.to_owned(),
-                    version: Some(version),
-                    mode: line("Mode:").map(str::to_owned),
-                    connections: line("Connections:").and_then(|count| count.parse().ok()),
-                    failure: None,
-                }
-            }
-        }
+    /// Time limit of one question. It is below the time limit for opening a session, so that one
+    /// server that is silent does not cost the answers of the others.
+    fn question_timeout(&self) -> Duration {
+        self.opener.config().connect_timeout * 4 / 5
+    }
+
+    async fn limited<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.question_timeout();
+        tokio::time::timeout(limit, question).await.unwrap_or_else(|_| {
+            let text = format!("the ensemble brought no answer within {limit:?}");
+            Err(Error::refused(ErrorKind::TimedOut, text))
+        })
     }
 }
 
-/// The most bytes of an answer that are read.
-const MAX_ANSWER_BYTES: u64 = 64 << 10;
+fn realm_finding(known: &Realm, now: Result<Option<Realm>>) -> Finding {
+    match now {
+        Ok(Some(now)) if now == *known => Finding::info("realm", known.to_string()),
+        Ok(now) => {
+            let now = now.map_or_else(|| "of no realm".to_owned(), |now| format!("of realm {now}"));
+            Finding::error("realm", format!("the data is {now}, and this process knows {known}: connect again"))
+        }
+        Err(error) => Finding::error("realm", format!("it cannot be read: {error}")),
+    }
+}
+
+/// The findings in an answer to `srvr`.
+fn status_findings(answer: &str) -> [Finding; 2] {
+    let field = |key: &str| answer.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let Some(version) = field("Zookeeper version:") else {
+        let said = answer.lines().next().unwrap_or("an empty answer");
+        let unknown = Finding::info("version", "not known, since it does not answer the four-letter word srvr");
+        // A server that has lost its quorum.
+        let server = match said.contains("not currently serving") {
+            true => Finding::warning("server", format!("it serves nobody: {said}")),
+            false => Finding::info("server", format!("it answers, and does not tell its state: {said}")),
+        };
+        return [server, unknown];
+    };
+    let version = version.split([',', '-']).next().unwrap_or(version);
+    let mode = field("Mode:").unwrap_or("in an unknown mode");
+    let connections = field("Connections:").unwrap_or("an unknown number of");
+    let server = format!("it answers, as {mode}, with {connections} connections");
+    [Finding::info("server", server), Finding::info("version", version)]
+}
 
 async fn srvr(server: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(server).await?;
@@ -131,4 +163,30 @@ async fn srvr(server: &str) -> std::io::Result<String> {
     let mut text = String::new();
     stream.take(MAX_ANSWER_BYTES).read_to_string(&mut text).await?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::Severity;
+
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_server_is_read_from_its_answer() {
+        let answer = "Zookeeper version: 3.8.0-5a02, built on 2022\nConnections: 3\nMode: follower\n";
+        let [server, version] = status_findings(answer);
+        assert_eq!((&*version.text, server.severity), ("3.8.0", Severity::Info));
+        assert_eq!(server.text, "it answers, as follower, with 3 connections");
+    }
+
+    #[test]
+    fn a_server_that_may_not_answer_is_no_fault_and_one_that_serves_nobody_is() {
+        for (answer, severity) in [
+            ("srvr is not executed because it is not in the whitelist.\n", Severity::Info),
+            ("This ZooKeeper instance is not currently serving requests\n", Severity::Warning),
+        ] {
+            let [server, version] = status_findings(answer);
+            assert_eq!((server.severity, version.severity), (severity, Severity::Info), "{answer}");
+        }
+    }
 }

@@ -54,7 +54,7 @@
 //! | `renewal.rs` | renewals, and what they show of the leases |
 //! | `inspect.rs` | reads of one holder, and the list of all |
 //! | `operator.rs` | breaking a lock |
-//! | `diagnose.rs` | [`Diagnosis`]: the state of the ensemble |
+//! | `diagnose.rs` | the findings for operators |
 //! | `fence_condition.rs` | [`FenceCondition`]: for fenced writes inside ZooKeeper |
 //! | `claim_state.rs` | the state that is kept with a claim |
 //! | `entry.rs` | the record of a claim's entry, and its transitions |
@@ -114,7 +114,6 @@ mod uncontended;
 mod wait;
 
 pub use self::config::{Login, Tls, ZkConfig};
-pub use self::diagnose::{Diagnosis, ServerDiagnosis};
 pub use self::driver::ZkDriver;
 pub use self::fence_condition::FenceCondition;
 pub use self::store::ZkStore;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Guarantees, HeldBy, LockName, LockStore,
-    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Clock, Contention, Converter, Eviction, Finding, Guarantees, HeldBy, LockName,
+    LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 use zookeeper_client::Acls;
 
@@ -89,6 +89,10 @@ impl LockStore for ZkStore {
     async fn new_realm(&self) -> Result<Realm> {
         let (reader, opener) = (self.opener.reader().await?, self.opener.clone());
         Ok(reader.call(|client| async move { Ok(opener.realm_node().replace(&client).await?) }).await?)
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.findings().await
     }
 }
 

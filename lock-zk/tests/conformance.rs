@@ -53,6 +53,10 @@ impl Factory for Ensemble {
         ZooKeeper::TICK * 6
     }
 
+    fn finding_codes(&self) -> &'static [&'static str] {
+        ZkStore::FINDING_CODES
+    }
+
     fn ends_sessions(&self) -> bool {
         true
     }

@@ -1,6 +1,7 @@
 //! The cases: one file per group.
 
 mod cancellation;
+mod diagnosis;
 mod exclusion;
 mod expiry;
 mod guarantees;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         guarantees::CASES,
         release::CASES,
         inspection::CASES,
+        diagnosis::CASES,
         tokens::CASES,
         raising::CASES,
         keeping::CASES,

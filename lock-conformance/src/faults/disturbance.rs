@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::random::Random;
 
-/// A kind of call to a store that can be disturbed. Calls of operators are never disturbed.
+/// A kind of call to a store that can be disturbed. Calls of operators are never disturbed, except
+/// for the diagnosis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
@@ -19,6 +20,8 @@ pub enum Call {
     /// [`RecordStore::read_record`](lock_core::RecordStore::read_record) and
     /// [`RecordStore::replace_record`](lock_core::RecordStore::replace_record).
     Record,
+    /// [`LockStore::diagnose`](lock_core::LockStore::diagnose).
+    Diagnose,
 }
 
 /// A fault of one call.

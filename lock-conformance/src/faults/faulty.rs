@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, Publisher, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, Space, StoredRecord,
-    TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Effect, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy,
+    LockName, LockStore, Publisher, RaiseOutcome, Realm, RecordStore, ReleaseOutcome, RenewalBatch, Result, Space,
+    StoredRecord, TokenRaiser,
 };
 
 use super::disturbance::{Call, Disturbance, Mix};
@@ -213,6 +213,14 @@ impl LockStore for Faulty {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.store.new_realm().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.disturb(Call::Diagnose, || {
+            let store = self.store.clone();
+            async move { store.diagnose().await }
+        })
+        .await
     }
 
     async fn close(&self) {

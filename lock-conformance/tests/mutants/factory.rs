@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
-use lock_core::LockStore;
+use lock_core::{LockStore, MemoryStore};
 
 use super::flaw::Flaw;
 use super::mutant::Mutant;
@@ -21,6 +21,10 @@ impl Factory for Mutants {
 
     fn ttl(&self) -> Duration {
         Duration::from_millis(300)
+    }
+
+    fn finding_codes(&self) -> &'static [&'static str] {
+        MemoryStore::FINDING_CODES
     }
 }
 

@@ -1,11 +1,13 @@
 //! The locks of a [`Mutant`].
 
+use lock_core::Space;
 use std::time::Duration;
 
 use lock_conformance::async_trait;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Guarantees, HeldBy, LockName,
-    LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Space, TokenRaiser, WaitStyle,
+    Attempt, BreakMode, Claim, Contention, Converter, Error, ErrorKind, Eviction, Finding, Guarantees, HeldBy,
+    LockName, LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, RenewalOutcome, Result, Severity, Space,
+    TokenRaiser, WaitStyle,
 };
 
 use super::flaw::Flaw;
@@ -170,5 +172,25 @@ impl LockStore for Mutant {
 
     async fn new_realm(&self) -> Result<Realm> {
         if self.flaw == Flaw::NewRealmIsTheOld { Ok(self.realm()) } else { self.inner.new_realm().await }
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let mut findings = self.inner.diagnose().await?;
+        match self.flaw {
+            Flaw::DiagnosisIsEmpty => findings.clear(),
+            Flaw::DiagnosisHidesWhatIsRight => findings.retain(|finding| finding.severity > Severity::Info),
+            Flaw::DiagnosisFindsAnError => findings[0].severity = Severity::Error,
+            Flaw::DiagnosisRepeatsACode => findings.push(findings[0].clone()),
+            Flaw::DiagnosisHasAnUndocumentedCode => findings.push(Finding::info("surprise", "nobody knows")),
+            Flaw::DiagnosisHasASentenceAsCode => findings[0].code = "The scope",
+            Flaw::DiagnosisHasLines => findings[0].text.push_str("\nand more"),
+            Flaw::DiagnosisBreaksLocks => {
+                for (name, holders) in self.inner.list(Space::Locks, None, usize::MAX).await? {
+                    self.inner.break_lock(&name, &holders[0], BreakMode::Now).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(findings)
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{
     Attempt, BreakMode, Claim, Clock, ClockKind, Contention, Converter, Eviction, Expiry, Faults, FencingToken,
-    Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Publisher, Realm, ReleaseOutcome,
-    Renewal, RenewalBatch, RenewalOutcome, Result, Retention, Session, Space, TokenRaiser, WaitStyle,
+    Finding, Guarantees, HeldBy, Holder, HolderInfo, Lease, LockName, LockStore, Moment, Publisher, Realm,
+    ReleaseOutcome, Renewal, RenewalBatch, RenewalOutcome, Result, Retention, Session, Space, TokenRaiser, WaitStyle,
 };
 
 use super::session_flaw::SessionFlaw;
@@ -378,6 +378,10 @@ impl LockStore for Sessions {
         let mut server = self.server();
         server.realm = Realm::fresh("sessions");
         Ok(server.realm.clone())
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(vec![Finding::info("realm", self.realm().to_string())])
     }
 }
 

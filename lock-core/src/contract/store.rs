@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use super::answer::{Attempt, BreakMode, Contention, Eviction, Lease, RaiseOutcome, ReleaseOutcome, StoredRecord};
 use super::claim::Claim;
+use super::finding::Finding;
 use super::renewal_batch::RenewalBatch;
 use crate::words::{Guarantees, HeldBy, LockName, Realm, Result, Share, Space};
 
@@ -118,6 +119,22 @@ pub trait LockStore: Debug + Send + Sync + 'static {
     /// Invalid configuration where the server itself decides the realm, which then changes by
     /// itself at a restore.
     async fn new_realm(&self) -> Result<Realm>;
+
+    /// Looks at the server, its settings and its data, as they are now, for an operator: a
+    /// [`Finding`] for each fact that the store knows to look at, also if it is as it should be. It
+    /// changes no lock.
+    ///
+    /// A part that does not answer, such as one of several servers, is a finding. The servers are
+    /// asked at the same time, since the core limits the whole call.
+    ///
+    /// # Errors
+    ///
+    /// As for [`request`](LockStore::request), only if nothing answers at all.
+    ///
+    /// # Cancel safety
+    ///
+    /// It leaves at most a session without a lease, which ends by itself.
+    async fn diagnose(&self) -> Result<Vec<Finding>>;
 
     /// Closes what the store has open, since no further calls are expected: a file is closed, so
     /// that it is complete by itself. [`Locks::close`](crate::Locks::close) calls it last. It ends

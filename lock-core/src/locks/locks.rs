@@ -10,7 +10,7 @@ use super::handle::EngineHandle;
 use super::lock::Lock;
 use super::settings;
 use super::settings::Settings;
-use crate::contract::{BreakMode, Eviction, LockStore};
+use crate::contract::{BreakMode, Eviction, Finding, LockStore};
 use crate::engine::Engine;
 use crate::words::{Clock, Error, ErrorKind, Guarantees, HeldBy, HolderInfo, LockName, Realm, Result, Space};
 use crate::{engine, runtime};
@@ -169,6 +169,32 @@ impl<G: Guard> Locks<G> {
     /// If the future is dropped, it may or may not have taken effect.
     pub async fn new_realm(&self) -> Result<Realm> {
         self.engine().bounded("beginning a new realm", self.engine().store.new_realm()).await
+    }
+
+    /// Looks at the store's servers, settings and data as they are now: a [`Finding`] for each fact
+    /// that the store knows to look at, also if it is as it should be. A server that does not
+    /// answer is a finding. The codes are listed in the documentation of each store.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lock_core::Result<()> {
+    /// # let locks = lock_core::Locks::new(lock_core::MemoryStore::new());
+    /// let findings = locks.diagnose().await?;
+    /// findings.iter().for_each(|finding| println!("{finding}"));
+    /// let worst = findings.iter().map(|finding| finding.severity).max();
+    /// # assert_eq!(worst, Some(lock_core::Severity::Info));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect`](Locks::inspect), if nothing answers at all, or not within the time-out of one
+    /// call.
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes no lock. It leaves at most a session without a lease, which ends by itself.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.engine().bounded("diagnosing", self.engine().store.diagnose()).await
     }
 
     /// Refuses new acquisitions, ends those that wait with [`Closed`](ErrorKind::Closed), and waits

@@ -1,5 +1,6 @@
 //! [`MemoryStore`]: the reference model of the contract.
 
+mod diagnose;
 mod driver;
 mod session;
 mod shared;
@@ -18,8 +19,8 @@ use self::session::{ClaimState, MemorySession};
 use self::shared::Memory;
 use self::state::{Held, LeaseEnd, State};
 use crate::contract::{
-    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, Publisher, RaiseOutcome, RecordStore,
-    ReleaseOutcome, RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, Publisher, RaiseOutcome,
+    RecordStore, ReleaseOutcome, RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
 };
 use crate::kit::Sessions;
 use crate::sync::locked;
@@ -280,6 +281,10 @@ impl LockStore for MemoryStore {
         let realm = Realm::fresh("memory");
         *locked(&self.0.realm) = realm.clone();
         Ok(realm)
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(self.findings())
     }
 }
 

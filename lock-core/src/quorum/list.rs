@@ -1,4 +1,4 @@
-//! Lists the locks that a majority of members shows as held.
+//! Reads the holder of a lock, and lists the locks, that a majority of members shows as held.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,17 @@ use super::Quorum;
 use crate::words::{HeldBy, LockName, Result, Space};
 
 impl Quorum {
+    pub(super) async fn read_holder(&self, name: &LockName, space: Space) -> Result<Option<HeldBy>> {
+        let answers = self.all(|store| {
+            let name = name.clone();
+            async move { store.inspect(&name, space).await }
+        });
+        let (shown, missing) = self.answered(answers.await)?;
+        // If it is unknown whether a majority has it, the lock is shown as held.
+        let least = self.majority().saturating_sub(missing).max(1);
+        Ok(self.rules().shown(shown.into_iter().flatten(), least))
+    }
+
     pub(super) async fn list_held(
         &self,
         space: Space,

@@ -4,6 +4,7 @@ mod ballot;
 mod break_lock;
 mod call;
 mod decision;
+mod diagnose;
 mod driver;
 mod forming;
 mod gathering;
@@ -37,7 +38,7 @@ use self::roster::Roster;
 use self::rules::Rules;
 use self::vote::{Vote, Votes};
 use crate::contract::{
-    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Lease, LockStore, Publisher, RaiseOutcome,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, Publisher, RaiseOutcome,
     ReleaseOutcome, RenewalBatch, TokenRaiser,
 };
 use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result, Space};
@@ -347,15 +348,7 @@ impl LockStore for Quorum {
     }
 
     async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
-        let name = name.clone();
-        let answers = self.all(|store| {
-            let name = name.clone();
-            async move { store.inspect(&name, space).await }
-        });
-        let (shown, missing) = self.answered(answers.await)?;
-        // If it is unknown whether a majority has it, the lock is shown as held.
-        let least = self.majority().saturating_sub(missing).max(1);
-        Ok(self.rules().shown(shown.into_iter().flatten(), least).into_iter().collect())
+        Ok(self.read_holder(name, space).await?.into_iter().collect())
     }
 
     async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
@@ -368,6 +361,10 @@ impl LockStore for Quorum {
 
     async fn new_realm(&self) -> Result<Realm> {
         self.roster.begin_anew().await
+    }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        Ok(self.findings().await)
     }
 
     async fn close(&self) {

@@ -101,6 +101,11 @@ impl Roster {
         })
     }
 
+    /// The reason why a member takes no part, if it does not.
+    pub(super) fn trouble(&self, at: usize) -> Option<Error> {
+        locked(&self.members[at].trouble).clone()
+    }
+
     pub(super) fn describe(&self, at: usize) -> String {
         self.members[at].member.called(at)
     }

@@ -139,6 +139,10 @@ impl LockStore for Watching {
         self.memory.list(space, after, limit).await
     }
 
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.memory.diagnose().await
+    }
+
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.memory.break_lock(name, seen, how).await
     }

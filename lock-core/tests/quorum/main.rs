@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod diagnosis;
 mod places;
 
 use lock_core::Space;
@@ -488,6 +489,9 @@ impl LockStore for Promising {
     }
     async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.0.list(space, after, limit).await
+    }
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.0.diagnose().await
     }
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await

@@ -398,6 +398,9 @@ impl LockStore for Silent {
     async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
         self.0.list(space, after, limit).await
     }
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        self.0.diagnose().await
+    }
     async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
         self.0.break_lock(name, seen, how).await
     }

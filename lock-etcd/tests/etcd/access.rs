@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lock_core::{Clock, ErrorKind, Registry, Result};
-use lock_etcd::EtcdDriver;
+use lock_core::{Clock, ErrorKind, Registry, Result, Severity};
+use lock_etcd::{EtcdDriver, EtcdStore};
 use lock_testkit::{Etcd, Process, free_port};
 
 use crate::fixture::{secs, until};
@@ -102,6 +102,12 @@ async fn a_user_gets_into_its_own_prefix_and_no_text_shows_the_password() {
     let registry = Registry::new().with(EtcdDriver);
     let store = registry.open(&good.parse().unwrap(), &Clock::system()).await.unwrap();
     assert!(!format!("{store:?}").contains("s3cret"));
+    // Its rights are enough to look at everything.
+    let findings = store.diagnose().await.unwrap();
+    let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, EtcdStore::FINDING_CODES);
+    assert!(findings.iter().all(|finding| finding.severity < Severity::Error), "{findings:?}");
+    assert!(!format!("{findings:?}").contains("s3cret"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

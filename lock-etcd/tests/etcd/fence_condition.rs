@@ -1,13 +1,13 @@
-//! Fenced writes inside etcd, and the diagnosis of a cluster.
+//! Fenced writes inside etcd.
 
 use std::io::Write as _;
 use std::process::Stdio;
 
-use lock_core::{BreakMode, LockStore};
+use lock_core::BreakMode;
 use lock_etcd::FenceCondition;
 use lock_testkit::Etcd;
 
-use crate::fixture::{locks_on, secs, shared_server, store, unique_name, within_bound};
+use crate::fixture::{locks_on, secs, shared_server, store, unique_name};
 
 /// Writes by another client under this condition; true if it was committed.
 fn write(etcd: &Etcd, condition: &FenceCondition, key: &str) -> bool {
@@ -53,31 +53,6 @@ async fn a_released_holder_cannot_write() {
     let next = locks.lock(&name).acquire().await.unwrap();
     assert!(!write(etcd, &condition, "target"));
     next.release().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diagnosis_names_old_servers_members_and_the_shortest_ttl() {
-    let mut etcd = Etcd::start(3);
-    let store = store(etcd.endpoints()).await;
-    assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "etcd");
-    etcd.member_mut(2).kill();
-    // The killed member may have been the leader: the others elect another first.
-    let diagnosed = async {
-        loop {
-            match store.diagnose().await {
-                Ok(diagnosis) if diagnosis.members[0].version.is_some() => return diagnosis,
-                Ok(_) => {}
-                Err(error) => assert!(error.is_retryable(), "{error:?}"),
-            }
-        }
-    };
-    let diagnosis = within_bound("a diagnosis", diagnosed).await;
-    assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.members.len()), (3, 2, 3));
-    assert!(diagnosis.members[2].failure.is_some() && diagnosis.members[2].version.is_none());
-    let version = diagnosis.members[0].version.as_deref().unwrap();
-    assert_eq!(diagnosis.members[0].may_revoke_early, version.starts_with("3.4."), "{version}");
-    assert!(diagnosis.alarms.is_empty());
-    assert_eq!(diagnosis.shortest_ttl, secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ mod access;
 mod cluster;
 mod cost;
 mod crowd;
+mod diagnosis;
 mod fence_condition;
 mod fixture;
 mod go;

@@ -1,4 +1,4 @@
-//! Opening an [`AdvisoryStore`], and its diagnosis.
+//! Opening an [`AdvisoryStore`].
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use super::store::AdvisoryStore;
 use crate::config::{Mode, PostgresConfig};
 use crate::connection::ConnectionKind;
 use crate::database::Database;
-use crate::finding::Finding;
 use crate::realm_cache::RealmCache;
 use crate::server_status::ServerStatus;
 use crate::tables::{self, TableInfo};
@@ -56,20 +55,6 @@ impl AdvisoryStore {
             database,
             form,
             statements,
-            is_logged,
         })
-    }
-
-    /// The findings about the server, as of now.
-    ///
-    /// # Errors
-    ///
-    /// Unavailable, timed out or denied.
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads.
-    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
-        Ok(ServerStatus::read(&self.database, self.is_logged).await?.findings())
     }
 }

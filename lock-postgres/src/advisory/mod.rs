@@ -3,7 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `store` | [`AdvisoryStore`], the contract |
-//! | `connect` | opening it, and its diagnosis |
+//! | `connect` | opening it |
 //! | `request` | requesting and renewing locks |
 //! | `operator` | reading and breaking locks |
 //! | `claim_state` | the state kept with a claim |

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lock_core::kit::Sessions;
 use lock_core::{
-    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Guarantees, HeldBy, Holder, LockName, LockStore,
-    Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
+    Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Guarantees, HeldBy, Holder, LockName,
+    LockStore, Publisher, Realm, ReleaseOutcome, RenewalBatch, Result, Space, TokenRaiser, async_trait,
 };
 
 use super::claim_state::ClaimState;
@@ -15,11 +15,11 @@ use super::connection::is_connection_lost;
 use super::connections::LockConnections;
 use super::statements::AdvisoryStatements;
 use crate::database::Database;
-use crate::error;
 use crate::key::KeyForm;
 use crate::realm_cache::RealmCache;
 use crate::row::Row;
 use crate::statement::Value;
+use crate::{diagnose, error};
 
 /// The store in PostgreSQL, with advisory locks: for programs that must exclude existing code that
 /// uses these.
@@ -41,7 +41,6 @@ pub struct AdvisoryStore {
     pub(super) sessions: Sessions<LockConnections>,
     pub(super) guarantees: Guarantees,
     pub(super) realm: RealmCache,
-    pub(super) is_logged: bool,
 }
 
 #[async_trait]
@@ -132,6 +131,16 @@ impl LockStore for AdvisoryStore {
             false => Ok(self.realm.update(&reply, &new)),
         }
     }
+
+    async fn diagnose(&self) -> Result<Vec<Finding>> {
+        diagnose::findings(&self.database, &self.guarantees, &self.realm()).await
+    }
+}
+
+impl AdvisoryStore {
+    /// The codes of its findings. Every answer has each of them; the page of the store says what
+    /// they mean.
+    pub const FINDING_CODES: &'static [&'static str] = diagnose::FINDING_CODES;
 }
 
 impl fmt::Debug for AdvisoryStore {

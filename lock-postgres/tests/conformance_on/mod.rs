@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{Clock, LockStore, Registry};
-use lock_postgres::PostgresDriver;
+use lock_postgres::{PostgresDriver, PostgresStore};
 use lock_testkit::{PgBouncer, PostgresServer};
 
 /// One server for all cases.
@@ -60,6 +60,11 @@ impl Factory for PostgresFactory {
 
     fn ttl(&self) -> Duration {
         Duration::from_millis(1_500)
+    }
+
+    fn finding_codes(&self) -> &'static [&'static str] {
+        // Those of both stores.
+        PostgresStore::FINDING_CODES
     }
 
     fn ends_sessions(&self) -> bool {

@@ -1,11 +1,10 @@
 //! A standby that takes over, and lags.
 
 use lock_core::{Claim, ErrorKind, Fault, FencingToken, Guarantees, LockStore, Locks};
-use lock_postgres::FindingKind;
 use lock_testkit::PostgresServer;
 use std::time::Duration;
 
-use crate::fixture::{LONG, grant, init, locks, name, open, try_open, until};
+use crate::fixture::{LONG, codes, grant, init, locks, name, open, try_open, until, warnings};
 
 /// True if a resource that has seen the later token refuses the earlier one.
 async fn refuses(later: &FencingToken, earlier: &FencingToken) -> bool {
@@ -28,7 +27,7 @@ async fn a_fail_over_to_a_standby_that_lags_makes_two_holders_whom_no_fence_tell
         let store = open(url).await;
         let tokens = store.guarantees().tokens_survive.unwrap();
         assert!(!tokens.contains(Fault::FailOver.into()), "{tokens}");
-        assert_eq!(store.diagnose().await.unwrap()[0].kind, FindingKind::AsynchronousStandby);
+        assert_eq!(codes(&warnings(&*store).await), ["standby"]);
         let refused = Locks::builder_of(store).build().for_correctness().err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::TooWeak);
         assert!(refused.to_string().contains("fail-over"), "{refused}");
@@ -95,8 +94,8 @@ async fn a_standby_that_is_away_just_now_is_not_forgotten() {
     standby.kill();
     until("its absence", || primary.psql("select count(*) from pg_stat_replication") == "0").await;
     assert!(!guarantees().await.contains(Fault::FailOver.into()), "and may come back");
-    let found = open(&primary.url()).await.diagnose().await.unwrap();
-    assert!(found[0].kind == FindingKind::AsynchronousStandby && found[0].text.contains("seen before"), "{found:?}");
+    let found = warnings(&*open(&primary.url()).await).await;
+    assert!(codes(&found) == ["standby"] && found[0].text.contains("seen before"), "{found:?}");
     // The operator knows better.
     let declared = open(&format!("{}?failover=none", primary.url())).await;
     assert!(declared.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());

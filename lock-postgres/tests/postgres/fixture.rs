@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, Clock, FencingToken, LockName, LockStore, Locks, Registry, Result};
+use lock_core::{Attempt, Claim, Clock, FencingToken, Finding, LockName, LockStore, Locks, Registry, Result, Severity};
 use lock_postgres::{PostgresConfig, PostgresDriver, PostgresStore};
 use lock_testkit::{PostgresServer, WAIT_TIMEOUT};
 
@@ -62,6 +62,16 @@ pub(crate) async fn try_open(url: &str) -> Result<Arc<PostgresStore>> {
 
 pub(crate) async fn open(url: &str) -> Arc<PostgresStore> {
     try_open(url).await.unwrap()
+}
+
+/// The findings that are worse than a plain fact.
+pub(crate) async fn warnings(store: &dyn LockStore) -> Vec<Finding> {
+    let findings = store.diagnose().await.unwrap();
+    findings.into_iter().filter(|finding| finding.severity > Severity::Info).collect()
+}
+
+pub(crate) fn codes(findings: &[Finding]) -> Vec<&'static str> {
+    findings.iter().map(|finding| finding.code).collect()
 }
 
 /// Opens the store of this URL, in either mode.

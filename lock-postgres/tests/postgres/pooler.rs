@@ -1,11 +1,10 @@
 //! Behind a pooler that shares connections between transactions.
 
 use lock_core::{Claim, ErrorKind, LockStore, Space, WaitStyle};
-use lock_postgres::FindingKind;
 use lock_testkit::PgBouncer;
 use std::time::Duration;
 
-use crate::fixture::{LONG, Table, grant, init, locks, name, open, open_any, shared_server};
+use crate::fixture::{LONG, Table, codes, grant, init, locks, name, open, open_any, shared_server, warnings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_is_found_out_and_said() {
@@ -17,7 +16,7 @@ async fn a_pooler_is_found_out_and_said() {
     for pooler in [PgBouncer::start(server), PgBouncer::start_ignoring_options(server)] {
         let pooled = open(&format!("{}?table={}", pooler.url(), table.name)).await;
         assert_eq!(pooled.guarantees().waiting, WaitStyle::Polled);
-        assert!(pooled.diagnose().await.unwrap().iter().any(|finding| finding.kind == FindingKind::Pooler));
+        assert_eq!(codes(&warnings(&*pooled).await), ["pooler"]);
         assert_eq!(pooled.realm(), direct.realm(), "the same data");
         let claim = Claim::new(name("job"), LONG);
         let token = grant(&*pooled, &claim).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_conformance::{Deployment, Factory, Failure, async_trait};
 use lock_core::{Clock, LockStore, QuorumDriver, Registry};
-use lock_redis::RedisDriver;
+use lock_redis::{RedisDriver, RedisStore};
 use lock_testkit::unique_prefix;
 
 /// A URL to which each case adds its prefix.
@@ -23,6 +23,11 @@ impl Factory for Shared {
 
     fn ttl(&self) -> Duration {
         Duration::from_millis(400)
+    }
+
+    fn finding_codes(&self) -> &'static [&'static str] {
+        // A quorum has codes of its own beside those of its members.
+        if self.0.starts_with("redlock:") { &[] } else { RedisStore::FINDING_CODES }
     }
 }
 

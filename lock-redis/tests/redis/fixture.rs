@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lock_core::{Attempt, Claim, Error, ErrorKind, FencingToken, LockName, LockStore, Locks, Result};
+use lock_core::{
+    Attempt, Claim, Error, ErrorKind, FencingToken, Finding, LockName, LockStore, Locks, Result, Severity,
+};
 use lock_redis::{RedisConfig, RedisStore};
 use lock_testkit::{RedisServer, WAIT_TIMEOUT};
 
@@ -47,6 +49,16 @@ pub(crate) async fn open(url: &str) -> Arc<RedisStore> {
 
 pub(crate) fn locks(store: &Arc<RedisStore>) -> Locks {
     Locks::builder_of(store.clone()).ttl(LONG).build()
+}
+
+/// The findings that are worse than a plain fact.
+pub(crate) async fn warnings(store: &RedisStore) -> Vec<Finding> {
+    let findings = store.diagnose().await.unwrap();
+    findings.into_iter().filter(|finding| finding.severity > Severity::Info).collect()
+}
+
+pub(crate) fn codes(findings: &[Finding]) -> Vec<&'static str> {
+    findings.iter().map(|finding| finding.code).collect()
 }
 
 pub(crate) fn server() -> RedisServer {

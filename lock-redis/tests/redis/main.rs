@@ -6,6 +6,7 @@
 mod batch;
 mod batch_tokens;
 mod batching;
+mod diagnosis;
 mod faults;
 mod fixture;
 mod interop;

@@ -6,10 +6,9 @@ use futures_util::future::join_all;
 use lock_core::{
     Attempt, Claim, Clock, ErrorKind, Fault, Guarantees, LockStore, ReleaseOutcome, RenewalBatch, RenewalOutcome, Space,
 };
-use lock_redis::FindingKind;
 use lock_testkit::{Proxy, RedisCluster, RedisSentinels, RedisServer, WAIT_TIMEOUT, until};
 
-use crate::fixture::{LONG, SYNCED, grant, is_held, locks, name, open, refusal, server, try_open};
+use crate::fixture::{LONG, SYNCED, codes, grant, is_held, locks, name, open, refusal, server, try_open, warnings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_that_too_few_replicas_acknowledge_is_given_back() {
@@ -114,8 +113,9 @@ async fn a_server_whose_replica_is_away_is_not_for_correctness() {
     until("its leaving", || master.cli(&["INFO", "replication"]).contains("connected_slaves:0").then_some(()));
     let store = open(&master.url()).await;
     assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
-    let findings = store.diagnose().await.unwrap();
-    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::ReplicaAway]);
+    let warnings = warnings(&store).await;
+    assert_eq!(codes(&warnings), ["replicas"]);
+    assert!(warnings[0].text.contains("away now"), "{warnings:?}");
     // A restarted server that no replica has reached since has none.
     master.restart();
     assert_eq!(open(&master.url()).await.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS), []);
@@ -128,8 +128,9 @@ async fn a_server_with_a_replica_is_not_for_correctness() {
     let store = open(&master.url()).await;
     assert!(!store.guarantees().tokens_survive.unwrap().contains(Fault::FailOver.into()));
     assert!(!store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
-    let kinds: Vec<_> = store.diagnose().await.unwrap().iter().map(|finding| finding.kind).collect();
-    assert_eq!(kinds, [FindingKind::UnacknowledgedReplicas]);
+    let warnings = warnings(&store).await;
+    assert_eq!(codes(&warnings), ["replicas"]);
+    assert!(warnings[0].text.contains("1 are connected"), "{warnings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use lock_core::{BreakMode, Claim, ErrorKind, LockStore, ReleaseOutcome, RenewalB
 use lock_redis::RedisStore;
 use lock_testkit::{RedisCluster, RedisServer, until};
 
-use crate::fixture::{LONG, grant, locks, name, open, server, try_open};
+use crate::fixture::{LONG, codes, grant, locks, name, open, server, try_open, warnings};
 
 const PASSWORD: &str = "hunter2-correct-horse";
 
@@ -76,7 +76,9 @@ async fn a_user_with_only_the_locks_rights_can_do_everything() {
     a.new_realm().await.unwrap();
     // It may not ask for INFO or CONFIG, so that nothing is promised.
     assert!(a.guarantees().records_survive.is_empty());
-    assert_eq!(a.diagnose().await.unwrap()[0].kind, lock_redis::FindingKind::Unknown);
+    let warnings = warnings(&a).await;
+    assert_eq!(codes(&warnings), ["role", "maxmemory-policy", "persistence", "replicas"]);
+    assert!(warnings.iter().all(|finding| finding.text.contains("may not ask")), "{warnings:?}");
     let (_with, url) = with_user(&["+info", "+config|get", "+role"]);
     assert_eq!(open(&url).await.guarantees().shortfalls(&lock_core::Guarantees::FOR_CORRECTNESS), []);
 }

@@ -4,7 +4,7 @@ use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, RenewalBatch, Re
 use lock_testkit::RedisServer;
 use std::time::Duration;
 
-use crate::fixture::{LONG, SYNCED, grant, locks, name, open, request, server};
+use crate::fixture::{LONG, SYNCED, codes, grant, locks, name, open, request, server, warnings};
 
 fn counter(server: &RedisServer) -> String {
     server.cli(&["--scan", "--pattern", "*token*"])
@@ -116,7 +116,7 @@ async fn a_server_that_keeps_everything_is_for_correctness_and_no_other() {
     let mut server = RedisServer::start(&SYNCED);
     let store = open(&server.url()).await;
     assert!(store.guarantees().shortfalls(&Guarantees::FOR_CORRECTNESS).is_empty());
-    assert!(store.diagnose().await.unwrap().is_empty());
+    assert_eq!(warnings(&store).await, []);
     let claim = Claim::new(name("job"), LONG);
     let token = grant(&store, &claim).await;
     server.restart();
@@ -128,8 +128,7 @@ async fn a_server_that_keeps_everything_is_for_correctness_and_no_other() {
     }
     let evicting =
         RedisServer::start(&["--maxmemory-policy", "allkeys-lru", "--appendonly", "yes", "--appendfsync", "always"]);
-    let findings = open(&evicting.url()).await.diagnose().await.unwrap();
-    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [lock_redis::FindingKind::Evicts]);
+    assert_eq!(codes(&warnings(&*open(&evicting.url()).await).await), ["maxmemory-policy"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

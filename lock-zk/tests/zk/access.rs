@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lock_core::{Clock, ErrorKind, Locks, Registry, Result};
+use lock_core::{Clock, ErrorKind, Locks, Registry, Result, Severity};
 use lock_testkit::{ZooKeeper, free_port};
 use lock_zk::ZkDriver;
 use zookeeper_client::{Acls, CreateMode, Error as Failure};
@@ -106,6 +106,8 @@ async fn what_a_user_makes_is_closed_to_others_and_no_text_shows_the_password() 
     let good = format!("zk://app:s3cret@{endpoint}/app?tick=500ms");
     let locks = open(&good).await.unwrap();
     assert_closed_to_others(&zookeeper, &locks).await;
+    let findings = locks.diagnose().await.unwrap();
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Info), "{findings:?}");
     for (url, what) in [
         (format!("zk://app:wr0ng@{endpoint}/app?tick=500ms"), "a wrong password"),
         (format!("zk://{endpoint}/app?tick=500ms"), "nobody"),

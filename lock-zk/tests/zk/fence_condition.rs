@@ -1,8 +1,8 @@
-//! Fenced writes inside ZooKeeper; the diagnosis of an ensemble.
+//! Fenced writes inside ZooKeeper.
 
-use lock_core::{BreakMode, Clock, LockStore};
+use lock_core::{BreakMode, LockStore};
 use lock_testkit::ZooKeeper;
-use lock_zk::{FenceCondition, ZkConfig, ZkStore};
+use lock_zk::FenceCondition;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::fixture::{client, locks_on, nodes, secs, shared_server, store, unique_name};
@@ -71,26 +71,6 @@ async fn a_waiter_has_no_proof() {
     assert!(store.fence_condition(&name, waiter.holder()).await.unwrap().is_none());
     guard.release().await.unwrap();
     assert!(store.fence_condition(&name, waiter.holder()).await.unwrap().is_some(), "it is the first now");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_diagnosis_tells_servers_versions_quorum_and_limits() {
-    let mut zookeeper = ZooKeeper::start(3);
-    // Without a configured tick.
-    let store = ZkStore::connect(ZkConfig::new(zookeeper.endpoints(), "/app"), &Clock::system()).await.unwrap();
-    assert_eq!(store.realm().as_str().split_once(':').unwrap().0, "zk");
-    let leader = zookeeper.leader();
-    let gone = (leader + 1) % 3;
-    zookeeper.server_mut(gone).kill();
-    let diagnosis = store.diagnose().await.unwrap();
-    assert_eq!((diagnosis.voters, diagnosis.quorum, diagnosis.servers.len()), (3, 2, 3));
-    let (here, gone) = (&diagnosis.servers[leader], &diagnosis.servers[gone]);
-    assert!(gone.failure.is_some() && gone.version.is_none(), "{gone:?}");
-    assert!(here.version.as_deref().is_some_and(|version| version.starts_with("3.")), "{here:?}");
-    assert!(here.mode.as_deref() == Some("leader") && here.connections.is_some(), "{here:?}");
-    assert_eq!((diagnosis.tick, diagnosis.shortest_ttl), (ZooKeeper::TICK, ZooKeeper::TICK * 4));
-    assert_eq!(diagnosis.longest_ttl, secs(120));
-    assert!(diagnosis.open);
 }
 
 #[tokio::test(flavor = "multi_thread")]

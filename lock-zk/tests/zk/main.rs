@@ -6,6 +6,7 @@ mod access;
 mod cost;
 mod crowd;
 mod curator;
+mod diagnosis;
 mod fence_condition;
 mod fixture;
 mod layout;
