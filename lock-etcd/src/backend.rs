@@ -10,7 +10,6 @@ use lock_core::{Clock, Error, HeldBy, Realm, Result};
 use crate::call::{CallError, CallKind, CallReply};
 use crate::config::EtcdConfig;
 use crate::connections::CallPermit;
-use crate::error::unexpected_reply;
 use crate::heartbeat::Heartbeat;
 use crate::holder_record;
 use crate::key_layout::KeyLayout;
@@ -120,7 +119,7 @@ impl Backend {
         };
         let found = try_join_all(keys.chunks(MAX_KEYS_PER_READ).map(read)).await?.concat();
         if found.len() != keys.len() {
-            return Err(unexpected_reply("a transaction of etcd has other answers than questions"));
+            return Err(Error::unexpected_reply("a transaction of etcd has other answers than questions"));
         }
         Ok(found)
     }

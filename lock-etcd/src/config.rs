@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 
 use crate::key_layout::KeyLayout;
 
@@ -69,12 +69,13 @@ impl EtcdConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with a text that shows what is accepted.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig), with a text that shows what is
+    /// accepted.
     pub fn from_url(url: &StoreUrl) -> Result<EtcdConfig> {
         let secure = url.scheme() == "etcds";
         url.only_keys(if secure { &TLS_URL_KEYS } else { &URL_KEYS })?;
         if url.hosts().is_empty() {
-            return Err(invalid_config(format!(
+            return Err(Error::invalid_config(format!(
                 "{url} is not accepted: it names no host; etcd is etcd://host,host/prefix"
             )));
         }
@@ -87,7 +88,9 @@ impl EtcdConfig {
         config.login = match (url.user(), url.password()) {
             (None, _) => None,
             (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
-            (Some(_), None) => return Err(invalid_config(format!("{url} is not accepted: the user has no password"))),
+            (Some(_), None) => {
+                return Err(Error::invalid_config(format!("{url} is not accepted: the user has no password")));
+            }
         };
         config.tls = secure.then(|| Tls::from_url(url)).transpose()?;
         config.timeout = parse_timeout(url, "timeout")?;
@@ -98,7 +101,9 @@ impl EtcdConfig {
 
 fn parse_timeout(url: &StoreUrl, key: &str) -> Result<Duration> {
     match url.duration(key)? {
-        Some(Duration::ZERO) => Err(invalid_config(format!("{key}=0 is not accepted: nothing answers within no time"))),
+        Some(Duration::ZERO) => {
+            Err(Error::invalid_config(format!("{key}=0 is not accepted: nothing answers within no time")))
+        }
         given => Ok(given.unwrap_or(DEFAULT_TIMEOUT)),
     }
 }
@@ -121,7 +126,7 @@ impl Tls {
         let identity = match (file("cert"), file("key")) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => return Err(invalid_config("cert and key belong together: one of them is missing")),
+            _ => return Err(Error::invalid_config("cert and key belong together: one of them is missing")),
         };
         Ok(Tls { ca: file("ca"), identity })
     }
@@ -140,11 +145,8 @@ impl Tls {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| invalid_config(format!("{} cannot be read", path.display())).with_source(error))
-}
-
-fn invalid_config(message: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, message)
+    std::fs::read(path)
+        .map_err(|error| Error::invalid_config(format!("{} cannot be read", path.display())).with_source(error))
 }
 
 impl fmt::Debug for EtcdConfig {
@@ -162,6 +164,8 @@ impl fmt::Debug for EtcdConfig {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn config(url: &str) -> Result<EtcdConfig> {

@@ -54,7 +54,7 @@ const MAX_LOGINS: usize = 8;
 impl Members {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Members> {
         if config.endpoints.is_empty() {
-            return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
+            return Err(Error::invalid_config("etcd needs at least one endpoint"));
         }
         // Not set: the client's time-out of calls, since each call has ours, and the client's
         // renewal of expired logins, since it knows only one of their signs.
@@ -250,7 +250,7 @@ impl Members {
             Err(other) => {
                 let text =
                     format!("{} and {other} are of two clusters of etcd: name members of one", self.endpoint(first));
-                Err(Error::refused(ErrorKind::InvalidConfig, text))
+                Err(Error::invalid_config(text))
             }
         }
     }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
-use lock_core::{BreakMode, Eviction, FencingToken, HeldBy, LockName, Result};
+use lock_core::{BreakMode, Error, Eviction, FencingToken, HeldBy, LockName, Result};
 
 use crate::backend::Backend;
 use crate::call::CallKind;
-use crate::error::unexpected_reply;
 use crate::holder_record::HolderRecord;
 use crate::lease_grant::grant;
 use crate::lock_key::LockKey;
@@ -137,7 +136,7 @@ impl Backend {
         // inspection shows it.
         if reply.in_doubt {
             let text = format!("an answer to the breaking of \"{name}\" was lost; inspect it again");
-            return Err(unexpected_reply(text));
+            return Err(Error::unexpected_reply(text));
         }
         Ok(None)
     }

@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 
-use crate::error::invalid_config;
 use crate::key::KeyForm;
 use crate::table::Table;
 
@@ -182,7 +181,7 @@ impl PostgresConfig {
         if let Some(host) = url.value("host") {
             if !config.hosts.is_empty() || !host.starts_with('/') {
                 let text = "host= is not accepted: it takes the folder of a socket, in a URL without hosts";
-                return Err(invalid_config(text));
+                return Err(Error::invalid_config(text));
             }
             config.hosts.push((host.to_owned(), None));
         }
@@ -195,7 +194,9 @@ impl PostgresConfig {
         if let Some(other) =
             url.value("target_session_attrs").filter(|value| !["read-write", "primary"].contains(value))
         {
-            return Err(invalid_config(format!("target_session_attrs={other} is not accepted: locks need read-write")));
+            return Err(Error::invalid_config(format!(
+                "target_session_attrs={other} is not accepted: locks need read-write"
+            )));
         }
         config.mode = Mode::from_url(url)?;
         let default = if config.mode == Mode::Rows { Table::DEFAULT } else { Table::DEFAULT_ADVISORY };
@@ -233,20 +234,22 @@ impl PostgresConfig {
             ("poll_interval", self.poll_interval),
         ] {
             if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
+                return Err(Error::invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
             }
         }
         if !(1..=1_000).contains(&self.connections) {
-            return Err(invalid_config(format!(
+            return Err(Error::invalid_config(format!(
                 "connections={} is not accepted: it takes 1 to 1000",
                 self.connections
             )));
         }
         if self.prune_after > Duration::ZERO && self.prune_after < Duration::from_secs(1) {
-            return Err(invalid_config("prune_after is not accepted: it takes a second or more, or 0s for never"));
+            return Err(Error::invalid_config(
+                "prune_after is not accepted: it takes a second or more, or 0s for never",
+            ));
         }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            return Err(invalid_config("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
+            return Err(Error::invalid_config("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
         }
         Ok(())
     }
@@ -267,10 +270,12 @@ impl Mode {
         match (url.value("mode"), url.value("key")) {
             (None | Some("rows"), None) => Ok(Mode::Rows),
             (None | Some("rows"), Some(_)) => {
-                Err(invalid_config("key= is not accepted without mode=advisory: lease rows have no keys"))
+                Err(Error::invalid_config("key= is not accepted without mode=advisory: lease rows have no keys"))
             }
             (Some("advisory"), form) => Ok(Mode::Advisory(form.map_or(Ok(KeyForm::default()), KeyForm::parse)?)),
-            (Some(other), _) => Err(invalid_config(format!("mode={other} is not accepted: it takes rows or advisory"))),
+            (Some(other), _) => {
+                Err(Error::invalid_config(format!("mode={other} is not accepted: it takes rows or advisory")))
+            }
         }
     }
 }
@@ -284,7 +289,7 @@ impl FailOver {
             Some("asynchronous") => Ok(Some(FailOver::Asynchronous)),
             Some(other) => {
                 let text = format!("failover={other} is not accepted: it takes none, synchronous or asynchronous");
-                Err(invalid_config(text))
+                Err(Error::invalid_config(text))
             }
         }
     }
@@ -301,7 +306,7 @@ impl Tls {
             Some("verify-ca") => Some(TlsMode::VerifyCa),
             Some("verify-full") => Some(TlsMode::VerifyFull),
             Some(other) => {
-                return Err(invalid_config(format!(
+                return Err(Error::invalid_config(format!(
                     "sslmode={other} is not accepted: it takes disable, allow, prefer, require, verify-ca or verify-full"
                 )));
             }

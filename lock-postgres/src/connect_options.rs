@@ -1,6 +1,6 @@
 //! [`connect_options`]: how a connection to one host is made.
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -107,8 +107,6 @@ fn ensure_tls_provider() -> Result<()> {
     }
     match rustls::crypto::CryptoProvider::get_default() {
         Some(_) => Ok(()),
-        None => {
-            Err(Error::refused(ErrorKind::InvalidConfig, "sslmode=verify-ca needs a TLS provider, and there is none"))
-        }
+        None => Err(Error::invalid_config("sslmode=verify-ca needs a TLS provider, and there is none")),
     }
 }

@@ -1,10 +1,8 @@
 //! [`KeyForm`]: the mapping of lock names to the keys of advisory locks.
 
-use lock_core::{LockName, Result};
+use lock_core::{Error, LockName, Result};
 use sha1::{Digest as _, Sha1};
 use sqlx::postgres::PgAdvisoryLockKey;
-
-use crate::error::invalid_config;
 
 /// The mapping of lock names to the keys of advisory locks: that of the code that is to be
 /// excluded. In a URL: `mode=advisory&key=FORM`.
@@ -43,7 +41,7 @@ impl KeyForm {
             "sqlx" => Ok(KeyForm::Sqlx),
             "with_advisory_lock" => Ok(KeyForm::WithAdvisoryLock),
             "madelson" => Ok(KeyForm::Madelson),
-            other => Err(invalid_config(format!(
+            other => Err(Error::invalid_config(format!(
                 "key={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
             ))),
         }
@@ -53,7 +51,7 @@ impl KeyForm {
         let text = name.as_str();
         match self {
             KeyForm::Raw => raw(text).ok_or_else(|| {
-                invalid_config(format!(
+                Error::invalid_config(format!(
                     "\"{name}\" is no key of an advisory lock: with key=raw a name is a bigint, or two ints with a comma"
                 ))
             }),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lock_core::{Effect, Result};
+use lock_core::{Effect, Error, Result};
 use sqlx::Connection as _;
 use sqlx::postgres::PgRow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -191,7 +191,11 @@ impl PooledConnection {
                 }
                 Ok(Err(failed)) => return Err(self.fail(connection, statement, failed)),
                 Err(_) => {
-                    let late = error::timed_out(&connection.server, statement.action, limit, Effect::Unknown);
+                    let late = Error::no_answer(
+                        format_args!("{}: {}", connection.server, statement.action),
+                        limit,
+                        Effect::Unknown,
+                    );
                     return Err(StepError::for_all(late));
                 }
             }

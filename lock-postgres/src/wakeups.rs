@@ -194,10 +194,10 @@ async fn open_listener(database: &Database, channel: &str) -> Result<PgListener>
         sent.map_err(|failed| error::classify(&server, ACTION, failed))?;
         match listener.try_recv().await {
             Ok(Some(_)) => Ok(listener),
-            _ => Err(error::timed_out(&server, ACTION, limit, Effect::None)),
+            _ => Err(Error::no_answer(format_args!("{server}: {ACTION}"), limit, Effect::None)),
         }
     };
-    let late = || error::timed_out(&server, ACTION, limit * 2, Effect::None);
+    let late = || Error::no_answer(format_args!("{server}: {ACTION}"), limit * 2, Effect::None);
     timeout(limit * 2, opening).await.unwrap_or_else(|_| Err(late()))
 }
 

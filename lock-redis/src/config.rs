@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 
-use crate::topology::{Topology, invalid};
+use crate::topology::Topology;
 
 /// The servers and the settings for them: the same as a URL such as
 /// `redis://app:secret@10.0.0.1/0?prefix=lock:`.
@@ -118,8 +118,8 @@ impl RedisConfig {
             config.wait_timeout = timeout;
         }
         if let Some(wait) = url.number("wait")? {
-            config.wait =
-                u32::try_from(wait).map_err(|_| invalid(format!("wait={wait} is not accepted: it is too many")))?;
+            config.wait = u32::try_from(wait)
+                .map_err(|_| Error::invalid_config(format!("wait={wait} is not accepted: it is too many")))?;
         }
         config.check()?;
         Ok(config)
@@ -143,7 +143,7 @@ impl RedisConfig {
                 keys.push("tls");
                 url.flag("tls")?.unwrap_or(false)
             }
-            other => return Err(invalid(format!("the scheme {other}: is not one of Redis"))),
+            other => return Err(Error::invalid_config(format!("the scheme {other}: is not one of Redis"))),
         };
         if is_tls {
             keys.extend(Self::TLS_KEYS);
@@ -156,7 +156,9 @@ impl RedisConfig {
         self.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
         self.password = url.password().map(str::to_owned);
         if self.user.is_some() && self.password.is_none() {
-            return Err(invalid(format!("{url} is not accepted: a user needs a password, as in user:password@host")));
+            return Err(Error::invalid_config(format!(
+                "{url} is not accepted: a user needs a password, as in user:password@host"
+            )));
         }
         self.sentinel_user = url.value("sentinel_user").map(str::to_owned);
         self.sentinel_password = url.value("sentinel_password").map(str::to_owned);
@@ -175,18 +177,18 @@ impl RedisConfig {
             ("wait_timeout", self.wait_timeout),
         ] {
             if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
+                return Err(Error::invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
             }
         }
         if let Topology::Cluster(_) = self.topology
             && self.database != 0
         {
-            return Err(invalid("a database is not accepted on a cluster, which has only 0"));
+            return Err(Error::invalid_config("a database is not accepted on a cluster, which has only 0"));
         }
         match &self.tls {
-            Some(tls) if tls.certificate.is_some() != tls.key.is_some() => {
-                Err(invalid("a certificate needs its key, and a key its certificate: give both or neither"))
-            }
+            Some(tls) if tls.certificate.is_some() != tls.key.is_some() => Err(Error::invalid_config(
+                "a certificate needs its key, and a key its certificate: give both or neither",
+            )),
             _ => Ok(()),
         }
     }

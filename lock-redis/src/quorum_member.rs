@@ -1,7 +1,7 @@
 //! The duties of a member of a quorum: raising a token, and keeping the quorum's record.
 
 use lock_core::{
-    Claim, Effect, Error, ErrorKind, Holder, RaiseOutcome, RecordStore, Result, StoredRecord, TokenRaiser, async_trait,
+    Claim, Error, ErrorKind, Holder, RaiseOutcome, RecordStore, Result, StoredRecord, TokenRaiser, async_trait,
 };
 use redis::Value as Answer;
 
@@ -75,7 +75,7 @@ impl RedisStore {
             }
             _ => {
                 let text = format!("{server}: what the keys {realm:?} and {record:?} hold is nothing of ours");
-                Err(Error::new(ErrorKind::Protocol, Effect::Unknown, text))
+                Err(Error::unexpected_reply(text))
             }
         }
     }

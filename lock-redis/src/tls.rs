@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -32,7 +32,7 @@ pub(crate) fn load_certificates(config: &RedisConfig) -> Result<Option<TlsCertif
 
 /// Reads a file that passes `check`; a failed check names what the file lacks.
 fn read_pem(path: &Path, check: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
-    let refused = |why: String| Error::refused(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
+    let refused = |why: String| Error::invalid_config(format!("{} {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
     match check(&bytes) {
         Ok(()) => Ok(bytes),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 
 /// The arrangement of the servers, and their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +39,11 @@ impl Topology {
         let path = url.path().trim_start_matches('/');
         let database = |text: &str| match text {
             "" => Ok(0),
-            _ => text.parse().map_err(|_| invalid(format!("{url} is not accepted: a database is a number"))),
+            _ => text
+                .parse()
+                .map_err(|_| Error::invalid_config(format!("{url} is not accepted: a database is a number"))),
         };
-        let refuse = |form: &str| Err(invalid(format!("{url} is not accepted: it takes {form}")));
+        let refuse = |form: &str| Err(Error::invalid_config(format!("{url} is not accepted: it takes {form}")));
         match url.scheme() {
             "redis" | "rediss" => match &hosts(DEFAULT_PORT)[..] {
                 [(host, port)] => Ok((Topology::Server(host.clone(), *port), database(path)?)),
@@ -67,8 +69,4 @@ impl Topology {
             },
         }
     }
-}
-
-pub(crate) fn invalid(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
 }

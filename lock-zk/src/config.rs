@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 use zookeeper_client::{Connector, SaslOptions, TlsOptions};
 
 use crate::layout::Layout;
@@ -79,12 +79,15 @@ impl ZkConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the form that would be accepted.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig), with the form that would be
+    /// accepted.
     pub fn from_url(url: &StoreUrl) -> Result<ZkConfig> {
         let is_tls = url.scheme() == "zks";
         url.only_keys(if is_tls { &TLS_URL_KEYS } else { &URL_KEYS })?;
         if url.hosts().is_empty() {
-            return Err(invalid(format!("{url} is not accepted: it names no host; ZooKeeper is zk://host,host/path")));
+            return Err(Error::invalid_config(format!(
+                "{url} is not accepted: it names no host; ZooKeeper is zk://host,host/path"
+            )));
         }
         let server = |(host, port): &(String, Option<u16>)| {
             let port = port.unwrap_or(DEFAULT_PORT);
@@ -107,13 +110,13 @@ impl ZkConfig {
     /// The servers in one text, as the client takes them.
     pub(crate) fn connect_string(&self) -> Result<String> {
         if self.servers.is_empty() {
-            return Err(invalid("ZooKeeper needs at least one server"));
+            return Err(Error::invalid_config("ZooKeeper needs at least one server"));
         }
         // The client would take a comma or a slash for the end of an address, and panics at an
         // invalid host.
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
         match self.servers.iter().find(|server| !server.chars().all(is_host)) {
-            Some(server) => Err(invalid(format!("{server:?} is not accepted: a server is host:port"))),
+            Some(server) => Err(Error::invalid_config(format!("{server:?} is not accepted: a server is host:port"))),
             None => Ok(self.servers.join(",")),
         }
     }
@@ -139,7 +142,9 @@ impl ZkConfig {
 
 fn positive_duration(url: &StoreUrl, key: &str) -> Result<Option<Duration>> {
     match url.duration(key)? {
-        Some(Duration::ZERO) => Err(invalid(format!("{key}=0 is not accepted: nothing happens within no time"))),
+        Some(Duration::ZERO) => {
+            Err(Error::invalid_config(format!("{key}=0 is not accepted: nothing happens within no time")))
+        }
         given => Ok(given),
     }
 }
@@ -149,18 +154,20 @@ impl Login {
         let scheme = url.value("auth");
         let (user, password) = match (url.user(), url.password()) {
             (None, _) if scheme.is_some() => {
-                return Err(invalid(format!("{url} is not accepted: auth needs a user and a password")));
+                return Err(Error::invalid_config(format!("{url} is not accepted: auth needs a user and a password")));
             }
             (None, _) => return Ok(None),
             (Some(user), Some(password)) if !user.contains(':') => (user.to_owned(), password.to_owned()),
             (Some(_), _) => {
-                return Err(invalid(format!("{url} is not accepted: a user has a password, and no colon in its name")));
+                return Err(Error::invalid_config(format!(
+                    "{url} is not accepted: a user has a password, and no colon in its name"
+                )));
             }
         };
         match scheme {
             None | Some("digest") => Ok(Some(Login::Digest(user, password))),
             Some("sasl") => Ok(Some(Login::Sasl(user, password))),
-            Some(other) => Err(invalid(format!("auth={other} is not accepted: it is digest or sasl"))),
+            Some(other) => Err(Error::invalid_config(format!("auth={other} is not accepted: it is digest or sasl"))),
         }
     }
 
@@ -189,9 +196,10 @@ impl Tls {
         let identity = match (file("cert"), file("key")) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => return Err(invalid("cert and key belong together: one of them is missing")),
+            _ => return Err(Error::invalid_config("cert and key belong together: one of them is missing")),
         };
-        let ca = file("ca").ok_or_else(|| invalid("zks: needs ca, the file with the authorities to trust"))?;
+        let ca =
+            file("ca").ok_or_else(|| Error::invalid_config("zks: needs ca, the file with the authorities to trust"))?;
         Ok(Tls { ca, identity })
     }
 
@@ -200,7 +208,7 @@ impl Tls {
         drop(rustls::crypto::ring::default_provider().install_default());
         let invalid_file = |file: &Path| {
             let text = format!("{} is not accepted: it has no certificate or key in PEM", file.display());
-            move |error: zookeeper_client::Error| invalid(text).with_source(error)
+            move |error: zookeeper_client::Error| Error::invalid_config(text).with_source(error)
         };
         let tls = TlsOptions::new().with_pem_ca(&read_file(&self.ca)?).map_err(invalid_file(&self.ca))?;
         match &self.identity {
@@ -214,11 +222,7 @@ impl Tls {
 
 fn read_file(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
-        .map_err(|error| invalid(format!("{} cannot be read", path.display())).with_source(error))
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, message)
+        .map_err(|error| Error::invalid_config(format!("{} cannot be read", path.display())).with_source(error))
 }
 
 impl fmt::Debug for Login {
@@ -247,6 +251,8 @@ impl fmt::Debug for ZkConfig {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn config(url: &str) -> Result<ZkConfig> {

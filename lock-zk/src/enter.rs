@@ -9,7 +9,7 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as ZkErro
 use crate::claim_state::ClaimState;
 use crate::entry::{EntryNode, QueueEntry};
 use crate::entry_name::prefix;
-use crate::error::{CallError, classify, unexpected_reply};
+use crate::error::{CallError, classify};
 use crate::nodes::{delete_node, make_container};
 use crate::queue::{Queue, read_queue};
 use crate::queue_reader::Interest;
@@ -154,7 +154,7 @@ impl ZkStore {
             }
         };
         if stat.ephemeral_owner != session.id || stat.is_invalid() {
-            return Err(unexpected_reply("a node of ZooKeeper was made by another session").into());
+            return Err(Error::unexpected_reply("a node of ZooKeeper was made by another session").into());
         }
         let node = EntryNode { name: format!("{}{sequence}", prefix(claim.holder())), czxid: stat.czxid };
         state.update(session, |entry| entry.created(node.clone()));

@@ -1,6 +1,6 @@
 //! [`Layout`]: the paths of all nodes.
 
-use lock_core::{Error, ErrorKind, LockName, Result};
+use lock_core::{Error, LockName, Result};
 
 /// The paths of all nodes.
 ///
@@ -19,7 +19,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the reason.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig), with the reason.
     pub(crate) fn new(path: &str) -> Result<Layout> {
         let base = path.strip_suffix('/').unwrap_or(path);
         if base.is_empty() {
@@ -111,11 +111,13 @@ fn decode(written: &str) -> Option<String> {
 }
 
 fn invalid_path(path: &str, why: &str) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, format!("the path {path:?} is not accepted: {why}"))
+    Error::invalid_config(format!("the path {path:?} is not accepted: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn name(text: &str) -> LockName {

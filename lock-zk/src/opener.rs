@@ -192,7 +192,7 @@ impl SessionOpener {
                     shown(realm),
                     shown(differs)
                 );
-                Err(Error::refused(ErrorKind::InvalidConfig, text))
+                Err(Error::invalid_config(text))
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::engine::check_call_timeout;
 use crate::locks::settings::Settings;
 use crate::locks::{FencedGuard, Guard, LockGuard, Locks, settings};
 use crate::runtime;
-use crate::words::{Error, ErrorKind, Guarantees, Result};
+use crate::words::{Effect, Error, Guarantees, Result};
 
 /// A connection to a store that is being set up: first settings, then `.await`.
 ///
@@ -27,10 +27,10 @@ use crate::words::{Error, ErrorKind, Guarantees, Result};
 ///
 /// # Errors
 ///
-/// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that is not accepted or a store that does
-/// not exist; [`TooWeak`](ErrorKind::TooWeak) where the store does not promise what is required;
-/// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or
-/// [`Denied`](ErrorKind::Denied) from the store.
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a URL that is not accepted or a store
+/// that does not exist; [`TooWeak`](crate::ErrorKind::TooWeak) where the store does not promise
+/// what is required; [`Unavailable`](crate::ErrorKind::Unavailable),
+/// [`TimedOut`](crate::ErrorKind::TimedOut) or [`Denied`](crate::ErrorKind::Denied) from the store.
 ///
 /// # Cancel safety
 ///
@@ -116,9 +116,8 @@ impl<G: Guard> Connect<G> {
                 false => registry.open(&url, &settings.clock).await,
             }
         };
-        let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-            Err(Error::refused(ErrorKind::TimedOut, format!("{url} did not answer within {limit:?}")))
-        })?;
+        let late = |_| Err(Error::no_answer(&url, limit, Effect::None));
+        let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(late)?;
         for least in std::iter::once(&G::LEAST).chain(&least) {
             registry.require(url.scheme(), &*store, least)?;
         }

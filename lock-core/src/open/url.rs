@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::words::{Error, ErrorKind, Result};
+use crate::words::{Error, Result};
 
 /// Address of a store and its settings, in one line:
 /// `scheme://user:password@host:port,host/path?key=value`, or without hosts `scheme:path`.
@@ -114,14 +114,15 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig); the text names the accepted keys.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig); the text names the accepted keys.
     pub fn only_keys(&self, accepted: &[&str]) -> Result<()> {
         match self.keys.keys().find(|key| !accepted.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) if accepted.is_empty() => {
-                Err(invalid(format!("the key {key:?} is not accepted in a {}: URL; it takes no keys", self.scheme)))
-            }
-            Some(key) => Err(invalid(format!(
+            Some(key) if accepted.is_empty() => Err(Error::invalid_config(format!(
+                "the key {key:?} is not accepted in a {}: URL; it takes no keys",
+                self.scheme
+            ))),
+            Some(key) => Err(Error::invalid_config(format!(
                 "the key {key:?} is not accepted in a {}: URL; its keys are {}",
                 self.scheme,
                 accepted.join(", ")
@@ -133,7 +134,7 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is not a time.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is not a time.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>> {
         self.parse_value(key, "a time such as 500ms, 2s or 1m", |text| humantime::parse_duration(text).ok())
     }
@@ -142,7 +143,7 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is not a number.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is not a number.
     pub fn number(&self, key: &str) -> Result<Option<u64>> {
         self.parse_value(key, "a whole number", |text| text.parse().ok())
     }
@@ -151,7 +152,7 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is neither.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is neither.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         self.parse_value(key, "true or false", |text| text.parse().ok())
     }
@@ -174,7 +175,9 @@ impl StoreUrl {
 
     fn parse_value<T>(&self, key: &str, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.value(key) else { return Ok(None) };
-        parse(text).map(Some).ok_or_else(|| invalid(format!("{key}={text} is not accepted: it takes {what}")))
+        parse(text)
+            .map(Some)
+            .ok_or_else(|| Error::invalid_config(format!("{key}={text} is not accepted: it takes {what}")))
     }
 }
 
@@ -185,16 +188,18 @@ impl FromStr for StoreUrl {
         // The text may contain a password anywhere, so a refusal never shows more of it than the
         // scheme.
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            invalid("a store URL is scheme:path or scheme://host,host/path, and this one has no scheme")
+            Error::invalid_config("a store URL is scheme:path or scheme://host,host/path, and this one has no scheme")
         })?;
         if is_host(scheme) && is_port(rest) {
-            return Err(invalid(without_scheme(text)));
+            return Err(Error::invalid_config(without_scheme(text)));
         }
         let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-".contains(c);
         if scheme.is_empty() || !scheme.chars().all(named) {
-            return Err(invalid("the scheme of a store URL has lower-case letters, digits, + and - only"));
+            return Err(Error::invalid_config(
+                "the scheme of a store URL has lower-case letters, digits, + and - only",
+            ));
         }
-        let refuse = |why: &str| invalid(format!("this {scheme}: URL is not accepted: {why}"));
+        let refuse = |why: &str| Error::invalid_config(format!("this {scheme}: URL is not accepted: {why}"));
         let decode = |text: &str| {
             percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| refuse("it decodes to no UTF-8"))
         };
@@ -275,10 +280,6 @@ pub(crate) fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static s
     Ok((host.to_owned(), port))
 }
 
-fn invalid(message: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, message)
-}
-
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.scheme)?;
@@ -320,6 +321,7 @@ impl fmt::Debug for StoreUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::ErrorKind;
 
     fn url(text: &str) -> StoreUrl {
         text.parse().unwrap()
