@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::call::{CallError, CallKind, CallReply};
 use crate::concurrency_limit::MAX_IN_FLIGHT;
-use crate::config::EtcdConfig;
+use crate::config::{EtcdConfig, load_tls};
 use crate::connections::{CallPermit, Connections};
 use crate::error::{AttemptError, classify, no_answer, permanent};
 use crate::fail_over::{AttemptFuture, FailOver, Limits, RETRY_INTERVAL_DIVISOR, TIMEOUTS_PER_MEMBER};
@@ -60,7 +60,7 @@ impl Members {
         // renewal of expired logins, since it knows only one of their signs.
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.connect_timeout)
-            .with_keep_alive(PING_INTERVAL, config.timeout)
+            .with_keep_alive(PING_INTERVAL, config.response_timeout)
             .with_keep_alive_while_idle(false)
             .with_tcp_keepalive(PING_INTERVAL)
             .with_require_leader(true);
@@ -68,7 +68,7 @@ impl Members {
             options = options.with_user(user, password);
         }
         if let Some(tls) = &config.tls {
-            options = options.with_tls(tls.load()?);
+            options = options.with_tls(load_tls(tls)?);
         }
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let endpoints: Vec<_> = config.endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
@@ -77,7 +77,7 @@ impl Members {
             endpoints,
             options,
             has_login: config.login.is_some(),
-            timeout: config.timeout,
+            timeout: config.response_timeout,
             identity: ClusterIdentity::default(),
             connections: PerRuntime::new(move || Connections::new(count)),
             preferred: AtomicUsize::new(0),

@@ -5,7 +5,7 @@ use sha1::{Digest as _, Sha1};
 use sqlx::postgres::PgAdvisoryLockKey;
 
 /// The mapping of lock names to the keys of advisory locks: that of the code that is to be
-/// excluded. In a URL: `mode=advisory&key=FORM`.
+/// excluded. In a URL: `mode=advisory&key_form=FORM`.
 ///
 /// Keys are shorter than names: two names can have one key, and then exclude each other though they
 /// need not.
@@ -42,7 +42,7 @@ impl KeyForm {
             "with_advisory_lock" => Ok(KeyForm::WithAdvisoryLock),
             "madelson" => Ok(KeyForm::Madelson),
             other => Err(Error::invalid_config(format!(
-                "key={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
+                "key_form={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
             ))),
         }
     }
@@ -52,7 +52,7 @@ impl KeyForm {
         match self {
             KeyForm::Raw => raw(text).ok_or_else(|| {
                 Error::invalid_config(format!(
-                    "\"{name}\" is no key of an advisory lock: with key=raw a name is a bigint, or two ints with a comma"
+                    "\"{name}\" is no key of an advisory lock: with key_form=raw a name is a bigint, or two ints with a comma"
                 ))
             }),
             KeyForm::Sqlx => Ok(sqlx_key(text)),

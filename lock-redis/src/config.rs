@@ -1,10 +1,9 @@
 //! [`RedisConfig`]: the settings of the store.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Error, Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl, Tls};
 
 use crate::topology::Topology;
 
@@ -27,8 +26,9 @@ pub struct RedisConfig {
     pub sentinel_password: Option<String>,
     /// The number of the database; a cluster has only 0.
     pub database: u32,
-    /// TLS and its certificates. In a URL: the scheme `rediss`, or `tls=true` with sentinels or a
-    /// cluster; then `ca`, `certificate` and `key` name files.
+    /// TLS and its certificates; without a file of authorities, the system's are trusted. In a URL:
+    /// the scheme `rediss`, or `tls=true` with sentinels or a cluster; then `ca`, `certificate` and
+    /// `key` name files.
     pub tls: Option<Tls>,
     /// The prefix of every key, before the lock's name; by default
     /// [`DEFAULT_PREFIX`](RedisConfig::DEFAULT_PREFIX).
@@ -46,18 +46,6 @@ pub struct RedisConfig {
     pub wait_timeout: Duration,
 }
 
-/// The certificates by which this program trusts a server, and a server this program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Tls {
-    /// The file with the certificates of the trusted authorities; those of the system if `None`.
-    pub ca: Option<PathBuf>,
-    /// The file with this program's certificate, if the server asks for one.
-    pub certificate: Option<PathBuf>,
-    /// The file with the key of that certificate.
-    pub key: Option<PathBuf>,
-}
-
 impl RedisConfig {
     /// `lock:`.
     pub const DEFAULT_PREFIX: &str = "lock:";
@@ -70,8 +58,6 @@ impl RedisConfig {
 
     /// The URL keys of every scheme.
     const KEYS: [&str; 5] = ["prefix", "connect_timeout", "response_timeout", "wait", "wait_timeout"];
-    /// The URL keys that only TLS has.
-    const TLS_KEYS: [&str; 3] = ["ca", "certificate", "key"];
 
     /// These servers, with default settings.
     pub fn new(topology: Topology) -> RedisConfig {
@@ -103,8 +89,7 @@ impl RedisConfig {
         let mut config = RedisConfig::new(topology);
         config.database = database;
         config.set_logins(url)?;
-        let file = |key: &str| url.value(key).map(PathBuf::from);
-        config.tls = is_tls.then(|| Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") });
+        config.tls = is_tls.then(|| Tls::from_url(url)).transpose()?;
         if let Some(prefix) = url.value("prefix") {
             config.prefix = prefix.to_owned();
         }
@@ -146,7 +131,7 @@ impl RedisConfig {
             other => return Err(Error::invalid_config(format!("the scheme {other}: is not one of Redis"))),
         };
         if is_tls {
-            keys.extend(Self::TLS_KEYS);
+            keys.extend(Tls::KEYS);
         }
         url.only_keys(&keys)?;
         Ok(is_tls)
@@ -185,12 +170,7 @@ impl RedisConfig {
         {
             return Err(Error::invalid_config("a database is not accepted on a cluster, which has only 0"));
         }
-        match &self.tls {
-            Some(tls) if tls.certificate.is_some() != tls.key.is_some() => Err(Error::invalid_config(
-                "a certificate needs its key, and a key its certificate: give both or neither",
-            )),
-            _ => Ok(()),
-        }
+        self.tls.as_ref().map_or(Ok(()), Tls::check)
     }
 }
 

@@ -135,8 +135,12 @@ impl Registry {
 /// Default call time-out for this URL. It is not shorter than the sum of the time-outs in the URL,
 /// which would otherwise have no effect.
 fn default_call_timeout(url: &StoreUrl) -> Duration {
-    const TIMEOUTS: [&str; 4] = ["connect_timeout", "response_timeout", "timeout", "wait_timeout"];
-    let asked: Duration = TIMEOUTS.iter().filter_map(|key| url.duration(key).ok().flatten()).sum();
+    const TIMEOUTS: [&str; 3] = ["connect_timeout", "response_timeout", "wait_timeout"];
+    // PostgreSQL's own `connect_timeout` is a number of seconds. Where a store takes none, it is
+    // refused when the store is opened.
+    let seconds = |key: &str| url.number(key).ok().flatten().map(Duration::from_secs);
+    let asked = |key: &&str| url.duration(key).ok().flatten().or_else(|| seconds(key));
+    let asked = TIMEOUTS.iter().filter_map(asked).fold(Duration::ZERO, Duration::saturating_add);
     asked.max(settings::DEFAULT_CALL_TIMEOUT)
 }
 
@@ -165,7 +169,8 @@ mod tests {
             ("redis://h", 5),
             ("redis://h?connect_timeout=1s", 5),
             ("redis://h?connect_timeout=20s&response_timeout=10s", 30),
-            ("etcd://h?timeout=7s", 7),
+            ("etcd://h?response_timeout=7s", 7),
+            ("postgres://h?connect_timeout=10", 10),
         ] {
             let url = url.parse().expect("a URL");
             assert_eq!(default_call_timeout(&url), Duration::from_secs(seconds), "{url}");

@@ -38,6 +38,15 @@ pub struct StoreUrl {
 
 const SECRET: &str = "***";
 
+/// Spellings of other programs, each with the key that means the same here.
+const OTHER_SPELLINGS: [(&str, &str); 5] = [
+    ("cert", "certificate"),
+    ("sslcert", "certificate"),
+    ("sslkey", "key"),
+    ("sslrootcert", "ca"),
+    ("timeout", "response_timeout"),
+];
+
 impl StoreUrl {
     /// An empty URL of this scheme, to be completed by the `with_…` methods.
     pub fn new(scheme: impl Into<String>) -> StoreUrl {
@@ -80,6 +89,13 @@ impl StoreUrl {
         self
     }
 
+    /// Without this key.
+    #[must_use]
+    pub fn without_key(mut self, key: &str) -> StoreUrl {
+        self.keys.remove(key);
+        self
+    }
+
     /// The scheme, which chooses the store.
     pub fn scheme(&self) -> &str {
         &self.scheme
@@ -114,20 +130,19 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig); the text names the accepted keys.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig); the text names the accepted keys, and the
+    /// right one for a known other spelling.
     pub fn only_keys(&self, accepted: &[&str]) -> Result<()> {
-        match self.keys.keys().find(|key| !accepted.contains(&key.as_str())) {
-            None => Ok(()),
-            Some(key) if accepted.is_empty() => Err(Error::invalid_config(format!(
-                "the key {key:?} is not accepted in a {}: URL; it takes no keys",
-                self.scheme
-            ))),
-            Some(key) => Err(Error::invalid_config(format!(
-                "the key {key:?} is not accepted in a {}: URL; its keys are {}",
-                self.scheme,
-                accepted.join(", ")
-            ))),
-        }
+        let Some(key) = self.keys.keys().find(|key| !accepted.contains(&key.as_str())) else { return Ok(()) };
+        let right = OTHER_SPELLINGS.iter().find(|(other, right)| other == key && accepted.contains(right));
+        let hint = right.map(|(_, right)| format!("write {right}; ")).unwrap_or_default();
+        let keys = if accepted.is_empty() {
+            "it takes no keys".to_owned()
+        } else {
+            format!("its keys are {}", accepted.join(", "))
+        };
+        let scheme = &self.scheme;
+        Err(Error::invalid_config(format!("the key {key:?} is not accepted in a {scheme}: URL; {hint}{keys}")))
     }
 
     /// The URL of the member at the `at`-th host of a store over stores: of this scheme, without

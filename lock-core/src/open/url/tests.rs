@@ -55,6 +55,25 @@ fn a_time_out_of_its_range_is_refused() {
 }
 
 #[test]
+fn another_programs_spelling_is_refused_with_the_right_one() {
+    let keys = ["response_timeout", "ca", "certificate", "key"];
+    for (other, right) in [
+        ("cert", "certificate"),
+        ("timeout", "response_timeout"),
+        ("sslrootcert", "ca"),
+        ("sslcert", "certificate"),
+        ("sslkey", "key"),
+    ] {
+        let error = url(&format!("etcds://h?{other}=1s")).only_keys(&keys).unwrap_err().to_string();
+        let text = format!("the key {other:?} is not accepted in a etcds: URL; write {right}; its keys are ");
+        assert!(error.starts_with(&text), "{error}");
+    }
+    // Where the right key is not accepted either, it is no help.
+    let error = url("etcd://h?cert=c.pem").only_keys(&["response_timeout"]).unwrap_err().to_string();
+    assert!(!error.contains("certificate"), "{error}");
+}
+
+#[test]
 fn no_text_of_a_url_shows_a_secret() {
     let url = url("redis://me:hunter2@h?sentinel_password=hunter3&x=1");
     assert_eq!(url.to_string(), "redis://me:***@h?sentinel_password=***&x=1");
@@ -116,6 +135,8 @@ fn a_refusal_says_what_would_be_accepted_and_shows_no_secret() {
     }
     let error = url("sqlite:x?tpyo=1").only_keys(&["busy", "prefix"]).unwrap_err();
     assert_eq!(error.to_string(), "the key \"tpyo\" is not accepted in a sqlite: URL; its keys are busy, prefix");
+    let error = url("sqlite:x?tpyo=1").only_keys(&[]).unwrap_err();
+    assert_eq!(error.to_string(), "the key \"tpyo\" is not accepted in a sqlite: URL; it takes no keys");
     let error = url("x:y?t=soon").duration("t").unwrap_err();
     assert!(error.to_string().contains("t=soon") && error.to_string().contains("500ms"), "{error}");
 }
