@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use lock_core::kit::{TIMEOUT_RANGE, host_and_port};
 use lock_core::{Error, Result, StoreUrl, Tls};
 
 use crate::key_layout::KeyLayout;
@@ -72,32 +73,15 @@ impl EtcdConfig {
                 "{url} is not accepted: it names no host; etcd is etcd://host,host/prefix"
             )));
         }
-        let endpoint = |(host, port): &(String, Option<u16>)| {
-            let port = port.unwrap_or(DEFAULT_PORT);
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-        };
         let path = url.path().strip_prefix('/').unwrap_or(url.path());
-        let mut config = EtcdConfig::new(url.hosts().iter().map(endpoint)).prefix(KeyLayout::prefix_of_path(path));
-        config.login = match (url.user(), url.password()) {
-            (None, _) => None,
-            (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
-            (Some(_), None) => {
-                return Err(Error::invalid_config(format!("{url} is not accepted: the user has no password")));
-            }
-        };
+        let endpoints = url.endpoints(DEFAULT_PORT).into_iter().map(|(host, port)| host_and_port(&host, port));
+        let mut config = EtcdConfig::new(endpoints).prefix(KeyLayout::prefix_of_path(path));
+        config.login = url.login()?;
         config.tls = is_tls.then(|| Tls::from_url(url)).transpose()?;
-        config.response_timeout = parse_timeout(url, "response_timeout")?;
-        config.connect_timeout = parse_timeout(url, "connect_timeout")?;
+        let timeout = |key: &str| url.duration_in(key, &TIMEOUT_RANGE).map(|given| given.unwrap_or(DEFAULT_TIMEOUT));
+        config.response_timeout = timeout("response_timeout")?;
+        config.connect_timeout = timeout("connect_timeout")?;
         Ok(config)
-    }
-}
-
-fn parse_timeout(url: &StoreUrl, key: &str) -> Result<Duration> {
-    match url.duration(key)? {
-        Some(Duration::ZERO) => {
-            Err(Error::invalid_config(format!("{key}=0 is not accepted: nothing answers within no time")))
-        }
-        given => Ok(given.unwrap_or(DEFAULT_TIMEOUT)),
     }
 }
 

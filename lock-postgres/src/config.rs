@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
 use lock_core::{Error, Result, StoreUrl, Tls};
 
 use crate::key::KeyForm;
@@ -209,12 +210,10 @@ impl PostgresConfig {
             ("connect_timeout", &mut self.connect_timeout),
             ("response_timeout", &mut self.response_timeout),
             ("poll_interval", &mut self.poll_interval),
-            ("prune_after", &mut self.prune_after),
         ] {
-            if let Some(value) = url.duration(key)? {
-                *time = value;
-            }
+            *time = url.duration_in(key, &TIMEOUT_RANGE)?.unwrap_or(*time);
         }
+        self.prune_after = url.duration("prune_after")?.unwrap_or(self.prune_after);
         Ok(())
     }
 
@@ -225,9 +224,7 @@ impl PostgresConfig {
             ("response_timeout", self.response_timeout),
             ("poll_interval", self.poll_interval),
         ] {
-            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(Error::invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
-            }
+            check_duration(key, time, &TIMEOUT_RANGE)?;
         }
         if !(1..=1_000).contains(&self.connections) {
             return Err(Error::invalid_config(format!(

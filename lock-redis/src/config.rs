@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
 use lock_core::{Error, Result, StoreUrl, Tls};
 
 use crate::topology::Topology;
@@ -93,14 +94,12 @@ impl RedisConfig {
         if let Some(prefix) = url.value("prefix") {
             config.prefix = prefix.to_owned();
         }
-        if let Some(timeout) = url.duration("connect_timeout")? {
-            config.connect_timeout = timeout;
-        }
-        if let Some(timeout) = url.duration("response_timeout")? {
-            config.response_timeout = timeout;
-        }
-        if let Some(timeout) = url.duration("wait_timeout")? {
-            config.wait_timeout = timeout;
+        for (key, time) in [
+            ("connect_timeout", &mut config.connect_timeout),
+            ("response_timeout", &mut config.response_timeout),
+            ("wait_timeout", &mut config.wait_timeout),
+        ] {
+            *time = url.duration_in(key, &TIMEOUT_RANGE)?.unwrap_or(*time);
         }
         if let Some(wait) = url.number("wait")? {
             config.wait = u32::try_from(wait)
@@ -138,12 +137,8 @@ impl RedisConfig {
     }
 
     fn set_logins(&mut self, url: &StoreUrl) -> Result<()> {
-        self.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
-        self.password = url.password().map(str::to_owned);
-        if self.user.is_some() && self.password.is_none() {
-            return Err(Error::invalid_config(format!(
-                "{url} is not accepted: a user needs a password, as in user:password@host"
-            )));
+        if let Some((user, password)) = url.login()? {
+            (self.user, self.password) = (Some(user).filter(|user| !user.is_empty()), Some(password));
         }
         self.sentinel_user = url.value("sentinel_user").map(str::to_owned);
         self.sentinel_password = url.value("sentinel_password").map(str::to_owned);
@@ -161,9 +156,7 @@ impl RedisConfig {
             ("response_timeout", self.response_timeout),
             ("wait_timeout", self.wait_timeout),
         ] {
-            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(Error::invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
-            }
+            check_duration(key, time, &TIMEOUT_RANGE)?;
         }
         if let Topology::Cluster(_) = self.topology
             && self.database != 0

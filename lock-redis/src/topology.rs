@@ -33,9 +33,6 @@ impl Topology {
     ///
     /// Invalid configuration for hosts, a path or a database that the scheme does not take.
     pub(crate) fn from_url(url: &StoreUrl) -> Result<(Topology, u32)> {
-        let hosts = |port: u16| -> Vec<_> {
-            url.hosts().iter().map(|(host, own)| (host.clone(), own.unwrap_or(port))).collect()
-        };
         let path = url.path().trim_start_matches('/');
         let database = |text: &str| match text {
             "" => Ok(0),
@@ -45,7 +42,7 @@ impl Topology {
         };
         let refuse = |form: &str| Err(Error::invalid_config(format!("{url} is not accepted: it takes {form}")));
         match url.scheme() {
-            "redis" | "rediss" => match &hosts(DEFAULT_PORT)[..] {
+            "redis" | "rediss" => match &url.endpoints(DEFAULT_PORT)[..] {
                 [(host, port)] => Ok((Topology::Server(host.clone(), *port), database(path)?)),
                 _ => refuse("one host, as in redis://host:6379/0"),
             },
@@ -56,14 +53,14 @@ impl Topology {
                 _ => refuse("the path of a socket, as in redis+unix:///run/redis.sock"),
             },
             "redis-sentinel" => {
-                let hosts = hosts(DEFAULT_SENTINEL_PORT);
+                let hosts = url.endpoints(DEFAULT_SENTINEL_PORT);
                 if hosts.is_empty() || path.is_empty() {
                     return refuse("sentinels and a service, as in redis-sentinel://h1,h2,h3/service");
                 }
                 let topology = Topology::Sentinels { hosts, service: path.to_owned() };
                 Ok((topology, database(url.value("database").unwrap_or_default())?))
             }
-            _ => match hosts(DEFAULT_PORT) {
+            _ => match url.endpoints(DEFAULT_PORT) {
                 hosts if !hosts.is_empty() && path.is_empty() => Ok((Topology::Cluster(hosts), 0)),
                 _ => refuse("some of the cluster's hosts and no path, as in redis-cluster://h1,h2,h3"),
             },

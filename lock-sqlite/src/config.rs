@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
 use lock_core::{Error, Result, StoreUrl};
 
 /// The file, and how to use it: the same as the URL
@@ -62,12 +63,8 @@ impl SqliteConfig {
             )));
         }
         let mut config = SqliteConfig::new(url.path());
-        if let Some(timeout) = url.duration("busy_timeout")? {
-            config.busy_timeout = timeout;
-        }
-        if let Some(interval) = url.duration("poll_interval")? {
-            config.poll_interval = interval;
-        }
+        config.busy_timeout = url.duration("busy_timeout")?.unwrap_or(config.busy_timeout);
+        config.poll_interval = url.duration("poll_interval")?.unwrap_or(config.poll_interval);
         config.adopt = match url.value("machine") {
             None => false,
             Some("adopt") => true,
@@ -94,19 +91,8 @@ impl SqliteConfig {
         if path.as_encoded_bytes().contains(&0) {
             return Err(Error::invalid_config("a path with a NUL is not accepted: give the path of a file"));
         }
-        let longest = Duration::from_secs(60);
-        if self.poll_interval < Duration::from_millis(1) || self.poll_interval > longest {
-            return Err(Error::invalid_config(format!(
-                "poll_interval={:?} is not accepted: it takes 1ms to 60s",
-                self.poll_interval
-            )));
-        }
-        if self.busy_timeout > longest {
-            return Err(Error::invalid_config(format!(
-                "busy_timeout={:?} is not accepted: it takes 0s to 60s",
-                self.busy_timeout
-            )));
-        }
+        check_duration("poll_interval", self.poll_interval, &TIMEOUT_RANGE)?;
+        check_duration("busy_timeout", self.busy_timeout, &(Duration::ZERO..=*TIMEOUT_RANGE.end()))?;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use lock_core::kit::{TIMEOUT_RANGE, host_and_port};
 use lock_core::{Error, PemFile, Result, StoreUrl, Tls};
 use zookeeper_client::{Connector, Error as ZkError, SaslOptions, TlsOptions};
 
@@ -81,19 +82,17 @@ impl ZkConfig {
                 "{url} is not accepted: it names no host; ZooKeeper is zk://host,host/prefix"
             )));
         }
-        let server = |(host, port): &(String, Option<u16>)| {
-            let port = port.unwrap_or(DEFAULT_PORT);
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-        };
-        let mut config = ZkConfig::new(url.hosts().iter().map(server), Layout::new(url.path())?.base());
+        let servers = url.endpoints(DEFAULT_PORT).into_iter().map(|(host, port)| host_and_port(&host, port));
+        let mut config = ZkConfig::new(servers, Layout::new(url.path())?.base());
         config.login = Login::from_url(url)?;
         config.tls = is_tls.then(|| Tls::from_url(url)).transpose()?;
         if config.tls.as_ref().is_some_and(|tls| tls.ca.is_none()) {
             return Err(missing_ca());
         }
-        config.response_timeout = positive_duration(url, "response_timeout")?;
-        config.connect_timeout = positive_duration(url, "connect_timeout")?.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
-        config.tick = positive_duration(url, "tick")?;
+        config.response_timeout = url.duration_in("response_timeout", &TIMEOUT_RANGE)?;
+        let connect_timeout = url.duration_in("connect_timeout", &TIMEOUT_RANGE)?;
+        config.connect_timeout = connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        config.tick = url.duration_in("tick", &TIMEOUT_RANGE)?;
         Ok(config)
     }
 
@@ -135,30 +134,20 @@ impl ZkConfig {
     }
 }
 
-fn positive_duration(url: &StoreUrl, key: &str) -> Result<Option<Duration>> {
-    match url.duration(key)? {
-        Some(Duration::ZERO) => {
-            Err(Error::invalid_config(format!("{key}=0 is not accepted: nothing happens within no time")))
-        }
-        given => Ok(given),
-    }
-}
-
 impl Login {
     fn from_url(url: &StoreUrl) -> Result<Option<Login>> {
         let scheme = url.value("auth");
-        let (user, password) = match (url.user(), url.password()) {
-            (None, _) if scheme.is_some() => {
-                return Err(Error::invalid_config(format!("{url} is not accepted: auth needs a user and a password")));
-            }
-            (None, _) => return Ok(None),
-            (Some(user), Some(password)) if !user.contains(':') => (user.to_owned(), password.to_owned()),
-            (Some(_), _) => {
-                return Err(Error::invalid_config(format!(
-                    "{url} is not accepted: a user has a password, and no colon in its name"
-                )));
-            }
+        let Some((user, password)) = url.login()? else {
+            return match scheme {
+                None => Ok(None),
+                Some(_) => {
+                    Err(Error::invalid_config(format!("{url} is not accepted: auth needs a user and a password")))
+                }
+            };
         };
+        if user.contains(':') {
+            return Err(Error::invalid_config(format!("{url} is not accepted: a user has no colon in its name")));
+        }
         match scheme {
             None | Some("digest") => Ok(Some(Login::Digest(user, password))),
             Some("sasl") => Ok(Some(Login::Sasl(user, password))),
