@@ -1,8 +1,9 @@
 //! [`Pool`]: a few connections, each used by one step at a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use lock_core::kit::locked;
 use lock_core::{Effect, Error, Result};
 use sqlx::Connection as _;
 use sqlx::postgres::PgRow;
@@ -114,7 +115,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 
     fn put_back(self: &Arc<Self>, connection: Connection) {
