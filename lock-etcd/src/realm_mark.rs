@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::{Error, Holder, Realm, Result};
+use lock_core::{Error, Realm, Result, random};
 
 use crate::call::CallKind;
 use crate::key_layout::KeyLayout;
@@ -82,7 +82,7 @@ impl RealmMark {
 }
 
 fn random_mark() -> Vec<u8> {
-    Holder::fresh().to_string().into_bytes()
+    random::hex128().into_bytes()
 }
 
 /// Writes the mark if `condition` holds; gives the mark that is there.

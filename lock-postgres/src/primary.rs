@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Effect, Error, ErrorKind, Holder, Result};
+use lock_core::{Effect, Error, ErrorKind, Result, random};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::{Instant, timeout};
@@ -111,7 +111,7 @@ async fn connect_by_ssl_mode(
     address: Option<SocketAddr>,
     limit: Duration,
 ) -> Result<Connection> {
-    let mark = Holder::fresh().to_string();
+    let mark = random::hex128();
     let server = location(config, host);
     let options = connect_options(config, host, kind, &mark)?;
     let allows = matches!(options.get_ssl_mode(), PgSslMode::Allow);
