@@ -9,7 +9,7 @@ use lock_core::{BreakMode, Error, Eviction, FencingToken, HeldBy, LockName, Resu
 
 use crate::backend::Backend;
 use crate::call::CallKind;
-use crate::holder_record::HolderRecord;
+use crate::holder_record::{HolderRecord, encode_revoked};
 use crate::lease_grant::grant;
 use crate::lock_key::LockKey;
 
@@ -121,7 +121,7 @@ impl Backend {
     /// The key keeps its create revision and so its place at the head, also for other programs, but
     /// it is no longer the holder's.
     async fn move_to_lease(&self, name: &LockName, head: &LockKey, lease_id: i64) -> Result<Option<TxnResponse>> {
-        let value = HolderRecord::encode_revoked(HolderRecord::decode(&head.value).as_ref());
+        let value = encode_revoked(HolderRecord::decode(&head.value).as_ref());
         let unchanged = [
             Compare::create_revision(head.key.clone(), CompareOp::Equal, head.create_revision),
             Compare::mod_revision(head.key.clone(), CompareOp::Equal, head.mod_revision),

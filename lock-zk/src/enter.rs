@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join;
+use lock_core::kit::unix_seconds;
 use lock_core::{Attempt, Claim, Effect, Error, ErrorKind, Result};
 use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as ZkError, OneshotWatcher, Stat};
 
@@ -13,7 +14,7 @@ use crate::error::{CallError, classify};
 use crate::nodes::{delete_node, make_container};
 use crate::queue::{Queue, read_queue};
 use crate::queue_reader::Interest;
-use crate::record::{self, HolderRecord};
+use crate::record::encode_claim;
 use crate::session::ZkSession;
 use crate::store::ZkStore;
 use crate::uncontended::Plan;
@@ -75,7 +76,7 @@ impl ZkStore {
     ) -> Result<Attempt, CallError> {
         // A claim that does not queue is granted now or not at all; one that queues may be granted
         // later.
-        let since = if claim.queues() { None } else { record::unix_seconds() };
+        let since = if claim.queues() { None } else { unix_seconds() };
         for _ in 0..MAX_CREATE_ATTEMPTS {
             let (creation, _interest) = self.prepare_creation(claim, state, entry, lock_node, since);
             let CreationReplies { created, queue, watcher } =
@@ -120,7 +121,7 @@ impl ZkStore {
             lock_path: entry.lock_path().to_owned(),
             lock_node,
             path: entry.path(&prefix(claim.holder())),
-            data: HolderRecord::encode(claim, session.ttl, since),
+            data: encode_claim(claim, session.ttl, since),
             acls: self.acls,
             plan,
         };
