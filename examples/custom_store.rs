@@ -175,7 +175,7 @@ impl LockStore for JsonStore {
     }
 
     async fn new_realm(&self) -> Result<Realm> {
-        Err(Error::refused(ErrorKind::InvalidConfig, "the realm of this store is its path: move the file"))
+        Err(Error::invalid_config("the realm of this store is its path: move the file"))
     }
 
     async fn diagnose(&self) -> Result<Vec<Finding>> {

@@ -16,7 +16,7 @@
 //!
 //! | to | take |
 //! |---|---|
-//! | open a store | [`connect`], [`Config`]; [`StoreUrl`], [`registry`] |
+//! | open a store | [`connect`], [`Config`]; [`StoreUrl`], [`Tls`], [`registry`] |
 //! | choose by promise | [`Connect::for_correctness`], [`Guarantees`], [`Fault`] |
 //! | describe and acquire a lock | [`Locks`], [`FencedLocks`], [`Lock`] |
 //! | hold it | [`LockGuard`], [`FencedGuard`], [`Validity`], [`LossReason`] |
@@ -45,7 +45,7 @@
 
 pub use lock_core::{BreakMode, Eviction, HeldBy, Holder, HolderInfo};
 pub use lock_core::{Clock, ClockKind, Expiry, Fault, Faults, Guarantees, Offer, Offers, Share, Shortfall, WaitStyle};
-pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl};
+pub use lock_core::{Config, Connect, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreUrl, Tls};
 pub use lock_core::{Effect, Error, ErrorKind, LossReason, Result};
 pub use lock_core::{Fence, FencingToken, Filesystem, Pass, Realm};
 pub use lock_core::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, LockName, Locks, LocksBuilder, Validity};
@@ -79,7 +79,8 @@ pub mod store {
         Suspender, WaitStyle,
     };
     pub use lock_core::{
-        Driver, KeyValue, MemoryDriver, MissingDriver, QuorumDriver, Registry, StoreKind, StoreParts, StoreUrl,
+        Driver, KeyValue, MemoryDriver, MissingDriver, PemFile, QuorumDriver, Registry, StoreKind, StoreParts,
+        StoreUrl, Tls, TlsFiles,
     };
     pub use lock_core::{kit, random, runtime};
 }

@@ -34,7 +34,7 @@
 //! | `words/` | names, holders, tokens, guarantees, errors, the clock |
 //! | `contract/` | [`LockStore`], and the types that pass between the core and a store: claims, sessions, batches of renewals |
 //! | `engine/` | the loop that acquires, and the task that renews and withdraws; the same for every store |
-//! | `kit/` | for stores: sessions driven by one protocol, single flight |
+//! | `kit/` | for stores: sessions driven by one protocol, single flight, names and records in a server, checks of settings |
 //! | `locks/` | [`Locks`], [`Lock`], guards and [`Validity`] |
 //! | `open/` | URLs, configuration, and the registry of stores |
 //! | `memory/` | [`MemoryStore`], the reference model of the contract |
@@ -99,8 +99,8 @@ pub use self::filesystem::Filesystem;
 pub use self::locks::{FencedGuard, FencedLocks, Guard, Lock, LockGuard, Locks, LocksBuilder, Validity};
 pub use self::memory::{MemoryDriver, MemoryStore};
 pub use self::open::{
-    Config, Connect, Driver, KeyValue, MissingDriver, Profile, Purpose, Registry, Require, StoreKind, StoreParts,
-    StoreUrl,
+    Config, Connect, Driver, KeyValue, MissingDriver, PemFile, Profile, Purpose, Registry, Require, StoreKind,
+    StoreParts, StoreUrl, Tls, TlsFiles,
 };
 pub use self::quorum::{Member, Quorum, QuorumDriver};
 pub use self::words::random;

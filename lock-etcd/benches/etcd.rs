@@ -24,7 +24,7 @@ const HAND_OVER_ROUND_DURATION: Duration = Duration::from_secs(2);
 async fn main() {
     let etcd = Etcd::start(1);
     let mut config = EtcdConfig::new(etcd.endpoints()).prefix("bench/");
-    config.timeout = Duration::from_secs(5);
+    config.response_timeout = Duration::from_secs(5);
     let locks = Locks::new(EtcdStore::connect(config, &Clock::system()).await.unwrap());
     let client = Client::connect(etcd.endpoints(), None).await.unwrap();
     bench_cycles(&locks, &client).await;

@@ -1,16 +1,16 @@
 //! [`Backend`]: the state of one handle, and the calls that every operation uses.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
 use etcd_client::{Client, Txn, TxnOp, TxnResponse};
 use futures_util::future::{join, try_join_all};
 use lock_core::kit::Sessions;
+use lock_core::kit::locked;
 use lock_core::{Clock, Error, HeldBy, Realm, Result};
 
 use crate::call::{CallError, CallKind, CallReply};
 use crate::config::EtcdConfig;
 use crate::connections::CallPermit;
-use crate::error::unexpected_reply;
 use crate::heartbeat::Heartbeat;
 use crate::holder_record;
 use crate::key_layout::KeyLayout;
@@ -26,7 +26,7 @@ pub(crate) struct Backend {
     pub(crate) layout: KeyLayout,
     pub(crate) clock: Clock,
     /// The realm of the data. Only an operator begins another.
-    realm_mark: RwLock<Arc<RealmMark>>,
+    realm_mark: Mutex<Arc<RealmMark>>,
     /// Number of voting members.
     pub(crate) voters: usize,
     pub(crate) sessions: Sessions<Backend>,
@@ -48,7 +48,7 @@ impl Backend {
         let (one_cluster, realm_mark) =
             join(members.check_one_cluster(listed.member), RealmMark::load_or_create(&members, &layout)).await;
         one_cluster?;
-        let realm_mark = RwLock::new(Arc::new(realm_mark?));
+        let realm_mark = Mutex::new(Arc::new(realm_mark?));
         let voters = listed.value.members().iter().filter(|member| !member.is_learner()).count();
         Ok(Backend {
             clock: clock.clone(),
@@ -64,7 +64,7 @@ impl Backend {
     }
 
     pub(crate) fn realm_mark(&self) -> Arc<RealmMark> {
-        self.realm_mark.read().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.realm_mark).clone()
     }
 
     pub(crate) fn realm(&self) -> Realm {
@@ -75,7 +75,7 @@ impl Backend {
     pub(crate) async fn begin_realm(&self) -> Result<Realm> {
         let mark = self.realm_mark().begin_realm(&self.members).await?;
         let realm = mark.realm.clone();
-        *self.realm_mark.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(mark);
+        *locked(&self.realm_mark) = Arc::new(mark);
         Ok(realm)
     }
 
@@ -120,7 +120,7 @@ impl Backend {
         };
         let found = try_join_all(keys.chunks(MAX_KEYS_PER_READ).map(read)).await?.concat();
         if found.len() != keys.len() {
-            return Err(unexpected_reply("a transaction of etcd has other answers than questions"));
+            return Err(Error::unexpected_reply("a transaction of etcd has other answers than questions"));
         }
         Ok(found)
     }

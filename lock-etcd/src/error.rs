@@ -124,19 +124,13 @@ fn classify_text(action: &str, member: &str, code: i32, causes: &[String]) -> At
 
 /// No reply within the time-out `limit`.
 pub(crate) fn no_answer(action: &str, member: &str, limit: std::time::Duration) -> AttemptError {
-    let text = format!("{action} brought no answer from the etcd member {member} within {limit:?}");
-    let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, text);
+    let error = Error::no_answer(format_args!("etcd member {member}: {action}"), limit, Effect::Unknown);
     AttemptError { error, fail_over: true, reached: true, lease_is_gone: false, login_expired: false }
 }
 
 /// A failure that no other member can avoid.
 pub(crate) fn permanent(error: Error) -> AttemptError {
     AttemptError { error, fail_over: false, reached: true, lease_is_gone: false, login_expired: false }
-}
-
-/// A reply that etcd should never give.
-pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Protocol, Effect::Unknown, text)
 }
 
 fn never_sent(text: &str) -> bool {

@@ -9,7 +9,6 @@ use lock_core::{Clock, Effect, Error, ErrorKind, Moment, Result};
 
 use crate::call::CallKind;
 use crate::connections::Connections;
-use crate::error::unexpected_reply;
 use crate::members::Members;
 use crate::reply::Reply;
 
@@ -98,7 +97,10 @@ impl Heartbeat {
             async move { client.kv_client().get(key, None).await }
         };
         let reply = self.members.call(CallKind::Heartbeat, "reading before a renewal", read).await?.value;
-        reply.header().map(|header| header.raft_term()).ok_or_else(|| unexpected_reply("a reading has no header"))
+        reply
+            .header()
+            .map(|header| header.raft_term())
+            .ok_or_else(|| Error::unexpected_reply("a reading has no header"))
     }
 
     async fn keep_alive(&self, lease_id: i64, slot: &Mutex<Option<KeepAliveStream>>) -> Result<Option<KeepAlive>> {

@@ -1,57 +1,31 @@
 //! [`HolderRecord`]: the holder in the value of a key.
 
-use std::time::{Duration, SystemTime};
-
+use lock_core::kit::{self, unix_seconds};
 use lock_core::{Claim, FencingToken, HeldBy, Holder, HolderInfo, Realm};
 use serde::{Deserialize, Serialize};
 
 use crate::lock_key::LockKey;
 
-/// The holder in the value of a key, as JSON. Etcd's own recipe leaves the value empty; it decides
-/// nothing but what people see.
+/// The holder in the value of a key. Etcd's own recipe leaves the value empty.
+pub(crate) type HolderRecord = kit::HolderRecord<Extra>;
+
+/// The fields of this store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct HolderRecord {
-    pub(crate) holder: Holder,
-    #[serde(flatten)]
-    pub(crate) info: HolderInfo,
-    /// The time of the grant by the holder's wall clock, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    since: Option<u64>,
+pub(crate) struct Extra {
     /// Written by a waiter: the lock was granted later, at a revision that the key does not show.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) queued: bool,
-    /// Revoked by an operator: the lock has no holder, and the key blocks it while its lease lasts.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) revoked: bool,
+    queued: bool,
 }
 
-impl HolderRecord {
-    /// Encodes a claim that is granted at once, or one that is queued.
-    pub(crate) fn encode_claim(claim: &Claim, queued: bool) -> Vec<u8> {
-        let since = (!queued).then(now).flatten();
-        let info = claim.info().clone();
-        HolderRecord { holder: claim.holder(), info, since, queued, revoked: false }.encode()
-    }
+/// Encodes a claim that is granted at once, or one that is queued.
+pub(crate) fn encode_claim(claim: &Claim, queued: bool) -> Vec<u8> {
+    let since = (!queued).then(unix_seconds).flatten();
+    HolderRecord::of(claim, since, Extra { queued }).encode()
+}
 
-    /// Encodes the record that blocks a lock after a revocation. Its holder is a fresh one, which
-    /// no claim has.
-    pub(crate) fn encode_revoked(evicted: Option<&HolderRecord>) -> Vec<u8> {
-        let info = evicted.map(|value| value.info.clone()).unwrap_or_default();
-        HolderRecord { holder: Holder::fresh(), info, since: None, queued: false, revoked: true }.encode()
-    }
-
-    /// Decodes a value; `None` if another program wrote it.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRecord> {
-        serde_json::from_slice(bytes).ok()
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("BUG: text and numbers are JSON")
-    }
-
-    pub(crate) fn held_for(&self) -> Option<Duration> {
-        Some(Duration::from_secs(now()?.saturating_sub(self.since?)))
-    }
+/// Encodes the record that blocks a lock after a revocation, while the lease of its key lasts.
+pub(crate) fn encode_revoked(evicted: Option<&HolderRecord>) -> Vec<u8> {
+    HolderRecord::blocker(Holder::fresh(), evicted, Extra { queued: false }).encode()
 }
 
 /// The holder of a lock whose queue has this head.
@@ -65,7 +39,7 @@ pub(crate) fn held_by(head: &LockKey, realm: &Realm) -> HeldBy {
     by.held_for = record.held_for();
     by.revoked = record.revoked;
     // A holder that had to queue was granted the lock at a revision that its key does not show.
-    let is_token_known = !record.queued && !record.revoked;
+    let is_token_known = !record.extra.queued && !record.revoked;
     by.token = is_token_known.then(|| FencingToken::new(realm.clone(), head.create_revision.unsigned_abs()));
     by.info = Some(record.info);
     by
@@ -77,6 +51,25 @@ fn foreign_holder(head: &LockKey) -> HolderInfo {
     HolderInfo::new("", 0, &format!("another program, key {key}, revision {}", head.create_revision))
 }
 
-fn now() -> Option<u64> {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|time| time.as_secs())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_written_as_programs_of_other_versions_read_them() {
+        let holder = "000000000000000000000000000000ab";
+        for (queued, revoked, json) in [
+            (false, false, format!(r#"{{"holder":"{holder}","host":"h","pid":7,"since":9}}"#)),
+            (
+                true,
+                true,
+                format!(r#"{{"holder":"{holder}","host":"h","pid":7,"since":9,"queued":true,"revoked":true}}"#),
+            ),
+        ] {
+            let record = HolderRecord::decode(json.as_bytes()).unwrap();
+            assert_eq!((record.extra.queued, record.revoked), (queued, revoked));
+            assert_eq!(String::from_utf8(record.encode()).unwrap(), json);
+        }
+        assert!(HolderRecord::decode(b"").is_none());
+    }
 }

@@ -8,7 +8,6 @@ use etcd_client::ResponseHeader;
 use lock_core::kit::locked;
 use lock_core::{Claim, Clock, Effect, Error, ErrorKind, Holder, LossReason, RenewalBatch, Result, Session};
 
-use crate::error::unexpected_reply;
 use crate::reply::Reply;
 
 /// The cluster that a handle belongs to, and its greatest known revision.
@@ -62,7 +61,7 @@ impl ClusterIdentity {
     pub(crate) fn check<T: Reply>(&self, member: &str, reply: &T, known_revision: i64) -> Result<()> {
         match reply.header() {
             Some(header) => self.check_header(member, header, if T::LINEARIZABLE { known_revision } else { 0 }),
-            None if T::LINEARIZABLE => Err(unexpected_reply("an answer of etcd has no header")),
+            None if T::LINEARIZABLE => Err(Error::unexpected_reply("an answer of etcd has no header")),
             None => self.check_not_refused(),
         }
     }

@@ -1,5 +1,8 @@
 //! [`KeyLayout`]: the keys of each lock.
 
+use std::borrow::Cow;
+
+use lock_core::kit::{decode_name, encode_name};
 use lock_core::{Holder, LockName};
 
 /// The keys of each lock.
@@ -30,13 +33,7 @@ impl KeyLayout {
     pub(crate) fn range(&self, name: &LockName) -> Vec<u8> {
         let mut range = Vec::with_capacity(self.prefix.len() + name.as_str().len() + 52);
         range.extend_from_slice(self.prefix.as_bytes());
-        for byte in name.as_str().bytes() {
-            match byte {
-                b'/' => range.extend_from_slice(b"%2F"),
-                b'%' => range.extend_from_slice(b"%25"),
-                byte => range.push(byte),
-            }
-        }
+        range.extend_from_slice(encode(name).as_bytes());
         range.push(b'/');
         range
     }
@@ -66,24 +63,12 @@ impl KeyLayout {
         if name.contains('/') || lease_id == 0 || i64::from_str_radix(id, 16).is_err() {
             return None;
         }
-        LockName::new(decode(name)?).ok()
+        decode_name(name).filter(|decoded| encode(decoded) == name)
     }
 }
 
-/// Decodes a name; `None` if it is the encoding of none.
-fn decode(encoded: &str) -> Option<String> {
-    let mut parts = encoded.split('%');
-    let mut name = parts.next()?.to_owned();
-    for part in parts {
-        let (byte, rest) = match part.get(..2)? {
-            "2F" => ('/', &part[2..]),
-            "25" => ('%', &part[2..]),
-            _ => return None,
-        };
-        name.push(byte);
-        name.push_str(rest);
-    }
-    Some(name)
+fn encode(name: &LockName) -> Cow<'_, str> {
+    encode_name(name, |_, c| c != '/')
 }
 
 #[cfg(test)]

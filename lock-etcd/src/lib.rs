@@ -101,7 +101,7 @@ mod store;
 mod transactions;
 mod watches;
 
-pub use self::config::{EtcdConfig, Tls};
+pub use self::config::EtcdConfig;
 pub use self::driver::EtcdDriver;
 pub use self::fence_condition::FenceCondition;
 pub use self::store::EtcdStore;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::call::{CallError, CallKind, CallReply};
 use crate::concurrency_limit::MAX_IN_FLIGHT;
-use crate::config::EtcdConfig;
+use crate::config::{EtcdConfig, load_tls};
 use crate::connections::{CallPermit, Connections};
 use crate::error::{AttemptError, classify, no_answer, permanent};
 use crate::fail_over::{AttemptFuture, FailOver, Limits, RETRY_INTERVAL_DIVISOR, TIMEOUTS_PER_MEMBER};
@@ -54,13 +54,13 @@ const MAX_LOGINS: usize = 8;
 impl Members {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Members> {
         if config.endpoints.is_empty() {
-            return Err(Error::refused(ErrorKind::InvalidConfig, "etcd needs at least one endpoint"));
+            return Err(Error::invalid_config("etcd needs at least one endpoint"));
         }
         // Not set: the client's time-out of calls, since each call has ours, and the client's
         // renewal of expired logins, since it knows only one of their signs.
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.connect_timeout)
-            .with_keep_alive(PING_INTERVAL, config.timeout)
+            .with_keep_alive(PING_INTERVAL, config.response_timeout)
             .with_keep_alive_while_idle(false)
             .with_tcp_keepalive(PING_INTERVAL)
             .with_require_leader(true);
@@ -68,7 +68,7 @@ impl Members {
             options = options.with_user(user, password);
         }
         if let Some(tls) = &config.tls {
-            options = options.with_tls(tls.load()?);
+            options = options.with_tls(load_tls(tls)?);
         }
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let endpoints: Vec<_> = config.endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
@@ -77,7 +77,7 @@ impl Members {
             endpoints,
             options,
             has_login: config.login.is_some(),
-            timeout: config.timeout,
+            timeout: config.response_timeout,
             identity: ClusterIdentity::default(),
             connections: PerRuntime::new(move || Connections::new(count)),
             preferred: AtomicUsize::new(0),
@@ -250,7 +250,7 @@ impl Members {
             Err(other) => {
                 let text =
                     format!("{} and {other} are of two clusters of etcd: name members of one", self.endpoint(first));
-                Err(Error::refused(ErrorKind::InvalidConfig, text))
+                Err(Error::invalid_config(text))
             }
         }
     }

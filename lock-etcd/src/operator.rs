@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
-use lock_core::{BreakMode, Eviction, FencingToken, HeldBy, LockName, Result};
+use lock_core::{BreakMode, Error, Eviction, FencingToken, HeldBy, LockName, Result};
 
 use crate::backend::Backend;
 use crate::call::CallKind;
-use crate::error::unexpected_reply;
-use crate::holder_record::HolderRecord;
+use crate::holder_record::{HolderRecord, encode_revoked};
 use crate::lease_grant::grant;
 use crate::lock_key::LockKey;
 
@@ -126,7 +125,7 @@ impl Backend {
     /// The key keeps its create revision and so its place at the head, also for other programs, but
     /// it is no longer the holder's.
     async fn move_to_lease(&self, name: &LockName, head: &LockKey, lease_id: i64) -> Result<Option<TxnResponse>> {
-        let value = HolderRecord::encode_revoked(HolderRecord::decode(&head.value).as_ref());
+        let value = encode_revoked(HolderRecord::decode(&head.value).as_ref());
         let unchanged = [
             Compare::create_revision(head.key.clone(), CompareOp::Equal, head.create_revision),
             Compare::mod_revision(head.key.clone(), CompareOp::Equal, head.mod_revision),
@@ -141,7 +140,7 @@ impl Backend {
         // inspection shows it.
         if reply.in_doubt {
             let text = format!("an answer to the breaking of \"{name}\" was lost; inspect it again");
-            return Err(unexpected_reply(text));
+            return Err(Error::unexpected_reply(text));
         }
         Ok(None)
     }

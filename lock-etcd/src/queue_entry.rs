@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lock_core::{Claim, HeldBy};
 
-use crate::holder_record::HolderRecord;
+use crate::holder_record::encode_claim;
 use crate::key_pool::PooledKey;
 use crate::lock_key::LockKey;
 use crate::shared_lease::SharedLease;
@@ -57,8 +57,8 @@ impl QueueEntry {
             range,
             key: pooled_key.key(),
             pooled_key,
-            value_if_free: HolderRecord::encode_claim(claim, false),
-            value_if_queued: HolderRecord::encode_claim(claim, true),
+            value_if_free: encode_claim(claim, false),
+            value_if_queued: encode_claim(claim, true),
             lease_id,
             ttl,
             shared_lease: None,

@@ -1,9 +1,8 @@
 //! [`QueueView`]: the queue of a lock, as one linearizable transaction read it.
 
 use etcd_client::{GetResponse, KeyValue, TxnOpResponse, TxnResponse};
-use lock_core::Result;
+use lock_core::{Error, Result};
 
-use crate::error::unexpected_reply;
 use crate::lock_key::LockKey;
 use crate::queue_entry::QueueEntry;
 
@@ -25,7 +24,7 @@ impl QueueView {
     /// The view in the reply to [`acquire`](crate::transactions::acquire) or
     /// [`read_queue`](crate::transactions::read_queue).
     pub(crate) fn parse(entry: &QueueEntry, response: &TxnResponse) -> Result<QueueView> {
-        let header = response.header().ok_or_else(|| unexpected_reply("an answer of etcd has no header"))?;
+        let header = response.header().ok_or_else(|| Error::unexpected_reply("an answer of etcd has no header"))?;
         let mut view = QueueView::empty(header.revision());
         let (ops, enqueued) = outcome(response);
         match &ops[..] {
@@ -54,7 +53,7 @@ impl QueueView {
                 view.ahead = (!older.more()).then(|| u32::try_from(older.kvs().len()).unwrap_or(u32::MAX));
             }
             [TxnOpResponse::Get(own), TxnOpResponse::Get(queue)] => view.read(own, queue),
-            _ => return Err(unexpected_reply("a transaction of etcd has other answers than questions")),
+            _ => return Err(Error::unexpected_reply("a transaction of etcd has other answers than questions")),
         }
         Ok(view)
     }

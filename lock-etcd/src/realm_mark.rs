@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::{Effect, Error, ErrorKind, Holder, Realm, Result};
+use lock_core::{Error, Realm, Result, random};
 
 use crate::call::CallKind;
-use crate::error::unexpected_reply;
 use crate::key_layout::KeyLayout;
 use crate::members::Members;
 
@@ -46,11 +45,11 @@ impl RealmMark {
 
     fn parse(members: &Members, key: Vec<u8>, mark: Vec<u8>) -> Result<RealmMark> {
         let Some(cluster_id) = members.identity().id() else {
-            return Err(unexpected_reply("etcd does not say which cluster it is"));
+            return Err(Error::unexpected_reply("etcd does not say which cluster it is"));
         };
         let text = std::str::from_utf8(&mark).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         let text = text.ok_or_else(|| {
-            unexpected_reply(format!("the key {} of etcd is no mark of a realm", String::from_utf8_lossy(&key)))
+            Error::unexpected_reply(format!("the key {} of etcd is no mark of a realm", String::from_utf8_lossy(&key)))
         })?;
         Ok(RealmMark { realm: Realm::new(format!("etcd:{cluster_id:x}-{text}")), key, mark })
     }
@@ -62,7 +61,7 @@ impl RealmMark {
         let found = put_mark(members, action, &self.key, &mark, self.is_unchanged()).await?;
         if found != mark {
             let text = format!("{action} failed: it is no longer {}, since somebody has begun another", self.realm);
-            return Err(Error::new(ErrorKind::InvalidConfig, Effect::None, text));
+            return Err(Error::invalid_config(text));
         }
         RealmMark::parse(members, self.key.clone(), mark)
     }
@@ -88,7 +87,7 @@ impl RealmMark {
 }
 
 fn random_mark() -> Vec<u8> {
-    Holder::fresh().to_string().into_bytes()
+    random::hex128().into_bytes()
 }
 
 /// Writes the mark if `condition` holds; gives the mark that is there.
@@ -102,6 +101,6 @@ async fn put_mark(members: &Members, action: &str, key: &[u8], mark: &[u8], cond
     match put.op_responses().first() {
         Some(TxnOpResponse::Put(_)) => Ok(mark.to_vec()),
         Some(TxnOpResponse::Get(read)) => Ok(read.kvs().first().map(|kv| kv.value().to_vec()).unwrap_or_default()),
-        _ => Err(unexpected_reply("a transaction of etcd has other answers than questions")),
+        _ => Err(Error::unexpected_reply("a transaction of etcd has other answers than questions")),
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use etcd_client::{Client, Txn, TxnOp, TxnOpResponse};
+use lock_core::Error;
 use tokio::sync::oneshot;
 
 use crate::call::{CallError, CallKind};
 use crate::connections::CallPermit;
-use crate::error::unexpected_reply;
 use crate::members::Members;
 use crate::release_queue::{PendingRelease, ReleaseReply};
 
@@ -23,7 +23,7 @@ pub(crate) async fn submit(members: &Arc<Members>, range: &[u8], txn: Txn) -> Re
         tokio::spawn(send_all(members.clone()));
     }
     // The task has ended with its runtime.
-    let lost = || Err(CallError::of(unexpected_reply("a release was cut off with its runtime")));
+    let lost = || Err(CallError::of(Error::unexpected_reply("a release was cut off with its runtime")));
     receiver.await.unwrap_or_else(|_| lost())
 }
 
@@ -67,7 +67,9 @@ async fn send_batch(members: Arc<Members>, permit: CallPermit, batch: Vec<Pendin
             for release in batch {
                 let reply = match responses.next() {
                     Some(TxnOpResponse::Txn(response)) => Ok(ReleaseReply { revision, response, in_doubt }),
-                    _ => Err(CallError::of(unexpected_reply("a transaction of etcd has other answers than questions"))),
+                    _ => Err(CallError::of(Error::unexpected_reply(
+                        "a transaction of etcd has other answers than questions",
+                    ))),
                 };
                 // The caller may have gone.
                 drop(release.reply.send(reply));

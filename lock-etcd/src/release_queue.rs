@@ -1,9 +1,10 @@
 //! [`ReleaseQueue`]: releases that wait to be sent in a batch.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use etcd_client::{Txn, TxnResponse};
+use lock_core::kit::locked;
 use tokio::sync::oneshot;
 
 use crate::call::{CallError, CallReply};
@@ -77,7 +78,7 @@ impl ReleaseQueue {
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

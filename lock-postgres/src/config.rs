@@ -1,13 +1,13 @@
 //! [`PostgresConfig`]: the database and the table, and how to use them.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Result, StoreUrl};
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
+use lock_core::{Error, Result, StoreUrl, Tls};
 
-use crate::error::invalid_config;
 use crate::key::KeyForm;
+use crate::libpq;
 use crate::table::Table;
 
 /// The database and the table, and how to use them: the same as a URL such as
@@ -27,7 +27,10 @@ pub struct PostgresConfig {
     pub password: Option<String>,
     /// The database.
     pub database: Option<String>,
-    /// TLS, and its certificates.
+    /// How far TLS is required; `None`: as `PGSSLMODE` says, or libpq's default `prefer`. In a URL:
+    /// `sslmode`.
+    pub tls_mode: Option<TlsMode>,
+    /// The files of TLS; without a file of authorities, those that libpq would take are trusted.
     pub tls: Tls,
     /// The name of the connections, by default `leasehold` and the table.
     pub application_name: Option<String>,
@@ -83,20 +86,6 @@ pub enum FailOver {
     Asynchronous,
 }
 
-/// TLS, by the settings that libpq knows under the same names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Tls {
-    /// `sslmode`.
-    pub mode: Option<TlsMode>,
-    /// `sslrootcert`: the file with the certificates of the authorities that are trusted.
-    pub root: Option<PathBuf>,
-    /// `sslcert`: the file with this program's certificate.
-    pub certificate: Option<PathBuf>,
-    /// `sslkey`: the file with the key of that certificate.
-    pub key: Option<PathBuf>,
-}
-
 /// The level of TLS that is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -132,7 +121,7 @@ impl PostgresConfig {
     const KEYS: [&str; 17] = [
         "table",
         "mode",
-        "key",
+        "key_form",
         "pooler",
         "failover",
         "connections",
@@ -140,13 +129,13 @@ impl PostgresConfig {
         "response_timeout",
         "poll_interval",
         "prune_after",
+        "sslmode",
+        "ca",
+        "certificate",
+        "key",
         "host",
         "application_name",
         "target_session_attrs",
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
     ];
 
     /// These hosts, with default settings.
@@ -156,6 +145,7 @@ impl PostgresConfig {
             user: None,
             password: None,
             database: None,
+            tls_mode: None,
             tls: Tls::default(),
             application_name: None,
             table: Table::default(),
@@ -177,12 +167,13 @@ impl PostgresConfig {
     /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a part that there is not, an
     /// unknown key or a value out of range.
     pub fn from_url(url: &StoreUrl) -> Result<PostgresConfig> {
+        let url = &libpq::with_own_keys(url)?;
         url.only_keys(&Self::KEYS)?;
         let mut config = PostgresConfig::new(url.hosts().iter().cloned());
         if let Some(host) = url.value("host") {
             if !config.hosts.is_empty() || !host.starts_with('/') {
                 let text = "host= is not accepted: it takes the folder of a socket, in a URL without hosts";
-                return Err(invalid_config(text));
+                return Err(Error::invalid_config(text));
             }
             config.hosts.push((host.to_owned(), None));
         }
@@ -190,14 +181,17 @@ impl PostgresConfig {
         config.password = url.password().map(str::to_owned);
         let database = url.path().trim_start_matches('/');
         config.database = (!database.is_empty()).then(|| database.to_owned());
-        config.tls = Tls::from_url(url)?;
         config.application_name = url.value("application_name").map(str::to_owned);
         if let Some(other) =
             url.value("target_session_attrs").filter(|value| !["read-write", "primary"].contains(value))
         {
-            return Err(invalid_config(format!("target_session_attrs={other} is not accepted: locks need read-write")));
+            return Err(Error::invalid_config(format!(
+                "target_session_attrs={other} is not accepted: locks need read-write"
+            )));
         }
         config.mode = Mode::from_url(url)?;
+        config.tls_mode = TlsMode::from_url(url)?;
+        config.tls = Tls::from_url(url)?;
         let default = if config.mode == Mode::Rows { Table::DEFAULT } else { Table::DEFAULT_ADVISORY };
         config.table = Table::parse(url.value("table").unwrap_or(default))?;
         config.pooler = url.flag("pooler")?;
@@ -216,12 +210,10 @@ impl PostgresConfig {
             ("connect_timeout", &mut self.connect_timeout),
             ("response_timeout", &mut self.response_timeout),
             ("poll_interval", &mut self.poll_interval),
-            ("prune_after", &mut self.prune_after),
         ] {
-            if let Some(value) = url.duration(key)? {
-                *time = value;
-            }
+            *time = url.duration_in(key, &TIMEOUT_RANGE)?.unwrap_or(*time);
         }
+        self.prune_after = url.duration("prune_after")?.unwrap_or(self.prune_after);
         Ok(())
     }
 
@@ -232,23 +224,20 @@ impl PostgresConfig {
             ("response_timeout", self.response_timeout),
             ("poll_interval", self.poll_interval),
         ] {
-            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(invalid_config(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
-            }
+            check_duration(key, time, &TIMEOUT_RANGE)?;
         }
         if !(1..=1_000).contains(&self.connections) {
-            return Err(invalid_config(format!(
+            return Err(Error::invalid_config(format!(
                 "connections={} is not accepted: it takes 1 to 1000",
                 self.connections
             )));
         }
         if self.prune_after > Duration::ZERO && self.prune_after < Duration::from_secs(1) {
-            return Err(invalid_config("prune_after is not accepted: it takes a second or more, or 0s for never"));
+            return Err(Error::invalid_config(
+                "prune_after is not accepted: it takes a second or more, or 0s for never",
+            ));
         }
-        if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            return Err(invalid_config("sslcert needs sslkey, and sslkey needs sslcert: give both or neither"));
-        }
-        Ok(())
+        self.tls.check()
     }
 
     /// The hosts and the database, for messages.
@@ -264,13 +253,19 @@ impl PostgresConfig {
 
 impl Mode {
     fn from_url(url: &StoreUrl) -> Result<Mode> {
-        match (url.value("mode"), url.value("key")) {
+        match (url.value("mode"), url.value("key_form")) {
             (None | Some("rows"), None) => Ok(Mode::Rows),
             (None | Some("rows"), Some(_)) => {
-                Err(invalid_config("key= is not accepted without mode=advisory: lease rows have no keys"))
+                Err(Error::invalid_config("key_form= is not accepted without mode=advisory: lease rows have no keys"))
+            }
+            // Before TLS had keys of its own, the form was called so.
+            (Some("advisory"), None) if url.value("key").is_some_and(|key| KeyForm::parse(key).is_ok()) => {
+                Err(Error::invalid_config("key= names a file of TLS; the form of advisory keys is key_form="))
             }
             (Some("advisory"), form) => Ok(Mode::Advisory(form.map_or(Ok(KeyForm::default()), KeyForm::parse)?)),
-            (Some(other), _) => Err(invalid_config(format!("mode={other} is not accepted: it takes rows or advisory"))),
+            (Some(other), _) => {
+                Err(Error::invalid_config(format!("mode={other} is not accepted: it takes rows or advisory")))
+            }
         }
     }
 }
@@ -284,30 +279,28 @@ impl FailOver {
             Some("asynchronous") => Ok(Some(FailOver::Asynchronous)),
             Some(other) => {
                 let text = format!("failover={other} is not accepted: it takes none, synchronous or asynchronous");
-                Err(invalid_config(text))
+                Err(Error::invalid_config(text))
             }
         }
     }
 }
 
-impl Tls {
-    fn from_url(url: &StoreUrl) -> Result<Tls> {
-        let mode = match url.value("sslmode") {
-            None => None,
-            Some("disable") => Some(TlsMode::Disable),
-            Some("allow") => Some(TlsMode::Allow),
-            Some("prefer") => Some(TlsMode::Prefer),
-            Some("require") => Some(TlsMode::Require),
-            Some("verify-ca") => Some(TlsMode::VerifyCa),
-            Some("verify-full") => Some(TlsMode::VerifyFull),
+impl TlsMode {
+    fn from_url(url: &StoreUrl) -> Result<Option<TlsMode>> {
+        Ok(Some(match url.value("sslmode") {
+            None => return Ok(None),
+            Some("disable") => TlsMode::Disable,
+            Some("allow") => TlsMode::Allow,
+            Some("prefer") => TlsMode::Prefer,
+            Some("require") => TlsMode::Require,
+            Some("verify-ca") => TlsMode::VerifyCa,
+            Some("verify-full") => TlsMode::VerifyFull,
             Some(other) => {
-                return Err(invalid_config(format!(
+                return Err(Error::invalid_config(format!(
                     "sslmode={other} is not accepted: it takes disable, allow, prefer, require, verify-ca or verify-full"
                 )));
             }
-        };
-        let file = |key: &str| url.value(key).map(PathBuf::from);
-        Ok(Tls { mode, root: file("sslrootcert"), certificate: file("sslcert"), key: file("sslkey") })
+        }))
     }
 }
 
@@ -318,6 +311,7 @@ impl fmt::Debug for PostgresConfig {
             .field("user", &self.user)
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("database", &self.database)
+            .field("tls_mode", &self.tls_mode)
             .field("tls", &self.tls)
             .field("table", &self.table)
             .field("mode", &self.mode)
@@ -345,9 +339,9 @@ mod tests {
         assert_eq!(config.hosts, [("a".to_owned(), Some(7000)), ("b".to_owned(), None)]);
         assert_eq!((config.user.as_deref(), config.password.as_deref()), (Some("me"), Some("p@ss")));
         assert_eq!((config.database.as_deref(), config.failover), (Some("orders"), Some(FailOver::None)));
-        assert_eq!(config.tls.mode, Some(TlsMode::VerifyFull));
+        assert_eq!(config.tls_mode, Some(TlsMode::VerifyFull));
         assert_eq!(config.table.to_string(), "locks.lease");
-        let config = read("postgresql:///db?host=/run/postgresql&mode=advisory&key=sqlx&pooler=false").unwrap();
+        let config = read("postgresql:///db?host=/run/postgresql&mode=advisory&key_form=sqlx&pooler=false").unwrap();
         assert_eq!(config.hosts, [("/run/postgresql".to_owned(), None)]);
         assert_eq!((config.mode, config.pooler), (Mode::Advisory(KeyForm::Sqlx), Some(false)));
         assert_eq!(config.table.to_string(), Table::DEFAULT_ADVISORY);
@@ -360,13 +354,17 @@ mod tests {
             ("postgres://a?table=x;drop", "letters"),
             ("postgres://a?table=a.b.c", "schema.name"),
             ("postgres://a?mode=row", "rows or advisory"),
-            ("postgres://a?key=sqlx", "mode=advisory"),
-            ("postgres://a?mode=advisory&key=md5", "sqlx"),
+            ("postgres://a?key_form=sqlx", "mode=advisory"),
+            ("postgres://a?mode=advisory&key_form=md5", "sqlx"),
+            ("postgres://a?mode=advisory&key=sqlx", "key_form="),
             ("postgres://a?failover=maybe", "synchronous"),
             ("postgres://a?connections=0", "1 to 1000"),
             ("postgres://a?connect_timeout=0s", "1ms to 60s"),
             ("postgres://a?sslmode=on", "verify-full"),
+            ("postgres://a?certificate=x", "both or neither"),
             ("postgres://a?sslcert=x", "both or neither"),
+            ("postgres://a?cert=x", "write certificate"),
+            ("postgres://a?timeout=1s", "write response_timeout"),
             ("postgres://a?host=/run", "without hosts"),
             ("postgres://a?target_session_attrs=any", "read-write"),
         ] {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Fault, Result};
+use lock_core::{Error, Fault, Result};
 
 use crate::batcher::Batcher;
 use crate::config::{Mode, PostgresConfig};
@@ -25,10 +25,11 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and where the
-    /// tables are missing, of a newer program, or of the other mode; [`Denied`](ErrorKind::Denied)
-    /// for a wrong login or missing rights; [`Unavailable`](ErrorKind::Unavailable) or
-    /// [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for settings that cannot be used, and
+    /// where the tables are missing, of a newer program, or of the other mode;
+    /// [`Denied`](lock_core::ErrorKind::Denied) for a wrong login or missing rights;
+    /// [`Unavailable`](lock_core::ErrorKind::Unavailable) or
+    /// [`TimedOut`](lock_core::ErrorKind::TimedOut) within the connect time-out.
     ///
     /// # Cancel safety
     ///
@@ -37,7 +38,7 @@ impl PostgresStore {
         config.check()?;
         if config.mode != Mode::Rows {
             let text = "mode=advisory is another store: connect to it with AdvisoryStore, or through the driver";
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         let database = Database::open(&config).await?;
         let TableInfo { realm, is_logged } = tables::read(&database).await?;

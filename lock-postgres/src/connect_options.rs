@@ -1,10 +1,10 @@
 //! [`connect_options`]: how a connection to one host is made.
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::config::{PostgresConfig, Tls, TlsMode};
+use crate::config::{PostgresConfig, TlsMode};
 use crate::connection::{ConnectionKind, SETTINGS};
 
 /// A host of the URL, with its port; `None`: as the environment says.
@@ -35,7 +35,7 @@ pub(crate) fn connect_options(
     kind: ConnectionKind,
     mark: &str,
 ) -> Result<PgConnectOptions> {
-    let options = with_tls(with_login(config, host), &config.tls);
+    let options = with_tls(with_login(config, host), config);
     if matches!(options.get_ssl_mode(), PgSslMode::VerifyCa) {
         ensure_tls_provider()?;
     }
@@ -77,8 +77,9 @@ fn with_login(config: &PostgresConfig, host: Host<'_>) -> PgConnectOptions {
     }
 }
 
-fn with_tls(mut options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
-    if let Some(mode) = tls.mode {
+fn with_tls(mut options: PgConnectOptions, config: &PostgresConfig) -> PgConnectOptions {
+    let tls = &config.tls;
+    if let Some(mode) = config.tls_mode {
         options = options.ssl_mode(match mode {
             TlsMode::Disable => PgSslMode::Disable,
             TlsMode::Allow => PgSslMode::Allow,
@@ -88,8 +89,8 @@ fn with_tls(mut options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
             TlsMode::VerifyFull => PgSslMode::VerifyFull,
         });
     }
-    if let Some(root) = &tls.root {
-        options = options.ssl_root_cert(root);
+    if let Some(ca) = &tls.ca {
+        options = options.ssl_root_cert(ca);
     }
     if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
@@ -107,8 +108,6 @@ fn ensure_tls_provider() -> Result<()> {
     }
     match rustls::crypto::CryptoProvider::get_default() {
         Some(_) => Ok(()),
-        None => {
-            Err(Error::refused(ErrorKind::InvalidConfig, "sslmode=verify-ca needs a TLS provider, and there is none"))
-        }
+        None => Err(Error::invalid_config("sslmode=verify-ca needs a TLS provider, and there is none")),
     }
 }

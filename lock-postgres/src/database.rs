@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lock_core::runtime::PerRuntime;
-use lock_core::{Effect, Result};
+use lock_core::{Effect, Error, Result};
 use sqlx::AssertSqlSafe;
 use tokio::time::timeout;
 
@@ -85,7 +85,7 @@ impl Database {
         match timeout(limit, sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection.client)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(failed)) => Err(error::classify(&connection.server, action, failed)),
-            Err(_) => Err(error::timed_out(&connection.server, action, limit, Effect::Unknown)),
+            Err(_) => Err(Error::no_answer(format_args!("{}: {action}", connection.server), limit, Effect::Unknown)),
         }
     }
 

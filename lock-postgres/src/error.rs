@@ -1,14 +1,7 @@
 //! Errors: how those of the client are classified.
 
-use std::time::Duration;
-
 use lock_core::{Effect, Error, ErrorKind};
 use sqlx::error::DatabaseError;
-
-/// The error of a configuration that cannot be used.
-pub(crate) fn invalid_config(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
-}
 
 /// The SQLSTATE of an error that the server reported.
 pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
@@ -136,10 +129,6 @@ fn message(error: &sqlx::Error) -> String {
     }
 }
 
-pub(crate) fn timed_out(server: &str, action: &str, limit: Duration, effect: Effect) -> Error {
-    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
-}
-
 /// The error of a step whose runtime has ended.
 pub(crate) fn runtime_ended() -> Error {
     let text = "postgres: the runtime that asks for this has ended; the outcome is unknown";
@@ -155,9 +144,5 @@ pub(crate) fn in_doubt(server: &str, action: &str) -> Error {
 
 /// The error of a reply that none of our statements produces.
 pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
-    Error::new(
-        ErrorKind::Protocol,
-        Effect::Unknown,
-        format!("{server}: {action} brought an answer that makes no sense"),
-    )
+    Error::unexpected_reply(format!("{server}: {action} brought an answer that makes no sense"))
 }

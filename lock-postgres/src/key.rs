@@ -1,13 +1,11 @@
 //! [`KeyForm`]: the mapping of lock names to the keys of advisory locks.
 
-use lock_core::{LockName, Result};
+use lock_core::{Error, LockName, Result};
 use sha1::{Digest as _, Sha1};
 use sqlx::postgres::PgAdvisoryLockKey;
 
-use crate::error::invalid_config;
-
 /// The mapping of lock names to the keys of advisory locks: that of the code that is to be
-/// excluded. In a URL: `mode=advisory&key=FORM`.
+/// excluded. In a URL: `mode=advisory&key_form=FORM`.
 ///
 /// Keys are shorter than names: two names can have one key, and then exclude each other though they
 /// need not.
@@ -43,8 +41,8 @@ impl KeyForm {
             "sqlx" => Ok(KeyForm::Sqlx),
             "with_advisory_lock" => Ok(KeyForm::WithAdvisoryLock),
             "madelson" => Ok(KeyForm::Madelson),
-            other => Err(invalid_config(format!(
-                "key={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
+            other => Err(Error::invalid_config(format!(
+                "key_form={other} is not accepted: it takes raw, sqlx, with_advisory_lock or madelson"
             ))),
         }
     }
@@ -53,8 +51,8 @@ impl KeyForm {
         let text = name.as_str();
         match self {
             KeyForm::Raw => raw(text).ok_or_else(|| {
-                invalid_config(format!(
-                    "\"{name}\" is no key of an advisory lock: with key=raw a name is a bigint, or two ints with a comma"
+                Error::invalid_config(format!(
+                    "\"{name}\" is no key of an advisory lock: with key_form=raw a name is a bigint, or two ints with a comma"
                 ))
             }),
             KeyForm::Sqlx => Ok(sqlx_key(text)),

@@ -30,7 +30,8 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `config`, `table`, `key` | the configuration, the name of the table, the keys of advisory locks |
+//! | `config`, `libpq` | the configuration; the keys of a URL that are libpq's |
+//! | `table`, `key` | the name of the table, the keys of advisory locks |
 //! | `driver` | opening stores by URL |
 //! | `connect`, `connect_options`, `primary`, `relay` | opening a store; connecting to the primary |
 //! | `connection`, `pool`, `database` | one connection; a pool of them; the pools of a store |
@@ -58,6 +59,7 @@ mod driver;
 mod error;
 mod fence;
 mod key;
+mod libpq;
 mod operator;
 mod pool;
 mod primary;
@@ -77,7 +79,7 @@ mod tables;
 mod wakeups;
 
 pub use self::advisory::AdvisoryStore;
-pub use self::config::{FailOver, Mode, PostgresConfig, Tls, TlsMode};
+pub use self::config::{FailOver, Mode, PostgresConfig, TlsMode};
 pub use self::driver::PostgresDriver;
 pub use self::fence::FenceCondition;
 pub use self::key::KeyForm;

@@ -1,9 +1,10 @@
 //! [`Pool`]: a few connections, each used by one step at a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use lock_core::{Effect, Result};
+use lock_core::kit::locked;
+use lock_core::{Effect, Error, Result};
 use sqlx::Connection as _;
 use sqlx::postgres::PgRow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -114,7 +115,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 
     fn put_back(self: &Arc<Self>, connection: Connection) {
@@ -191,7 +192,11 @@ impl PooledConnection {
                 }
                 Ok(Err(failed)) => return Err(self.fail(connection, statement, failed)),
                 Err(_) => {
-                    let late = error::timed_out(&connection.server, statement.action, limit, Effect::Unknown);
+                    let late = Error::no_answer(
+                        format_args!("{}: {}", connection.server, statement.action),
+                        limit,
+                        Effect::Unknown,
+                    );
                     return Err(StepError::for_all(late));
                 }
             }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::{Effect, Error, ErrorKind, Holder, Result};
+use lock_core::{Effect, Error, ErrorKind, Result, random};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::{Instant, timeout};
@@ -31,7 +31,7 @@ pub(crate) async fn connect(config: &PostgresConfig, kind: ConnectionKind) -> Re
             Err(error) => drop(refusal.get_or_insert(error)),
         }
     }
-    Err(refusal.unwrap_or_else(|| Error::refused(ErrorKind::InvalidConfig, "there is no host")))
+    Err(refusal.unwrap_or_else(|| Error::invalid_config("there is no host")))
 }
 
 /// Detects whether a pooler that shares connections is in the way.
@@ -61,9 +61,9 @@ async fn connect_to_host(config: &PostgresConfig, host: Host<'_>, kind: Connecti
     let (limit, server) = (config.connect_timeout, location(config, host));
     let deadline = Instant::now() + limit;
     let addresses = timeout(limit, resolve(&connect_options(config, host, kind, "")?)).await.unwrap_or_default();
-    connect_to_addresses(config, host, kind, &addresses, deadline)
-        .await
-        .map_err(|late| late.unwrap_or_else(|| error::timed_out(&server, "connecting", limit, Effect::None)))
+    connect_to_addresses(config, host, kind, &addresses, deadline).await.map_err(|late| {
+        late.unwrap_or_else(|| Error::no_answer(format_args!("{server}: connecting"), limit, Effect::None))
+    })
 }
 
 /// The addresses of a host whose name has several; else none.
@@ -111,7 +111,7 @@ async fn connect_by_ssl_mode(
     address: Option<SocketAddr>,
     limit: Duration,
 ) -> Result<Connection> {
-    let mark = Holder::fresh().to_string();
+    let mark = random::hex128();
     let server = location(config, host);
     let options = connect_options(config, host, kind, &mark)?;
     let allows = matches!(options.get_ssl_mode(), PgSslMode::Allow);
@@ -177,7 +177,7 @@ async fn check_server(
     let encoding: String = row.try_get("encoding").map_err(unexpected)?;
     if encoding != "UTF8" {
         let text = format!("{server}: the database has the encoding {encoding}, and names need UTF8");
-        return Err(Error::refused(ErrorKind::InvalidConfig, text));
+        return Err(Error::invalid_config(text));
     }
     let system = match row.try_get::<bool, _>("may_ask").map_err(unexpected)? {
         false => String::new(),

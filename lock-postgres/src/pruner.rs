@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_core::{Holder, Result};
+use lock_core::{Result, random};
 use sqlx::Row as _;
 
 use crate::config::PostgresConfig;
@@ -41,7 +41,7 @@ impl Pruner {
 
     /// Runs one step by chance, after `added` names got their first row.
     pub(crate) async fn maybe_prune(&self, connection: &mut PooledConnection, added: usize) {
-        let is_due = (0..added).any(|_| Holder::fresh().as_u128().is_multiple_of(NEW_NAMES_PER_PRUNE));
+        let is_due = (0..added).any(|_| random::bits128().is_multiple_of(NEW_NAMES_PER_PRUNE));
         if !is_due || self.idle.is_zero() {
             return;
         }

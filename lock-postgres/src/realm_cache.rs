@@ -1,7 +1,8 @@
 //! [`RealmCache`]: the realm of the data, as it was read last.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use lock_core::kit::locked;
 use lock_core::{FencingToken, Realm};
 
 use crate::pool::Reply;
@@ -19,12 +20,12 @@ impl RealmCache {
 
     /// The realm as it was read last.
     pub(crate) fn current(&self) -> Realm {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.0).clone()
     }
 
     /// The realm of a row that was just read.
     pub(crate) fn update(&self, reply: &Reply, id: &str) -> Realm {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.0);
         let realm_text = realm_text(&reply.system, id);
         if known.as_str() != realm_text {
             *known = Realm::new(realm_text);
@@ -35,7 +36,7 @@ impl RealmCache {
     /// Stores the realm that was just read. If it is the known one, that is returned, which shares
     /// its text.
     pub(crate) fn adopt(&self, realm: Realm) -> Realm {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.0);
         if *known != realm {
             *known = realm;
         }

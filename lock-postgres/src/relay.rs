@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lock_core::Holder;
+use lock_core::random;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -23,7 +23,7 @@ impl Relay {
     pub(crate) async fn connect(address: SocketAddr, port: u16, limit: Duration) -> io::Result<Relay> {
         let far = TcpStream::connect(address).await?;
         far.set_nodelay(true)?;
-        let relay = Relay { folder: std::env::temp_dir().join(format!("leasehold-{}", Holder::fresh())) };
+        let relay = Relay { folder: std::env::temp_dir().join(format!("leasehold-{}", random::hex128())) };
         std::fs::DirBuilder::new().mode(0o700).create(&relay.folder)?;
         let listener = UnixListener::bind(relay.folder.join(format!(".s.PGSQL.{port}")))?;
         tokio::spawn(async move {

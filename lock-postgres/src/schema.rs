@@ -1,6 +1,6 @@
 //! The layout of the tables, and the script that creates them.
 
-use lock_core::Holder;
+use lock_core::random;
 
 use crate::config::{Mode, PostgresConfig};
 use crate::table::Table;
@@ -70,7 +70,7 @@ pub(crate) fn script(config: &PostgresConfig) -> String {
         .replace("{settings}", TABLE_OPTIONS)
         .replace("{version}", &VERSION.to_string())
         .replace("{mode}", mode(config.mode))
-        .replace("{realm}", &Holder::fresh().to_string())
+        .replace("{realm}", &random::hex128())
 }
 
 /// The text for the mode in the table. A table belongs to one mode, since the two do not exclude

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use lock_core::Result;
-
-use crate::error::invalid_config;
+use lock_core::{Error, Result};
 
 /// The table of leases, in a schema. Beside it is a table of one row, of the same name and `_meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +30,7 @@ impl Table {
     pub fn parse(text: &str) -> Result<Table> {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
         if name.contains('.') {
-            return Err(invalid_config(format!("table={text} is not accepted: it takes name or schema.name")));
+            return Err(Error::invalid_config(format!("table={text} is not accepted: it takes name or schema.name")));
         }
         let is_name = |name: &str| {
             !name.is_empty()
@@ -40,7 +38,7 @@ impl Table {
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         };
         if !is_name(schema) || !is_name(name) {
-            return Err(invalid_config(format!(
+            return Err(Error::invalid_config(format!(
                 "table={text} is not accepted: a name has 1 to {} ASCII letters, digits and _",
                 Self::MAX_NAME_BYTES
             )));

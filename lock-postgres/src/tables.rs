@@ -1,6 +1,6 @@
 //! [`read`] and [`init`]: check the tables, and create them.
 
-use lock_core::{Error, ErrorKind, Realm, Result};
+use lock_core::{Error, Realm, Result};
 use sqlx::Row as _;
 
 use crate::config::PostgresConfig;
@@ -23,7 +23,7 @@ pub(crate) async fn read(database: &Database) -> Result<TableInfo> {
     let statement = Statements::new(table).meta;
     let reply = database.run(&statement, &[Value::text(table.schema()), Value::text(table.name())]).await?;
     let unexpected = || error::unexpected_reply(&reply.server, statement.action);
-    let refuse = |text: String| Error::refused(ErrorKind::InvalidConfig, format!("{}: {text}", reply.server));
+    let refuse = |text: String| Error::invalid_config(format!("{}: {text}", reply.server));
     let Some(row) = reply.rows.first() else {
         return Err(refuse(format!("the table {table} was not finished: `leasehold init URL` makes it")));
     };
@@ -47,9 +47,10 @@ pub(crate) async fn read(database: &Database) -> Result<TableInfo> {
 ///
 /// # Errors
 ///
-/// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, and tables of a
-/// newer program or of the other mode; [`Denied`](ErrorKind::Denied) if this user may not create
-/// tables; [`Unavailable`](ErrorKind::Unavailable) or [`TimedOut`](ErrorKind::TimedOut).
+/// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for settings that cannot be used, and
+/// tables of a newer program or of the other mode; [`Denied`](lock_core::ErrorKind::Denied) if this
+/// user may not create tables; [`Unavailable`](lock_core::ErrorKind::Unavailable) or
+/// [`TimedOut`](lock_core::ErrorKind::TimedOut).
 ///
 /// # Cancel safety
 ///

@@ -1,9 +1,10 @@
 //! [`Wakeups`]: notifications of releases, for the waiters of this process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use lock_core::kit::locked;
 use lock_core::runtime::background;
 use lock_core::{Effect, Error, Result};
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -70,7 +71,7 @@ impl Subscribers {
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, WeakSender>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     fn notify(&self, name: &str) {
@@ -117,7 +118,7 @@ impl Wakeups {
 
     /// The state of the task that listens; the task is started if there is none.
     fn state(&self) -> Result<watch::Receiver<ListenerState>> {
-        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listener = locked(&self.listener);
         if let Some(listener) = &*listener
             && !matches!(*listener.state.borrow(), ListenerState::Ended(_))
             && !listener.task.is_finished()
@@ -194,10 +195,10 @@ async fn open_listener(database: &Database, channel: &str) -> Result<PgListener>
         sent.map_err(|failed| error::classify(&server, ACTION, failed))?;
         match listener.try_recv().await {
             Ok(Some(_)) => Ok(listener),
-            _ => Err(error::timed_out(&server, ACTION, limit, Effect::None)),
+            _ => Err(Error::no_answer(format_args!("{server}: {ACTION}"), limit, Effect::None)),
         }
     };
-    let late = || error::timed_out(&server, ACTION, limit * 2, Effect::None);
+    let late = || Error::no_answer(format_args!("{server}: {ACTION}"), limit * 2, Effect::None);
     timeout(limit * 2, opening).await.unwrap_or_else(|_| Err(late()))
 }
 
@@ -225,8 +226,7 @@ impl Drop for Subscription {
 
 impl Drop for Wakeups {
     fn drop(&mut self) {
-        let listener = self.listener.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listener) = listener {
+        if let Some(listener) = &*locked(&self.listener) {
             listener.task.abort();
         }
     }

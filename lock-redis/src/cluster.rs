@@ -1,9 +1,10 @@
 //! [`Cluster`]: the nodes of a cluster, and redirections between them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use lock_core::kit::locked;
 use lock_core::{Error, ErrorKind, Result};
 use redis::Value;
 
@@ -65,7 +66,7 @@ impl Cluster {
     }
 
     fn state(&self) -> MutexGuard<'_, Members> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// The node at an address that `source` gave. A node that does not know its own host leaves it

@@ -1,12 +1,12 @@
 //! [`RedisConfig`]: the settings of the store.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Result, StoreUrl};
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
+use lock_core::{Error, Result, StoreUrl, Tls};
 
-use crate::topology::{Topology, invalid};
+use crate::topology::Topology;
 
 /// The servers and the settings for them: the same as a URL such as
 /// `redis://app:secret@10.0.0.1/0?prefix=lock:`.
@@ -27,8 +27,9 @@ pub struct RedisConfig {
     pub sentinel_password: Option<String>,
     /// The number of the database; a cluster has only 0.
     pub database: u32,
-    /// TLS and its certificates. In a URL: the scheme `rediss`, or `tls=true` with sentinels or a
-    /// cluster; then `ca`, `certificate` and `key` name files.
+    /// TLS and its certificates; without a file of authorities, the system's are trusted. In a URL:
+    /// the scheme `rediss`, or `tls=true` with sentinels or a cluster; then `ca`, `certificate` and
+    /// `key` name files.
     pub tls: Option<Tls>,
     /// The prefix of every key, before the lock's name; by default
     /// [`DEFAULT_PREFIX`](RedisConfig::DEFAULT_PREFIX).
@@ -46,18 +47,6 @@ pub struct RedisConfig {
     pub wait_timeout: Duration,
 }
 
-/// The certificates by which this program trusts a server, and a server this program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Tls {
-    /// The file with the certificates of the trusted authorities; those of the system if `None`.
-    pub ca: Option<PathBuf>,
-    /// The file with this program's certificate, if the server asks for one.
-    pub certificate: Option<PathBuf>,
-    /// The file with the key of that certificate.
-    pub key: Option<PathBuf>,
-}
-
 impl RedisConfig {
     /// `lock:`.
     pub const DEFAULT_PREFIX: &str = "lock:";
@@ -70,8 +59,6 @@ impl RedisConfig {
 
     /// The URL keys of every scheme.
     const KEYS: [&str; 5] = ["prefix", "connect_timeout", "response_timeout", "wait", "wait_timeout"];
-    /// The URL keys that only TLS has.
-    const TLS_KEYS: [&str; 3] = ["ca", "certificate", "key"];
 
     /// These servers, with default settings.
     pub fn new(topology: Topology) -> RedisConfig {
@@ -103,23 +90,20 @@ impl RedisConfig {
         let mut config = RedisConfig::new(topology);
         config.database = database;
         config.set_logins(url)?;
-        let file = |key: &str| url.value(key).map(PathBuf::from);
-        config.tls = is_tls.then(|| Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") });
+        config.tls = is_tls.then(|| Tls::from_url(url)).transpose()?;
         if let Some(prefix) = url.value("prefix") {
             config.prefix = prefix.to_owned();
         }
-        if let Some(timeout) = url.duration("connect_timeout")? {
-            config.connect_timeout = timeout;
-        }
-        if let Some(timeout) = url.duration("response_timeout")? {
-            config.response_timeout = timeout;
-        }
-        if let Some(timeout) = url.duration("wait_timeout")? {
-            config.wait_timeout = timeout;
+        for (key, time) in [
+            ("connect_timeout", &mut config.connect_timeout),
+            ("response_timeout", &mut config.response_timeout),
+            ("wait_timeout", &mut config.wait_timeout),
+        ] {
+            *time = url.duration_in(key, &TIMEOUT_RANGE)?.unwrap_or(*time);
         }
         if let Some(wait) = url.number("wait")? {
-            config.wait =
-                u32::try_from(wait).map_err(|_| invalid(format!("wait={wait} is not accepted: it is too many")))?;
+            config.wait = u32::try_from(wait)
+                .map_err(|_| Error::invalid_config(format!("wait={wait} is not accepted: it is too many")))?;
         }
         config.check()?;
         Ok(config)
@@ -143,20 +127,18 @@ impl RedisConfig {
                 keys.push("tls");
                 url.flag("tls")?.unwrap_or(false)
             }
-            other => return Err(invalid(format!("the scheme {other}: is not one of Redis"))),
+            other => return Err(Error::invalid_config(format!("the scheme {other}: is not one of Redis"))),
         };
         if is_tls {
-            keys.extend(Self::TLS_KEYS);
+            keys.extend(Tls::KEYS);
         }
         url.only_keys(&keys)?;
         Ok(is_tls)
     }
 
     fn set_logins(&mut self, url: &StoreUrl) -> Result<()> {
-        self.user = url.user().filter(|user| !user.is_empty()).map(str::to_owned);
-        self.password = url.password().map(str::to_owned);
-        if self.user.is_some() && self.password.is_none() {
-            return Err(invalid(format!("{url} is not accepted: a user needs a password, as in user:password@host")));
+        if let Some((user, password)) = url.login()? {
+            (self.user, self.password) = (Some(user).filter(|user| !user.is_empty()), Some(password));
         }
         self.sentinel_user = url.value("sentinel_user").map(str::to_owned);
         self.sentinel_password = url.value("sentinel_password").map(str::to_owned);
@@ -174,21 +156,14 @@ impl RedisConfig {
             ("response_timeout", self.response_timeout),
             ("wait_timeout", self.wait_timeout),
         ] {
-            if time < Duration::from_millis(1) || time > Duration::from_secs(60) {
-                return Err(invalid(format!("{key}={time:?} is not accepted: it takes 1ms to 60s")));
-            }
+            check_duration(key, time, &TIMEOUT_RANGE)?;
         }
         if let Topology::Cluster(_) = self.topology
             && self.database != 0
         {
-            return Err(invalid("a database is not accepted on a cluster, which has only 0"));
+            return Err(Error::invalid_config("a database is not accepted on a cluster, which has only 0"));
         }
-        match &self.tls {
-            Some(tls) if tls.certificate.is_some() != tls.key.is_some() => {
-                Err(invalid("a certificate needs its key, and a key its certificate: give both or neither"))
-            }
-            _ => Ok(()),
-        }
+        self.tls.as_ref().map_or(Ok(()), Tls::check)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use lock_core::runtime::PerRuntime;
-use lock_core::{Error, ErrorKind, Guarantees, Result};
+use lock_core::{Error, Guarantees, Result};
 
 use crate::config::RedisConfig;
 use crate::connections::Connections;
@@ -23,10 +23,11 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for settings that cannot be used, a server that
-    /// is too old, or one that is a replica; [`Denied`](ErrorKind::Denied) for a wrong login or one
-    /// that lacks a right; [`Unavailable`](ErrorKind::Unavailable) or
-    /// [`TimedOut`](ErrorKind::TimedOut) within the connect time-out.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for settings that cannot be used, a
+    /// server that is too old, or one that is a replica; [`Denied`](lock_core::ErrorKind::Denied)
+    /// for a wrong login or one that lacks a right;
+    /// [`Unavailable`](lock_core::ErrorKind::Unavailable) or
+    /// [`TimedOut`](lock_core::ErrorKind::TimedOut) within the connect time-out.
     ///
     /// # Cancel safety
     ///
@@ -52,7 +53,7 @@ impl RedisStore {
         let servers = store.query_servers().await?;
         if let Some(replica) = servers.iter().find(|server| server.is_replica) {
             let text = format!("{} is a replica, and may not write: give the address of its master", replica.name);
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         store.guarantees = guarantees(&servers, store.config.topology.may_fail_over());
         for finding in servers.iter().flat_map(|server| server.warnings(store.config.wait)) {

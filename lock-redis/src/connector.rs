@@ -45,7 +45,7 @@ impl Connector {
             }
             Topology::Cluster(hosts) => {
                 let Some((host, port)) = hosts.first() else {
-                    return Err(Error::refused(ErrorKind::InvalidConfig, "a cluster needs one host at least"));
+                    return Err(Error::invalid_config("a cluster needs one host at least"));
                 };
                 Endpoint::Address(host.clone(), *port)
             }
@@ -113,7 +113,7 @@ impl Connector {
         };
         let answer = tokio::time::timeout(self.timeout, connecting).await;
         answer.unwrap_or_else(|_| {
-            Err(error::timed_out(&self.endpoint.to_string(), "connecting", self.timeout, Effect::None))
+            Err(Error::no_answer(format_args!("{}: connecting", self.endpoint), self.timeout, Effect::None))
         })
     }
 

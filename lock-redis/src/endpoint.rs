@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lock_core::kit::host_and_port;
+
 /// The address of one server.
 #[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
@@ -18,8 +20,7 @@ impl Endpoint {
     /// The text for a server that belongs to a cluster but was given as a single one.
     pub(crate) fn cluster_hint(&self, name: &str) -> String {
         let host = match self {
-            Endpoint::Address(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-            Endpoint::Address(host, port) => format!("{host}:{port}"),
+            Endpoint::Address(host, port) => host_and_port(host, *port),
             _ => "HOST:PORT".to_owned(),
         };
         format!("{name} is a member of a cluster: give it as redis-cluster://{host}")
@@ -29,8 +30,7 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Endpoint::Address(host, port) if host.contains(':') => write!(f, "redis at [{host}]:{port}"),
-            Endpoint::Address(host, port) => write!(f, "redis at {host}:{port}"),
+            Endpoint::Address(host, port) => write!(f, "redis at {}", host_and_port(host, *port)),
             Endpoint::Socket(path) => write!(f, "redis at {}", path.display()),
             Endpoint::Master { service, .. } => write!(f, "the redis master of {service}"),
         }

@@ -195,17 +195,9 @@ fn tls_failure(error: &RedisError) -> Option<String> {
     })
 }
 
-pub(crate) fn timed_out(server: &str, action: &str, limit: std::time::Duration, effect: Effect) -> Error {
-    Error::new(ErrorKind::TimedOut, effect, format!("{server}: {action} brought no answer within {limit:?}"))
-}
-
 /// The error for a reply that no script gives.
 pub(crate) fn unexpected_reply(server: &str, action: &str) -> Error {
-    Error::new(
-        ErrorKind::Protocol,
-        Effect::Unknown,
-        format!("{server}: {action} brought an answer that makes no sense"),
-    )
+    Error::unexpected_reply(format!("{server}: {action} brought an answer that makes no sense"))
 }
 
 #[cfg(test)]

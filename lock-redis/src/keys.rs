@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use lock_core::{Error, ErrorKind, Holder, LockName, Result};
+use lock_core::{Error, Holder, LockName, Result};
 
 /// The layout of the keys. The key of a lock is the prefix and its name, unchanged.
 ///
@@ -30,11 +30,11 @@ impl Keys {
         if cluster && open {
             let text =
                 format!("prefix={prefix} is not accepted: on a cluster a {{ needs its }} and a text between them");
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         if prefix.chars().any(char::is_control) {
             let text = format!("prefix={prefix:?} is not accepted: it has a control character");
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         Ok(Keys { prefix: prefix.to_owned(), cluster })
     }

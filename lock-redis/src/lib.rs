@@ -89,7 +89,7 @@ mod tokens;
 mod topology;
 mod value;
 
-pub use self::config::{RedisConfig, Tls};
+pub use self::config::RedisConfig;
 pub use self::driver::RedisDriver;
 pub use self::store::RedisStore;
 pub use self::topology::Topology;

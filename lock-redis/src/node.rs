@@ -147,7 +147,7 @@ impl Node {
         // A refused query is no error: that server has no known retention, and no vote in a quorum.
         let server = ServerInfo::parse(&self.name, answers);
         if let Some(text) = server.topology_mismatch(&self.connector) {
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         connection.set_retention(server.retention());
         let hashes = loaded.into_iter().map(|hash| redis::from_redis_value(hash.extract_error()?).map_err(Into::into));
@@ -301,7 +301,11 @@ impl Node {
             }
             Err(_) => {
                 self.retire(connection);
-                Err(CallError::Converted(error::timed_out(&self.name, action, self.response_timeout, Effect::Unknown)))
+                Err(CallError::Converted(Error::no_answer(
+                    format_args!("{}: {action}", self.name),
+                    self.response_timeout,
+                    Effect::Unknown,
+                )))
             }
         }
     }

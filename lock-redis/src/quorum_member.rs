@@ -1,7 +1,7 @@
 //! The duties of a member of a quorum: raising a token, and keeping the quorum's record.
 
 use lock_core::{
-    Claim, Effect, Error, ErrorKind, Holder, RaiseOutcome, RecordStore, Result, StoredRecord, TokenRaiser, async_trait,
+    Claim, Error, ErrorKind, RaiseOutcome, RecordStore, Result, StoredRecord, TokenRaiser, async_trait, random,
 };
 use redis::Value as Answer;
 
@@ -52,13 +52,13 @@ impl TokenRaiser for RedisStore {
 #[async_trait]
 impl RecordStore for RedisStore {
     async fn read_record(&self) -> Result<StoredRecord> {
-        self.run_record(&[&Holder::fresh().to_string()]).await
+        self.run_record(&[&random::hex128()]).await
     }
 
     async fn replace_record(&self, before: &StoredRecord, text: &str) -> Result<bool> {
         let realm = before.realm.as_str().strip_prefix("redis:").unwrap_or_default();
         let expected = before.text.as_deref().unwrap_or_default();
-        let now = self.run_record(&[&*Holder::fresh().to_string(), realm, expected, text]).await?;
+        let now = self.run_record(&[&random::hex128(), realm, expected, text]).await?;
         Ok(now.realm == before.realm && now.text.as_deref() == Some(text))
     }
 }
@@ -75,7 +75,7 @@ impl RedisStore {
             }
             _ => {
                 let text = format!("{server}: what the keys {realm:?} and {record:?} hold is nothing of ours");
-                Err(Error::new(ErrorKind::Protocol, Effect::Unknown, text))
+                Err(Error::unexpected_reply(text))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Error, ErrorKind, Holder, Realm, Result};
+use lock_core::{Error, ErrorKind, Realm, Result, random};
 
 use crate::reply::{TokenReply, status};
 use crate::script::Script;
@@ -18,7 +18,7 @@ impl RedisStore {
     /// The id of the realm; a new realm begins if there is none, or with `anew`.
     pub(crate) async fn read_realm(&self, anew: bool) -> Result<String> {
         let key = self.keys.realm();
-        let call = ScriptCall::new(Script::Realm, &[&*key], &[&Holder::fresh().to_string(), flag(anew)]);
+        let call = ScriptCall::new(Script::Realm, &[&*key], &[&random::hex128(), flag(anew)]);
         let (answer, connection) = self.connections()?.router.run(self.keys.slot(&key), call).await?;
         let realm = redis::from_redis_value::<String>(answer).ok().filter(|realm| is_realm_id(realm));
         realm.ok_or_else(|| {

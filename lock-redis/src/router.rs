@@ -135,7 +135,7 @@ fn single_outcome(
     match outcome {
         Ok((answer, connection)) => Ok(Routed::Done(answer, connection)),
         Err(CallError::Redis(error)) if error::is_cluster_reply(&error) => {
-            Err(Error::refused(ErrorKind::InvalidConfig, node.connector().endpoint().cluster_hint(node.name())))
+            Err(Error::invalid_config(node.connector().endpoint().cluster_hint(node.name())))
         }
         Err(failure) => Err(node.error(call.script.action(), failure)),
     }

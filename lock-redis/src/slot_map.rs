@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 use redis::Value;
 
 use crate::error::{self, CallError};
@@ -51,7 +51,7 @@ impl SlotMap {
         let slots = slots.map_err(|failure| match error::is_cluster_disabled(&failure) {
             true => {
                 let text = format!("{} is no member of a cluster: give it as redis://", node.name());
-                Error::refused(ErrorKind::InvalidConfig, text)
+                Error::invalid_config(text)
             }
             false => node.error(ACTION, CallError::Redis(failure)),
         })?;

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use lock_core::kit::locked;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
@@ -38,7 +39,7 @@ fn next_version() -> u64 {
 
 impl Subscriptions {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// The version of a channel, to be read before a request; 0 if it is not subscribed to.
@@ -103,7 +104,7 @@ impl Subscriptions {
 
 impl Channel {
     fn last_used(&self) -> MutexGuard<'_, Instant> {
-        self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.last_used)
     }
 
     /// Changes the version, and wakes the waiters.

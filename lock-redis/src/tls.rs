@@ -1,8 +1,6 @@
 //! Certificate files, checked when they are loaded.
 
-use std::path::Path;
-
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{PemFile, Result};
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -23,20 +21,23 @@ pub(crate) fn load_certificates(config: &RedisConfig) -> Result<Option<TlsCertif
     // The client uses the process-wide crypto provider. If the program has installed one, this
     // call fails and that one stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let root_cert = tls.ca.as_deref().map(|path| read_pem(path, check_authorities)).transpose()?;
-    let certificate = tls.certificate.as_deref().map(|path| read_pem(path, check_chain)).transpose()?;
-    let key = tls.key.as_deref().map(|path| read_pem(path, check_key)).transpose()?;
-    let client_tls = certificate.zip(key).map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    let files = tls.read()?;
+    let root_cert = files.ca.as_ref().map(|ca| checked(ca, check_authorities)).transpose()?;
+    let client_tls = match &files.identity {
+        Some((certificate, key)) => Some(ClientTlsConfig {
+            client_cert: checked(certificate, check_chain)?,
+            client_key: checked(key, check_key)?,
+        }),
+        None => None,
+    };
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-/// Reads a file that passes `check`; a failed check names what the file lacks.
-fn read_pem(path: &Path, check: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
-    let refused = |why: String| Error::refused(ErrorKind::InvalidConfig, format!("{} {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    match check(&bytes) {
-        Ok(()) => Ok(bytes),
-        Err(missing) => Err(refused(format!("is not accepted: it holds no {missing}"))),
+/// The contents of a file that passes `check`; a failed check names what the file lacks.
+fn checked(file: &PemFile, check: fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>> {
+    match check(file.bytes()) {
+        Ok(()) => Ok(file.bytes().to_vec()),
+        Err(missing) => Err(file.refuse(format_args!("it holds no {missing}"))),
     }
 }
 

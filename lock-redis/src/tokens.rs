@@ -1,8 +1,9 @@
 //! [`Tokens`]: the realm, and the highest tokens that this process has seen in it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use lock_core::kit::locked;
 use lock_core::{FencingToken, Holder, Realm};
 
 /// The realm, and the highest tokens that this process has seen in it. A token that was seen is
@@ -26,7 +27,7 @@ pub(crate) fn is_realm_id(text: &str) -> bool {
 
 impl Tokens {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// The id of the realm, and the highest token seen in a slot.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::{Error, Result, StoreUrl};
 
 /// The arrangement of the servers, and their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +33,16 @@ impl Topology {
     ///
     /// Invalid configuration for hosts, a path or a database that the scheme does not take.
     pub(crate) fn from_url(url: &StoreUrl) -> Result<(Topology, u32)> {
-        let hosts = |port: u16| -> Vec<_> {
-            url.hosts().iter().map(|(host, own)| (host.clone(), own.unwrap_or(port))).collect()
-        };
         let path = url.path().trim_start_matches('/');
         let database = |text: &str| match text {
             "" => Ok(0),
-            _ => text.parse().map_err(|_| invalid(format!("{url} is not accepted: a database is a number"))),
+            _ => text
+                .parse()
+                .map_err(|_| Error::invalid_config(format!("{url} is not accepted: a database is a number"))),
         };
-        let refuse = |form: &str| Err(invalid(format!("{url} is not accepted: it takes {form}")));
+        let refuse = |form: &str| Err(Error::invalid_config(format!("{url} is not accepted: it takes {form}")));
         match url.scheme() {
-            "redis" | "rediss" => match &hosts(DEFAULT_PORT)[..] {
+            "redis" | "rediss" => match &url.endpoints(DEFAULT_PORT)[..] {
                 [(host, port)] => Ok((Topology::Server(host.clone(), *port), database(path)?)),
                 _ => refuse("one host, as in redis://host:6379/0"),
             },
@@ -54,14 +53,14 @@ impl Topology {
                 _ => refuse("the path of a socket, as in redis+unix:///run/redis.sock"),
             },
             "redis-sentinel" => {
-                let hosts = hosts(DEFAULT_SENTINEL_PORT);
+                let hosts = url.endpoints(DEFAULT_SENTINEL_PORT);
                 if hosts.is_empty() || path.is_empty() {
                     return refuse("sentinels and a service, as in redis-sentinel://h1,h2,h3/service");
                 }
                 let topology = Topology::Sentinels { hosts, service: path.to_owned() };
                 Ok((topology, database(url.value("database").unwrap_or_default())?))
             }
-            _ => match hosts(DEFAULT_PORT) {
+            _ => match url.endpoints(DEFAULT_PORT) {
                 hosts if !hosts.is_empty() && path.is_empty() => Ok((Topology::Cluster(hosts), 0)),
                 _ => refuse("some of the cluster's hosts and no path, as in redis-cluster://h1,h2,h3"),
             },
@@ -72,8 +71,4 @@ impl Topology {
     pub(crate) fn may_fail_over(&self) -> bool {
         matches!(self, Topology::Sentinels { .. } | Topology::Cluster(_))
     }
-}
-
-pub(crate) fn invalid(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
 }

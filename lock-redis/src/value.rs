@@ -1,8 +1,9 @@
 //! [`LockValue`]: the value at the key of a held lock.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lock_core::kit::locked;
 use lock_core::{Claim, FencingToken, HeldBy, Holder, HolderInfo, Realm};
 
 /// The value at the key of a held lock: `<32 hexadecimal digits>.<token>[.<information>]`. One key
@@ -39,7 +40,7 @@ pub(crate) struct InfoSuffixCache(Mutex<(HolderInfo, Arc<str>)>);
 
 impl InfoSuffixCache {
     pub(crate) fn get(&self, info: &HolderInfo) -> Arc<str> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = locked(&self.0);
         if last.0 != *info {
             *last = (info.clone(), info_suffix(info).into());
         }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result, StoreUrl};
+use lock_core::kit::{TIMEOUT_RANGE, check_duration};
+use lock_core::{Error, Result, StoreUrl};
 
 /// The file, and how to use it: the same as the URL
 /// `sqlite:PATH?busy_timeout=3s&poll_interval=20ms`.
@@ -52,26 +53,24 @@ impl SqliteConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a host, a user, an unknown key, a value out
-    /// of range or no path.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) for a host, a user, an unknown key, a
+    /// value out of range or no path.
     pub fn from_url(url: &StoreUrl) -> Result<SqliteConfig> {
         url.only_keys(&Self::KEYS)?;
         if !url.hosts().is_empty() || url.user().is_some() {
-            return Err(invalid_config(format!(
+            return Err(Error::invalid_config(format!(
                 "{url} is not accepted: the store is a file, sqlite:PATH, and has no host"
             )));
         }
         let mut config = SqliteConfig::new(url.path());
-        if let Some(timeout) = url.duration("busy_timeout")? {
-            config.busy_timeout = timeout;
-        }
-        if let Some(interval) = url.duration("poll_interval")? {
-            config.poll_interval = interval;
-        }
+        config.busy_timeout = url.duration("busy_timeout")?.unwrap_or(config.busy_timeout);
+        config.poll_interval = url.duration("poll_interval")?.unwrap_or(config.poll_interval);
         config.adopt = match url.value("machine") {
             None => false,
             Some("adopt") => true,
-            Some(other) => return Err(invalid_config(format!("machine={other} is not accepted: it takes adopt"))),
+            Some(other) => {
+                return Err(Error::invalid_config(format!("machine={other} is not accepted: it takes adopt")));
+            }
         };
         config.check()?;
         Ok(config)
@@ -81,40 +80,27 @@ impl SqliteConfig {
     pub(crate) fn check(&self) -> Result<()> {
         let path = self.path.as_os_str();
         if path.is_empty() {
-            return Err(invalid_config(
+            return Err(Error::invalid_config(
                 "sqlite: is not accepted: it needs the path of a file, as in sqlite:/var/lib/app/locks.db",
             ));
         }
         if path == ":memory:" {
             let text = "sqlite::memory: is not accepted: other processes could not see it; give the path of a file, or use the store memory:";
-            return Err(invalid_config(text));
+            return Err(Error::invalid_config(text));
         }
         if path.as_encoded_bytes().contains(&0) {
-            return Err(invalid_config("a path with a NUL is not accepted: give the path of a file"));
+            return Err(Error::invalid_config("a path with a NUL is not accepted: give the path of a file"));
         }
-        let longest = Duration::from_secs(60);
-        if self.poll_interval < Duration::from_millis(1) || self.poll_interval > longest {
-            return Err(invalid_config(format!(
-                "poll_interval={:?} is not accepted: it takes 1ms to 60s",
-                self.poll_interval
-            )));
-        }
-        if self.busy_timeout > longest {
-            return Err(invalid_config(format!(
-                "busy_timeout={:?} is not accepted: it takes 0s to 60s",
-                self.busy_timeout
-            )));
-        }
+        check_duration("poll_interval", self.poll_interval, &TIMEOUT_RANGE)?;
+        check_duration("busy_timeout", self.busy_timeout, &(Duration::ZERO..=*TIMEOUT_RANGE.end()))?;
         Ok(())
     }
 }
 
-fn invalid_config(text: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, text)
-}
-
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn read(url: &str) -> Result<SqliteConfig> {

@@ -118,7 +118,7 @@ pub(crate) fn classify_open(path: &Path, error: rusqlite::Error) -> Error {
                 .map_or_else(|| classify(path, error), |denied| classify_path(path, &denied, "it cannot be opened"));
         }
     };
-    Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display())).with_source(error)
+    Error::invalid_config(format!("{} {what}", path.display())).with_source(error)
 }
 
 /// A system error at a path.
@@ -136,7 +136,7 @@ fn other_log(path: &Path) -> Error {
         "{} is in use with another -wal or -shm file than those beside it: it has another path there, or one of the three was moved or removed; nothing was changed; end those who use it, and let all come by one path",
         path.display()
     );
-    Error::refused(ErrorKind::InvalidConfig, text)
+    Error::invalid_config(text)
 }
 
 /// The error for corrupt contents: no program of ours wrote them.
@@ -146,7 +146,7 @@ pub(crate) fn corrupt(what: &str) -> Error {
 
 /// The error for a file that cannot be a lock file.
 pub(crate) fn invalid_file(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, format!("{} {what}", path.display()))
+    Error::invalid_config(format!("{} {what}", path.display()))
 }
 
 /// The error of a call after the worker thread has ended.

@@ -4,9 +4,10 @@ use std::fs::{Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use lock_core::kit::locked;
 use lock_core::{Error, ErrorKind, Filesystem, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -148,7 +149,7 @@ fn place(file: &Metadata) -> String {
 /// this process can connect to it.
 fn create_if_missing(path: &Path) -> io::Result<()> {
     static CREATING: Mutex<()> = Mutex::new(());
-    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _creating = locked(&CREATING);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         // On a read-only file system this is the error even if the file exists; connecting detects

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 
 /// The machine and the boot in which this process runs: times in the file are comparable only
 /// within them.
@@ -28,14 +28,13 @@ impl Machine {
     pub(crate) fn current(place: &str) -> Result<Machine> {
         let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
         if has_boottime_offset(&offsets) {
-            return Err(Error::refused(
-                ErrorKind::InvalidConfig,
+            return Err(Error::invalid_config(
                 "the store sqlite: is refused in a time namespace with a boottime offset: leases are judged by the machine's own boot-time clock",
             ));
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| {
             let text = "the store sqlite: needs /proc/sys/kernel/random/boot_id, by which it knows leases from before a reboot";
-            Error::refused(ErrorKind::InvalidConfig, text).with_source(error)
+            Error::invalid_config(text).with_source(error)
         })?;
         let id = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| {
             let id = std::fs::read_to_string(path).ok()?;
@@ -47,8 +46,7 @@ impl Machine {
 
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn current(_place: &str) -> Result<Machine> {
-        Err(Error::refused(
-            ErrorKind::InvalidConfig,
+        Err(Error::invalid_config(
             "the store sqlite: runs on Linux only: elsewhere there is no boot-time clock and boot id to judge leases by",
         ))
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use lock_core::Result;
+use lock_core::kit::locked;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -171,7 +172,7 @@ impl FileUse {
 }
 
 fn in_use() -> MutexGuard<'static, BTreeMap<Inode, FileUse>> {
-    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&IN_USE)
 }
 
 /// The byte that stands for this log.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lock_core::{Error, ErrorKind, Realm, Result};
+use lock_core::{Error, Realm, Result};
 use rusqlite::{Connection, params};
 
 use crate::error;
@@ -66,7 +66,7 @@ pub(crate) fn open_log(path: &Path, db: &Connection, deadline: Instant) -> Resul
         let mode: String = sql(path, db.query_row("pragma journal_mode = wal", [], |row| row.get(0)))?;
         if mode != "wal" {
             let text = format!("{} cannot have a write-ahead log on this file system ({mode})", path.display());
-            return Err(RetryError::Final(Error::refused(ErrorKind::InvalidConfig, text)));
+            return Err(RetryError::Final(Error::invalid_config(text)));
         }
         // A commit is on the disk before it is answered.
         sql(path, db.execute_batch("pragma synchronous = full"))?;
@@ -133,7 +133,7 @@ fn kind_in_transaction(path: &Path, db: &Connection) -> Result<FileKind, RetryEr
     } else {
         "is a database of another program; give the path of a lock file, or of one that does not exist yet".to_owned()
     };
-    Err(RetryError::Final(Error::refused(ErrorKind::InvalidConfig, format!("{} {mismatch}", path.display()))))
+    Err(RetryError::Final(Error::invalid_config(format!("{} {mismatch}", path.display()))))
 }
 
 /// True if the file was last used in this boot, and at this place.
@@ -185,7 +185,7 @@ fn record(path: &Path, db: &Connection, machine: &Machine, adopt: bool) -> Resul
         return Ok(());
     }
     if !adopt {
-        return Err(RetryError::Final(Error::refused(ErrorKind::InvalidConfig, foreign_machine(path, machine, &last))));
+        return Err(RetryError::Final(Error::invalid_config(foreign_machine(path, machine, &last))));
     }
     tracing::warn!(path = %path.display(), "adopting the lock file of another machine: a new realm begins, and all its leases end");
     sql(path, db.execute("update lease set holder = null where holder is not null", []))?;

@@ -1,9 +1,10 @@
 //! [`Shared`]: the state that a store shares with its thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use lock_core::Realm;
+use lock_core::kit::locked;
 
 use crate::changes::Changes;
 
@@ -39,7 +40,7 @@ impl Shared {
     }
 
     fn locked(&self) -> MutexGuard<'_, Realm> {
-        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.realm)
     }
 
     /// True if the file is no longer where other processes look for it: then none of its locks is

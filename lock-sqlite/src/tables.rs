@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Error, ErrorKind, FencingToken, Holder, HolderInfo, LockName, Realm};
+use lock_core::{Error, FencingToken, Holder, HolderInfo, LockName, Realm};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{OpError, corrupt};
@@ -85,7 +85,7 @@ impl<'c> Tables<'c> {
         let (realm, is_this_boot) = meta?;
         if !is_this_boot {
             let text = "the lock file was taken over by another machine; nothing was changed; connect again";
-            return Err(Error::refused(ErrorKind::InvalidConfig, text).into());
+            return Err(Error::invalid_config(text).into());
         }
         if let Some(realm) = realm {
             self.realm = realm;

@@ -30,7 +30,7 @@ impl ZkStore {
     ///
     /// It leaves at most the node of the realm, which the next call finds.
     pub async fn connect(config: ZkConfig, clock: &Clock) -> Result<ZkStore> {
-        let layout = Layout::new(&config.path)?;
+        let layout = Layout::new(&config.prefix)?;
         let has_login = config.login.is_some();
         let opener = SessionOpener::new(config, clock, RealmNode::new(&layout))?;
         let tick = opener.measure_tick().await?;

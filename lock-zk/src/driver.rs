@@ -7,7 +7,7 @@ use lock_core::{Clock, Driver, Guarantees, LockStore, Registry, Result, StoreKin
 use crate::config::ZkConfig;
 use crate::store::ZkStore;
 
-/// Opens ZooKeeper at `zk://host,host/path`, and with TLS at `zks://`.
+/// Opens ZooKeeper at `zk://host,host/prefix`, and with TLS at `zks://`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ZkDriver;
 

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use futures_util::future::join;
+use lock_core::kit::unix_seconds;
 use lock_core::{Attempt, Claim, Effect, Error, ErrorKind, Result};
 use zookeeper_client::{Acls, Client, CreateMode, CreateSequence, Error as ZkError, OneshotWatcher, Stat};
 
 use crate::claim_state::ClaimState;
 use crate::entry::{EntryNode, QueueEntry};
 use crate::entry_name::prefix;
-use crate::error::{CallError, classify, unexpected_reply};
+use crate::error::{CallError, classify};
 use crate::nodes::{delete_node, make_container};
 use crate::queue::{Queue, read_queue};
 use crate::queue_reader::Interest;
-use crate::record::{self, HolderRecord};
+use crate::record::encode_claim;
 use crate::session::ZkSession;
 use crate::store::ZkStore;
 use crate::uncontended::Plan;
@@ -75,7 +76,7 @@ impl ZkStore {
     ) -> Result<Attempt, CallError> {
         // A claim that does not queue is granted now or not at all; one that queues may be granted
         // later.
-        let since = if claim.queues() { None } else { record::unix_seconds() };
+        let since = if claim.queues() { None } else { unix_seconds() };
         for _ in 0..MAX_CREATE_ATTEMPTS {
             let (creation, _interest) = self.prepare_creation(claim, state, entry, lock_node, since);
             let CreationReplies { created, queue, watcher } =
@@ -120,7 +121,7 @@ impl ZkStore {
             lock_path: entry.lock_path().to_owned(),
             lock_node,
             path: entry.path(&prefix(claim.holder())),
-            data: HolderRecord::encode(claim, session.ttl, since),
+            data: encode_claim(claim, session.ttl, since),
             acls: self.acls,
             plan,
         };
@@ -154,7 +155,7 @@ impl ZkStore {
             }
         };
         if stat.ephemeral_owner != session.id || stat.is_invalid() {
-            return Err(unexpected_reply("a node of ZooKeeper was made by another session").into());
+            return Err(Error::unexpected_reply("a node of ZooKeeper was made by another session").into());
         }
         let node = EntryNode { name: format!("{}{sequence}", prefix(claim.holder())), czxid: stat.czxid };
         state.update(session, |entry| entry.created(node.clone()));

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::record;
+use lock_core::kit::unix_seconds;
+
 use crate::session::ZkSession;
 use crate::uncontended::SoleEntry;
 
@@ -128,7 +129,7 @@ impl QueueEntry {
     /// yet.
     pub(crate) fn grant(&mut self, queues: bool) {
         if !std::mem::replace(&mut self.granted, true) && queues {
-            self.unwritten_since = record::unix_seconds();
+            self.unwritten_since = unix_seconds();
         }
     }
 

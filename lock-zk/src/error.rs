@@ -64,11 +64,6 @@ pub(crate) fn classify(doing: &str, failure: ZkError, writes: bool) -> CallError
     CallError { error: Error::new(kind, effect, text), session_is_gone }
 }
 
-/// The error for a reply that ZooKeeper should never give.
-pub(crate) fn unexpected_reply(text: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Protocol, Effect::Unknown, text)
-}
-
 /// The error for a call on a session that has ended here.
 pub(crate) fn session_ended() -> CallError {
     let error = Error::refused(ErrorKind::Unavailable, "the session of ZooKeeper is over");

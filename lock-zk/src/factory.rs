@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use lock_core::{Error, ErrorKind, Result};
+use lock_core::{Error, Result};
 use zookeeper_client::Acls;
 
 use crate::error::CallError;
@@ -94,6 +94,6 @@ impl SessionFactory {
              maxSessionTimeout",
             self.min_ttl()
         );
-        Error::refused(ErrorKind::InvalidConfig, text)
+        Error::invalid_config(text)
     }
 }

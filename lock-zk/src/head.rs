@@ -6,7 +6,7 @@ use zookeeper_client::{Client, Error as ZkError, Stat};
 use crate::entry_name::EntryName;
 use crate::error::{CallError, classify};
 use crate::queue::read_queue;
-use crate::record::HolderRecord;
+use crate::record::{HolderRecord, is_revocation_request};
 
 /// The first entry of a queue, with the content of its node.
 pub(crate) struct Head {
@@ -25,7 +25,7 @@ impl Head {
     pub(crate) fn holder(&self) -> Option<Holder> {
         match HolderRecord::decode(&self.data) {
             Some(record) => Some(record.holder),
-            None if HolderRecord::is_revocation_request(&self.data) => self.entry_name.holder(),
+            None if is_revocation_request(&self.data) => self.entry_name.holder(),
             None => None,
         }
     }
@@ -33,7 +33,7 @@ impl Head {
     /// A description of a holder that is another program.
     pub(crate) fn foreign_info(&self) -> HolderInfo {
         let node = &self.entry_name.node;
-        let text = match HolderRecord::is_revocation_request(&self.data) {
+        let text = match is_revocation_request(&self.data) {
             true => format!("asked to give it back (__REVOKE__), node {node}"),
             false => format!("another program, node {node}"),
         };

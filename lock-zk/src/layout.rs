@@ -1,6 +1,9 @@
 //! [`Layout`]: the paths of all nodes.
 
-use lock_core::{Error, ErrorKind, LockName, Result};
+use std::borrow::Cow;
+
+use lock_core::kit::{decode_name, encode_name};
+use lock_core::{Error, LockName, Result};
 
 /// The paths of all nodes.
 ///
@@ -19,7 +22,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig), with the reason.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig), with the reason.
     pub(crate) fn new(path: &str) -> Result<Layout> {
         let base = path.strip_suffix('/').unwrap_or(path);
         if base.is_empty() {
@@ -47,7 +50,7 @@ impl Layout {
 
     /// The path of this lock's node.
     pub(crate) fn lock_path(&self, name: &LockName) -> String {
-        format!("{}/{}", self.base, encode(name.as_str(), self.base.is_empty()))
+        format!("{}/{}", self.base, self.encode(name))
     }
 
     /// The path of the node that holds the realm. No lock's node has this name.
@@ -62,9 +65,15 @@ impl Layout {
 
     /// The lock whose node has this name below the base; `None` for other nodes.
     pub(crate) fn name_of(&self, node: &str) -> Option<LockName> {
-        let name = decode(node)?;
         // One lock has one node: other encodings of its name are none.
-        (encode(&name, self.base.is_empty()) == node).then(|| LockName::new(name).ok())?
+        decode_name(node).filter(|name| self.encode(name) == node)
+    }
+
+    /// The name of a lock's node.
+    fn encode<'a>(&self, name: &'a LockName) -> Cow<'a, str> {
+        let is_dots = [".", ".."].contains(&name.as_str());
+        let is_reserved = self.base.is_empty() && name.as_str() == RESERVED_NODE;
+        encode_name(name, |at, c| is_accepted(c) && c != '/' && !is_dots && !(is_reserved && at == 0))
     }
 
     /// Splits the path of a lock node's child; `None` for other nodes.
@@ -84,38 +93,14 @@ fn is_accepted(c: char) -> bool {
     !matches!(u32::from(c), 0..=0x1f | 0x7f..=0x9f | 0xd800..=0xf8ff | 0xfff0..)
 }
 
-fn encode(name: &str, is_root: bool) -> String {
-    let mut written = String::with_capacity(name.len());
-    let is_dots = name == "." || name == "..";
-    for (at, c) in name.char_indices() {
-        let is_reserved = at == 0 && is_root && name == RESERVED_NODE;
-        if is_accepted(c) && c != '/' && c != '%' && !is_dots && !is_reserved {
-            written.push(c);
-            continue;
-        }
-        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-            written.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    written
-}
-
-fn decode(written: &str) -> Option<String> {
-    let mut parts = written.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend_from_slice(&part.as_bytes()[2..]);
-    }
-    String::from_utf8(bytes).ok()
-}
-
 fn invalid_path(path: &str, why: &str) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, format!("the path {path:?} is not accepted: {why}"))
+    Error::invalid_config(format!("the path {path:?} is not accepted: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use lock_core::ErrorKind;
+
     use super::*;
 
     fn name(text: &str) -> LockName {

@@ -113,7 +113,7 @@ mod sync;
 mod uncontended;
 mod wait;
 
-pub use self::config::{Login, Tls, ZkConfig};
+pub use self::config::{Login, ZkConfig};
 pub use self::driver::ZkDriver;
 pub use self::fence_condition::FenceCondition;
 pub use self::store::ZkStore;

@@ -192,7 +192,7 @@ impl SessionOpener {
                     shown(realm),
                     shown(differs)
                 );
-                Err(Error::refused(ErrorKind::InvalidConfig, text))
+                Err(Error::invalid_config(text))
             }
         }
     }
@@ -231,7 +231,7 @@ impl Inner {
     /// down, all are tried again: a busy server answers late.
     async fn open_client(&self, ttl: Duration, connector: Connector) -> Result<OpenedSession, CallError> {
         let ttl = ttl.min(MAX_SESSION_TTL);
-        let response_timeout = self.config.response_timeout(ttl);
+        let response_timeout = self.config.response_timeout_of(ttl);
         loop {
             let resolved = self.resolver.resolve_all(self.config.connect_timeout / ADDRESS_TIMEOUT_DIVISOR).await;
             if resolved.failures.len() == self.resolver.all().len() {
@@ -255,7 +255,8 @@ impl Inner {
     }
 
     async fn connect(&self, connector: Connector, ttl: Duration, resolved: &Resolved) -> Result<Client, CallError> {
-        let connector = connector.with_session_timeout(ttl).with_connection_timeout(self.config.response_timeout(ttl));
+        let connector =
+            connector.with_session_timeout(ttl).with_connection_timeout(self.config.response_timeout_of(ttl));
         let client = match &self.config.tls {
             None => connector.connect(&resolved.connect_string).await,
             Some(_) => connector.secure_connect(&resolved.connect_string).await,

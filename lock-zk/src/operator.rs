@@ -9,7 +9,7 @@ use crate::error::classify;
 use crate::head::Head;
 use crate::nodes::delete_node;
 use crate::opener::{MAX_SESSION_TTL, OpenedSession};
-use crate::record::HolderRecord;
+use crate::record::{HolderRecord, encode_blocker};
 use crate::store::ZkStore;
 
 /// The time for which a lock stays blocked longer than the lease of its evicted holder, in ticks:
@@ -46,7 +46,7 @@ impl ZkStore {
     async fn block_lock(&self, head: &Head) -> Result<Option<Duration>> {
         let record = HolderRecord::decode(&head.data);
         // Nobody else knows the TTL of another program's session: it is at most the longest one.
-        let ttl = record.as_ref().map_or(MAX_SESSION_TTL, |record| record.ttl().max(self.factory.min_ttl()));
+        let ttl = record.as_ref().map_or(MAX_SESSION_TTL, |record| record.extra.ttl().max(self.factory.min_ttl()));
         let slack = self.factory.tick() * BLOCK_SLACK_TICKS;
         let began = self.clock.now();
         let opened = self.opener.open_detached(ttl.saturating_add(slack)).await?;
@@ -59,7 +59,7 @@ impl ZkStore {
         let blocker = Holder::fresh();
         let Some((lock_path, _)) = head.path.rsplit_once('/') else { return Ok(None) };
         let blocking = format!("{lock_path}/{}", head.entry_name.replacement(blocker));
-        let data = HolderRecord::encode_blocker(blocker, record.as_ref());
+        let data = encode_blocker(blocker, record.as_ref());
         match self.replace_node(&opened, &head.path, &blocking, &data).await {
             Ok(()) => Ok(Some(opened.ttl)),
             Err(MultiWriteError::OperationFailed { source: ZkError::NoNode, .. }) => Ok(None),

@@ -3,10 +3,10 @@
 use std::sync::Mutex;
 
 use lock_core::kit::locked;
-use lock_core::{Effect, Error, ErrorKind, Realm, Result};
+use lock_core::{Error, ErrorKind, Realm, Result};
 use zookeeper_client::{Acls, Client, CreateMode, Error as ZkError};
 
-use crate::error::{CallError, classify, unexpected_reply};
+use crate::error::{CallError, classify};
 use crate::layout::Layout;
 use crate::nodes::make_container;
 
@@ -81,8 +81,8 @@ impl RealmNode {
         synced.await.map_err(to_call_error)?;
         match read.await {
             Ok((text, _)) => {
-                let text =
-                    String::from_utf8(text).map_err(|_| unexpected_reply("the realm in ZooKeeper is no text"))?;
+                let text = String::from_utf8(text)
+                    .map_err(|_| Error::unexpected_reply("the realm in ZooKeeper is no text"))?;
                 Ok(Some(Realm::new(text)))
             }
             Err(ZkError::NoNode) => Ok(None),
@@ -117,7 +117,7 @@ impl RealmNode {
                  these locks are of the realm {ours}; open them anew"
             ),
         };
-        Err(Error::refused(ErrorKind::InvalidConfig, text).into())
+        Err(Error::invalid_config(text).into())
     }
 
     /// Begins a new realm: writes it, and gives its tokens from now on.
@@ -138,5 +138,5 @@ impl RealmNode {
 pub(crate) fn stale_data() -> Error {
     let text = "the data of this ZooKeeper are older than what these locks have seen there, as after a restore from a \
                 backup: begin a new realm (`leasehold realm --new`), and open the locks anew";
-    Error::new(ErrorKind::InvalidConfig, Effect::None, text)
+    Error::invalid_config(text)
 }

@@ -15,7 +15,7 @@ use crate::error::{CallError, classify};
 use crate::factory::SessionFactory;
 use crate::heartbeat::HeartbeatOutcome;
 use crate::nodes::delete_node;
-use crate::record::HolderRecord;
+use crate::record::encode_claim;
 use crate::session::{SessionState, ZkSession};
 use crate::store::ZkStore;
 
@@ -154,7 +154,7 @@ fn write_grant_times(session: &Arc<ZkSession>, granted: &[(Claim, String)]) {
     let unwritten_since = |claim: &Claim| ClaimState::of(claim).entry().and_then(|entry| entry.unwritten_since());
     let due = granted.iter().filter_map(|(claim, path)| Some((claim, path, unwritten_since(claim)?)));
     for (claim, path, since) in due.take(MAX_GRANT_TIMES_PER_RENEWAL) {
-        drop(client.set_data(path, &HolderRecord::encode(claim, session.ttl, Some(since)), Some(0)));
+        drop(client.set_data(path, &encode_claim(claim, session.ttl, Some(since)), Some(0)));
         ClaimState::of(claim).update(session, QueueEntry::since_written);
     }
 }

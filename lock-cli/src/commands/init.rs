@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::{ErrorKind, StoreUrl};
+use leasehold::{Effect, StoreUrl};
 
 use crate::cli::Init;
 use crate::failure::Failure;
@@ -24,8 +24,7 @@ pub(crate) async fn run(args: Init, option: Option<&str>) -> Result<(), Failure>
     if args.print {
         return output::print(script.trim_end());
     }
-    let late =
-        |_| leasehold::Error::refused(ErrorKind::TimedOut, format!("{url} brought no answer within {INIT_TIMEOUT:?}"));
+    let late = |_| leasehold::Error::no_answer(&url, INIT_TIMEOUT, Effect::None);
     tokio::time::timeout(INIT_TIMEOUT, registry.init(&url)).await.map_err(late)??;
     Ok(())
 }

@@ -11,7 +11,7 @@ fn url(etcd: &Etcd) -> String {
 
 /// With time-outs that a busy machine keeps.
 fn patient(etcd: &Etcd) -> String {
-    format!("{}?timeout=30s&connect_timeout=30s", url(etcd))
+    format!("{}?response_timeout=30s&connect_timeout=30s", url(etcd))
 }
 
 #[test]

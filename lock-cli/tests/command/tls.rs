@@ -161,7 +161,7 @@ fn every_mode_of_tls_of_etcd_works_beside_the_other_stores() {
     let (_strict, strict) = start("server", &["--client-cert-auth", "--trusted-ca-file", &ours.file("ca.pem")]);
     let (_elsewhere, elsewhere) = start("elsewhere", &[]);
     let ca = |of: &Authority| format!("&ca={}", of.file("ca.pem"));
-    let identity = |of: &Authority| format!("&cert={}&key={}", of.file("client.pem"), of.file("client.key"));
+    let identity = |of: &Authority| format!("&certificate={}&key={}", of.file("client.pem"), of.file("client.key"));
     let good = [format!("{open}{}", ca(&ours)), format!("{strict}{}{}", ca(&ours), identity(&ours))];
     for url in &good {
         until("a lock over TLS", || locks(&place, url).then_some(()));
@@ -201,7 +201,7 @@ fn every_mode_of_tls_of_zookeeper_works_beside_the_other_stores() {
     };
     let ((_strict, strict), (_open, open)) = (start("need"), start("want"));
     let ca = |of: &Authority| format!("&ca={}", of.file("ca.pem"));
-    let identity = |of: &Authority| format!("&cert={}&key={}", of.file("client.pem"), of.file("client.key"));
+    let identity = |of: &Authority| format!("&certificate={}&key={}", of.file("client.pem"), of.file("client.key"));
     // They listen there after they do without TLS.
     for url in [format!("{open}{}", ca(&ours)), format!("{strict}{}{}", ca(&ours), identity(&ours))] {
         until("a lock over TLS", || locks(&place, &url).then_some(()));

@@ -1,6 +1,5 @@
 //! The locks of a [`Mutant`].
 
-use lock_core::Space;
 use std::time::Duration;
 
 use lock_conformance::async_trait;

@@ -188,8 +188,7 @@ impl Engine {
     }
 
     pub(crate) fn no_answer(&self, doing: &str) -> Error {
-        let text = format!("{doing} brought no answer within {:?}", self.call_timeout);
-        Error::new(ErrorKind::TimedOut, Effect::Unknown, text)
+        Error::no_answer(doing, self.call_timeout, Effect::Unknown)
     }
 
     /// Makes one store call, within the call time-out, that leaves nothing to give back.
@@ -239,8 +238,7 @@ impl Engine {
 pub(crate) fn check_call_timeout(limit: Duration) -> Result<()> {
     match limit.is_zero() {
         false => Ok(()),
-        true => Err(Error::refused(
-            ErrorKind::InvalidConfig,
+        true => Err(Error::invalid_config(
             "the call time-out 0s is not accepted: no call could be answered; give a time, such as 5s",
         )),
     }

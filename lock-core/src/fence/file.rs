@@ -15,13 +15,13 @@ use std::thread;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::block_on::block_on;
-use super::file_error::{OpenError, interrupted, invalid, io_error, missing};
+use super::file_error::{OpenError, interrupted, io_error, missing};
 use super::file_lock::FileLock;
 use super::highest::{HighestTokens, Record};
 use super::journal::Journal;
 use super::path::{create, resolve};
 use crate::filesystem::Filesystem;
-use crate::words::{FencingToken, LockName, Realm, Result};
+use crate::words::{Error, FencingToken, LockName, Realm, Result};
 
 /// Maximum number of outdated records before the file is rewritten, in addition to one for each
 /// name.
@@ -48,7 +48,7 @@ impl FileMemory {
         let path = resolve(path)?;
         let journal = match Journal::open(&path) {
             Err(OpenError::Missing) if existing => {
-                return Err(invalid(format!("there is no fence {}", path.display())));
+                return Err(Error::invalid_config(format!("there is no fence {}", path.display())));
             }
             Err(OpenError::Missing) => {
                 create(&path)?;
@@ -69,8 +69,9 @@ impl FileMemory {
     }
 
     pub(super) async fn enter(&self, name: &LockName, token: &FencingToken) -> Result<Arc<FileLock>> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|_| invalid("a fence in a file is entered inside a tokio runtime, or with enter_blocking"))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
+            Error::invalid_config("a fence in a file is entered inside a tokio runtime, or with enter_blocking")
+        })?;
         let state = self.state.clone().lock_owned().await;
         let (name, token) = (name.clone(), token.clone());
         let mut entry = Entry { state, name, token };

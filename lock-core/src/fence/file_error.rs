@@ -20,19 +20,15 @@ impl From<Error> for OpenError {
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Error {
         match error {
-            OpenError::Missing => invalid("the file of the fence is missing"),
+            OpenError::Missing => Error::invalid_config("the file of the fence is missing"),
             OpenError::Other(error) => error,
         }
     }
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, message)
-}
-
 pub(super) fn missing(error: OpenError, path: &Path) -> Error {
     match error {
-        OpenError::Missing => invalid(format!(
+        OpenError::Missing => Error::invalid_config(format!(
             "the fence in {} was removed while it was in use: nothing is admitted until it is opened again",
             path.display()
         )),
@@ -45,7 +41,7 @@ pub(super) fn interrupted() -> Error {
 }
 
 pub(super) fn went_back(path: &Path) -> Error {
-    invalid(format!(
+    Error::invalid_config(format!(
         "the fence in {} knows less than before: an older copy was put in its place; nothing is admitted, since a fence \
          that forgets admits old holders",
         path.display()

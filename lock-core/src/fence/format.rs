@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::file_error::invalid;
 use super::highest::Record;
 use crate::words::{Error, Result};
 
@@ -23,7 +22,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Record> {
 }
 
 pub(super) fn corrupt(path: &Path, at: u64) -> Error {
-    invalid(format!(
+    Error::invalid_config(format!(
         "the fence in {} is damaged at byte {at}: it is not used, since a fence that forgets admits old holders; put no \
          older copy back, but make sure that nobody holds a lock of it, remove it, and raise a new one to the tokens that \
          the store gives next",
@@ -38,7 +37,7 @@ pub(super) fn check_version(start: &[u8], path: &Path) -> Result<()> {
     let path = path.display();
     let version = start.strip_prefix(KIND.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
     let version = version.and_then(|version| std::str::from_utf8(version).ok()?.parse::<u32>().ok());
-    Err(invalid(match version.filter(|version| *version != 1) {
+    Err(Error::invalid_config(match version.filter(|version| *version != 1) {
         Some(version) => format!("the fence in {path} has format {version}; this version of leasehold reads format 1"),
         None if start.is_empty() => format!(
             "{path} is empty, and no fence: it is not taken for a new one, since a fence that forgets admits old \

@@ -5,13 +5,13 @@ use std::io::{self, BufRead, BufReader, ErrorKind as Io, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, fchown};
 use std::path::Path;
 
-use super::file_error::{OpenError, invalid, io_error, missing, went_back};
+use super::file_error::{OpenError, io_error, missing, went_back};
 use super::file_lock::FileLock;
 use super::format::{HEADER, KIND, check_version, corrupt, line, parse};
 use super::highest::{HighestTokens, Record};
 use super::path::{beside, check_alone, fresh_file, is_same, metadata, sync_directory};
 use crate::sync::locked;
-use crate::words::Result;
+use crate::words::{Error, Result};
 
 /// The records read so far, and the position where they end.
 pub(super) struct Journal {
@@ -35,7 +35,10 @@ impl Journal {
         };
         let found = fs::metadata(path).map_err(open)?;
         if !found.is_file() {
-            return Err(OpenError::Other(invalid(format!("{} is no file, and so no fence", path.display()))));
+            return Err(OpenError::Other(Error::invalid_config(format!(
+                "{} is no file, and so no fence",
+                path.display()
+            ))));
         }
         check_alone(path, &found)?;
         let opened = OpenOptions::new().read(true).write(true).open(path);

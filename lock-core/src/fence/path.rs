@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind as Io};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::file_error::{OpenError, invalid, io_error, missing};
+use super::file_error::{OpenError, io_error, missing};
 use super::format::HEADER;
 use crate::filesystem::Filesystem;
-use crate::words::{Result, random};
+use crate::words::{Error, Result, random};
 
 /// Creates an empty fence at `path`, unless another process has created it meanwhile.
 pub(super) fn create(path: &Path) -> Result<()> {
@@ -62,14 +62,14 @@ pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
 /// and admit old holders.
 pub(super) fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
     if found.nlink() > 1 {
-        return Err(invalid(format!(
+        return Err(Error::invalid_config(format!(
             "the fence {} has {} names (hard links), and would become as many fences; leave it one name, or use symbolic links",
             path.display(),
             found.nlink()
         )));
     }
     if Filesystem::is_mounted_alone(path).map_err(|error| io_error("opened", path, error))? {
-        return Err(invalid(format!(
+        return Err(Error::invalid_config(format!(
             "the fence {} is mounted here as a single file, and would become two fences; mount its folder",
             path.display()
         )));
@@ -80,18 +80,21 @@ pub(super) fn check_alone(path: &Path, found: &Metadata) -> Result<()> {
 /// The path without symbolic links, so that a rename to it replaces the file for all users.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     let refuse = |error: io::Error| match error.kind() {
-        Io::NotFound => invalid(format!("there is no directory {} for a fence", directory(path).display())),
+        Io::NotFound => {
+            Error::invalid_config(format!("there is no directory {} for a fence", directory(path).display()))
+        }
         _ => io_error("opened", path, error),
     };
     match fs::canonicalize(path) {
         Err(error) if error.kind() == Io::NotFound => {
             if fs::symlink_metadata(path).is_ok() {
-                return Err(invalid(format!(
+                return Err(Error::invalid_config(format!(
                     "{} is a link to a file that does not exist, and so no fence",
                     path.display()
                 )));
             }
-            let name = path.file_name().ok_or_else(|| invalid(format!("{} names no file", path.display())))?;
+            let name =
+                path.file_name().ok_or_else(|| Error::invalid_config(format!("{} names no file", path.display())))?;
             Ok(fs::canonicalize(directory(path)).map_err(refuse)?.join(name))
         }
         path => path.map_err(refuse),

@@ -2,9 +2,17 @@
 //!
 //! It is less stable than the contract. A store need not use any of it.
 
+pub(crate) mod address;
+pub(crate) mod duration;
+pub(crate) mod holder_record;
+pub(crate) mod name_encoding;
 pub(crate) mod sessions;
 pub(crate) mod single_flight;
 
+pub use self::address::host_and_port;
+pub use self::duration::{TIMEOUT_RANGE, check_duration};
+pub use self::holder_record::{HolderRecord, unix_seconds};
+pub use self::name_encoding::{decode_name, encode_name};
 pub use self::sessions::{Heartbeat, SessionBackend, SessionHandle, Sessions};
 pub use self::single_flight::SingleFlight;
 pub use crate::sync::locked;

@@ -13,7 +13,7 @@ use super::handle::EngineHandle;
 use super::settings;
 use crate::engine::{AcquireRequest, Grant, OnWait, Patience, acquire};
 use crate::runtime;
-use crate::words::{Error, ErrorKind, HeldBy, LockName, Result};
+use crate::words::{Error, HeldBy, LockName, Result};
 
 /// Description of a lock: its name, its TTL, how long to wait. It holds nothing; every acquisition
 /// is a new holder.
@@ -103,13 +103,13 @@ impl<G: Guard> Lock<G> {
     ///
     /// # Errors
     ///
-    /// [`Contended`](ErrorKind::Contended), with the holder, when the limit ends;
-    /// [`InvalidName`](ErrorKind::InvalidName) and [`InvalidConfig`](ErrorKind::InvalidConfig) for
-    /// a name or TTL that is not accepted; [`Closed`](ErrorKind::Closed) after
-    /// [`Locks::close`](crate::Locks::close); [`Unavailable`](ErrorKind::Unavailable),
-    /// [`TimedOut`](ErrorKind::TimedOut), [`Denied`](ErrorKind::Denied) and
-    /// [`Protocol`](ErrorKind::Protocol) from the store. Whatever a failed acquire may have left in
-    /// the store is given back in the background.
+    /// [`Contended`](crate::ErrorKind::Contended), with the holder, when the limit ends;
+    /// [`InvalidName`](crate::ErrorKind::InvalidName) and
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a name or TTL that is not accepted;
+    /// [`Closed`](crate::ErrorKind::Closed) after [`Locks::close`](crate::Locks::close);
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), [`TimedOut`](crate::ErrorKind::TimedOut),
+    /// [`Denied`](crate::ErrorKind::Denied) and [`Protocol`](crate::ErrorKind::Protocol) from the
+    /// store. Whatever a failed acquire may have left in the store is given back in the background.
     ///
     /// # Cancel safety
     ///
@@ -146,9 +146,9 @@ impl<G: Guard> Lock<G> {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Lock::acquire), without [`Contended`](ErrorKind::Contended). It does not
-    /// retry: after an error that may have taken effect, the lock may be held without a guard until
-    /// it has been given back in the background, for one TTL at most.
+    /// As [`acquire`](Lock::acquire), without [`Contended`](crate::ErrorKind::Contended). It does
+    /// not retry: after an error that may have taken effect, the lock may be held without a guard
+    /// until it has been given back in the background, for one TTL at most.
     ///
     /// # Cancel safety
     ///
@@ -165,12 +165,12 @@ impl<G: Guard> Lock<G> {
     fn request(&self, patience: Patience) -> Result<AcquireRequest> {
         if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl) {
             let text = format!("the TTL {:?} is not accepted: a TTL is 10 ms to 30 days", self.ttl);
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         let margin = self.owner.engine().clock.margin(self.ttl);
         if margin >= self.ttl {
             let text = format!("the margin {margin:?} is not accepted: of the TTL {:?} it leaves nothing", self.ttl);
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         let name = self.name.clone()?;
         Ok(AcquireRequest { name, ttl: self.ttl, fixed: self.fixed, patience, on_wait: self.on_wait.clone() })

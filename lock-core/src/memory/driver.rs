@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use crate::contract::LockStore;
 use crate::open::{Driver, Registry, StoreKind, StoreUrl};
-use crate::words::{Clock, Error, ErrorKind, Result};
+use crate::words::{Clock, Error, Result};
 
 /// Driver of `memory:`. Each connection is a store of its own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,7 +23,7 @@ impl Driver for MemoryDriver {
         url.only_keys(&[])?;
         if !url.path().is_empty() || !url.hosts().is_empty() {
             let text = format!("{url} is not accepted: the store in memory is memory: and has no path or host");
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         Ok(Arc::new(MemoryStore::with_clock(clock.clone())))
     }

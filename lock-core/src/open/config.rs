@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::connect::Connect;
 use super::registry::Registry;
 use super::url::{StoreUrl, parse_host};
-use crate::words::{Error, ErrorKind, Expiry, Faults, Guarantees, Offers, Result, WaitStyle};
+use crate::words::{Error, Expiry, Faults, Guarantees, Offers, Result, WaitStyle};
 
 /// Named profiles of stores: the part of a program's own configuration file that is about locks, in
 /// any format that serde reads.
@@ -140,15 +140,17 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if there is no such profile (the text names the
-    /// existing ones), or if it does not name a store.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if there is no such profile (the text
+    /// names the existing ones), or if it does not name a store.
     pub fn connect(&self, registry: &Registry, profile: &str) -> Result<Connect> {
         let found = self.locks.get(profile).ok_or_else(|| {
             let known: Vec<_> = self.locks.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            invalid(format!("there is no profile {profile:?} of locks; there are {known}"))
+            Error::invalid_config(format!("there is no profile {profile:?} of locks; there are {known}"))
         })?;
-        found.connect(registry).map_err(|error| invalid(format!("the profile {profile:?} of locks: {error}")))
+        found
+            .connect(registry)
+            .map_err(|error| Error::invalid_config(format!("the profile {profile:?} of locks: {error}")))
     }
 }
 
@@ -157,13 +159,14 @@ impl Profile {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if it is missing, given twice, or not accepted.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is missing, given twice, or not
+    /// accepted.
     pub fn store_url(&self) -> Result<StoreUrl> {
         match (&self.url, &self.store) {
             (Some(url), None) => url.parse(),
             (None, Some(parts)) => parts.to_url(),
-            (None, None) => Err(invalid("it says no store: it takes `url` or `store`")),
-            (Some(_), Some(_)) => Err(invalid("it says two stores: it takes either `url` or `store`")),
+            (None, None) => Err(Error::invalid_config("it says no store: it takes `url` or `store`")),
+            (Some(_), Some(_)) => Err(Error::invalid_config("it says two stores: it takes either `url` or `store`")),
         }
     }
 
@@ -199,20 +202,21 @@ impl StoreParts {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for parts that no URL can express.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for parts that no URL can express.
     pub fn to_url(&self) -> Result<StoreUrl> {
         // The scheme of a URL ends at its first colon, and the text after it would be taken for the
         // rest.
         if self.scheme.contains(':') {
-            return Err(invalid("the scheme of a store has lower-case letters, digits, + and - only"));
+            return Err(Error::invalid_config("the scheme of a store has lower-case letters, digits, + and - only"));
         }
         let mut url: StoreUrl = format!("{}:", self.scheme).parse()?;
         for host in &self.hosts {
-            let (host, port) = parse_host(host).map_err(|why| invalid(format!("the hosts are not accepted: {why}")))?;
+            let (host, port) =
+                parse_host(host).map_err(|why| Error::invalid_config(format!("the hosts are not accepted: {why}")))?;
             url = url.with_host(host, port);
         }
         if !(self.hosts.is_empty() || self.path.is_empty() || self.path.starts_with('/')) {
-            return Err(invalid("the path of a store with hosts begins with a slash"));
+            return Err(Error::invalid_config("the path of a store with hosts begins with a slash"));
         }
         if self.user.is_some() || self.password.is_some() {
             // As in `redis://:password@host`, a password may stand alone.
@@ -279,10 +283,6 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
         .map_err(|_| de::Error::custom(format!("{text:?} is not accepted: it takes a time such as 500ms, 2s or 1m")))
 }
 
-fn invalid(message: impl Into<String>) -> Error {
-    Error::refused(ErrorKind::InvalidConfig, message)
-}
-
 impl fmt::Debug for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Profile")
@@ -318,7 +318,7 @@ impl fmt::Debug for KeyValue {
 mod tests {
     use super::*;
     use crate::memory::MemoryDriver;
-    use crate::words::{ClockKind, Fault};
+    use crate::words::{ClockKind, ErrorKind, Fault};
 
     fn profile(text: &str) -> Profile {
         let config: Config = toml::from_str(&format!("[locks.p]\n{text}")).unwrap();

@@ -12,7 +12,7 @@ use crate::engine::check_call_timeout;
 use crate::locks::settings::Settings;
 use crate::locks::{FencedGuard, Guard, LockGuard, Locks, settings};
 use crate::runtime;
-use crate::words::{Error, ErrorKind, Guarantees, Result};
+use crate::words::{Effect, Error, Guarantees, Result};
 
 /// A connection to a store that is being set up: first settings, then `.await`.
 ///
@@ -27,10 +27,10 @@ use crate::words::{Error, ErrorKind, Guarantees, Result};
 ///
 /// # Errors
 ///
-/// [`InvalidConfig`](ErrorKind::InvalidConfig) for a URL that is not accepted or a store that does
-/// not exist; [`TooWeak`](ErrorKind::TooWeak) where the store does not promise what is required;
-/// [`Unavailable`](ErrorKind::Unavailable), [`TimedOut`](ErrorKind::TimedOut) or
-/// [`Denied`](ErrorKind::Denied) from the store.
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a URL that is not accepted or a store
+/// that does not exist; [`TooWeak`](crate::ErrorKind::TooWeak) where the store does not promise
+/// what is required; [`Unavailable`](crate::ErrorKind::Unavailable),
+/// [`TimedOut`](crate::ErrorKind::TimedOut) or [`Denied`](crate::ErrorKind::Denied) from the store.
 ///
 /// # Cancel safety
 ///
@@ -116,9 +116,8 @@ impl<G: Guard> Connect<G> {
                 false => registry.open(&url, &settings.clock).await,
             }
         };
-        let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-            Err(Error::refused(ErrorKind::TimedOut, format!("{url} did not answer within {limit:?}")))
-        })?;
+        let late = |_| Err(Error::no_answer(&url, limit, Effect::None));
+        let store = tokio::time::timeout(limit, opening).await.unwrap_or_else(late)?;
         for least in std::iter::once(&G::LEAST).chain(&least) {
             registry.require(url.scheme(), &*store, least)?;
         }
@@ -136,8 +135,12 @@ impl Registry {
 /// Default call time-out for this URL. It is not shorter than the sum of the time-outs in the URL,
 /// which would otherwise have no effect.
 fn default_call_timeout(url: &StoreUrl) -> Duration {
-    const TIMEOUTS: [&str; 4] = ["connect_timeout", "response_timeout", "timeout", "wait_timeout"];
-    let asked: Duration = TIMEOUTS.iter().filter_map(|key| url.duration(key).ok().flatten()).sum();
+    const TIMEOUTS: [&str; 3] = ["connect_timeout", "response_timeout", "wait_timeout"];
+    // PostgreSQL's own `connect_timeout` is a number of seconds. Where a store takes none, it is
+    // refused when the store is opened.
+    let seconds = |key: &str| url.number(key).ok().flatten().map(Duration::from_secs);
+    let asked = |key: &&str| url.duration(key).ok().flatten().or_else(|| seconds(key));
+    let asked = TIMEOUTS.iter().filter_map(asked).fold(Duration::ZERO, Duration::saturating_add);
     asked.max(settings::DEFAULT_CALL_TIMEOUT)
 }
 
@@ -166,7 +169,8 @@ mod tests {
             ("redis://h", 5),
             ("redis://h?connect_timeout=1s", 5),
             ("redis://h?connect_timeout=20s&response_timeout=10s", 30),
-            ("etcd://h?timeout=7s", 7),
+            ("etcd://h?response_timeout=7s", 7),
+            ("postgres://h?connect_timeout=10", 10),
         ] {
             let url = url.parse().expect("a URL");
             assert_eq!(default_call_timeout(&url), Duration::from_secs(seconds), "{url}");

@@ -52,7 +52,7 @@ pub trait Driver: Send + Sync + 'static {
     ///
     /// As [`open`](Driver::open).
     async fn init(&self, url: &StoreUrl) -> Result<()> {
-        Err(Error::refused(ErrorKind::InvalidConfig, format!("{url} needs no initialising: opening it is enough")))
+        Err(Error::invalid_config(format!("{url} needs no initialising: opening it is enough")))
     }
 }
 
@@ -179,14 +179,14 @@ impl Registry {
             }
             None => {
                 if let Some(text) = url.as_host_and_port() {
-                    return Err(Error::refused(ErrorKind::InvalidConfig, text));
+                    return Err(Error::invalid_config(text));
                 }
                 let alike =
                     self.similar_scheme(scheme).map(|alike| format!("; did you mean {alike}:?")).unwrap_or_default();
                 format!("there is no store {scheme}:{alike}")
             }
         };
-        Err(Error::refused(ErrorKind::InvalidConfig, format!("{text}; there is {}", self.schemes())))
+        Err(Error::invalid_config(format!("{text}; there is {}", self.schemes())))
     }
 
     /// The scheme that is most similar, also of those that were not compiled in.

@@ -8,10 +8,8 @@ use crate::words::{Effect, Error, ErrorKind, Result, random};
 
 /// Makes one call to one member, within its time-out.
 pub(super) async fn bounded<T>(at: usize, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        let text = format!("member {} brought no answer within {limit:?}", at + 1);
-        Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
-    })
+    let late = |_| Err(Error::no_answer(format_args!("member {}", at + 1), limit, Effect::Unknown));
+    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
 }
 
 /// Jitter: a random time between these two, so that callers that split the votes do not split them

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{Member, Quorum};
 use crate::contract::LockStore;
 use crate::open::{Driver, Registry, StoreKind, StoreUrl};
-use crate::words::{Clock, ClockKind, Error, ErrorKind, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
+use crate::words::{Clock, ClockKind, Error, Expiry, Fault, Faults, Guarantees, Result, WaitStyle};
 
 /// Opens a [`Quorum`]: one member for each host of the URL, of another scheme of the same registry.
 /// User, password, path and keys are those of every member, except for the keys of the quorum
@@ -56,8 +56,7 @@ impl QuorumDriver {
     }
 
     fn members(&self, url: &StoreUrl) -> Result<Vec<StoreUrl>> {
-        let refused =
-            |why: String| Err(Error::refused(ErrorKind::InvalidConfig, format!("{url} is not accepted: {why}")));
+        let refused = |why: String| Err(Error::invalid_config(format!("{url} is not accepted: {why}")));
         if url.hosts().len() < FEWEST {
             return refused(format!("a quorum needs {FEWEST} hosts or more, since one of fewer survives no failure"));
         }

@@ -41,7 +41,7 @@ use crate::contract::{
     Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, Publisher, RaiseOutcome,
     ReleaseOutcome, RenewalBatch, TokenRaiser,
 };
-use crate::words::{Effect, Error, ErrorKind, FencingToken, Guarantees, HeldBy, LockName, Realm, Result, Space};
+use crate::words::{Effect, Error, FencingToken, Guarantees, HeldBy, LockName, Realm, Result, Space};
 
 /// A store over several independent stores, of any kind, of which a majority decides: the algorithm
 /// that Redis calls Redlock, with every rule of its specification, and fencing tokens where the
@@ -87,10 +87,10 @@ impl Quorum {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for no members, for two with the same data, and
-    /// for one whose leases do not each end by a TTL of their own.
-    /// [`Unavailable`](ErrorKind::Unavailable), or the kind that all failures share, if too few
-    /// members answer within 4 seconds; the text names those that did not.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for no members, for two with the same
+    /// data, and for one whose leases do not each end by a TTL of their own.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), or the kind that all failures share, if too
+    /// few members answer within 4 seconds; the text names those that did not.
     ///
     /// # Cancel safety
     ///
@@ -300,7 +300,7 @@ impl LockStore for Quorum {
                 claim.ttl(),
                 self.longest_ttl
             );
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         let (votes, limit) = (self.votes(claim), self.limit(claim.ttl()));
         let mut ballot = self.open_ballot()?;

@@ -73,8 +73,6 @@ pub(super) fn keeps(store: &dyn LockStore) -> Option<&dyn RecordStore> {
 }
 
 async fn bounded<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| {
-        let text = format!("it brought no answer within {CALL_TIMEOUT:?}");
-        Err(Error::new(ErrorKind::TimedOut, Effect::Unknown, text))
-    })
+    let late = |_| Err(Error::no_answer("it", CALL_TIMEOUT, Effect::Unknown));
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(late)
 }

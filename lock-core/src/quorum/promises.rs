@@ -47,14 +47,11 @@ pub(super) fn suffice(at: usize, member: &dyn LockStore, quorum: &Guarantees) ->
 fn ends(at: usize, promised: &Guarantees) -> Result<ClockKind> {
     match promised.expiry {
         Some(Expiry::Ttl(clock)) => Ok(clock),
-        _ => Err(Error::refused(
-            ErrorKind::InvalidConfig,
-            format!(
-                "member {} of the quorum cannot vote: its leases must each have a TTL of their own, and they end with a \
+        _ => Err(Error::invalid_config(format!(
+            "member {} of the quorum cannot vote: its leases must each have a TTL of their own, and they end with a \
                  session or a connection, which the quorum cannot count from its own request",
-                at + 1
-            ),
-        )),
+            at + 1
+        ))),
     }
 }
 

@@ -53,7 +53,7 @@ impl Record {
     /// A proposal that is later than every one that these records have seen.
     pub(super) fn propose<'r>(records: impl Iterator<Item = &'r Record>) -> Proposal {
         let round = records.map(|record| record.forming.promised.round.max(record.joining.promised.round)).max();
-        Proposal { round: round.unwrap_or(0) + 1, by: format!("{:032x}", random::bits128()) }
+        Proposal { round: round.unwrap_or(0) + 1, by: random::hex128() }
     }
 
     /// Learns a decided roll. A member never goes back to an earlier quorum, so that its promises

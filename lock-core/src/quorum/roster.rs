@@ -58,7 +58,7 @@ impl Roster {
     /// Opens at least a majority of these members.
     pub(super) async fn open(members: Vec<Member>) -> Result<Arc<Roster>> {
         if members.is_empty() {
-            return Err(Error::refused(ErrorKind::InvalidConfig, "a quorum needs members"));
+            return Err(Error::invalid_config("a quorum needs members"));
         }
         let slot = |member: Member| {
             let store = member.store().map_or_else(OnceLock::new, OnceLock::from);
@@ -269,7 +269,7 @@ impl Roster {
                 self.describe(member.at),
                 member.realm()
             );
-            let error = Error::refused(ErrorKind::InvalidConfig, text);
+            let error = Error::invalid_config(text);
             if self.guarantees.get().is_none() {
                 return Err(error);
             }

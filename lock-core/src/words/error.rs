@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::held_by::HeldBy;
 use super::holder::ParseHolderError;
@@ -90,6 +91,26 @@ impl Error {
         Error::new(kind, Effect::None, message)
     }
 
+    /// The error of a URL, a setting or a use that is not accepted
+    /// ([`InvalidConfig`](ErrorKind::InvalidConfig)). `message` is one line: it names the value,
+    /// and says what would be accepted.
+    pub fn invalid_config(message: impl Into<String>) -> Error {
+        Error::refused(ErrorKind::InvalidConfig, message)
+    }
+
+    /// The error of a call without an answer in time ([`TimedOut`](ErrorKind::TimedOut)): "`what`
+    /// brought no answer within `within`". `what` names the server and the call; `effect` is
+    /// [`Effect::Unknown`] unless the call cannot have reached the server, or only reads.
+    pub fn no_answer(what: impl fmt::Display, within: Duration, effect: Effect) -> Error {
+        Error::new(ErrorKind::TimedOut, effect, format!("{what} brought no answer within {within:?}"))
+    }
+
+    /// The error of an answer that a server should never give ([`Protocol`](ErrorKind::Protocol)).
+    /// What was asked may have taken effect.
+    pub fn unexpected_reply(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Protocol, Effect::Unknown, message)
+    }
+
     /// Adds the cause. Its text must contain no secret, since `Debug` and error reporters show it.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -169,7 +190,7 @@ impl std::error::Error for LossReason {}
 
 impl From<ParseHolderError> for Error {
     fn from(error: ParseHolderError) -> Error {
-        Error::refused(ErrorKind::InvalidConfig, error.to_string())
+        Error::invalid_config(error.to_string())
     }
 }
 
@@ -194,6 +215,24 @@ mod tests {
         let error = Error::new(ErrorKind::TimedOut, Effect::Unknown, "no answer").with_source("reset by peer");
         assert!(error.is_retryable() && error.may_have_taken_effect());
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "reset by peer");
+    }
+
+    #[test]
+    fn a_missing_answer_names_the_call_and_the_limit_and_takes_the_effect_of_its_caller() {
+        for effect in [Effect::None, Effect::Unknown] {
+            let error = Error::no_answer("10.0.0.1: renewing", Duration::from_millis(1500), effect);
+            assert_eq!(error.to_string(), "10.0.0.1: renewing brought no answer within 1.5s");
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert_eq!(error.may_have_taken_effect(), effect == Effect::Unknown);
+        }
+    }
+
+    #[test]
+    fn an_unexpected_reply_leaves_the_effect_open_and_a_refused_setting_does_not() {
+        let reply = Error::unexpected_reply("an answer without a header");
+        assert_eq!((reply.kind(), reply.may_have_taken_effect()), (ErrorKind::Protocol, true));
+        let setting = Error::invalid_config("wait=x is not accepted: it takes a whole number");
+        assert_eq!((setting.kind(), setting.may_have_taken_effect()), (ErrorKind::InvalidConfig, false));
     }
 
     #[test]

@@ -11,6 +11,15 @@ pub fn bits128() -> u128 {
     POOL.with(|pool| u128::from_be_bytes(pool.borrow_mut().take()))
 }
 
+/// The digits of [`bits128`]: 32 hexadecimal digits, for ids that are written as text.
+///
+/// # Panics
+///
+/// As [`bits128`].
+pub fn hex128() -> String {
+    format!("{:032x}", bits128())
+}
+
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { process: 0, bytes: [0; POOL_BYTES], left: 0 }) };
 }

@@ -22,7 +22,7 @@ impl Realm {
 
     /// A new realm of this kind, never used before: `kind:` and 32 random hexadecimal digits.
     pub fn fresh(kind: &str) -> Realm {
-        Realm::new(format!("{kind}:{:032x}", crate::words::random::bits128()))
+        Realm::new(format!("{kind}:{}", crate::words::random::hex128()))
     }
 
     /// The realm as text.

@@ -56,7 +56,7 @@ async fn with_tls_a_wrong_authority_a_wrong_name_no_certificate_and_a_downgrade_
     let url = |host: &str, ca: &str, who: &str| {
         let (ca, cert, key) =
             (at(&format!("{ca}.pem")), at(&format!("{who}-client.pem")), at(&format!("{who}-client.key")));
-        format!("etcds://{host}:{client}/app?ca={ca}&cert={cert}&key={key}")
+        format!("etcds://{host}:{client}/app?ca={ca}&certificate={cert}&key={key}")
     };
     let good = url("127.0.0.1", "right", "right");
     until("a lock over TLS", || async { open(&good).await.is_ok() }).await;

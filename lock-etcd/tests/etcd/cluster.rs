@@ -132,7 +132,7 @@ async fn endpoints_of_two_clusters_are_refused_when_the_store_is_opened() {
     let (one, other) = (Etcd::start(1), Etcd::start(1));
     let endpoints = [one.endpoints(), other.endpoints()].concat();
     let mut config = EtcdConfig::new(&endpoints);
-    config.timeout = secs(10);
+    config.response_timeout = secs(10);
     let error = EtcdStore::connect(config, &Clock::system()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
     assert!(endpoints.iter().all(|endpoint| error.to_string().contains(endpoint)), "{error}");

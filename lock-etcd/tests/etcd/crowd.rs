@@ -117,7 +117,7 @@ async fn five_thousand_guards_are_dropped_at_once() {
 async fn what_still_runs_at_a_slow_member_is_not_asked_again() {
     let etcd = Etcd::start(1);
     let mut config = EtcdConfig::new(etcd.proxy_endpoints());
-    config.timeout = std::time::Duration::from_millis(200);
+    config.response_timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
     let claim = |what| Claim::new(unique_name(what), secs(60));
     assert!(matches!(store.request(&claim("session")).await.unwrap(), Attempt::Granted(_)));
@@ -131,7 +131,7 @@ async fn what_still_runs_at_a_slow_member_is_not_asked_again() {
 async fn callers_who_stopped_polling_hold_nobody_up_for_ever() {
     let etcd = Etcd::start(1);
     let mut config = EtcdConfig::new(etcd.proxy_endpoints());
-    config.timeout = std::time::Duration::from_millis(200);
+    config.response_timeout = std::time::Duration::from_millis(200);
     let store = EtcdStore::connect(config, &Clock::system()).await.unwrap();
     let claim = |what| Claim::new(unique_name(what), secs(60));
     assert!(matches!(store.request(&claim("session")).await.unwrap(), Attempt::Granted(_)));

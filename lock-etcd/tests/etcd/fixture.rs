@@ -32,7 +32,7 @@ pub(crate) async fn patient_store(endpoints: Vec<String>) -> Arc<EtcdStore> {
 
 async fn store_with(endpoints: Vec<String>, timeout: Duration) -> Arc<EtcdStore> {
     let mut config = EtcdConfig::new(endpoints);
-    config.timeout = timeout;
+    config.response_timeout = timeout;
     Arc::new(EtcdStore::connect(config, &Clock::system()).await.unwrap())
 }
 

@@ -1,9 +1,10 @@
 //! [`ClaimState`]: the state that the store keeps with a claim.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use lock_core::Claim;
+use lock_core::kit::locked;
 
 use super::connection::LockConnection;
 
@@ -21,11 +22,11 @@ impl ClaimState {
 
     /// The connection that the claim's lock is on, or is requested on.
     pub(super) fn connection(&self) -> Option<LockConnection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.connection).clone()
     }
 
     pub(super) fn set_connection(&self, connection: &LockConnection) {
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        *locked(&self.connection) = Some(connection.clone());
     }
 
     pub(super) fn is_granted(&self) -> bool {

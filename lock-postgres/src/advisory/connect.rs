@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lock_core::kit::Sessions;
-use lock_core::{Clock, Error, ErrorKind, Result};
+use lock_core::{Clock, Error, Result};
 
 use super::connections::LockConnections;
 use super::statements::AdvisoryStatements;
@@ -22,8 +22,8 @@ impl AdvisoryStore {
     /// # Errors
     ///
     /// As [`PostgresStore::connect`](crate::PostgresStore::connect);
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) behind a pooler that shares connections, which
-    /// would leave locks with strangers.
+    /// [`InvalidConfig`](lock_core::ErrorKind::InvalidConfig) behind a pooler that shares
+    /// connections, which would leave locks with strangers.
     ///
     /// # Cancel safety
     ///
@@ -32,7 +32,7 @@ impl AdvisoryStore {
         config.check()?;
         let Mode::Advisory(form) = config.mode else {
             let text = "mode=rows is another store: connect to it with PostgresStore, or through the driver";
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         };
         let database = Database::open(&config).await?;
         if database.kind() == ConnectionKind::Pooled {
@@ -40,7 +40,7 @@ impl AdvisoryStore {
                 "{}: a pooler that shares connections is in the way, and would leave advisory locks with strangers; connect to the server itself, or use lease rows",
                 config.location()
             );
-            return Err(Error::refused(ErrorKind::InvalidConfig, text));
+            return Err(Error::invalid_config(text));
         }
         let TableInfo { realm, is_logged } = tables::read(&database).await?;
         let server = ServerStatus::read(&database, is_logged).await?;

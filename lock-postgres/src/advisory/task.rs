@@ -97,7 +97,9 @@ impl Task {
         match timeout(self.limit, self.connection.run(ConnectionKind::Direct, statement, values)).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(failed)) => Err(error::classify(&server, statement.action, failed)),
-            Err(_) => Err(error::timed_out(&server, statement.action, self.limit, Effect::Unknown)),
+            Err(_) => {
+                Err(Error::no_answer(format_args!("{server}: {}", statement.action), self.limit, Effect::Unknown))
+            }
         }
     }
 

@@ -36,7 +36,7 @@ async fn new_table(key: &str) -> (Arc<PostgresServer>, String, String) {
     static TABLES: AtomicU32 = AtomicU32::new(0);
     let (server, number) = (shared_server(), TABLES.fetch_add(1, Ordering::Relaxed));
     let table = format!("advisory{number}.lease");
-    let url = format!("{}?table={table}&mode=advisory&key={key}", server.url());
+    let url = format!("{}?table={table}&mode=advisory&key_form={key}", server.url());
     init(&url).await.unwrap();
     (server, url, table)
 }
@@ -117,7 +117,7 @@ async fn the_end_of_the_connection_is_told_at_once_and_frees_all_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_server_is_noticed_and_what_was_held_there_is_lost() {
     let server = PostgresServer::start(&[]);
-    let url = format!("{}?mode=advisory&key=sqlx", server.url());
+    let url = format!("{}?mode=advisory&key_form=sqlx", server.url());
     init(&url).await.unwrap();
     let locks = Locks::builder_of(open_any(&format!("{url}&response_timeout=500ms")).await.unwrap()).build();
     let guard = locks.lock("job").ttl(LONG).acquire().await.unwrap();

@@ -48,7 +48,7 @@ async fn the_own_authority_is_believed_and_wrong_names_expired_ones_and_others_a
         PostgresServer::start(&["ssl=on", &format!("ssl_cert_file={pem}"), &format!("ssl_key_file={key}")])
     };
     let full = |server: &PostgresServer, ca: &Path| {
-        format!("{}?sslmode=verify-full&sslrootcert={}", server.url(), ca.join("ca.pem").display())
+        format!("{}?sslmode=verify-full&ca={}", server.url(), ca.join("ca.pem").display())
     };
     let server = start("server");
     init(&full(&server, ours.path())).await.unwrap();
@@ -79,7 +79,7 @@ async fn every_mode_does_what_it_says_where_a_program_links_two_kinds_of_tls() {
     std::fs::write(&rules, "hostssl all all 127.0.0.1/32 trust\nhostnossl all all 127.0.0.1/32 reject\n").unwrap();
     let keys = [format!("ssl_cert_file={}", file("server.pem")), format!("ssl_key_file={}", file("server.key"))];
     let server = PostgresServer::start(&["ssl=on", &keys[0], &keys[1], &format!("hba_file={rules}")]);
-    let url = |mode: &str| format!("{}?sslmode={mode}&sslrootcert={}", server.url(), file("ca.pem"));
+    let url = |mode: &str| format!("{}?sslmode={mode}&ca={}", server.url(), file("ca.pem"));
     init(&url("require")).await.unwrap();
     // Its certificate is of the trusted authority, but for another name.
     for (mode, accepted) in [

@@ -77,7 +77,7 @@ async fn with_tls_a_wrong_authority_a_wrong_name_no_certificate_and_a_downgrade_
     let url = |host: &str, ca: &str, who: &str| {
         let (ca, cert, key) =
             (at(&format!("{ca}.pem")), at(&format!("{who}-client.pem")), at(&format!("{who}-client.key")));
-        format!("zks://{host}:{port}/app?tick=500ms&ca={ca}&cert={cert}&key={key}")
+        format!("zks://{host}:{port}/app?tick=500ms&ca={ca}&certificate={cert}&key={key}")
     };
     let good = url("127.0.0.1", "right", "right");
     // The server opens this port after that without TLS.
