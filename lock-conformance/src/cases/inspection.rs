@@ -1,7 +1,8 @@
 //! P3 and P7: inspection and breaking of locks by operators.
 
-use lock_core::{BreakMode, Locks, Space};
 use std::time::Duration;
+
+use lock_core::{BreakMode, Locks, Space};
 
 use crate::case::cases;
 use crate::context::{Context, name};

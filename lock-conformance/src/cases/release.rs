@@ -1,7 +1,8 @@
 //! P3 and P6: a release frees the lock of its own holder, completely.
 
-use lock_core::{Claim, ErrorKind, ReleaseOutcome, Space};
 use std::time::Duration;
+
+use lock_core::{Claim, ErrorKind, ReleaseOutcome, Space};
 
 use crate::case::cases;
 use crate::context::{Context, name};

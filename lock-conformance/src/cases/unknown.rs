@@ -1,7 +1,8 @@
 //! P5 and P6: an unknown outcome is resolved or cleaned up.
 
-use lock_core::Space;
 use std::time::Duration;
+
+use lock_core::Space;
 
 use crate::case::cases;
 use crate::context::{Context, name, until};

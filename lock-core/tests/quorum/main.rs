@@ -5,7 +5,6 @@
 mod diagnosis;
 mod places;
 
-use lock_core::Space;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! Waiters, and the end of their own lease.
 
+use std::time::Duration;
+
 use lock_core::{Attempt, Claim, LockName, LockStore};
 use lock_testkit::Etcd;
-use std::time::Duration;
 
 use crate::fixture::{keys, locks, secs, shared_server, store, unique_name, until, within_bound};
 

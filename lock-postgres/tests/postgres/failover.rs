@@ -1,8 +1,9 @@
 //! A standby that takes over, and lags.
 
+use std::time::Duration;
+
 use lock_core::{Claim, ErrorKind, Fault, FencingToken, Guarantees, LockStore, Locks};
 use lock_testkit::PostgresServer;
-use std::time::Duration;
 
 use crate::fixture::{LONG, codes, grant, init, locks, name, open, try_open, until, warnings};
 

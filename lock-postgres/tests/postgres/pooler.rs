@@ -1,8 +1,9 @@
 //! Behind a pooler that shares connections between transactions.
 
+use std::time::Duration;
+
 use lock_core::{Claim, ErrorKind, LockStore, Space, WaitStyle};
 use lock_testkit::PgBouncer;
-use std::time::Duration;
 
 use crate::fixture::{LONG, Table, codes, grant, init, locks, name, open, open_any, shared_server, warnings};
 

@@ -1,8 +1,9 @@
 //! Tokens after a loss of data.
 
+use std::time::Duration;
+
 use lock_core::{Claim, ErrorKind, Fence, Guarantees, LockStore, RenewalBatch, RenewalOutcome};
 use lock_testkit::RedisServer;
-use std::time::Duration;
 
 use crate::fixture::{LONG, SYNCED, codes, grant, locks, name, open, request, server, warnings};
 
