@@ -396,7 +396,7 @@ impl Factory for SessionMutants {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_millis(300)
+        Duration::from_millis(600)
     }
 }
 
