@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, join3};
-use lock_core::{Error, ErrorKind, Finding, Guarantees, Realm, Result};
+use lock_core::{Effect, Error, ErrorKind, Finding, Guarantees, Realm, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use zookeeper_client::Error as ZkError;
@@ -13,6 +13,9 @@ use crate::connect::count_voters;
 use crate::error::classify;
 use crate::opener::MAX_SESSION_TTL;
 use crate::store::ZkStore;
+
+/// Pause before a question is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Maximum number of bytes of an answer that are read.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
@@ -65,15 +68,17 @@ impl ZkStore {
     }
 
     async fn ensemble_findings(&self) -> Result<[Finding; 5]> {
-        let opener = self.opener.clone();
-        let voters = self.limited(self.read(|client| async move { count_voters(&client).await }));
-        let now = self.limited(self.read(move |client| {
-            let opener = opener.clone();
-            async move { opener.realm_node().read(&client).await }
-        }));
-        let longest = self.limited(async { Ok(self.opener.open(MAX_SESSION_TTL).await?.ttl) });
+        let voters = self.limited(|| self.read(|client| async move { count_voters(&client).await }));
+        let now = self.limited(|| {
+            let opener = self.opener.clone();
+            self.read(move |client| {
+                let opener = opener.clone();
+                async move { opener.realm_node().read(&client).await }
+            })
+        });
+        let longest = self.limited(|| async { Ok(self.opener.open(MAX_SESSION_TTL).await?.ttl) });
         let (access, (voters, now, longest)) =
-            join(self.limited(self.access_finding()), join3(voters, now, longest)).await;
+            join(self.limited(|| self.access_finding()), join3(voters, now, longest)).await;
         let voters = voters?;
         let quorum = format!("{voters} servers vote, and {} must answer", voters / 2 + 1);
         Ok([
@@ -117,12 +122,27 @@ impl ZkStore {
         self.opener.config().connect_timeout * 4 / 5
     }
 
-    async fn limited<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+    /// The answer to a question that changes nothing. It is asked again while the connection is
+    /// lost: a server that has just died says nothing of the ensemble.
+    async fn limited<T, F>(&self, question: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let limit = self.question_timeout();
-        tokio::time::timeout(limit, question).await.unwrap_or_else(|_| {
-            let text = format!("the ensemble brought no answer within {limit:?}");
-            Err(Error::refused(ErrorKind::TimedOut, text))
-        })
+        let mut lost = None;
+        let answer = async {
+            loop {
+                match question().await {
+                    Err(error) if error.kind() == ErrorKind::Unavailable => lost = Some(error),
+                    answer => return answer,
+                }
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(lost.unwrap_or_else(|| Error::no_answer("the ensemble", limit, Effect::None))),
+        }
     }
 }
 
