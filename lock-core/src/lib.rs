@@ -34,7 +34,7 @@
 //! | `words/` | names, holders, tokens, guarantees, errors, the clock |
 //! | `contract/` | [`LockStore`], and the types that pass between the core and a store: claims, sessions, batches of renewals |
 //! | `engine/` | the loop that acquires, and the task that renews and withdraws; the same for every store |
-//! | `kit/` | for stores: sessions driven by one protocol, single flight, names and records in a server, checks of settings |
+//! | `kit/` | for stores: sessions driven by one protocol, operations that travel in batches, single flight, names and records in a server, checks of settings |
 //! | `locks/` | [`Locks`], [`Lock`], guards and [`Validity`] |
 //! | `open/` | URLs, configuration, and the registry of stores |
 //! | `memory/` | [`MemoryStore`], the reference model of the contract |

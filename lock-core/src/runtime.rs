@@ -82,7 +82,7 @@ fn is_clock_of_test() -> bool {
 
 /// The runtime for a caller's work: the current one if it is complete, otherwise the background
 /// runtime.
-fn for_caller() -> Result<Handle> {
+pub(crate) fn for_caller() -> Result<Handle> {
     match Handle::try_current() {
         Ok(current) if is_complete(current.id()) => Ok(current),
         _ => background(),

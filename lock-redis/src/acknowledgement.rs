@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lock_core::Result;
+use lock_core::kit::{BatchExecutor, Batcher, PendingOp, Priority};
 use redis::{Pipeline, Value};
 
-use crate::coalescer::Coalescer;
 use crate::config::RedisConfig;
 use crate::connection::Connection;
 use crate::connector::Connector;
@@ -35,7 +35,7 @@ pub(crate) struct Acknowledgement {
 struct ServerAcks {
     node: Arc<Node>,
     /// By the key of the marker that is written.
-    coalescer: Arc<Coalescer<String, u32>>,
+    batcher: Batcher<String, u32>,
     required: u32,
     timeout: Duration,
 }
@@ -73,8 +73,8 @@ impl Acknowledgement {
             let node =
                 Node::for_commands(self.connector.for_endpoint(endpoint.clone()), self.response_timeout + self.timeout);
             // One `WAIT` serves any number of callers.
-            let (node, coalescer) = (Arc::new(node), Coalescer::with_max_batch(usize::MAX));
-            Arc::new(ServerAcks { node, coalescer, required: self.required, timeout: self.timeout })
+            let (node, batcher) = (Arc::new(node), Batcher::new("redis", usize::MAX));
+            Arc::new(ServerAcks { node, batcher, required: self.required, timeout: self.timeout })
         };
         servers.entry(endpoint.to_string()).or_insert_with(new).clone()
     }
@@ -95,13 +95,22 @@ impl Acknowledgement {
     ///
     /// As for a call.
     pub(crate) async fn count(&self, granted_on: &Connection, key: String) -> Result<u32> {
-        let server = self.server(&granted_on.endpoint);
-        let acks = server.clone();
-        let call = move |keys| {
-            let server = server.clone();
-            async move { server.wait_for_all(keys).await }
-        };
-        acks.coalescer.submit(key, call).await
+        Batcher::run(&self.server(&granted_on.endpoint), key, Priority::Normal).await
+    }
+}
+
+impl BatchExecutor for ServerAcks {
+    type Op = String;
+    type Reply = u32;
+
+    fn batcher(&self) -> &Batcher<String, u32> {
+        &self.batcher
+    }
+
+    async fn execute(self: Arc<Self>, batch: Vec<PendingOp<String, u32>>) {
+        let (keys, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|pending| (pending.op, pending.reply)).unzip();
+        let answers = self.wait_for_all(keys).await;
+        replies.into_iter().zip(answers).for_each(|(reply, answer)| reply.send(answer));
     }
 }
 

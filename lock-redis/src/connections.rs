@@ -5,11 +5,11 @@ use std::sync::Arc;
 use lock_core::Result;
 
 use crate::acknowledgement::Acknowledgement;
-use crate::batcher::Batcher;
 use crate::config::RedisConfig;
 use crate::connector::Connector;
 use crate::keys::Keys;
 use crate::router::Router;
+use crate::slot_batcher::SlotBatchers;
 use crate::tokens::Tokens;
 
 /// The connections of one runtime. They are read by tasks of that runtime, and so are of no use to
@@ -17,7 +17,7 @@ use crate::tokens::Tokens;
 #[derive(Debug)]
 pub(crate) struct Connections {
     pub(crate) router: Arc<Router>,
-    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) batchers: SlotBatchers,
     pub(crate) acknowledgement: Option<Acknowledgement>,
 }
 
@@ -25,7 +25,7 @@ impl Connections {
     pub(crate) fn new(config: &RedisConfig, connector: &Connector, keys: &Keys, tokens: &Arc<Tokens>) -> Connections {
         let router = Arc::new(Router::new(config, connector));
         Connections {
-            batcher: Batcher::new(router.clone(), tokens.clone(), keys.clone()),
+            batchers: SlotBatchers::new(router.clone(), tokens.clone(), keys.clone()),
             router,
             acknowledgement: Acknowledgement::new(config, connector),
         }

@@ -40,20 +40,18 @@
 //! | `config`, `topology`, `tls`, `driver` | settings, URLs, certificates |
 //! | `keys`, `value`, `tokens` | the layout in Redis, and the tokens known here |
 //! | `script`, `script_call`, `reply` | the Lua scripts of `scripts/`, their calls and replies |
-//! | `batcher` | requests and releases of the same time, sent in one call |
+//! | `slot_batcher` | requests and releases of the same time, sent in one call |
 //! | `router`, `routed`, `cluster`, `slot_map` | from a slot to the node that owns it |
 //! | `connections` | router, batcher and acknowledgement of one runtime |
 //! | `node`, `connection` | one server and its connection |
 //! | `connector`, `endpoint` | opening a connection, by sentinels too |
 //! | `subscriptions` | channels on which releases are published |
-//! | `coalescer`, `detached` | shared calls, and work that outlives its caller |
+//! | `detached` | work that outlives its caller |
 //! | `server_info`, `guarantees`, `diagnose` | a server's report, its guarantees, the findings for operators |
 //! | `error` | classification of the client crate's errors |
 
 mod acknowledgement;
-mod batcher;
 mod cluster;
-mod coalescer;
 mod config;
 mod connect;
 mod connection;
@@ -81,6 +79,7 @@ mod router;
 mod script;
 mod script_call;
 mod server_info;
+mod slot_batcher;
 mod slot_map;
 mod store;
 mod subscriptions;

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
+use lock_core::kit::{BatchExecutor, Batcher, PendingOp, Priority};
 use lock_core::{Effect, Error, ErrorKind, Result};
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Semaphore;
 use tokio::time::{error::Elapsed, timeout};
 
-use crate::coalescer::Coalescer;
 use crate::connection::Connection;
 use crate::connector::Connector;
 use crate::detached::{StartFlag, run_detached};
@@ -31,7 +31,7 @@ pub(crate) struct Node {
     /// waited for that task.
     connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
     /// Channels to subscribe to.
-    subscribing: Arc<Coalescer<String, Arc<Channel>>>,
+    subscribing: Batcher<String, Arc<Channel>>,
     /// Bounds the script calls in flight, except those of the batcher, which has a bound of its
     /// own.
     permits: Semaphore,
@@ -55,7 +55,7 @@ impl Node {
             response_timeout,
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-            subscribing: Coalescer::with_max_batch(MAX_SUBSCRIBE_BATCH),
+            subscribing: Batcher::new("redis", MAX_SUBSCRIBE_BATCH),
             permits: Semaphore::new(MAX_IN_FLIGHT),
             renewal_permits: Semaphore::new(MAX_IN_FLIGHT),
             runs_scripts: true,
@@ -330,12 +330,7 @@ impl Node {
         if let Some(subscribed) = subscribed {
             return Ok((subscribed, true));
         }
-        let node = self.clone();
-        let call = move |channels| {
-            let node = node.clone();
-            async move { node.subscribe_batch(channels).await }
-        };
-        Ok((self.subscribing.submit(channel.to_owned(), call).await?, false))
+        Ok((Batcher::run(self, channel.to_owned(), Priority::Normal).await?, false))
     }
 
     /// Subscribes to these channels, and unsubscribes from those that are idle.
@@ -382,5 +377,21 @@ impl Node {
         // A release may have been published before the subscription: earlier waiters ask again.
         subscribed.iter().for_each(|channel| channel.notify());
         Ok(subscribed)
+    }
+}
+
+impl BatchExecutor for Node {
+    type Op = String;
+    type Reply = Arc<Channel>;
+
+    fn batcher(&self) -> &Batcher<String, Arc<Channel>> {
+        &self.subscribing
+    }
+
+    async fn execute(self: Arc<Self>, batch: Vec<PendingOp<String, Arc<Channel>>>) {
+        let (channels, replies): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|pending| (pending.op, pending.reply)).unzip();
+        let answers = self.subscribe_batch(channels).await;
+        replies.into_iter().zip(answers).for_each(|(reply, answer)| reply.send(answer));
     }
 }

@@ -1,14 +1,15 @@
 //! Releases.
 
+use lock_core::kit::Submission;
 use lock_core::{Claim, ReleaseOutcome, Result};
 use redis::Value as Answer;
 
-use crate::batcher::{Batcher, Dispatch, Op};
 use crate::connection::Connection;
 use crate::error;
 use crate::routed::Routed;
 use crate::script::Script;
 use crate::script_call::ScriptCall;
+use crate::slot_batcher::Op;
 use crate::store::RedisStore;
 use crate::value::{holder_prefix, tombstone_ttl_ms};
 
@@ -18,12 +19,10 @@ impl RedisStore {
     pub(crate) async fn release_claim(&self, claim: &Claim, may_arrive_late: bool) -> Result<ReleaseOutcome> {
         let (slot, connections) = (self.keys.lock_slot(claim.name()), self.connections()?);
         let op = if may_arrive_late { Op::Withdraw } else { Op::Release };
-        let permit = match connections.batcher.submit(slot, op, claim) {
-            Dispatch::Alone(permit) => Some(permit),
-            Dispatch::Batched(reply) => match Batcher::recv(reply).await? {
-                Some(reply) => return parse_release(&reply.answer, &reply.connection),
-                None => None,
-            },
+        let permit = match connections.batchers.submit(slot, op, claim).await? {
+            Submission::Alone(permit) => Some(permit),
+            Submission::Batched(Some(reply)) => return parse_release(&reply.answer, &reply.connection),
+            Submission::Batched(None) => None,
         };
         let call = self.release_call(slot, claim, may_arrive_late);
         let (answer, connection) = match &permit {

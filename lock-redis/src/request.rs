@@ -3,16 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use lock_core::kit::Submission;
 use lock_core::runtime::background;
 use lock_core::{Attempt, Claim, Contention, Error, ErrorKind, Lease, LockName, Result};
 
-use crate::batcher::{Batcher, Dispatch, Op};
 use crate::connections::Connections;
 use crate::error;
 use crate::reply::{RequestReply, TokenReply, status};
 use crate::routed::Routed;
 use crate::script::Script;
 use crate::script_call::ScriptCall;
+use crate::slot_batcher::Op;
 use crate::store::RedisStore;
 use crate::value::{flag, holder_prefix, millis};
 
@@ -62,12 +63,10 @@ impl RedisStore {
 
     /// Sends a request, batched with others of the same time if calls are in flight already.
     async fn send_request(&self, connections: &Connections, slot: u16, key: &str, claim: &Claim) -> Result<TokenReply> {
-        let permit = match connections.batcher.submit(slot, Op::Request, claim) {
-            Dispatch::Alone(permit) => Some(permit),
-            Dispatch::Batched(reply) => match Batcher::recv(reply).await? {
-                Some(reply) => return Ok(reply),
-                None => None,
-            },
+        let permit = match connections.batchers.submit(slot, Op::Request, claim).await? {
+            Submission::Alone(permit) => Some(permit),
+            Submission::Batched(Some(reply)) => return Ok(reply),
+            Submission::Batched(None) => None,
         };
         let make_call = |realm_id: &str, known: u64, may_be_new: bool| {
             let (mut ttl, mut highest) = (itoa::Buffer::new(), itoa::Buffer::new());

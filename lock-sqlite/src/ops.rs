@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lock_core::kit::Priority;
 use lock_core::{
     Attempt, BreakMode, Claim, Contention, Eviction, HeldBy, Holder, Lease, LockName, RaiseOutcome, Realm,
     ReleaseOutcome, RenewalOutcome, Retention,
@@ -28,6 +29,11 @@ pub(crate) trait Op: Send + 'static {
     /// True if reading is likely to be enough.
     fn may_read_only(&self) -> bool {
         true
+    }
+
+    /// Its place in the queue.
+    fn priority(&self) -> Priority {
+        Priority::Normal
     }
 }
 
@@ -87,6 +93,11 @@ impl Op for Renew {
 
     fn may_read_only(&self) -> bool {
         false
+    }
+
+    /// A held lock must not wait for a crowd of requests.
+    fn priority(&self) -> Priority {
+        Priority::Urgent
     }
 
     fn apply(&mut self, tables: &mut Tables<'_>) -> Result<Vec<RenewalOutcome>, OpError> {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lock_core::kit::{Priority, ReplyReceiver, ReplySender, reply_channel};
 use lock_core::{Error, Result};
-use tokio::sync::oneshot;
 
 use crate::error::OpError;
 use crate::ops::Op;
@@ -13,6 +13,9 @@ use crate::tables::Tables;
 pub(crate) trait ErasedOp: Send {
     /// True if the caller still waits for the outcome.
     fn is_wanted(&self) -> bool;
+
+    /// Its place in the queue.
+    fn priority(&self) -> Priority;
 
     /// Time since it was submitted.
     fn age(&self) -> Duration;
@@ -38,26 +41,30 @@ pub(crate) struct PendingOp<O: Op> {
     op: O,
     since: Instant,
     outcome: Option<Result<O::Outcome>>,
-    reply: Option<oneshot::Sender<Result<O::Outcome>>>,
+    /// `None` once it is answered.
+    reply: Option<ReplySender<O::Outcome>>,
 }
 
 impl<O: Op> PendingOp<O> {
-    pub(crate) fn new(op: O) -> (PendingOp<O>, oneshot::Receiver<Result<O::Outcome>>) {
-        let (reply, outcome) = oneshot::channel();
+    pub(crate) fn new(op: O) -> (PendingOp<O>, ReplyReceiver<O::Outcome>) {
+        let (reply, outcome) = reply_channel();
         (PendingOp { op, since: Instant::now(), outcome: None, reply: Some(reply) }, outcome)
     }
 
     fn reply(&mut self, outcome: Result<O::Outcome>) {
         if let Some(reply) = self.reply.take() {
-            // A caller that has gone requests again with the same holder, or withdraws.
-            let _ = reply.send(outcome);
+            reply.send(outcome);
         }
     }
 }
 
 impl<O: Op> ErasedOp for PendingOp<O> {
     fn is_wanted(&self) -> bool {
-        self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
+        self.reply.as_ref().is_some_and(ReplySender::is_wanted)
+    }
+
+    fn priority(&self) -> Priority {
+        self.op.priority()
     }
 
     fn age(&self) -> Duration {
@@ -79,6 +86,8 @@ impl<O: Op> ErasedOp for PendingOp<O> {
     }
 
     fn apply(&mut self, tables: &mut Tables<'_>) -> rusqlite::Result<()> {
+        // Should the thread end before it answers.
+        self.reply.iter_mut().for_each(ReplySender::set_sent);
         self.outcome = Some(match self.op.apply(tables) {
             Ok(outcome) => Ok(outcome),
             Err(OpError::Refused(error)) => Err(error),

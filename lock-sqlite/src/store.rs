@@ -27,7 +27,8 @@ use crate::shared::Shared;
 /// # Cancel safety
 ///
 /// An operation whose future is dropped before it starts is not run at all. One that has started is
-/// finished. Operations run in the order of their calls, so that a later release sees their effect.
+/// finished. Operations run in the order of their calls, so that a later release sees their effect;
+/// renewals run before all that wait.
 pub struct SqliteStore {
     pub(crate) path: PathBuf,
     pub(crate) guarantees: Guarantees,
@@ -45,7 +46,7 @@ impl SqliteStore {
     pub(crate) async fn submit<O: Op>(&self, op: O) -> Result<O::Outcome> {
         let (pending_op, outcome) = PendingOp::new(op);
         self.worker.send(Message::Op(Box::new(pending_op))).map_err(|_| worker_ended(&self.path, Effect::None))?;
-        outcome.await.map_err(|_| worker_ended(&self.path, Effect::Unknown))?
+        outcome.recv(|effect| worker_ended(&self.path, effect)).await
     }
 }
 

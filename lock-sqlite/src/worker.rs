@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use lock_core::kit::{OpQueue, Taken};
 use lock_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
@@ -40,7 +41,9 @@ pub(crate) struct Worker<'c> {
     context: &'c Context,
     open: &'c OpenFile,
     tables: Tables<'c>,
-    /// The pending operations, in the order of arrival.
+    /// The operations that wait for the next batch.
+    queue: OpQueue<Box<dyn ErasedOp>>,
+    /// The batch: operations that are run now, or were postponed while another process writes.
     pending: Vec<Box<dyn ErasedOp>>,
     /// Since when another process has blocked writing, and the current backoff.
     busy: Option<(Instant, Duration)>,
@@ -78,6 +81,7 @@ impl<'c> Worker<'c> {
             context,
             open,
             tables,
+            queue: OpQueue::new(),
             pending: Vec::new(),
             busy: None,
             poll: MIN_POLL_INTERVAL,
@@ -116,11 +120,12 @@ impl<'c> Worker<'c> {
                 None if !self.receive() => return Exit::Dropped,
                 None => {}
             }
-            self.pending.retain(|op| op.is_wanted());
+            self.fill_batch();
             self.read();
             self.write();
             self.poll_for_waiters();
             if self.pending.is_empty()
+                && self.queue.is_empty()
                 && let Some(exit) = self.exit.take()
             {
                 return exit;
@@ -128,27 +133,42 @@ impl<'c> Worker<'c> {
         }
     }
 
-    /// Waits for messages, or for the next poll or retry; returns false when the store is dropped.
+    /// Receives all messages that are there. If there is nothing to run, it first waits for one, or
+    /// for the next poll or retry; returns false when the store is dropped.
     fn receive(&mut self) -> bool {
-        let first = match self.pause() {
-            None => self.context.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(pause) => self.context.inbox.recv_timeout(pause),
-        };
-        match first {
-            Ok(message) => self.handle(message),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return false,
+        if self.queue.is_empty() || self.busy.is_some() {
+            let first = match self.pause() {
+                None => self.context.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(pause) => self.context.inbox.recv_timeout(pause),
+            };
+            match first {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
         }
-        while self.pending.len() < MAX_BATCH && self.exit.is_none() {
+        while self.exit.is_none() {
             let Ok(message) = self.context.inbox.try_recv() else { break };
             self.handle(message);
         }
         true
     }
 
+    /// Fills the batch from the queue. If it is full of postponed operations, one more is added, so
+    /// that those that only read, and renewals, get through while another process writes.
+    fn fill_batch(&mut self) {
+        self.pending.retain(|op| op.is_wanted());
+        let room = MAX_BATCH.saturating_sub(self.pending.len()).max(1);
+        let Taken { batch, gone: _ } = self.queue.take_batch(room, |op| op.is_wanted());
+        self.pending.extend(batch);
+    }
+
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Op(op) => self.pending.push(op),
+            Message::Op(op) => {
+                let priority = op.priority();
+                self.queue.push(op, priority);
+            }
             Message::Waiting => self.poll_soon(),
             // Waiters need the open file.
             Message::Close(closed) if self.exit.is_some() || self.context.shared.changes.has_subscribers() => {

@@ -303,6 +303,33 @@ async fn many_requests_at_once_share_transactions() {
 }
 
 #[tokio::test]
+async fn a_renewal_is_done_before_the_crowd_of_requests_that_waits() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    let held = claim("held");
+    acquire(&store, &held).await;
+    let batch = RenewalBatch::new(&Clock::system(), [held]);
+    let crowd: Vec<_> = (0..2_000).map(|number| claim(&format!("crowd {number}"))).collect();
+    // While another program writes, all of them wait.
+    let writer = folder.writer();
+    let mut requests: Vec<_> = crowd.iter().map(|claim| store.request(claim)).collect();
+    for request in &mut requests {
+        assert!(is_pending(request.as_mut()).await);
+    }
+    let mut renewal = store.renew(&batch);
+    assert!(is_pending(renewal.as_mut()).await);
+    drop(writer);
+    renewal.await.unwrap();
+    assert!(matches!(batch.iter().next().unwrap().outcome(), Some(RenewalOutcome::HeldFor(_))));
+    for request in requests {
+        assert!(matches!(request.await.unwrap(), Attempt::Granted(_)));
+    }
+    // All of one transaction is judged at one moment.
+    let expires_at = |name: &str| folder.number(&format!("select expires_at from lease where name = '{name}'"));
+    assert!(expires_at("held") < expires_at("crowd 1999"), "it was done in an earlier transaction");
+}
+
+#[tokio::test]
 async fn a_lone_step_costs_one_transaction() {
     let folder = Folder::new();
     let store = folder.open().await;
@@ -345,7 +372,7 @@ async fn a_request_that_is_dropped_before_its_turn_takes_no_effect_and_a_later_r
 }
 
 /// Polls once; returns whether the future is still pending.
-async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+async fn is_pending<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 

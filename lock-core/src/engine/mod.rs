@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::acquire::{AcquireRequest, OnWait, Patience, acquire};
+pub(crate) use self::call::catch_panic;
 pub(crate) use self::pending::Grant;
 pub(crate) use self::shared::{Engine, check_call_timeout};
 pub(crate) use self::withdrawal::Withdrawal;

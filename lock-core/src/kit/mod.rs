@@ -3,6 +3,7 @@
 //! It is less stable than the contract. A store need not use any of it.
 
 pub(crate) mod address;
+pub(crate) mod batcher;
 pub(crate) mod duration;
 pub(crate) mod holder_record;
 pub(crate) mod name_encoding;
@@ -10,6 +11,10 @@ pub(crate) mod sessions;
 pub(crate) mod single_flight;
 
 pub use self::address::host_and_port;
+pub use self::batcher::{
+    BatchExecutor, Batcher, OpQueue, PendingOp, Permit, Priority, ReplyReceiver, ReplySender, Submission, Taken,
+    reply_channel,
+};
 pub use self::duration::{TIMEOUT_RANGE, check_duration};
 pub use self::holder_record::{HolderRecord, unix_seconds};
 pub use self::name_encoding::{decode_name, encode_name};
