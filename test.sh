@@ -121,7 +121,7 @@ test_programs() {
   cargo metadata --locked --no-deps --format-version 1 | python3 -c '
 import json, sys
 
-longest = "zk postgres etcd conformance command semantics schedules search redis places".split()
+longest = "conformance zk postgres etcd command semantics schedules search redis places".split()
 targets = [target for package in json.load(sys.stdin)["packages"] for target in package["targets"]]
 names = {target["name"] for target in targets if "test" in target["kind"]} - {"load"}
 print("\n".join(sorted(names, key=lambda name: (longest.index(name) if name in longest else 99, name))))'

@@ -1,6 +1,5 @@
-//! The suite on servers that all cases share; each case has a prefix of its own.
+//! Servers that all cases share; each case has a prefix of its own.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +9,15 @@ use lock_redis::{RedisDriver, RedisStore};
 use lock_testkit::unique_prefix;
 
 /// A URL to which each case adds its prefix.
-struct Shared(String);
+pub(crate) struct Shared(String);
 struct Prefix(String);
+
+impl Shared {
+    /// Servers at this URL, with these keys, each followed by `&`.
+    pub(crate) fn at(url: &str, keys: &str) -> Arc<dyn Factory> {
+        Arc::new(Shared(format!("{url}?{keys}")))
+    }
+}
 
 #[async_trait]
 impl Factory for Shared {
@@ -37,12 +43,4 @@ impl Deployment for Prefix {
         let known = Registry::new().with(RedisDriver).with(QuorumDriver::redlock());
         Ok(known.open(&self.0.parse()?, &Clock::system()).await?)
     }
-}
-
-/// Runs the suite at this URL with these keys, each followed by `&`. The servers belong to the
-/// caller, and are stopped before the process ends.
-pub(crate) fn run<S>(servers: S, url: &str, keys: &str) -> ExitCode {
-    let code = lock_conformance::run(Shared(format!("{url}?{keys}")));
-    drop(servers);
-    code
 }

@@ -10,7 +10,6 @@ use lock_postgres::{PostgresDriver, PostgresStore};
 use lock_testkit::{PgBouncer, PostgresServer};
 
 /// One server for all cases.
-#[allow(dead_code, reason = "each test file that uses this uses one way to it")]
 pub(crate) struct PostgresFactory {
     url: String,
     keys: &'static str,
@@ -19,7 +18,6 @@ pub(crate) struct PostgresFactory {
     server: Arc<PostgresServer>,
 }
 
-#[allow(dead_code, reason = "each test file that uses this uses one way to it")]
 impl PostgresFactory {
     /// Directly to the server, with these keys of a URL.
     pub(crate) fn directly(keys: &'static str) -> PostgresFactory {

@@ -1,6 +1,5 @@
-//! The suite on one server that syncs every write.
+//! One server for each case, which syncs every write and is restarted and paused.
 
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,13 +8,17 @@ use lock_core::{Fault, Faults, LockStore};
 use lock_redis::{RedisConfig, RedisStore};
 use lock_testkit::RedisServer;
 
-struct Redis;
+use crate::SYNCED;
+
+/// One server for each case.
+pub(crate) struct Single;
+
 struct Server(Mutex<RedisServer>);
 
 #[async_trait]
-impl Factory for Redis {
+impl Factory for Single {
     async fn deploy(&self) -> Result<Arc<dyn Deployment>, Failure> {
-        let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let server = RedisServer::start(SYNCED);
         Ok(Arc::new(Server(Mutex::new(server))))
     }
 
@@ -53,8 +56,4 @@ impl Deployment for Server {
         }
         Ok(())
     }
-}
-
-fn main() -> ExitCode {
-    lock_conformance::run(Redis)
 }
