@@ -14,10 +14,10 @@ use crate::measure::{compare, rate};
 pub(crate) async fn run() {
     let server = RedisServer::start(&[]);
     let (connection, locks) = (bare(&server).await, leasehold::connect(server.url()).await.expect("a store"));
-    for tasks in [1, 64] {
+    for (tasks, what) in [(1, "1 task"), (64, "64 tasks, a name each")] {
         let other = "a bare SET NX PX and compare-and-delete";
         let (ours, bare) = (async || own_names(&locks, tasks).await, async || bare_rate(&connection, tasks).await);
-        compare(&format!("{tasks} tasks, a name each"), ours, other, bare).await;
+        compare(what, ours, other, bare).await;
     }
     contended(&locks).await;
     renewals(&server, &locks).await;
