@@ -4,12 +4,15 @@
 
 mod diagnosis;
 mod places;
+mod promising;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_conformance::faults::{Call, Disturbance, Faulty};
 use lock_core::*;
+
+use crate::promising::Promising;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Time-out of one call to one member.
@@ -451,55 +454,6 @@ async fn the_realm_is_that_of_the_members_in_any_order() {
     assert_ne!(quorum([0, 1, 2]).await.realm(), realm, "a member lost its data, and the realm stays");
 }
 
-#[derive(Debug)]
-struct Promising(MemoryStore, Guarantees);
-
-#[async_trait]
-impl LockStore for Promising {
-    fn guarantees(&self) -> Guarantees {
-        self.1
-    }
-    fn realm(&self) -> Realm {
-        self.0.realm()
-    }
-    async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        self.0.request(claim).await
-    }
-    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
-        self.0.wait(claim, held).await
-    }
-    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        self.0.renew(batch).await
-    }
-    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
-        self.0.release(claim, linger).await
-    }
-    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
-        self.1.records_survive.contains(Fault::Crash.into()).then_some(&self.0 as &dyn TokenRaiser)
-    }
-    fn converter(&self) -> Option<&dyn Converter> {
-        None
-    }
-    fn publisher(&self) -> Option<&dyn Publisher> {
-        None
-    }
-    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
-        self.0.inspect(name, space).await
-    }
-    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
-        self.0.list(space, after, limit).await
-    }
-    async fn diagnose(&self) -> Result<Vec<Finding>> {
-        self.0.diagnose().await
-    }
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
-        self.0.break_lock(name, seen, how).await
-    }
-    async fn new_realm(&self) -> Result<Realm> {
-        self.0.new_realm().await
-    }
-}
-
 #[tokio::test]
 async fn a_quorum_promises_what_every_member_does_and_the_loss_of_a_minority() {
     let crash = Faults::from(Fault::Crash);
@@ -508,8 +462,9 @@ async fn a_quorum_promises_what_every_member_does_and_the_loss_of_a_minority() {
     let strong = ttl(ClockKind::BootTime).records_survive(durable).tokens_survive(durable).waiting(WaitStyle::Queued);
     let weak = ttl(ClockKind::Wall).records_survive(crash).tokens_survive(crash);
     let of = async |members: &[Guarantees]| {
-        let members =
-            members.iter().map(|promised| Arc::new(Promising(MemoryStore::new(), *promised)) as Arc<dyn LockStore>);
+        let members = members
+            .iter()
+            .map(|promised| Arc::new(Promising::new(MemoryStore::new(), *promised)) as Arc<dyn LockStore>);
         Quorum::open(members).await.unwrap().guarantees()
     };
     let minority = Faults::from(Fault::MinorityLoss);
@@ -524,7 +479,8 @@ async fn a_quorum_promises_what_every_member_does_and_the_loss_of_a_minority() {
     // This member raises no tokens.
     let silent = ttl(ClockKind::Wall).tokens_survive(durable);
     assert_eq!(of(&[strong, strong, silent]).await.tokens_survive, None);
-    let members = [silent; 3].map(|promised| Arc::new(Promising(MemoryStore::new(), promised)) as Arc<dyn LockStore>);
+    let members =
+        [silent; 3].map(|promised| Arc::new(Promising::new(MemoryStore::new(), promised)) as Arc<dyn LockStore>);
     let quorum = Quorum::open(members).await.unwrap();
     assert_eq!(granted(&quorum, &claim()).await.token, None);
 }

@@ -36,7 +36,7 @@ impl Lasting {
     }
 
     fn store(&self) -> Promising {
-        Promising(self.memory.clone(), self.promised)
+        Promising::new(self.memory.clone(), self.promised)
     }
 
     /// The member, over a link of the caller's own. It can be opened only while it is up.
@@ -349,66 +349,6 @@ async fn a_quorum_of_another_number_of_members_is_refused_until_a_new_realm_is_b
     next_token(&quorum).await.unwrap();
 }
 
-/// A store that keeps no record for a quorum.
-#[derive(Debug)]
-struct Silent(MemoryStore);
-
-#[async_trait]
-impl TokenRaiser for Silent {
-    async fn raise(&self, claim: &Claim, number: u64) -> Result<RaiseOutcome> {
-        self.0.raise(claim, number).await
-    }
-    fn record_store(&self) -> Option<&dyn RecordStore> {
-        None
-    }
-}
-
-#[async_trait]
-impl LockStore for Silent {
-    fn guarantees(&self) -> Guarantees {
-        self.0.guarantees()
-    }
-    fn realm(&self) -> Realm {
-        self.0.realm()
-    }
-    async fn request(&self, claim: &Claim) -> Result<Attempt> {
-        self.0.request(claim).await
-    }
-    async fn wait(&self, claim: &Claim, held: &Contention) -> Result<()> {
-        self.0.wait(claim, held).await
-    }
-    async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        self.0.renew(batch).await
-    }
-    async fn release(&self, claim: &Claim, linger: Duration) -> Result<ReleaseOutcome> {
-        self.0.release(claim, linger).await
-    }
-    fn token_raiser(&self) -> Option<&dyn TokenRaiser> {
-        Some(self)
-    }
-    fn converter(&self) -> Option<&dyn Converter> {
-        None
-    }
-    fn publisher(&self) -> Option<&dyn Publisher> {
-        None
-    }
-    async fn inspect(&self, name: &LockName, space: Space) -> Result<Vec<HeldBy>> {
-        self.0.inspect(name, space).await
-    }
-    async fn list(&self, space: Space, after: Option<&LockName>, limit: usize) -> Result<Vec<(LockName, Vec<HeldBy>)>> {
-        self.0.list(space, after, limit).await
-    }
-    async fn diagnose(&self) -> Result<Vec<Finding>> {
-        self.0.diagnose().await
-    }
-    async fn break_lock(&self, name: &LockName, seen: &HeldBy, how: BreakMode) -> Result<Option<Eviction>> {
-        self.0.break_lock(name, seen, how).await
-    }
-    async fn new_realm(&self) -> Result<Realm> {
-        self.0.new_realm().await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn members_that_keep_no_roll_must_all_be_there_and_their_realm_is_made_of_theirs() {
     let (clock, _) = Clock::for_tests();
@@ -423,7 +363,7 @@ async fn members_that_keep_no_roll_must_all_be_there_and_their_realm_is_made_of_
                 async move {
                     match down {
                         true => Err(Error::refused(ErrorKind::Unavailable, "it is down")),
-                        false => Ok(Arc::new(Silent(store)) as Arc<dyn LockStore>),
+                        false => Ok(Arc::new(Promising::without_record(store)) as Arc<dyn LockStore>),
                     }
                 }
             })
