@@ -26,7 +26,7 @@ done)
 [ -n "$stores" ] || wrong "no store was found"
 
 # The core has these and nothing else, whatever features are on.
-core='async-trait|crc32fast|getrandom|humantime|metrics|percent-encoding|rustix|serde|serde_json|tokio|tracing'
+core='async-trait|crc32fast|futures-util|getrandom|humantime|metrics|percent-encoding|rustix|serde|serde_json|tokio|tracing'
 extra=$(direct lock-core --all-features --edges normal,build | only "$core")
 [ -z "$extra" ] || wrong "lock-core imports" $extra
 

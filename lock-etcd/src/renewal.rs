@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, LeaseTimeToLiveOptions, Txn, TxnOp};
-use futures_util::future::{join, join_all, try_join_all};
+use futures_util::future::try_join_all;
 use lock_core::kit::{Heartbeat, SessionBackend};
-use lock_core::{Claim, Clock, RenewalBatch, RenewalOutcome, Result, Session, async_trait};
+use lock_core::{Claim, Clock, RenewalOutcome, Result, Session, async_trait};
 
 use crate::backend::Backend;
 use crate::call::CallKind;
@@ -19,28 +19,6 @@ use crate::queue_entry::QueueEntry;
 use crate::shared_lease::SharedLease;
 
 impl Backend {
-    /// Renews all at the same time: one that gets no answer must not delay the others.
-    pub(crate) async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        let leases = batch.leases().map(|(renewal, claim)| async move {
-            renewal.answer(self.renew_own_lease(batch.clock(), claim).await?);
-            Ok(())
-        });
-        let renew_session = |(renewal, session)| self.sessions.renew(self, batch.clock(), renewal, session);
-        let sessions = batch.sessions().map(renew_session);
-        let (leases, sessions) = join(join_all(leases), join_all(sessions)).await;
-        leases.into_iter().chain(sessions).collect()
-    }
-
-    async fn renew_own_lease(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
-        let Some(entry) = ClaimState::of(claim).entry() else { return Ok(RenewalOutcome::NotHeld) };
-        match self.heartbeat.send(clock, entry.lease_id, &Mutex::default()).await? {
-            HeartbeatOutcome::Alive { since, ttl } if self.exists(&entry).await? => {
-                Ok(RenewalOutcome::HeldSince(since, ttl))
-            }
-            _ => Ok(RenewalOutcome::NotHeld),
-        }
-    }
-
     /// The keys on a lease; `None` if there is no such lease.
     async fn read_lease_keys(&self, lease_id: i64) -> Result<Option<Vec<Vec<u8>>>> {
         let read = |client: Arc<Client>| async move {
@@ -109,6 +87,16 @@ impl SessionBackend for Backend {
 
     /// Keys are reused, so the claims are listed again after each key was read: a key that a claim
     /// has by then is kept, and a claim that takes one later creates it anew.
+    async fn renew_single(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        let Some(entry) = ClaimState::of(claim).entry() else { return Ok(RenewalOutcome::NotHeld) };
+        match self.heartbeat.send(clock, entry.lease_id, &Mutex::default()).await? {
+            HeartbeatOutcome::Alive { since, ttl } if self.exists(&entry).await? => {
+                Ok(RenewalOutcome::HeldSince(since, ttl))
+            }
+            _ => Ok(RenewalOutcome::NotHeld),
+        }
+    }
+
     async fn delete_orphans(&self, lease: &Arc<SharedLease>, keys: &HashSet<Vec<u8>>) -> Result<()> {
         let (tombstones, claimed) = (self.layout.tombstone_prefix(), claimed_keys(lease));
         let is_orphan = |key: &&Vec<u8>| !claimed.contains(*key) && !key.starts_with(tombstones.as_bytes());

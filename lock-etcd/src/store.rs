@@ -91,7 +91,7 @@ impl LockStore for EtcdStore {
     }
 
     async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        self.backend.renew(batch).await
+        self.backend.sessions.renew_batch(&*self.backend, batch).await
     }
 
     async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use lock_core::kit::{Heartbeat, SessionBackend, SessionHandle};
-use lock_core::{Claim, Clock, Holder, Moment, RenewalBatch, RenewalOutcome, Result, async_trait};
+use lock_core::{Claim, Clock, Holder, Moment, RenewalOutcome, Result, async_trait};
 
 use crate::claim_state::ClaimState;
 use crate::entry::QueueEntry;
@@ -17,41 +17,9 @@ use crate::heartbeat::HeartbeatOutcome;
 use crate::nodes::delete_node;
 use crate::record::encode_claim;
 use crate::session::{SessionState, ZkSession};
-use crate::store::ZkStore;
 
 /// The most nodes into which a renewal writes the time of the grant.
 const MAX_GRANT_TIMES_PER_RENEWAL: usize = 16;
-
-impl ZkStore {
-    /// Renews all at the same time: one that gets no answer must not delay the others.
-    pub(crate) async fn renew_batch(&self, batch: &RenewalBatch) -> Result<()> {
-        let leases = batch.leases().map(|(renewal, claim)| async move {
-            renewal.answer(self.renew_fixed(batch.clock(), claim).await?);
-            Ok(())
-        });
-        let renew_session = |(renewal, session)| self.sessions.renew(&self.factory, batch.clock(), renewal, session);
-        let sessions = batch.sessions().map(renew_session);
-        let (leases, sessions) = join(join_all(leases), join_all(sessions)).await;
-        leases.into_iter().chain(sessions).collect()
-    }
-
-    /// Renews a fixed lease, which has a session of its own.
-    async fn renew_fixed(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
-        let Some(entry) = ClaimState::of(claim).entry() else { return Ok(RenewalOutcome::NotHeld) };
-        let Some(path) = entry.node_path() else { return Ok(RenewalOutcome::NotHeld) };
-        let session = entry.session();
-        let HeartbeatOutcome::AliveSince(since) = session.heartbeat(clock, None).await? else {
-            return Ok(RenewalOutcome::NotHeld);
-        };
-        // It follows the heartbeat on the same session, and sees at least what that saw.
-        let stat = session.client().client()?.check_stat(&path).await;
-        if stat.map_err(|failure| classify("renewing", failure, false))?.is_none() {
-            return Ok(RenewalOutcome::NotHeld);
-        }
-        session.extend(clock.valid_until(since, session.ttl));
-        Ok(RenewalOutcome::HeldSince(since, session.ttl))
-    }
-}
 
 #[async_trait]
 impl SessionBackend for SessionFactory {
@@ -95,6 +63,22 @@ impl SessionBackend for SessionFactory {
         let is_lost = |claim: &Claim, path: &String| self.granted_entry(session, claim).is_none_or(|now| now == *path);
         let lost = missing.into_iter().filter(|(claim, path)| is_lost(claim, path));
         Ok(lost.map(|(claim, _)| claim).collect())
+    }
+
+    async fn renew_single(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        let Some(entry) = ClaimState::of(claim).entry() else { return Ok(RenewalOutcome::NotHeld) };
+        let Some(path) = entry.node_path() else { return Ok(RenewalOutcome::NotHeld) };
+        let session = entry.session();
+        let HeartbeatOutcome::AliveSince(since) = session.heartbeat(clock, None).await? else {
+            return Ok(RenewalOutcome::NotHeld);
+        };
+        // It follows the heartbeat on the same session, and sees at least what that saw.
+        let stat = session.client().client()?.check_stat(&path).await;
+        if stat.map_err(|failure| classify("renewing", failure, false))?.is_none() {
+            return Ok(RenewalOutcome::NotHeld);
+        }
+        session.extend(clock.valid_until(since, session.ttl));
+        Ok(RenewalOutcome::HeldSince(since, session.ttl))
     }
 
     async fn delete_orphans(&self, session: &Arc<ZkSession>, nodes: &HashSet<String>) -> Result<()> {

@@ -50,7 +50,7 @@ impl LockStore for ZkStore {
     }
 
     async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        self.renew_batch(batch).await
+        self.sessions.renew_batch(&*self.factory, batch).await
     }
 
     async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {

@@ -208,13 +208,14 @@ pub trait Converter: Send + Sync {
 /// Publishes values of holders: what a holder shows to everybody, for as long as it holds.
 #[async_trait]
 pub trait Publisher: Send + Sync {
-    /// Replaces the value of this claim's lease, as [`HeldBy::value`] shows it. It is one step on
-    /// the server, conditional on the holder; renewals keep the value.
+    /// Replaces the value of this claim's lease, as [`HeldBy::value`] shows it. Returns false if
+    /// the claim does not hold the name: nothing changed. It is one step on the server, conditional
+    /// on the holder; renewals keep the value.
     ///
     /// # Errors
     ///
     /// As for [`LockStore::request`].
-    async fn publish(&self, claim: &Claim, value: &[u8]) -> Result<ReleaseOutcome>;
+    async fn publish(&self, claim: &Claim, value: &[u8]) -> Result<bool>;
 
     /// Waits for a hint that holder or value may differ from what was `seen`. It writes nothing,
     /// may return early, may be dropped, and may pend for ever, as [`LockStore::wait`].

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::{join, join_all};
 
 use super::single_flight::SingleFlight;
-use crate::contract::{Claim, Renewal, RenewalOutcome, Session};
+use crate::contract::{Claim, Renewal, RenewalBatch, RenewalOutcome, Session};
 use crate::sync::locked;
 use crate::words::{Clock, LossReason, Moment, Result};
 
@@ -68,6 +69,14 @@ pub trait SessionBackend: Send + Sync + 'static {
     /// Any: the renewal stays unanswered.
     async fn confirm_lost(&self, handle: &Arc<Self::Handle>, missing: Vec<(Claim, &Self::Entry)>)
     -> Result<Vec<Claim>>;
+
+    /// Renews a lease that no shared session carries: one with a TTL of its own, or a fixed one on a
+    /// session of its own.
+    ///
+    /// # Errors
+    ///
+    /// Any: the renewal stays unanswered.
+    async fn renew_single(&self, clock: &Clock, claim: &Claim) -> Result<RenewalOutcome>;
 
     /// Deletes the listed entries that belong to none of [`Session::claims`] as they are by now.
     ///
@@ -154,6 +163,27 @@ impl<B: SessionBackend> Sessions<B> {
         locked(&self.0.handles).get(session).cloned()
     }
 
+    /// Renews a batch, all entries at the same time: one that gets no answer must not delay the
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// The first of the backend's; the entries that it concerns are unanswered.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was reported and answered stands.
+    pub async fn renew_batch(&self, backend: &B, batch: &RenewalBatch) -> Result<()> {
+        let leases = batch.leases().map(|(renewal, claim)| async move {
+            renewal.answer(backend.renew_single(batch.clock(), claim).await?);
+            Ok(())
+        });
+        let renew_session = |(renewal, session)| self.renew(backend, batch.clock(), renewal, session);
+        let sessions = batch.sessions().map(renew_session);
+        let (leases, sessions) = join(join_all(leases), join_all(sessions)).await;
+        leases.into_iter().chain(sessions).collect()
+    }
+
     /// Answers the renewal of a session. The order is the protocol:
     ///
     /// 1. List the claims that were granted: what is granted during the heartbeat may be missing in
@@ -163,14 +193,8 @@ impl<B: SessionBackend> Sessions<B> {
     /// 4. Answer. Before the third step this would extend the belief in a lease that was broken.
     /// 5. Delete what belongs to none of its claims as they are by then.
     ///
-    /// # Errors
-    ///
-    /// Those of the backend; the renewal is then unanswered unless the fourth step was done.
-    ///
-    /// # Cancel safety
-    ///
-    /// What was reported and answered stands.
-    pub async fn renew(&self, backend: &B, clock: &Clock, renewal: &Renewal, session: &Session) -> Result<()> {
+    /// After an error of the backend the renewal is unanswered, unless the fourth step was done.
+    async fn renew(&self, backend: &B, clock: &Clock, renewal: &Renewal, session: &Session) -> Result<()> {
         let Some(handle) = self.find(session) else {
             renewal.answer(RenewalOutcome::NotHeld);
             return Ok(());
@@ -257,6 +281,8 @@ mod tests {
         log: Mutex<Vec<String>>,
         opened: AtomicUsize,
         has_ended: AtomicBool,
+        /// The session whose heartbeats bring no answer.
+        silent: Mutex<Option<Session>>,
     }
 
     struct Handle(Session);
@@ -299,6 +325,9 @@ mod tests {
             granted: Vec<(Claim, Holder)>,
         ) -> Result<Heartbeat<Holder>> {
             self.log("heartbeat");
+            if locked(&self.silent).as_ref() == Some(&handle.0) {
+                std::future::pending::<()>().await;
+            }
             if self.has_ended.load(Ordering::SeqCst) {
                 return Ok(Heartbeat::Gone);
             }
@@ -309,6 +338,10 @@ mod tests {
         async fn confirm_lost(&self, handle: &Arc<Handle>, missing: Vec<(Claim, &Holder)>) -> Result<Vec<Claim>> {
             self.log(&format!("confirm, {} left", handle.0.remaining().as_secs()));
             Ok(missing.into_iter().map(|(claim, _)| claim).collect())
+        }
+
+        async fn renew_single(&self, _: &Clock, _: &Claim) -> Result<RenewalOutcome> {
+            Ok(RenewalOutcome::NotHeld)
         }
 
         async fn delete_orphans(&self, handle: &Arc<Handle>, entries: &HashSet<Holder>) -> Result<()> {
@@ -327,6 +360,7 @@ mod tests {
                 log: Mutex::default(),
                 opened: AtomicUsize::new(0),
                 has_ended: AtomicBool::new(false),
+                silent: Mutex::default(),
             })
         }
 
@@ -343,8 +377,7 @@ mod tests {
 
     async fn renew(sessions: &Sessions<Recorder>, server: &Arc<Recorder>, session: &Session) {
         let batch = RenewalBatch::of_sessions(&server.clock, [session.clone()]);
-        let entry = batch.iter().next().expect("one entry");
-        sessions.renew(server, &server.clock, entry, session).await.expect("an answer");
+        sessions.renew_batch(&**server, &batch).await.expect("an answer");
     }
 
     #[tokio::test(start_paused = true)]
@@ -373,6 +406,19 @@ mod tests {
         assert!(!handle.0.is_valid());
         let next = sessions.for_ttl(&server, TTL).await.expect("another session");
         assert_ne!(next.0, handle.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_without_an_answer_delays_no_other() {
+        let (server, sessions) = (Recorder::new(), Sessions::new());
+        let silent = sessions.for_ttl(&server, TTL).await.expect("a session");
+        let other = sessions.for_ttl(&server, TTL * 2).await.expect("a session");
+        *locked(&server.silent) = Some(silent.0.clone());
+        let batch = RenewalBatch::of_sessions(&server.clock, [silent.0.clone(), other.0.clone()]);
+        let renewed = tokio::time::timeout(TTL, sessions.renew_batch(&*server, &batch)).await;
+        assert!(renewed.is_err(), "it waits for the silent one");
+        let answered: Vec<_> = batch.iter().map(|entry| entry.outcome().is_some()).collect();
+        assert_eq!(answered, [false, true]);
     }
 
     #[tokio::test(start_paused = true)]

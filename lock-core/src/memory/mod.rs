@@ -20,7 +20,7 @@ use self::shared::Memory;
 use self::state::{Held, LeaseEnd, State};
 use crate::contract::{
     Attempt, BreakMode, Claim, Contention, Converter, Eviction, Finding, Lease, LockStore, Publisher, RaiseOutcome,
-    RecordStore, ReleaseOutcome, RenewalBatch, RenewalOutcome, Retention, StoredRecord, TokenRaiser,
+    RecordStore, ReleaseOutcome, RenewalBatch, Retention, StoredRecord, TokenRaiser,
 };
 use crate::kit::Sessions;
 use crate::sync::locked;
@@ -122,19 +122,6 @@ impl MemoryStore {
         let retry_after = by.remaining.unwrap_or(claim.ttl()).min(claim.ttl() / 3);
         Contention::new(by, retry_after)
     }
-
-    fn renew_lease(&self, claim: &Claim) -> RenewalOutcome {
-        let now = self.0.clock.now();
-        let mut state = locked(&self.0.state);
-        state.expire(claim.name(), now);
-        match state.held_mut(claim) {
-            Some(held) => {
-                held.until = LeaseEnd::Moment(now.after(claim.ttl()));
-                RenewalOutcome::HeldFor(claim.ttl())
-            }
-            None => RenewalOutcome::NotHeld,
-        }
-    }
 }
 
 #[async_trait]
@@ -190,13 +177,11 @@ impl LockStore for MemoryStore {
     }
 
     async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        batch.leases().for_each(|(renewal, claim)| renewal.answer(self.renew_lease(claim)));
-        let Some(sessions) = &self.0.sessions else { return Ok(()) };
-        let mut renewed = Ok(());
-        for (renewal, session) in batch.sessions() {
-            renewed = renewed.and(sessions.renew(&self.0, batch.clock(), renewal, session).await);
+        if let Some(sessions) = &self.0.sessions {
+            return sessions.renew_batch(&self.0, batch).await;
         }
-        renewed
+        batch.leases().for_each(|(renewal, claim)| renewal.answer(self.0.renew_lease(claim)));
+        Ok(())
     }
 
     async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::shared::Memory;
-use crate::contract::{Claim, Session};
+use crate::contract::{Claim, RenewalOutcome, Session};
 use crate::kit::{Heartbeat, SessionBackend, SessionHandle};
 use crate::sync::locked;
 use crate::words::{Clock, Holder, LockName, Result};
@@ -81,6 +81,10 @@ impl SessionBackend for Memory {
         missing: Vec<(Claim, &Self::Entry)>,
     ) -> Result<Vec<Claim>> {
         Ok(missing.into_iter().map(|(claim, _)| claim).collect())
+    }
+
+    async fn renew_single(&self, _: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        Ok(self.renew_lease(claim))
     }
 
     async fn delete_orphans(&self, handle: &Arc<MemorySession>, entries: &HashSet<Self::Entry>) -> Result<()> {

@@ -2,8 +2,10 @@
 
 use std::sync::Mutex;
 
-use super::state::State;
+use super::state::{LeaseEnd, State};
+use crate::contract::{Claim, RenewalOutcome};
 use crate::kit::Sessions;
+use crate::sync::locked;
 use crate::words::{Clock, Realm};
 
 /// What the clones of a store share.
@@ -15,4 +17,20 @@ pub(super) struct Memory {
     pub(super) state: Mutex<State>,
     /// The sessions, if sessions carry the leases.
     pub(super) sessions: Option<Sessions<Memory>>,
+}
+
+impl Memory {
+    /// Renews a lease with a TTL of its own.
+    pub(super) fn renew_lease(&self, claim: &Claim) -> RenewalOutcome {
+        let now = self.clock.now();
+        let mut state = locked(&self.state);
+        state.expire(claim.name(), now);
+        match state.held_mut(claim) {
+            Some(held) => {
+                held.until = LeaseEnd::Moment(now.after(claim.ttl()));
+                RenewalOutcome::HeldFor(claim.ttl())
+            }
+            None => RenewalOutcome::NotHeld,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lock_core::kit::{Heartbeat, SessionBackend, SessionHandle};
 use lock_core::runtime::background;
-use lock_core::{Claim, Clock, Holder, Result, Session, async_trait};
+use lock_core::{Claim, Clock, Holder, RenewalOutcome, Result, Session, async_trait};
 
 use super::claim_state::ClaimState;
 use super::connection::{LockConnection, is_connection_lost};
@@ -97,6 +97,18 @@ impl SessionBackend for LockConnections {
     }
 
     /// The connection's own task unlocks what no claim wants, in each heartbeat.
+    async fn renew_single(&self, _: &Clock, claim: &Claim) -> Result<RenewalOutcome> {
+        let is_held = match ClaimState::of(claim).connection() {
+            None => false,
+            Some(connection) => match connection.heartbeat().await {
+                None => false,
+                Some(Err(error)) if is_connection_lost(&error) => false,
+                Some(held) => held?.0.contains(&claim.holder()),
+            },
+        };
+        Ok(if is_held { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld })
+    }
+
     async fn delete_orphans(&self, _: &Arc<LockConnection>, _: &HashSet<Holder>) -> Result<()> {
         Ok(())
     }

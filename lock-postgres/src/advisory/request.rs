@@ -1,9 +1,6 @@
-//! Requesting and renewing locks over the connections that have them.
+//! Requesting locks over the connections that have them.
 
-use lock_core::{
-    Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, Lease, Realm, Renewal, RenewalOutcome, Result,
-    Retention,
-};
+use lock_core::{Attempt, Claim, Contention, Effect, Error, ErrorKind, FencingToken, Lease, Realm, Result, Retention};
 
 use super::claim_state::ClaimState;
 use super::command::Acquisition;
@@ -67,18 +64,5 @@ impl AdvisoryStore {
         }
         state.set_connection(&connection);
         Ok(connection)
-    }
-
-    pub(super) async fn renew_single(&self, entry: &Renewal, claim: &Claim) -> Result<()> {
-        let is_held = match ClaimState::of(claim).connection() {
-            None => false,
-            Some(connection) => match connection.heartbeat().await {
-                None => false,
-                Some(Err(error)) if is_connection_lost(&error) => false,
-                Some(held) => held?.0.contains(&claim.holder()),
-            },
-        };
-        entry.answer(if is_held { RenewalOutcome::HeldFor(claim.ttl()) } else { RenewalOutcome::NotHeld });
-        Ok(())
     }
 }

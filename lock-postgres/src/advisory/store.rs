@@ -62,14 +62,7 @@ impl LockStore for AdvisoryStore {
     }
 
     async fn renew(&self, batch: &RenewalBatch) -> Result<()> {
-        let mut renewed = Ok(());
-        for (entry, session) in batch.sessions() {
-            renewed = renewed.and(self.sessions.renew(&self.connections, batch.clock(), entry, session).await);
-        }
-        for (entry, claim) in batch.leases() {
-            renewed = renewed.and(self.renew_single(entry, claim).await);
-        }
-        renewed
+        self.sessions.renew_batch(&self.connections, batch).await
     }
 
     async fn release(&self, claim: &Claim, _linger: Duration) -> Result<ReleaseOutcome> {
