@@ -53,6 +53,26 @@ async fn a_create_whose_reply_was_lost_is_deleted_when_it_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_entry_whose_reply_was_lost_with_that_of_its_lock_node_is_deleted() {
+    let zookeeper = ZooKeeper::start(1);
+    let (ours, client) = (locks(zookeeper.proxy_endpoints(), secs(60)).await, client(&zookeeper).await);
+    let other = ours.lock("other").acquire().await.unwrap();
+    // The replies are under way when the node is seen.
+    zookeeper.server(0).proxy().delay(Duration::from_millis(500));
+    let lock = ours.lock("job");
+    let trying = tokio::spawn(async move { lock.try_acquire().await });
+    until("its node", || async { nodes(&client, "job").await.len() == 1 }).await;
+    zookeeper.server(0).proxy().lose_replies();
+    let lost = within_bound("the failure", trying).await.unwrap().unwrap_err();
+    assert!(lost.may_have_taken_effect(), "{lost:?}");
+    zookeeper.server(0).proxy().delay(Duration::ZERO);
+    zookeeper.server(0).proxy().forward();
+    until("its end", || async { nodes(&client, "job").await.is_empty() }).await;
+    assert!(other.is_valid(), "{:?}", other.check());
+    other.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_failed_is_made_again_after_the_reconnect() {
     let zookeeper = ZooKeeper::start(1);
     let (ours, client) = (locks(zookeeper.proxy_endpoints(), secs(60)).await, client(&zookeeper).await);
